@@ -1,0 +1,31 @@
+"""The exceptions of autopeft, one for each exit code of the command line."""
+
+
+class AutopeftError(Exception):
+    """Anything autopeft refuses or gives up on, with a message meant for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(AutopeftError):
+    """A study, space, genotype or option is not what it has to be."""
+
+    exit_code = 2
+
+
+class DataError(AutopeftError):
+    """A data file, model, folder or the environment is not what it has to be."""
+
+    exit_code = 3
+
+
+class NoFeasibleTrialError(AutopeftError):
+    """Nothing in the space fits the budget."""
+
+    exit_code = 4
+
+
+class TooManyFailuresError(AutopeftError):
+    """So many trials failed that going on makes no sense."""
+
+    exit_code = 5
