@@ -1,0 +1,1 @@
+"""Search spaces, genotypes and the named methods. Imports no torch."""

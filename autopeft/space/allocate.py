@@ -1,0 +1,49 @@
+"""Spending a parameter budget: sizes rounded down so that a draw fits by construction."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One size to choose: an op in one layer, or in several that share the size.
+
+    Attributes:
+        weight: its part of the budget, relative to the other cells.
+        sizes: the allowed positive sizes, ascending.
+        cost: parameters for a size.
+    """
+
+    weight: float
+    sizes: Sequence[int]
+    cost: Callable[[int], int]
+
+
+def allocate(cells: Sequence[Cell], total: float) -> list[int]:
+    """Choose a size for each cell so that the costs sum to at most `total`.
+
+    Each cell gets the largest size that its part pays for; what it leaves over goes to the next
+    larger cell. So small parts are not starved by rounding, the total is never exceeded, and
+    at least one cell gets something if `total` pays for the smallest size of the heaviest cell.
+
+    Args:
+        cells: the sizes to choose; a weight of 0 means absent.
+        total: parameters to spend.
+
+    Returns:
+        A size for each cell, 0 where it is absent.
+    """
+    present = sorted(
+        (i for i, cell in enumerate(cells) if cell.weight > 0), key=lambda i: cells[i].weight
+    )
+    whole = sum(cells[i].weight for i in present)
+    chosen = [0] * len(cells)
+    granted, spent = 0.0, 0
+    for i in present:
+        cell = cells[i]
+        granted += cell.weight / whole
+        # The last part is what is left, so float error cannot take a parameter from it.
+        left = min(total * granted, total) - spent if i != present[-1] else total - spent
+        chosen[i] = max((size for size in cell.sizes if cell.cost(size) <= left), default=0)
+        spent += cell.cost(chosen[i]) if chosen[i] else 0
+    return chosen

@@ -1,0 +1,107 @@
+"""From a genotype back to coordinates, so that a sampler can learn from any measured genotype."""
+
+from collections.abc import Mapping, Sequence
+
+from autopeft.space.dimension import Choice, Integer, Params, Real
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.search_space import OFF, SearchSpace
+from autopeft.space.slot import Slot, Variant
+from autopeft.space.spec import Range
+
+_Ops = Mapping[tuple[str, str, str, str, str], Op]
+
+
+def encode(space: SearchSpace, genotype: Genotype) -> Params | None:
+    """Coordinates that decode to this genotype or to one much like it.
+
+    Where the space draws totals and shares, the sizes that come back are rounded anew, and
+    numbers are clipped into their ranges.
+
+    Returns:
+        The coordinates, or None if the genotype has an op that is not of this space, or none.
+    """
+    rest = {op.kind: op for op in genotype.ops}
+    params: dict[str, Choice] = {}
+    sizes: dict[str, Sequence[int]] = {}
+    costs: dict[str, list[int]] = {}
+    for slot in space.slots:
+        variant, where, sizes[slot.name] = _match(slot, rest)
+        params |= where
+        costs[slot.name] = [slot.cost(variant, size) for size in sizes[slot.name]]
+        if any(sizes[slot.name]):
+            for op in variant.ops([0]):
+                del rest[op.kind]
+    if rest or not genotype.ops:
+        return None
+    placed = _shares(space, costs) if space.by_construction else _sizes(space, sizes)
+    if placed is None:
+        return None
+    params |= placed
+    for name, value in space.training().items():
+        if isinstance(value, Range):
+            params[name] = min(max(getattr(genotype, name), value.low), value.high)
+    return _complete(space, params)
+
+
+def _match(slot: Slot, ops: _Ops) -> tuple[Variant, Params, Sequence[int]]:
+    """The variant of the slot that explains most of the ops, with coordinates and sizes."""
+    empty: Sequence[int] = (0,) * slot.shape.n_layers
+    candidates = []
+    for variant, where in slot.variants():
+        found = [ops.get(op.kind) for op in variant.ops(empty)]
+        sizes = {op.sizes for op in found if op is not None}
+        whole = None not in found and len(sizes) == 1
+        candidates.append((variant, where, sizes.pop() if whole else empty))
+    return max(candidates, key=lambda c: sum(slot.cost(c[0], size) for size in c[2]))
+
+
+def _shares(space: SearchSpace, costs: Mapping[str, list[int]]) -> Params | None:
+    total, most = sum(map(sum, costs.values())), max(map(sum, costs.values()))
+    params: dict[str, Choice] = {
+        "total": min(max(float(total), space.least_total()), space.max_params)
+    }
+    for slot in space.slots:
+        spent = sum(costs[slot.name])
+        if len(space.slots) > 1:
+            params[f"{slot.name}.share"] = OFF + (1 - OFF) * spent / most if spent else OFF / 2
+        if not spent:
+            continue
+        coordinates = slot.layout.coordinates([float(cost) for cost in costs[slot.name]])
+        if coordinates is None:
+            return None
+        params = {**coordinates, **params}
+    return params
+
+
+def _sizes(space: SearchSpace, sizes: Mapping[str, Sequence[int]]) -> Params | None:
+    params: dict[str, Choice] = {}
+    for name, slot, layers in space.size_axes():
+        present = {sizes[slot.name][i] for i in layers} - {0} or {0}
+        allowed = (0, *slot.sizes)
+        if len(present) > 1 or not present <= set(allowed):
+            return None
+        params[name] = allowed.index(present.pop())
+    for slot in space.slots:
+        if slot.layout.coupled and any(sizes[slot.name]):
+            coordinates = slot.layout.coordinates([float(size) for size in sizes[slot.name]])
+            if coordinates is None or any(
+                params.get(name, value) != value for name, value in coordinates.items()
+            ):
+                return None
+            params |= coordinates
+    return params
+
+
+def _complete(space: SearchSpace, params: Mapping[str, Choice]) -> Params:
+    """Give the coordinates that do not matter a neutral value."""
+    out: dict[str, Choice] = {}
+    for dim in space.dimensions():
+        if dim.name in params:
+            out[dim.name] = params[dim.name]
+        elif isinstance(dim, Real):
+            out[dim.name] = (dim.low + dim.high) / 2
+        elif isinstance(dim, Integer):
+            out[dim.name] = dim.high
+        else:
+            out[dim.name] = dim.choices[0]
+    return out

@@ -1,0 +1,105 @@
+"""The functional forms an op can have, and the number of parameters each one costs.
+
+He et al. (ICLR 2022) write every method as `h <- compose(h, s * f(x))`. A form is the function f
+together with the way it composes with h.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autopeft.space.taps import LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
+
+
+class Form(StrEnum):
+    """The function f of an op."""
+
+    LOWRANK = "lowrank"
+    """f(x) = x A B (LoRA, Hu et al. 2022)."""
+    BOTTLENECK = "bottleneck"
+    """f(x) = act(x Wd + bd) Wu + bu (adapters, Houlsby et al. 2019; He et al. 2022)."""
+    PREFIX = "prefix"
+    """f(x) = softmax(q Pk) Pv, sharing the softmax with the keys (Li and Liang 2021)."""
+    BIAS = "bias"
+    """f(x) = b (BitFit, Ben Zaken et al. 2022)."""
+    SCALE = "scale"
+    """h <- h * l, elementwise (IA3, Liu et al. 2022)."""
+
+
+class Compose(StrEnum):
+    """How f(x) joins h."""
+
+    ADD = "add"
+    """h + s f(x)."""
+    MULTIPLY = "multiply"
+    """h * l."""
+    SOFTMAX = "softmax"
+    """(1 - lambda) h + lambda f(x), lambda the share of the softmax mass that the prefix takes."""
+
+
+class Activation(StrEnum):
+    """The non-linearity of a bottleneck. Each maps 0 to 0, so padded ranks stay silent."""
+
+    RELU = "relu"
+    GELU = "gelu"
+    TANH = "tanh"
+    SILU = "silu"
+
+
+@dataclass(frozen=True)
+class FormRule:
+    """What the form admits.
+
+    Attributes:
+        compose: how it joins h.
+        sized: it has a free size (rank, bottleneck width, prefix length); otherwise size is 1.
+        scalable: a constant or learned factor s applies.
+        activated: it has an activation.
+        count: parameters in one layer for (size, width read, width written), without a learned s.
+    """
+
+    compose: Compose
+    sized: bool
+    scalable: bool
+    activated: bool
+    count: Callable[[int, int, int], int]
+
+
+FORMS: dict[Form, FormRule] = {
+    Form.LOWRANK: FormRule(Compose.ADD, True, True, False, lambda r, m, n: r * (m + n)),
+    Form.BOTTLENECK: FormRule(Compose.ADD, True, True, True, lambda r, m, n: r * (m + n) + r + n),
+    Form.PREFIX: FormRule(Compose.SOFTMAX, True, False, False, lambda r, m, _: 2 * r * m),
+    Form.BIAS: FormRule(Compose.ADD, False, False, False, lambda r, m, _: r * m),
+    Form.SCALE: FormRule(Compose.MULTIPLY, False, False, False, lambda r, m, _: r * m),
+}
+
+
+def is_sequential(read: Tap, write: Tap) -> bool:
+    """Whether an op that reads and writes there modifies a state by a function of that state."""
+    return read == write or THROUGH_NORM.get(read) == write
+
+
+def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
+    """Say why an op of this form cannot read and write at these taps; None when it can."""
+    if (form is Form.PREFIX) != (write is Tap.HEAD):
+        return "a prefix acts at `head`, and nothing else does"
+    if form in (Form.PREFIX, Form.BIAS, Form.SCALE):
+        return None if read == write else f"a {form} reads where it writes"
+    if Tap.HEAD in (read, write):
+        return "only a prefix acts at `head`"
+    if is_sequential(read, write):
+        return None
+    if ORDER[read] > ORDER[write]:
+        return f"`{read}` is computed after `{write}`"
+    if read in (Tap.Q, Tap.K, Tap.V) and write in (Tap.Q, Tap.K, Tap.V):
+        return "q, k and v are computed side by side"
+    return None
+
+
+def weight_input(write: Tap) -> Tap:
+    """The input tap of the weight matrix whose output is `write`.
+
+    Raises:
+        KeyError: no single weight matrix writes there.
+    """
+    return LINEAR_INPUT[write]

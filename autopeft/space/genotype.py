@@ -1,0 +1,177 @@
+"""Genotype: an immutable set of ops plus the training hyperparameters, with a content hash."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from autopeft.errors import ConfigError
+from autopeft.space.forms import FORMS, Activation, Form, is_sequential, misplaced
+from autopeft.space.shape import ModelShape
+from autopeft.space.taps import Tap
+
+GENOTYPE_VERSION = 1
+
+Scale = float | Literal["learned"]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One modification `h <- compose(h, s * f(x))`, laid over the layers of a model.
+
+    Attributes:
+        form: the function f, which also fixes how it composes.
+        read: the tap where x is read.
+        write: the tap where h is written.
+        sizes: rank, bottleneck width or prefix length in each layer, 0 where the op is absent;
+            1 where a form without a size (bias, scale) is present.
+        activation: of a bottleneck, otherwise None.
+        scale: the factor s, constant or learned (starting from 1).
+    """
+
+    form: Form
+    read: Tap
+    write: Tap
+    sizes: tuple[int, ...]
+    activation: Activation | None = None
+    scale: Scale = 1.0
+
+    def __post_init__(self) -> None:
+        rule = FORMS[self.form]
+        problems = []
+        if reason := misplaced(self.form, self.read, self.write):
+            problems.append(reason)
+        if rule.activated != (self.activation is not None):
+            problems.append(
+                f"a {self.form} {'needs an' if rule.activated else 'has no'} activation"
+            )
+        if not rule.scalable and self.scale != 1.0:
+            problems.append(f"a {self.form} has no scale")
+        if self.scale != "learned" and not (math.isfinite(self.scale) and self.scale > 0):
+            problems.append(f"scale {self.scale} is not a positive number")
+        if any(size < 0 for size in self.sizes) or not self.sizes:
+            problems.append(f"sizes {list(self.sizes)} are not one non-negative integer per layer")
+        if not rule.sized and any(size > 1 for size in self.sizes):
+            problems.append(f"a {self.form} is present (1) or absent (0), it has no size")
+        if problems:
+            raise ConfigError(f"op {self.form} {self.read}->{self.write}: " + "; ".join(problems))
+
+    @property
+    def sequential(self) -> bool:
+        """Read and written at the same place; parallel otherwise. Derived, never stored."""
+        return is_sequential(self.read, self.write)
+
+    @property
+    def kind(self) -> tuple[str, str, str, str, str]:
+        """Everything but the sizes: ops of one kind and disjoint layers are one op."""
+        scale = self.scale if isinstance(self.scale, str) else repr(float(self.scale))
+        return (self.form, self.read, self.write, self.activation or "", scale)
+
+    def params_in_layer(self, size: int, shape: ModelShape) -> int:
+        """Trainable parameters of this op in one layer where it has this size."""
+        if size == 0:
+            return 0
+        count = FORMS[self.form].count(size, shape.widths[self.read], shape.widths[self.write])
+        return count + (self.scale == "learned")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; defaults are left out."""
+        out: dict[str, Any] = {
+            "form": str(self.form),
+            "read": str(self.read),
+            "write": str(self.write),
+            "sizes": list(self.sizes),
+        }
+        if self.activation is not None:
+            out["activation"] = str(self.activation)
+        if self.scale != 1.0:
+            out["scale"] = self.scale
+        return out
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A point of a search space: ops and training hyperparameters.
+
+    Two genotypes that describe the same modification are equal and have the same hash: ops are
+    sorted, ops of one kind with disjoint layers are merged, absent ones dropped.
+
+    Attributes:
+        n_layers: depth of the model it is for.
+        ops: the modifications; none of them is the head-only baseline.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: decoupled weight decay.
+
+    Raises:
+        ConfigError: two ops of one kind in one layer, or sizes for another depth.
+    """
+
+    n_layers: int
+    ops: tuple[Op, ...]
+    learning_rate: float
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ConfigError(f"learning_rate {self.learning_rate} is not a positive number")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"weight_decay {self.weight_decay} is not a number from 0")
+        object.__setattr__(self, "ops", _canonical(self.ops, self.n_layers))
+
+    def count_params(self, shape: ModelShape) -> int:
+        """Trainable parameters of the ops, in closed form; the task head is counted apart."""
+        return sum(op.params_in_layer(size, shape) for op in self.ops for size in op.sizes)
+
+    def check_fits(self, shape: ModelShape) -> None:
+        """Refuse a model of another depth or without a tap that an op uses.
+
+        Raises:
+            ConfigError: naming what is missing and what the model has.
+        """
+        if self.n_layers != shape.n_layers:
+            raise ConfigError(
+                f"the genotype is for {self.n_layers} layers, the model has {shape.n_layers}"
+            )
+        used = {tap for op in self.ops for tap in (op.read, op.write)}
+        if missing := sorted(used - set(shape.widths)):
+            raise ConfigError(
+                f"the model has no tap {', '.join(missing)}; it has: {', '.join(shape.widths)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "version": GENOTYPE_VERSION,
+            "n_layers": self.n_layers,
+            "ops": [op.to_dict() for op in self.ops],
+            "training": {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay},
+        }
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no white space."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON, 16 hexadecimal digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def _canonical(ops: tuple[Op, ...], n_layers: int) -> tuple[Op, ...]:
+    merged: dict[tuple[str, ...], Op] = {}
+    for op in ops:
+        if len(op.sizes) != n_layers:
+            raise ConfigError(
+                f"op {op.form} {op.read}->{op.write} has {len(op.sizes)} sizes for "
+                f"{n_layers} layers"
+            )
+        other = merged.get(op.kind)
+        if other is None:
+            merged[op.kind] = op
+            continue
+        if any(a and b for a, b in zip(op.sizes, other.sizes, strict=True)):
+            raise ConfigError(f"op {op.form} {op.read}->{op.write} is given twice in one layer")
+        sizes = tuple(a + b for a, b in zip(op.sizes, other.sizes, strict=True))
+        merged[op.kind] = Op(op.form, op.read, op.write, sizes, op.activation, op.scale)
+    return tuple(merged[kind] for kind in sorted(merged) if any(merged[kind].sizes))

@@ -1,0 +1,65 @@
+"""Reading genotypes from YAML and JSON values, strictly."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from autopeft.errors import ConfigError
+from autopeft.space import yaml
+from autopeft.space.forms import Activation, Form
+from autopeft.space.genotype import GENOTYPE_VERSION, Genotype, Op
+from autopeft.space.spec import PositiveScale, Size, Strict
+from autopeft.space.taps import Tap
+
+
+class _OpFile(Strict):
+    form: Form
+    read: Tap
+    write: Tap
+    sizes: Annotated[tuple[Size, ...], Field(min_length=1, max_length=1000)]
+    activation: Activation | None = None
+    scale: PositiveScale | Literal["learned"] = 1.0
+
+
+class _TrainingFile(Strict):
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class _GenotypeFile(Strict):
+    version: Literal[1] = GENOTYPE_VERSION  # type: ignore[assignment]
+    n_layers: Annotated[int, Field(ge=1, le=1000)]
+    ops: tuple[_OpFile, ...]
+    training: _TrainingFile
+
+
+def load_genotype(path: Path) -> Genotype:
+    """Read a genotype from a YAML (or JSON) file.
+
+    Raises:
+        ConfigError: not a genotype, with file, line and key.
+    """
+    return _genotype(yaml.load(path))
+
+
+def genotype_from_dict(data: Mapping[str, Any], source: str = "genotype") -> Genotype:
+    """The inverse of `Genotype.to_dict`.
+
+    Raises:
+        ConfigError: not a genotype; `source` stands in the message.
+    """
+    return _genotype(yaml.Document(source, data, {}))
+
+
+def _genotype(document: yaml.Document) -> Genotype:
+    file = yaml.validate(_GenotypeFile, document)
+    try:
+        ops = tuple(
+            Op(op.form, op.read, op.write, op.sizes, op.activation, op.scale) for op in file.ops
+        )
+        training = file.training
+        return Genotype(file.n_layers, ops, training.learning_rate, training.weight_decay)
+    except ConfigError as error:
+        raise ConfigError(f"{document.source}: {error}") from None

@@ -1,0 +1,145 @@
+"""Layouts: how the size of a slot is laid over the layers of a model.
+
+A layout turns a few coordinates into one non-negative weight per layer. A *coupled* layout gives
+the same size to every layer of non-zero weight; otherwise the layers share the slot's budget in
+proportion to their weights and each has its own size.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autopeft.space.dimension import Categorical, Dimension, Integer, Params, Real
+
+TILT = 1.5
+"""Log-ratio between the top layer and the middle one at full tilt; likewise for the bulge."""
+OFFSET = 1.0
+"""Log-weight by which a layer can depart from the smooth profile."""
+
+
+class LayoutKind(StrEnum):
+    """The ways of laying a slot over the layers."""
+
+    SAME = "same"
+    """One size in all layers."""
+    MASK = "mask"
+    """One size in a free subset of the layers (AutoPEFT, Zhou et al. 2024)."""
+    TOP = "top"
+    """One size in the top n layers (AdapterDrop, Rueckle et al. 2021)."""
+    SHAPE = "shape"
+    """A named profile over the depth (S4, Chen et al. 2023)."""
+    FREE = "free"
+    """Every layer its own size: a tilt, a bulge and an offset for each layer."""
+
+
+SHAPES = ("uniform", "increasing", "decreasing", "spindle", "hourglass")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A named layout; slots that name the same one share its coordinates."""
+
+    name: str
+    kind: LayoutKind
+
+    @property
+    def coupled(self) -> bool:
+        """Whether all layers that are present have the same size."""
+        return self.kind in (LayoutKind.SAME, LayoutKind.MASK, LayoutKind.TOP)
+
+    def dimensions(self, n_layers: int) -> list[Dimension]:
+        """The coordinates that `weights` reads."""
+        name = self.name
+        match self.kind:
+            case LayoutKind.SAME:
+                return []
+            case LayoutKind.MASK:
+                return [Integer(f"{name}.layer{i}", 0, 1) for i in range(n_layers)]
+            case LayoutKind.TOP:
+                return [Integer(f"{name}.top", 1, n_layers)]
+            case LayoutKind.SHAPE:
+                return [Categorical(f"{name}.shape", SHAPES)]
+            case LayoutKind.FREE:
+                offsets = [Real(f"{name}.layer{i}", -1.0, 1.0) for i in range(n_layers)]
+                return [Real(f"{name}.tilt", -1.0, 1.0), Real(f"{name}.bulge", -1.0, 1.0), *offsets]
+
+    def weights(self, params: Params, n_layers: int) -> list[float]:
+        """One weight per layer, lowest first; all zero only for an empty mask."""
+        name = self.name
+        match self.kind:
+            case LayoutKind.SAME:
+                return [1.0] * n_layers
+            case LayoutKind.MASK:
+                return [float(params[f"{name}.layer{i}"]) for i in range(n_layers)]
+            case LayoutKind.TOP:
+                return [float(i >= n_layers - int(params[f"{name}.top"])) for i in range(n_layers)]
+            case LayoutKind.SHAPE:
+                return _shape(str(params[f"{name}.shape"]), n_layers)
+            case LayoutKind.FREE:
+                offsets = [float(params[f"{name}.layer{i}"]) for i in range(n_layers)]
+                tilt, bulge = float(params[f"{name}.tilt"]), float(params[f"{name}.bulge"])
+                return _profile(tilt, bulge, offsets)
+
+    def coordinates(self, weights: Sequence[float]) -> Params | None:
+        """Coordinates whose weights resemble the given ones; None where the kind cannot.
+
+        The inverse of `weights` up to a factor, clipped to the range of the coordinates.
+        """
+        n, present = len(weights), [w > 0 for w in weights]
+        match self.kind:
+            case LayoutKind.SAME:
+                return {} if all(present) else None
+            case LayoutKind.MASK:
+                return {f"{self.name}.layer{i}": int(on) for i, on in enumerate(present)}
+            case LayoutKind.TOP:
+                top = sum(present)
+                return {f"{self.name}.top": top} if top and all(present[n - top :]) else None
+            case LayoutKind.SHAPE:
+                return {f"{self.name}.shape": "uniform"} if len(set(weights)) == 1 else None
+            case LayoutKind.FREE:
+                return self._fit_profile(weights)
+
+    def patterns(self, n_layers: int) -> int:
+        """Number of non-empty sets of layers that a coupled layout can select."""
+        match self.kind:
+            case LayoutKind.MASK:
+                return (1 << n_layers) - 1
+            case LayoutKind.TOP:
+                return n_layers
+            case _:
+                return 1
+
+    def _fit_profile(self, weights: Sequence[float]) -> Params:
+        floor = min(w for w in weights if w > 0) * math.exp(-2 * OFFSET)
+        logs = [math.log(max(w, floor)) for w in weights]
+        mean = sum(logs) / len(logs)
+        span = max(abs(value - mean) for value in logs)
+        squeeze = OFFSET / span if span > OFFSET else 1.0
+        offsets = {
+            f"{self.name}.layer{i}": squeeze * (value - mean) / OFFSET
+            for i, value in enumerate(logs)
+        }
+        return {f"{self.name}.tilt": 0.0, f"{self.name}.bulge": 0.0, **offsets}
+
+
+def _profile(tilt: float, bulge: float, offsets: Sequence[float]) -> list[float]:
+    n = len(offsets)
+    out = []
+    for i, offset in enumerate(offsets):
+        position = 2 * i / (n - 1) - 1 if n > 1 else 0.0
+        log = TILT * tilt * position + TILT * bulge * (1 - 2 * abs(position)) + OFFSET * offset
+        out.append(math.exp(log))
+    return out
+
+
+def _shape(name: str, n: int) -> list[float]:
+    flat = [0.0] * n
+    tilt, bulge = {
+        "uniform": (0.0, 0.0),
+        "increasing": (1.0, 0.0),
+        "decreasing": (-1.0, 0.0),
+        "spindle": (0.0, 1.0),
+        "hourglass": (0.0, -1.0),
+    }[name]
+    return _profile(tilt, bulge, flat)

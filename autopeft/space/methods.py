@@ -1,0 +1,91 @@
+"""The named methods: published ones as fixed points of the unified space, read from a table."""
+
+import difflib
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, RootModel
+
+from autopeft.errors import ConfigError
+from autopeft.space import yaml
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.layout import Layout, LayoutKind
+from autopeft.space.shape import ModelShape
+from autopeft.space.slot import Slot
+from autopeft.space.spec import SlotSpec, Strict
+
+TABLE = Path(__file__).with_name("methods.yaml")
+
+
+class Method(Strict):
+    """A published method.
+
+    Attributes:
+        title: its name in print.
+        source: paper, and which of its variants.
+        formula: what it does to h.
+        slots: where it acts; several sizes are the published one and smaller ones.
+        learning_rate: a starting point.
+    """
+
+    title: str
+    source: str
+    formula: str
+    slots: tuple[SlotSpec, ...]
+    learning_rate: float = Field(gt=0)
+
+    @property
+    def n_sizes(self) -> int:
+        """How many sizes the method comes in."""
+        return max((len(_sizes(slot)) for slot in self.slots), default=1)
+
+    def genotype(self, shape: ModelShape, level: int = 0) -> Genotype:
+        """The method at its published size (level 0) or a smaller one, in every layer.
+
+        Raises:
+            ConfigError: the model lacks a tap that the method needs.
+        """
+        ops: list[Op] = []
+        for spec in self.slots:
+            sizes = _sizes(spec)
+            slot = Slot(spec, Layout(spec.name, LayoutKind.SAME), sizes, shape)
+            size = sizes[min(level, len(sizes) - 1)]
+            ops += slot.variant({}).ops([size] * shape.n_layers)
+        genotype = Genotype(shape.n_layers, tuple(ops), self.learning_rate)
+        genotype.check_fits(shape)
+        return genotype
+
+    def largest(self, shape: ModelShape, max_params: int) -> Genotype | None:
+        """The method at the largest of its sizes that fits the budget, None if none does."""
+        for level in range(self.n_sizes):
+            genotype = self.genotype(shape, level)
+            if genotype.count_params(shape) <= max_params:
+                return genotype
+        return None
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """All named methods, by name."""
+    table = yaml.validate(RootModel[dict[str, Method]], yaml.load(TABLE))
+    return table.root
+
+
+def method(name: str) -> Method:
+    """One named method.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    table = methods()
+    if name not in table:
+        close = difflib.get_close_matches(name, table, n=1)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        raise ConfigError(f"no method `{name}`: {hint}allowed: {', '.join(table)}")
+    return table[name]
+
+
+def _sizes(spec: SlotSpec) -> tuple[int, ...]:
+    if not isinstance(spec.size, tuple):
+        raise ConfigError(f"{TABLE.name}: slot {spec.name}: a method lists its sizes")
+    return spec.size

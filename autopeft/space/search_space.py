@@ -1,0 +1,177 @@
+"""A search space bound to a model and a budget: coordinates to genotypes and back.
+
+With `draw: budget` every point fits: a draw is the total, the share of each slot and the profile
+over the layers, from which sizes follow by rounding down. With `draw: filter` sizes are drawn as
+they are and whatever is over the budget is drawn again (published spaces of that kind).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from autopeft.space.allocate import Cell, allocate
+from autopeft.space.dimension import Dimension, Integer, Params, Real
+from autopeft.space.genotype import Genotype
+from autopeft.space.layout import Layout
+from autopeft.space.shape import ModelShape
+from autopeft.space.slot import Slot, Variant
+from autopeft.space.spec import Range, SpaceSpec
+
+OFF = 0.5
+"""A share coordinate up to here means that the slot is absent."""
+_DIGITS = 3
+"""Significant digits of a drawn hyperparameter, so that a genotype can be read and typed."""
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A space for one model and budget. `bind` builds it.
+
+    Attributes:
+        spec: the file.
+        shape: the model.
+        max_params: no genotype may have more parameters in its ops.
+        slots: those that fit, in the order of the file.
+        notes: what had to be left out, for the user.
+    """
+
+    spec: SpaceSpec
+    shape: ModelShape
+    max_params: int
+    slots: tuple[Slot, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def by_construction(self) -> bool:
+        """Every draw fits the budget."""
+        return self.spec.draw == "budget"
+
+    def dimensions(self) -> list[Dimension]:
+        """All coordinates of a draw, in a fixed order."""
+        dims: list[Dimension] = []
+        if self.by_construction:
+            dims.append(Real("total", self.least_total(), self.max_params, log=True))
+            if len(self.slots) > 1:
+                dims += [Real(f"{slot.name}.share", 0.0, 1.0) for slot in self.slots]
+        else:
+            dims += [Integer(name, 0, len(slot.sizes)) for name, slot, _ in self.size_axes()]
+        for layout in {slot.layout.name: slot.layout for slot in self.slots}.values():
+            if self.by_construction or layout.coupled:
+                dims += layout.dimensions(self.shape.n_layers)
+        for slot in self.slots:
+            dims += slot.dimensions()
+        return dims + self._training_dimensions()
+
+    def decode(self, params: Params) -> Genotype:
+        """The genotype at these coordinates."""
+        variants = {slot.name: slot.variant(params) for slot in self.slots}
+        sizes = self._spend(params, variants) if self.by_construction else self._sizes(params)
+        ops = [op for slot in self.slots for op in variants[slot.name].ops(sizes[slot.name])]
+        training = {
+            name: _rounded(float(params[name])) if isinstance(value, Range) else value
+            for name, value in self.training().items()
+        }
+        return Genotype(self.shape.n_layers, tuple(ops), **training)
+
+    def cardinality(self) -> int:
+        """Distinct sets of ops at most, budget and continuous hyperparameters left aside."""
+        n_layers, total = self.shape.n_layers, 1
+        coupled: dict[Layout, int] = {}
+        for slot in self.slots:
+            n_variants = sum(1 for _ in slot.variants())
+            if slot.layout.coupled:
+                ways = coupled.get(slot.layout, 1)
+                coupled[slot.layout] = ways * (1 + n_variants * len(slot.sizes))
+            else:
+                total *= 1 + n_variants * ((1 + len(slot.sizes)) ** n_layers - 1)
+        for layout, ways in coupled.items():
+            total *= 1 + layout.patterns(n_layers) * (ways - 1)
+        return total
+
+    def least_total(self) -> float:
+        """A total that pays for something whatever the other coordinates are."""
+        return min(slot.entry_price() for slot in self.slots)
+
+    def _spend(self, params: Params, variants: Mapping[str, Variant]) -> dict[str, list[int]]:
+        total = float(params["total"])
+        placed = {slot.name: self._cells(slot, variants[slot.name], params) for slot in self.slots}
+        affordable = {
+            name: cells
+            for name, cells in placed.items()
+            if any(cell.cost(cell.sizes[0]) <= total for cell, _ in cells)
+        }
+        shares = self._shares(params, affordable)
+        cells, layers = [], []
+        for name, share in shares.items():
+            for cell, where in affordable[name]:
+                cells.append(replace(cell, weight=cell.weight * share))
+                layers.append((name, where))
+        sizes = {slot.name: [0] * self.shape.n_layers for slot in self.slots}
+        for (name, where), size in zip(layers, allocate(cells, total), strict=True):
+            for i in where:
+                sizes[name][i] = size
+        return sizes
+
+    def _cells(self, slot: Slot, variant: Variant, params: Params) -> list[tuple[Cell, list[int]]]:
+        """The sizes to choose in this slot, with the layers each is for; weights sum to 1."""
+        weights = slot.layout.weights(params, self.shape.n_layers)
+        present = [i for i, weight in enumerate(weights) if weight > 0]
+        groups = [present] if slot.layout.coupled and present else [[i] for i in present]
+        return [
+            (_cell(slot, variant, group, sum(weights[i] for i in group) / sum(weights)), group)
+            for group in groups
+        ]
+
+    def _shares(self, params: Params, names: Iterable[str]) -> dict[str, float]:
+        """The part of each slot that is present; if none is, the one closest to it."""
+        if len(self.slots) == 1:
+            return dict.fromkeys(names, 1.0)
+        raw = {name: float(params[f"{name}.share"]) for name in names}
+        if not any(share > OFF for share in raw.values()):
+            return {max(raw, key=lambda name: raw[name]): 1.0} if raw else {}
+        return {name: share - OFF for name, share in raw.items() if share > OFF}
+
+    def _sizes(self, params: Params) -> dict[str, list[int]]:
+        out = {slot.name: [0] * self.shape.n_layers for slot in self.slots}
+        for name, slot, layers in self.size_axes():
+            size = (0, *slot.sizes)[int(params[name])]
+            weights = [1.0] * self.shape.n_layers
+            if slot.layout.coupled:
+                weights = slot.layout.weights(params, self.shape.n_layers)
+            for i in layers:
+                out[slot.name][i] = size if weights[i] > 0 else 0
+        return out
+
+    def size_axes(self) -> Iterator[tuple[str, Slot, list[int]]]:
+        """Where sizes are drawn as they are: coordinate, slot, and the layers it sizes."""
+        every = list(range(self.shape.n_layers))
+        for slot in self.slots:
+            if slot.layout.coupled:
+                yield f"{slot.name}.size", slot, every
+            else:
+                for i in every:
+                    yield f"{slot.name}.size{i}", slot, [i]
+
+    def training(self) -> dict[str, float | Range]:
+        """The training hyperparameters by name, fixed or drawn."""
+        return {
+            "learning_rate": self.spec.training.learning_rate,
+            "weight_decay": self.spec.training.weight_decay,
+        }
+
+    def _training_dimensions(self) -> list[Dimension]:
+        return [
+            Real(name, value.low, value.high, value.log)
+            for name, value in self.training().items()
+            if isinstance(value, Range)
+        ]
+
+
+def _cell(slot: Slot, variant: Variant, layers: list[int], weight: float) -> Cell:
+    def cost(size: int) -> int:
+        return len(layers) * slot.cost(variant, size)
+
+    return Cell(weight, slot.sizes, cost)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

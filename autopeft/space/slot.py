@@ -1,0 +1,144 @@
+"""A slot bound to a model: its choices resolved, its ops built, its costs known."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from autopeft.space.dimension import Categorical, Choice, Dimension, Params
+from autopeft.space.forms import FORMS, Activation, Form
+from autopeft.space.genotype import Op, Scale
+from autopeft.space.layout import Layout
+from autopeft.space.shape import ModelShape
+from autopeft.space.spec import Halvings, SlotSpec, resolve_read
+from autopeft.space.taps import Tap
+
+_FIELDS = ("form", "read", "write", "activation", "scale")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination of a slot's choices."""
+
+    form: Form
+    read: str
+    write: str
+    activation: Activation | None
+    scale: Scale
+
+    def ops(self, sizes: Sequence[int]) -> tuple[Op, ...]:
+        """The ops of this variant, one for each tap it writes."""
+        out = []
+        for part in self.write.split("+"):
+            write = Tap(part)
+            read = resolve_read(self.read, write)
+            out.append(Op(self.form, read, write, tuple(sizes), self.activation, self.scale))
+        return tuple(out)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A slot of a space for one model.
+
+    Attributes:
+        spec: what the file says.
+        layout: how sizes are laid over the layers.
+        sizes: the allowed positive sizes, ascending.
+        shape: the model.
+    """
+
+    spec: SlotSpec
+    layout: Layout
+    sizes: tuple[int, ...]
+    shape: ModelShape
+
+    @property
+    def name(self) -> str:
+        """The slot's name in the file."""
+        return self.spec.name
+
+    def dimensions(self) -> list[Dimension]:
+        """A categorical for each field with more than one choice."""
+        return [
+            Categorical(f"{self.name}.{field}", tuple(_plain(v) for v in self._choices(field)))
+            for field in _FIELDS
+            if len(self._choices(field)) > 1
+        ]
+
+    def variant(self, params: Params) -> Variant:
+        """The variant that a draw selects."""
+        picked = {
+            field: self._pick(field, params) if self._choices(field) else None for field in _FIELDS
+        }
+        return self._variant(**picked)
+
+    def variants(self) -> Iterator[tuple[Variant, Params]]:
+        """Every distinct variant with coordinates that select it."""
+        seen = set()
+        for values in product(*(self._choices(field) or (None,) for field in _FIELDS)):
+            variant = self._variant(*values)
+            if variant in seen:
+                continue
+            seen.add(variant)
+            yield (
+                variant,
+                {
+                    f"{self.name}.{field}": _plain(value)
+                    for field, value in zip(_FIELDS, values, strict=True)
+                    if len(self._choices(field)) > 1
+                },
+            )
+
+    def cost(self, variant: Variant, size: int) -> int:
+        """Parameters in one layer."""
+        ops = variant.ops([size])
+        return sum(op.params_in_layer(size, self.shape) for op in ops)
+
+    def least_in_a_layer(self) -> int:
+        """Parameters of the cheapest variant at the smallest size in one layer."""
+        return min(self.cost(variant, self.sizes[0]) for variant, _ in self.variants())
+
+    def entry_price(self) -> int:
+        """Parameters of the dearest variant at the smallest size, in all layers if they are tied.
+
+        A total from here on is always enough for something.
+        """
+        dearest = max(self.cost(variant, self.sizes[0]) for variant, _ in self.variants())
+        return dearest * (self.shape.n_layers if self.layout.coupled else 1)
+
+    def _choices(self, field: str) -> tuple[object, ...]:
+        value = getattr(self.spec, field)
+        return tuple(dict.fromkeys(value))
+
+    def _pick(self, field: str, params: Params) -> object:
+        choices = self._choices(field)
+        if len(choices) == 1:
+            return choices[0]
+        wanted = params[f"{self.name}.{field}"]
+        return next(choice for choice in choices if _plain(choice) == wanted)
+
+    @staticmethod
+    def _variant(
+        form: object, read: object, write: object, activation: object, scale: object
+    ) -> Variant:
+        rule = FORMS[Form(str(form))]
+        factor: Scale = "learned" if scale == "learned" else float(str(scale))
+        return Variant(
+            form=Form(str(form)),
+            read=str(read),
+            write=str(write),
+            activation=Activation(str(activation)) if rule.activated else None,
+            scale=factor if rule.scalable else 1.0,
+        )
+
+
+def allowed_sizes(spec: SlotSpec, d_model: int) -> tuple[int, ...]:
+    """The positive sizes of a slot, ascending, halvings of the model's width worked out."""
+    if isinstance(spec.size, Halvings):
+        raw = {d_model // 2**k for k in range(spec.size.halvings + 1)}
+    else:
+        raw = set(spec.size)
+    return tuple(sorted(size for size in raw if size > 0))
+
+
+def _plain(value: object) -> Choice:
+    return value if isinstance(value, int | float) else str(value)

@@ -1,0 +1,177 @@
+"""The YAML of a search space, validated strictly. What it means is in `search_space.py`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from autopeft.space.forms import FORMS, Activation, Compose, Form, misplaced, weight_input
+from autopeft.space.layout import LayoutKind
+from autopeft.space.taps import LINEAR_INPUT, Tap
+
+NAME = r"^[a-z][a-z0-9_]{0,40}$"
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Halvings(Strict):
+    """Sizes `d_model // 2**k` for k from 0 to `halvings`."""
+
+    halvings: Annotated[int, Field(ge=1, le=20)]
+
+
+class Range(Strict):
+    """A number drawn between two ends, on a log scale unless told otherwise."""
+
+    low: Annotated[float, Field(gt=0)]
+    high: Annotated[float, Field(gt=0)]
+    log: bool = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+PositiveScale = Annotated[float, Field(gt=0, le=1000)]
+Size = Annotated[int, Field(ge=0, le=65536)]
+
+
+class SlotSpec(Strict):
+    """A place where ops of some kinds may stand.
+
+    A list is a choice. `write: q+v` writes at both taps with one size. `read: weight` reads the
+    input of the weight matrix whose output is written; `read: same` reads where it writes.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    form: Annotated[tuple[Form, ...], BeforeValidator(_listed), Field(min_length=1)]
+    read: Annotated[
+        tuple[Tap | Literal["weight", "same"], ...], BeforeValidator(_listed), Field(min_length=1)
+    ]
+    write: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+    size: Annotated[Halvings | tuple[Size, ...], Field(default=(1,), validate_default=True)]
+    activation: Annotated[tuple[Activation, ...], BeforeValidator(_listed)] = ()
+    compose: Compose | None = None
+    scale: Annotated[
+        tuple[PositiveScale | Literal["learned"], ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+    ] = (1.0,)
+    layout: str = LayoutKind.SAME
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size(cls, value: object) -> object:
+        return value if isinstance(value, dict | Halvings) else _listed(value)
+
+    @field_validator("write")
+    @classmethod
+    def _taps(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in (part for joint in value for part in joint.split("+")):
+            if name not in set(Tap):
+                raise ValueError(f"no tap `{name}`; allowed: {', '.join(Tap)}, joined by +")
+        return value
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> Self:
+        for form in self.form:
+            rule = FORMS[form]
+            if self.compose not in (None, rule.compose):
+                raise ValueError(f"a {form} composes by `{rule.compose}`")
+            if rule.activated and not self.activation:
+                raise ValueError(f"a {form} needs an activation: {', '.join(Activation)}")
+            if not rule.sized and self.size != (1,):
+                raise ValueError(f"a {form} has no size")
+            if not rule.scalable and self.scale != (1.0,):
+                raise ValueError(f"a {form} has no scale")
+        if self.activation and not any(FORMS[form].activated for form in self.form):
+            raise ValueError(f"no form of this slot has an activation ({', '.join(self.form)})")
+        if isinstance(self.size, tuple) and not any(self.size):
+            raise ValueError("at least one size has to be above 0")
+        self._check_places()
+        return self
+
+    def places(self) -> set[tuple[Form, Tap, Tap]]:
+        """Every (form, read, write) that an op of this slot can have."""
+        return {
+            (form, resolve_read(read, Tap(part)), Tap(part))
+            for form in self.form
+            for read in self.read
+            for joint in self.write
+            for part in joint.split("+")
+        }
+
+    def _check_places(self) -> None:
+        for form in self.form:
+            for read in self.read:
+                for write in (Tap(part) for joint in self.write for part in joint.split("+")):
+                    if read == "weight" and write not in LINEAR_INPUT:
+                        raise ValueError(
+                            f"no weight matrix writes at `{write}`; "
+                            f"`read: weight` goes with {', '.join(LINEAR_INPUT)}"
+                        )
+                    if reason := misplaced(form, resolve_read(read, write), write):
+                        raise ValueError(f"{form} {read}->{write}: {reason}")
+
+
+def resolve_read(read: str, write: Tap) -> Tap:
+    """The read tap that `weight`, `same` or a tap's own name stands for."""
+    if read == "weight":
+        return weight_input(write)
+    return write if read == "same" else Tap(read)
+
+
+class TrainingSpec(Strict):
+    """Training hyperparameters: a fixed number or a range."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | Range
+    weight_decay: Annotated[float, Field(ge=0)] | Range = 0.0
+
+
+class SpaceSpec(Strict):
+    """A search space file."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    description: Annotated[str, Field(max_length=2000)]
+    draw: Literal["budget", "filter"] = "budget"
+    layouts: dict[Annotated[str, Field(pattern=NAME)], LayoutKind] = {}
+    slots: Annotated[tuple[SlotSpec, ...], Field(min_length=1, max_length=50)]
+    training: TrainingSpec
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [slot.name for slot in self.slots]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"slots given twice: {', '.join(twice)}")
+        known = [*self.layouts, *LayoutKind]
+        if both := sorted(set(self.layouts) & set(LayoutKind)):
+            raise ValueError(f"layouts named like a kind: {', '.join(both)}")
+        for slot in self.slots:
+            if slot.layout not in known:
+                raise ValueError(
+                    f"slot {slot.name}: no layout `{slot.layout}`; allowed: {', '.join(known)}"
+                )
+            kind = LayoutKind(self.layouts.get(slot.layout, slot.layout))
+            if self.draw == "filter" and kind is LayoutKind.SHAPE:
+                raise ValueError(f"slot {slot.name}: layout `shape` needs `draw: budget`")
+        self._check_overlap()
+        return self
+
+    def _check_overlap(self) -> None:
+        owner: dict[tuple[Form, Tap, Tap], str] = {}
+        for slot in self.slots:
+            for place in slot.places():
+                if (other := owner.setdefault(place, slot.name)) != slot.name:
+                    form, read, write = place
+                    raise ValueError(
+                        f"slots {other} and {slot.name} both put a {form} at {read}->{write}"
+                    )

@@ -1,0 +1,87 @@
+"""A genotype in the words of the field: "LoRA q,v r4 in layers 3-5 + parallel FFN r16 x2"."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from autopeft.space.forms import Form, is_sequential
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.taps import LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
+
+_SHORT = {
+    Tap.ATTN_OUT: "o",
+    Tap.FFN_UP: "up",
+    Tap.FFN_OUT: "down",
+    Tap.FFN_MID: "ffn",
+    Tap.ATTN_NORM: "attn LN",
+    Tap.FFN_NORM: "ffn LN",
+}
+
+
+def describe(genotype: Genotype) -> str:
+    """One line of what the ops are, where and how large; `head only` without any."""
+    parts = []
+    ordered = sorted(genotype.ops, key=lambda op: (_group(op), ORDER[op.write]))
+    for _, group in groupby(ordered, key=_group):
+        ops = list(group)
+        words = [_name(ops), _size(ops[0]), _scale(ops[0]), _layers(ops[0].sizes)]
+        parts.append(" ".join(word for word in words if word))
+    return " + ".join(parts) or "head only"
+
+
+def _group(op: Op) -> tuple[str, str, str, tuple[int, ...], str]:
+    """Ops that are told together: one kind and size, on several weights or vectors."""
+    place = "weight" if _is_weight(op) else f"{op.read}>{op.write}"
+    if op.form in (Form.BIAS, Form.SCALE):
+        place = "vector"
+    return (op.form, place, op.activation or "", op.sizes, str(op.scale))
+
+
+def _is_weight(op: Op) -> bool:
+    return op.form is Form.LOWRANK and LINEAR_INPUT.get(op.write) == op.read
+
+
+def _name(ops: Sequence[Op]) -> str:
+    op = ops[0]
+    taps = ",".join(_SHORT.get(op.write, str(op.write)) for op in ops)
+    if _is_weight(op):
+        return f"LoRA {taps}"
+    if op.form is Form.PREFIX:
+        return "prefix"
+    if op.form in (Form.BIAS, Form.SCALE):
+        return f"{'BitFit' if op.form is Form.BIAS else 'IA3'} {taps}"
+    side = "sequential" if is_sequential(op.read, op.write) else "parallel"
+    if op.read in THROUGH_NORM:
+        side = "Pfeiffer"
+    where = "FFN" if op.write in (Tap.FFN_OUT, Tap.FFN_UP, Tap.FFN_MID) else "attention"
+    linear = "linear " if op.form is Form.LOWRANK else ""
+    activation = f" {op.activation}" if op.activation and op.activation != "relu" else ""
+    return f"{side} {linear}{where}{activation}"
+
+
+def _size(op: Op) -> str:
+    if op.form in (Form.BIAS, Form.SCALE):
+        return ""
+    sizes = sorted({size for size in op.sizes if size})
+    letter = "l" if op.form is Form.PREFIX else "r"
+    return f"{letter}{sizes[0]}" if len(sizes) == 1 else f"{letter}{sizes[0]}-{sizes[-1]}"
+
+
+def _scale(op: Op) -> str:
+    if op.scale == "learned":
+        return "x learned"
+    return "" if op.scale == 1.0 else f"x{op.scale:g}"
+
+
+def _layers(sizes: Sequence[int]) -> str:
+    """`in layers 0-2,5`, counted from 0 at the bottom; nothing if in all."""
+    present = [i for i, size in enumerate(sizes) if size]
+    if len(present) == len(sizes):
+        return ""
+    runs: list[list[int]] = []
+    for i in present:
+        if runs and i == runs[-1][-1] + 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    spans = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"in layer{'s' if len(present) > 1 else ''} {spans}"
