@@ -1,0 +1,160 @@
+"""Anatomy: where the taps are in each model family. A new family is a row of the table."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from autopeft.errors import DataError
+from autopeft.space.shape import ModelShape
+from autopeft.space.taps import Tap
+
+Side = Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module names of one model family, relative to a layer but for `layers`.
+
+    Attributes:
+        layers: the list of layers, relative to the base model.
+        attention: the module that is handed to the attention function.
+        q: query projection; likewise k, v; o: output projection.
+        up: first FFN projection.
+        down: last FFN projection.
+        attn_norm: LayerNorm after attention and its residual.
+        ffn_norm: LayerNorm after the FFN and its residual.
+    """
+
+    layers: str
+    attention: str
+    q: str
+    k: str
+    v: str
+    o: str
+    up: str
+    down: str
+    attn_norm: str
+    ffn_norm: str
+
+
+_BERT = Family(
+    layers="encoder.layer",
+    attention="attention.self",
+    q="attention.self.query",
+    k="attention.self.key",
+    v="attention.self.value",
+    o="attention.output.dense",
+    up="intermediate.dense",
+    down="output.dense",
+    attn_norm="attention.output.LayerNorm",
+    ffn_norm="output.LayerNorm",
+)
+
+FAMILIES: Mapping[str, Family] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "distilbert": Family(
+        layers="transformer.layer",
+        attention="attention",
+        q="attention.q_lin",
+        k="attention.k_lin",
+        v="attention.v_lin",
+        o="attention.out_lin",
+        up="ffn.lin1",
+        down="ffn.lin2",
+        attn_norm="sa_layer_norm",
+        ffn_norm="output_layer_norm",
+    ),
+}
+"""By `config.model_type`."""
+
+_POINTS: Mapping[Tap, tuple[str, Side]] = {
+    Tap.ATTN_IN: ("q", "in"),
+    Tap.Q: ("q", "out"),
+    Tap.K: ("k", "out"),
+    Tap.V: ("v", "out"),
+    Tap.PRE_O: ("o", "in"),
+    Tap.ATTN_OUT: ("o", "out"),
+    Tap.ATTN_NORM: ("attn_norm", "out"),
+    Tap.FFN_IN: ("up", "in"),
+    Tap.FFN_UP: ("up", "out"),
+    Tap.FFN_MID: ("down", "in"),
+    Tap.FFN_OUT: ("down", "out"),
+    Tap.FFN_NORM: ("ffn_norm", "out"),
+    Tap.BLOCK_OUT: ("layer", "out"),
+}
+
+
+class Anatomy:
+    """The taps of one model.
+
+    Args:
+        model: a transformers model of a known family, with or without a task head.
+        fresh: parameters that were not in the checkpoint; they are head, not backbone.
+
+    Raises:
+        DataError: the family is not in the table.
+    """
+
+    def __init__(self, model: PreTrainedModel, fresh: Collection[str] = ()) -> None:
+        kind = model.config.model_type
+        if kind not in FAMILIES:
+            raise DataError(
+                f"models of type `{kind}` are not known; known: {', '.join(sorted(FAMILIES))}"
+            )
+        self.family = FAMILIES[kind]
+        self.base: nn.Module = getattr(model, model.base_model_prefix, model)
+        self._fresh = {name.removeprefix(f"{model.base_model_prefix}.") for name in fresh}
+        layers = self.base.get_submodule(self.family.layers)
+        if not isinstance(layers, nn.ModuleList):
+            raise DataError(f"`{self.family.layers}` of this {kind} model is not a list of layers")
+        self.layers = layers
+        absent = [
+            name
+            for field in fields(Family)
+            if field.name != "layers"
+            and not _has(layers[0], name := getattr(self.family, field.name))
+        ]
+        if absent:
+            raise DataError(f"this {kind} model has no module {', '.join(absent)} in its layers")
+
+    def module(self, layer: int, role: str) -> nn.Module:
+        """A module of a layer by its role in `Family`; `layer` is the layer itself."""
+        block = self.layers[layer]
+        return block if role == "layer" else block.get_submodule(getattr(self.family, role))
+
+    def point(self, layer: int, tap: Tap) -> tuple[nn.Module, Side]:
+        """The module whose input or output a tap is; `head` has none."""
+        role, side = _POINTS[tap]
+        return self.module(layer, role), side
+
+    def shape(self) -> ModelShape:
+        """Depth, widths and size of the model."""
+        widths: dict[Tap, int] = {}
+        d_model = _features(self.module(0, "q"), "in")
+        for tap in Tap:
+            if tap is Tap.HEAD:
+                widths[tap] = _features(self.module(0, "k"), "out")
+            elif _POINTS[tap][0] in ("attn_norm", "ffn_norm", "layer"):
+                widths[tap] = d_model
+            else:
+                role, side = _POINTS[tap]
+                widths[tap] = _features(self.module(0, role), side)
+        size = sum(p.numel() for name, p in self.base.named_parameters() if name not in self._fresh)
+        return ModelShape(len(self.layers), widths, size)
+
+
+def _has(block: nn.Module, name: str) -> bool:
+    try:
+        block.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _features(module: nn.Module, side: Side) -> int:
+    width = getattr(module, "in_features" if side == "in" else "out_features")
+    return int(width)

@@ -1,0 +1,154 @@
+"""Attention with prefixes, as a function that transformers models look up by name.
+
+Both the function and its mask builder are registered: a name without a mask builder would get no
+mask at all, and padding would leak. The mask is always the explicit additive one, because SDPA
+without a mask and with `is_causal` would crop the keys that a prefix adds.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+from autopeft.errors import DataError
+from autopeft.ops.prefix import Prefix
+from autopeft.ops.rows import expand
+
+Kernel = Literal["eager", "sdpa"]
+KERNELS: tuple[Kernel, ...] = ("eager", "sdpa")
+
+_PREFIXES = "_autopeft_prefixes"
+_COUNTER = "_autopeft_calls"
+
+
+def use_attention(model: PreTrainedModel, kernel: Kernel) -> None:
+    """Let a model call attention through this file."""
+    model.set_attn_implementation(f"autopeft_{kernel}")
+
+
+def put_prefixes(attention: nn.Module, prefixes: list[Prefix]) -> None:
+    """Give an attention module its prefixes, without registering them a second time."""
+    object.__setattr__(attention, _PREFIXES, prefixes)
+
+
+def remove_prefixes(attention: nn.Module) -> None:
+    """Undo `put_prefixes`."""
+    if hasattr(attention, _PREFIXES):
+        object.__delattr__(attention, _PREFIXES)
+
+
+def count_calls(attention: nn.Module) -> Mapping[str, int]:
+    """Start counting how often the attention function runs for a module.
+
+    A model that ignores the registry accepts any name and silently never calls the function.
+    """
+    calls = {"n": 0}
+    object.__setattr__(attention, _COUNTER, calls)
+    return calls
+
+
+def check_called(calls: Mapping[str, int], model_type: str) -> None:
+    """Refuse a model whose attention did not go through the registry.
+
+    Raises:
+        DataError: it did not.
+    """
+    if not calls["n"]:
+        raise DataError(
+            f"models of type `{model_type}` do not call the registered attention function, "
+            "so prefixes would be ignored"
+        )
+
+
+def _attend(
+    kernel: Kernel,
+    query: Float[Tensor, "row head query d_head"],
+    key: Float[Tensor, "row head token d_head"],
+    value: Float[Tensor, "row head token d_head"],
+    mask: Float[Tensor, "row 1 query token"] | None,
+    scaling: float,
+    dropout: float,
+) -> Float[Tensor, "row query head d_head"]:
+    if kernel == "sdpa":
+        out = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
+        )
+        return out.transpose(1, 2)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if mask is not None:
+        scores = scores + mask
+    weights = nn.functional.softmax(scores, dim=-1)
+    weights = nn.functional.dropout(weights, p=dropout, training=dropout > 0)
+    return torch.matmul(weights, value).transpose(1, 2)
+
+
+def _forward(
+    kernel: Kernel,
+    module: nn.Module,
+    query: Float[Tensor, "row head query d_head"],
+    key: Float[Tensor, "row head token d_head"],
+    value: Float[Tensor, "row head token d_head"],
+    mask: Float[Tensor, "batch 1 query token"] | None,
+    scaling: float | None,
+    dropout: float,
+) -> Float[Tensor, "row query head d_head"]:
+    if (calls := getattr(module, _COUNTER, None)) is not None:
+        calls["n"] += 1
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rows = query.shape[0]
+    if mask is not None:
+        # Below the fork the mask has one row per example, above it one per trial and example.
+        mask = expand(mask, rows // mask.shape[0])
+    prefixes: list[Prefix] = getattr(module, _PREFIXES, [])
+    if not prefixes:
+        return _attend(kernel, query, key, value, mask, scale, dropout).contiguous()
+    if mask is None:
+        mask = query.new_zeros(rows, 1, query.shape[2], key.shape[2])
+    n_trials = prefixes[0].members.n_trials
+    per_trial = [t.reshape(n_trials, -1, *t.shape[1:]) for t in (query, key, value, mask)]
+    out: dict[int, Tensor] = {}
+    for prefix in prefixes:
+        q, k, v, m = (t[list(prefix.members.trials)].flatten(0, 1) for t in per_trial)
+        part = _attend(kernel, q, *prefix.extend(k, v, m), scale, dropout)
+        pieces = part.reshape(len(prefix.members), -1, *part.shape[1:])
+        out |= dict(zip(prefix.members.trials, pieces, strict=True))
+    if rest := [i for i in range(n_trials) if i not in out]:
+        q, k, v, m = (t[rest].flatten(0, 1) for t in per_trial)
+        part = _attend(kernel, q, k, v, m, scale, dropout)
+        out |= dict(zip(rest, part.reshape(len(rest), -1, *part.shape[1:]), strict=True))
+    return torch.stack([out[i] for i in range(n_trials)]).flatten(0, 1).contiguous()
+
+
+def _eager(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    return _forward("eager", module, query, key, value, attention_mask, scaling, dropout), None
+
+
+def _sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    return _forward("sdpa", module, query, key, value, attention_mask, scaling, dropout), None
+
+
+for _name, _function in (("autopeft_eager", _eager), ("autopeft_sdpa", _sdpa)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, eager_mask)

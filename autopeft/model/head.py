@@ -1,0 +1,152 @@
+"""Task heads, stacked over the trials of a cohort.
+
+The head is what the checkpoint did not bring plus the final classifier; each of its Linears
+becomes one weight per trial. A pooler that came with the checkpoint is backbone.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from autopeft.errors import DataError
+from autopeft.ops.base import seed_of
+from autopeft.ops.rows import expand
+
+OPS_ATTRIBUTE = "autopeft_ops"
+"""The submodule of a model that holds all ops."""
+
+
+class StackedLinear(nn.Module):
+    """A Linear with weights of its own for each trial.
+
+    Args:
+        linear: the layer that it stands in for.
+        name: its name in the model.
+        fresh: it was not in the checkpoint; every trial starts it from its own seed.
+        seeds: one for each trial.
+        std: standard deviation of fresh weights, the model's `initializer_range`.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, name: str, *, fresh: bool, seeds: Sequence[int], std: float
+    ) -> None:
+        super().__init__()
+        self.weight: nn.Parameter
+        self.bias: nn.Parameter | None
+        self.name, self.fresh, self.seeds, self.std = name, fresh, tuple(seeds), std
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        n = len(seeds)
+        self.weight = nn.Parameter(linear.weight.detach().float().repeat(n, 1, 1))
+        has_bias = linear.bias is not None
+        bias = linear.bias.detach().float().repeat(n, 1, 1) if has_bias else None
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+        if fresh:
+            self._reset()
+
+    @torch.no_grad()
+    def _reset(self) -> None:
+        for i, seed in enumerate(self.seeds):
+            generator = torch.Generator().manual_seed(seed_of(seed, self.name, "weight"))
+            fresh = torch.empty(self.out_features, self.in_features)
+            self.weight[i] = fresh.normal_(0.0, self.std, generator=generator)
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def forward(self, x: Float[Tensor, "row *rest d_in"]) -> Float[Tensor, "row *rest d_out"]:
+        """X W^T + b, each row with the weights of its trial."""
+        n_trials = len(self.seeds)
+        stacked = x.reshape(n_trials, -1, x.shape[-1])
+        out = torch.bmm(stacked, self.weight.transpose(1, 2))
+        if self.bias is not None:
+            out = out + self.bias
+        return out.view(*x.shape[:-1], self.out_features)
+
+
+class StackedHead:
+    """The head of a model, stacked over trials. `remove` puts the old one back.
+
+    Args:
+        model: a model with a task head.
+        fresh: names of the head's parameters that were not in the checkpoint.
+        seeds: one for each trial.
+        forked: the rows reaching the head are already expanded to trial * batch.
+
+    Raises:
+        DataError: the head has parameters outside Linear layers.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, fresh: Sequence[str], seeds: Sequence[int], *, forked: bool
+    ) -> None:
+        self._model = model
+        self._old: dict[str, nn.Linear] = {}
+        self.linears: dict[str, StackedLinear] = {}
+        std = float(getattr(model.config, "initializer_range", 0.02))
+        device = next(model.parameters()).device
+        for name, linear in head_linears(model, fresh):
+            stacked = StackedLinear(
+                linear, name, fresh=f"{name}.weight" in fresh, seeds=seeds, std=std
+            )
+            self._old[name] = linear
+            self.linears[name] = stacked.to(device)
+            model.set_submodule(name, self.linears[name])
+        if not forked and len(seeds) > 1:
+            first = next(iter(self.linears.values()))
+            first.register_forward_pre_hook(_Expand(len(seeds)))
+
+    def tensors(self, trial: int) -> dict[str, Tensor]:
+        """The head's parameters of one trial, by the names they have in the model; views."""
+        out: dict[str, Tensor] = {}
+        for name, linear in self.linears.items():
+            out[f"{name}.weight"] = linear.weight[trial]
+            if linear.bias is not None:
+                out[f"{name}.bias"] = linear.bias[trial, 0]
+        return out
+
+    def count(self) -> int:
+        """Parameters of one trial's head."""
+        return sum(tensor.numel() for tensor in self.tensors(0).values())
+
+    def remove(self) -> None:
+        """Put the model's own head back."""
+        for name, linear in self._old.items():
+            self._model.set_submodule(name, linear)
+
+
+class _Expand:
+    """Pre-hook: one batch in, a batch for each trial out."""
+
+    def __init__(self, n_trials: int) -> None:
+        self.n_trials = n_trials
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (expand(args[0], self.n_trials), *args[1:])
+
+
+def head_linears(model: PreTrainedModel, fresh: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
+    """The Linears of the head, in the order of the forward pass.
+
+    Raises:
+        DataError: the head has parameters outside Linear layers.
+    """
+    prefix = f"{model.base_model_prefix}."
+    fresh_pooler = any(name.startswith(f"{prefix}pooler.") for name in fresh)
+    names = [
+        name
+        for name, _ in model.named_parameters()
+        if not name.startswith((prefix, f"{OPS_ATTRIBUTE}."))
+        or (fresh_pooler and name.startswith(f"{prefix}pooler."))
+    ]
+    owners = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    # A pooler runs before the classifier, whatever the order of registration.
+    for owner in sorted(owners, key=lambda name: not name.startswith(prefix)):
+        module = model.get_submodule(owner)
+        if not isinstance(module, nn.Linear):
+            raise DataError(
+                f"`{owner}` of the task head is a {type(module).__name__}; "
+                "only heads made of Linear layers can be trained"
+            )
+        yield owner, module

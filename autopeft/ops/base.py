@@ -1,0 +1,153 @@
+"""What every op has in common: stacked parameters, padding, initialisation per trial.
+
+A stacked op holds the parameters of one form at one place in one layer, for several trials of a
+cohort. Every parameter has the shape `[member, rows, width]`: rows is the op's size (rank, width,
+prefix length) padded to a multiple of 8, or 1. Padding is zero, and since every activation maps
+0 to 0 it gets no gradient and stays zero. Ranks that are multiples of 8 in every company are also
+what makes a trial's bits independent of the trials it is trained with.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autopeft.ops.rows import Members
+from autopeft.space.forms import Form
+from autopeft.space.genotype import Scale
+
+PAD = 8
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trial's op in a stack.
+
+    Attributes:
+        trial: index of the trial in the cohort.
+        seed: the trial's seed.
+        path: name of the op in its trial, such as `layers.3.lowrank.attn_in.q.x2`.
+        size: rank, width, prefix length; 1 for forms without a size.
+        scale: the factor s.
+    """
+
+    trial: int
+    seed: int
+    path: str
+    size: int
+    scale: Scale = 1.0
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One parameter of an op, before stacking.
+
+    Attributes:
+        rows: its size in dimension 1: "size" for one row per unit of the op's size, or "one".
+        width: its size in dimension 2.
+        decays: weight decay applies.
+    """
+
+    rows: str
+    width: int
+    decays: bool = True
+
+
+class StackedOp(nn.Module, ABC):
+    """An op of one form at one place, stacked over the trials that have it.
+
+    Args:
+        members: the trials' ops, in the order of the stack.
+        n_trials: trials in the cohort.
+        d_read: width of the tap that is read.
+        d_write: width of the tap that is written.
+    """
+
+    form: ClassVar[Form]
+
+    def __init__(
+        self, members: Sequence[Member], *, n_trials: int, d_read: int, d_write: int
+    ) -> None:
+        super().__init__()
+        self.stack = tuple(members)
+        self.members = Members([m.trial for m in members], n_trials)
+        self.d_read, self.d_write = d_read, d_write
+        self.padded = -(-max(m.size for m in members) // PAD) * PAD
+        self.declared = dict(self.declare())
+        self.learned_scale = members[0].scale == "learned"
+        if self.learned_scale:
+            self.declared["scale"] = Declared("one", 1, decays=False)
+        else:
+            factors = [1.0 if m.scale == "learned" else m.scale for m in members]
+            self.register_buffer("factor", torch.tensor(factors).view(-1, 1, 1), persistent=False)
+        for name, what in self.declared.items():
+            rows = self.padded if what.rows == "size" else 1
+            self.register_parameter(name, nn.Parameter(torch.zeros(len(members), rows, what.width)))
+        self.reset()
+
+    @abstractmethod
+    def declare(self) -> Mapping[str, Declared]:
+        """The parameters of the form, by name."""
+
+    @abstractmethod
+    def initial(
+        self, name: str, rows: int, width: int, generator: torch.Generator
+    ) -> Float[Tensor, "rows width"]:
+        """A fresh parameter of one trial."""
+
+    @abstractmethod
+    def forward(
+        self, h: Float[Tensor, "row *rest d_write"], x: Float[Tensor, "row *rest d_read"]
+    ) -> Float[Tensor, "row *rest d_write"]:
+        """compose(h, s * f(x)), for the rows of the members; other rows are returned as they are.
+
+        Args:
+            h: the state to modify.
+            x: the state that f reads; h itself for a sequential op.
+        """
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Initialise every member from its own seed and path."""
+        for name, what in self.declared.items():
+            for i, member in enumerate(self.stack):
+                own = self.own(name, i)
+                if name == "scale":
+                    own.fill_(1.0)
+                    continue
+                generator = torch.Generator().manual_seed(seed_of(member.seed, member.path, name))
+                own.copy_(self.initial(name, own.shape[0], what.width, generator))
+
+    def rows_of(self, name: str, member: int) -> int:
+        """Rows of a parameter that belong to a member; the rest is padding."""
+        return self.stack[member].size if self.declared[name].rows == "size" else 1
+
+    def own(self, name: str, member: int) -> Float[Tensor, "rows width"]:
+        """A member's part of a parameter, without padding; a view."""
+        parameter: Tensor = self.get_parameter(name)
+        return parameter[member, : self.rows_of(name, member)]
+
+    def tensors(self, trial: int) -> Iterator[tuple[str, Float[Tensor, "rows width"]]]:
+        """A trial's parameters by full name, without padding; views."""
+        for i, member in enumerate(self.stack):
+            if member.trial == trial:
+                for name in self.declared:
+                    yield f"{member.path}.{name}", self.own(name, i)
+
+    def scaled(self, delta: Float[Tensor, "member token d"]) -> Float[Tensor, "member token d"]:
+        """S * f(x)."""
+        if self.learned_scale:
+            return delta * self.get_parameter("scale")
+        factor: Tensor = self.get_buffer("factor")
+        return delta * factor
+
+
+def seed_of(seed: int, *words: str) -> int:
+    """A seed for one purpose, the same on every machine."""
+    text = "\0".join([str(seed), *words])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

@@ -1,0 +1,40 @@
+"""Bias: h + b (BitFit, Ben Zaken et al. 2022), as a delta to the bias the model has."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autopeft.ops.base import Declared, StackedOp
+from autopeft.space.forms import Form
+
+
+class Bias(StackedOp):
+    """b: [member, 1, d]; starts at 0: a no-op."""
+
+    form = Form.BIAS
+    bias: nn.Parameter
+
+    def declare(self) -> Mapping[str, Declared]:
+        """One vector."""
+        return {"bias": Declared("one", self.d_write, decays=False)}
+
+    def initial(
+        self,
+        name: str,  # noqa: ARG002
+        rows: int,
+        width: int,
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> Float[Tensor, "rows width"]:
+        """Zero."""
+        return torch.zeros(rows, width)
+
+    def forward(
+        self,
+        h: Float[Tensor, "row *rest d_write"],
+        x: Float[Tensor, "row *rest d_read"],  # noqa: ARG002
+    ) -> Float[Tensor, "row *rest d_write"]:
+        """H + b."""
+        n_tokens = h.shape[:-1].numel() // self.members.n_trials
+        return self.members.add(h, self.bias.expand(-1, n_tokens, -1))

@@ -1,0 +1,69 @@
+"""Bottleneck adapter: h + s (act(x Wd + bd) Wu + bu) (Houlsby et al. 2019; He et al. 2022)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autopeft.ops.base import Declared, Member, StackedOp
+from autopeft.ops.lowrank import kaiming
+from autopeft.space.forms import Activation, Form
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    Activation.RELU: functional.relu,
+    Activation.GELU: functional.gelu,
+    Activation.TANH: torch.tanh,
+    Activation.SILU: functional.silu,
+}
+
+
+class Bottleneck(StackedOp):
+    """Wd: [member, width, d_read], bd: [member, width, 1], Wu: [member, width, d_write], bu.
+
+    Wu and the biases start at 0, so a fresh adapter is a no-op (the initialisation of He et al.'s
+    parallel adapters; Houlsby et al. start sequential ones near it).
+    """
+
+    form = Form.BOTTLENECK
+    down: nn.Parameter
+    down_bias: nn.Parameter
+    up: nn.Parameter
+    up_bias: nn.Parameter
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        n_trials: int,
+        d_read: int,
+        d_write: int,
+        activation: Activation,
+    ) -> None:
+        super().__init__(members, n_trials=n_trials, d_read=d_read, d_write=d_write)
+        self.activation = activation
+
+    def declare(self) -> Mapping[str, Declared]:
+        """Two projections with their biases."""
+        return {
+            "down": Declared("size", self.d_read),
+            "down_bias": Declared("size", 1, decays=False),
+            "up": Declared("size", self.d_write),
+            "up_bias": Declared("one", self.d_write, decays=False),
+        }
+
+    def initial(
+        self, name: str, rows: int, width: int, generator: torch.Generator
+    ) -> Float[Tensor, "rows width"]:
+        """The down projection by Kaiming, all else zero."""
+        return kaiming(rows, width, generator) if name == "down" else torch.zeros(rows, width)
+
+    def forward(
+        self, h: Float[Tensor, "row *rest d_write"], x: Float[Tensor, "row *rest d_read"]
+    ) -> Float[Tensor, "row *rest d_write"]:
+        """H + s (act(x Wd + bd) Wu + bu)."""
+        rows = self.members.take(x).to(self.down.dtype)
+        hidden = torch.bmm(rows, self.down.transpose(1, 2)) + self.down_bias.transpose(1, 2)
+        delta = torch.bmm(ACTIVATIONS[self.activation](hidden), self.up) + self.up_bias
+        return self.members.add(h, self.scaled(delta))

@@ -1,0 +1,69 @@
+"""From genotypes to stacked ops: the one place that knows every form."""
+
+from collections.abc import Mapping, Sequence
+
+from autopeft.ops.base import PAD, Member, StackedOp
+from autopeft.ops.bias import Bias
+from autopeft.ops.bottleneck import Bottleneck
+from autopeft.ops.lowrank import LowRank
+from autopeft.ops.prefix import Prefix
+from autopeft.ops.scale import ElementwiseScale
+from autopeft.space.forms import Form
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.taps import Tap
+
+FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
+    cls.form: cls for cls in (LowRank, Bottleneck, Prefix, Bias, ElementwiseScale)
+}
+
+Group = tuple[Form, Tap, Tap, str, bool, int]
+"""What the members of a stack share: form, taps, activation, a learned scale, padded length."""
+
+
+def op_path(layer: int, op: Op) -> str:
+    """Name of an op in its trial; the key of its seed and of its tensors in a file."""
+    words = [op.form, op.read, op.write, *([op.activation] if op.activation else [])]
+    scale = op.scale if op.scale == "learned" else f"x{op.scale:g}".replace(".", "_")
+    return ".".join(["layers", str(layer), *words, *([] if op.scale == 1.0 else [scale])])
+
+
+def build_layer(
+    genotypes: Sequence[Genotype],
+    seeds: Sequence[int],
+    layer: int,
+    widths: Mapping[Tap, int],
+) -> dict[Group, StackedOp]:
+    """The stacked ops of one layer, for all trials of a cohort.
+
+    Args:
+        genotypes: one for each trial.
+        seeds: one for each trial.
+        layer: index from the bottom.
+        widths: the model's width at each tap.
+
+    Returns:
+        The stacks in a fixed order that does not depend on the company.
+    """
+    grouped: dict[Group, list[Member]] = {}
+    for trial, (genotype, seed) in enumerate(zip(genotypes, seeds, strict=True)):
+        for op in genotype.ops:
+            if size := op.sizes[layer]:
+                member = Member(trial, seed, op_path(layer, op), size, op.scale)
+                grouped.setdefault(_group(op, size), []).append(member)
+    return {
+        group: _build(group, grouped[group], len(genotypes), widths) for group in sorted(grouped)
+    }
+
+
+def _group(op: Op, size: int) -> Group:
+    padded = -(-size // PAD) * PAD if op.form is Form.PREFIX else 0
+    return (op.form, op.read, op.write, op.activation or "", op.scale == "learned", padded)
+
+
+def _build(
+    group: Group, members: Sequence[Member], n_trials: int, widths: Mapping[Tap, int]
+) -> StackedOp:
+    form, read, write, activation, _, _ = group
+    more = {"activation": activation} if activation else {}
+    cls = FORM_CLASSES[form]
+    return cls(members, n_trials=n_trials, d_read=widths[read], d_write=widths[write], **more)

@@ -1,0 +1,92 @@
+"""Prefix: trained keys and values before the others in every head (Li and Liang 2021).
+
+Sharing the softmax with the model's own keys is what He et al. (2022, eq. 7) write as
+(1 - lambda) h + lambda softmax(q Pk^T) Pv, with lambda the prefix's share of the softmax mass.
+Positions are not shifted. Used by the attention function in `autopeft.model.attention`, not by a
+hook.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autopeft.ops.base import Declared, StackedOp
+from autopeft.space.forms import Form
+
+INIT_STD = 0.02
+
+
+class Prefix(StackedOp):
+    """Pk, Pv: [member, length, n_kv_heads * d_head], N(0, 0.02) at the start: not a no-op.
+
+    All members have the same padded length: a softmax over more columns, masked or not, is not
+    the same to the last bit.
+    """
+
+    form = Form.PREFIX
+    keys: nn.Parameter
+    values: nn.Parameter
+
+    def declare(self) -> Mapping[str, Declared]:
+        """Keys and values."""
+        return {"keys": Declared("size", self.d_read), "values": Declared("size", self.d_read)}
+
+    def initial(
+        self,
+        name: str,  # noqa: ARG002
+        rows: int,
+        width: int,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "rows width"]:
+        """Normal with standard deviation 0.02."""
+        return torch.empty(rows, width).normal_(0.0, INIT_STD, generator=generator)
+
+    def forward(
+        self,
+        h: Float[Tensor, "row *rest d_write"],
+        x: Float[Tensor, "row *rest d_read"],
+    ) -> Float[Tensor, "row *rest d_write"]:
+        """A prefix acts inside attention.
+
+        Raises:
+            NotImplementedError: always; `extend` is what the attention function calls.
+        """
+        raise NotImplementedError("a prefix acts inside attention, by `extend`")
+
+    def extend(
+        self,
+        key: Float[Tensor, "row kv_head token d_head"],
+        value: Float[Tensor, "row kv_head token d_head"],
+        mask: Float[Tensor, "row 1 query token"],
+    ) -> tuple[
+        Float[Tensor, "row kv_head longer d_head"],
+        Float[Tensor, "row kv_head longer d_head"],
+        Float[Tensor, "row 1 query longer"],
+    ]:
+        """Put the prefix before keys, values and mask of the members' rows.
+
+        Args:
+            key: the members' rows alone, member by member.
+            value: likewise.
+            mask: likewise, additive.
+        """
+        rows, heads, _, d_head = key.shape
+        batch = rows // len(self.members)
+
+        def as_heads(prefix: Tensor) -> Tensor:
+            per_member = prefix.view(len(self.members), self.padded, heads, d_head).transpose(1, 2)
+            return per_member.repeat_interleave(batch, 0).to(key.dtype)
+
+        hidden = torch.finfo(mask.dtype).min
+        lengths = torch.tensor([m.size for m in self.stack], device=mask.device)
+        present = torch.arange(self.padded, device=mask.device) < lengths[:, None]
+        columns = torch.zeros_like(present, dtype=mask.dtype).masked_fill(~present, hidden)
+        columns = columns.repeat_interleave(batch, 0)[:, None, None, :]
+        columns = columns.expand(-1, -1, mask.shape[2], -1)
+        return (
+            torch.cat([as_heads(self.keys), key], 2),
+            torch.cat([as_heads(self.values), value], 2),
+            torch.cat([columns, mask], 3),
+        )

@@ -1,0 +1,39 @@
+"""Elementwise scale: h * l ((IA)3, Liu et al. 2022)."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autopeft.ops.base import Declared, StackedOp
+from autopeft.space.forms import Form
+
+
+class ElementwiseScale(StackedOp):
+    """l: [member, 1, d]; starts at 1: a no-op."""
+
+    form = Form.SCALE
+    factors: nn.Parameter
+
+    def declare(self) -> Mapping[str, Declared]:
+        """One vector."""
+        return {"factors": Declared("one", self.d_write, decays=False)}
+
+    def initial(
+        self,
+        name: str,  # noqa: ARG002
+        rows: int,
+        width: int,
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> Float[Tensor, "rows width"]:
+        """One."""
+        return torch.ones(rows, width)
+
+    def forward(
+        self,
+        h: Float[Tensor, "row *rest d_write"],
+        x: Float[Tensor, "row *rest d_read"],  # noqa: ARG002
+    ) -> Float[Tensor, "row *rest d_write"]:
+        """H * l."""
+        return self.members.put(h, self.members.take(h) * self.factors)
