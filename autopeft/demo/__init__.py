@@ -1,0 +1,1 @@
+"""What `autopeft demo` runs on without a download: an embedded model and a text task."""
