@@ -1,0 +1,1 @@
+"""Tasks: how rows are read and encoded, how a model is scored on them."""

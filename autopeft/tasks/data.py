@@ -1,0 +1,157 @@
+"""A data set: train, validation and test rows, checked, and what their user has to be told."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from autopeft.errors import DataError
+from autopeft.tasks.labels import class_labels, number_labels
+from autopeft.tasks.readers import read_table
+from autopeft.tasks.rows import Problems, Table
+from autopeft.tasks.spec import DataSpec, Kind
+from autopeft.tasks.splits import Split, carve, count_shared, draw
+
+MIN_TRAIN_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The rows of a study.
+
+    Attributes:
+        train: what the ops learn from.
+        validation: what the search selects on.
+        test: what neither has seen; optional.
+        label_names: the classes, by number; none for regression.
+        notes: what was done to the rows that a user would not expect, a sentence each.
+    """
+
+    train: Split
+    validation: Split
+    test: Split | None = None
+    label_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that are there, train first."""
+        return (self.train, self.validation, *([self.test] if self.test else []))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the classes and of all rows of all splits."""
+        parts = [repr(self.label_names), *(f"{s.name} {s.fingerprint}" for s in self.splits)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
+    """Read, check and split the rows of a study.
+
+    Args:
+        spec: where they are.
+        kind: what the labels are: classes or numbers.
+        base: folder that relative paths start from.
+        seed: draws the rows that are carved, and those of `train_rows`.
+
+    Returns:
+        The data set; a missing validation split, and a test split without labels, are carved from
+        the training rows.
+
+    Raises:
+        DataError: telling what is wrong, with file and line.
+    """
+    problems = Problems()
+    tables, unlabelled = _read(spec, base, problems)
+    problems.raise_if_any()
+    label_names: tuple[str, ...] = ()
+    labels: Mapping[str, tuple[int, ...] | tuple[float, ...]]
+    if kind == "classification":
+        label_names, labels = class_labels(tables, problems)
+    else:
+        labels = number_labels(tables, problems)
+    splits = {
+        name: Split(name, tuple(row.texts for row in table.rows), labels[name])
+        for name, table in tables.items()
+    }
+    source = tables["train"].source
+    _check_train(splits["train"], source)
+    notes = _carve_missing(splits, unlabelled, seed, stratified=kind == "classification")
+    notes += _limit_train(splits, spec.train_rows, label_names, seed)
+    _check_train(splits["train"], f"{source}, what is left to train on")
+    if not splits["validation"]:
+        raise DataError(f"{source}: too few rows to set some aside for validation")
+    notes += _leaks(splits)
+    return Dataset(
+        splits["train"], splits["validation"], splits.get("test"), label_names, tuple(notes)
+    )
+
+
+def _read(
+    spec: DataSpec, base: Path, problems: Problems
+) -> tuple[dict[str, Table], tuple[str, ...]]:
+    if spec.hub is not None:
+        # `datasets` takes seconds to import, and files do without it.
+        from autopeft.tasks.hub import read_hub  # noqa: PLC0415
+
+        return read_hub(spec, problems)
+    files = {"train": spec.train, "validation": spec.validation, "test": spec.test}
+    text = spec.text or ("text",)
+    tables = {
+        name: read_table(base / path, text, spec.label, problems)
+        for name, path in files.items()
+        if path is not None
+    }
+    return tables, ()
+
+
+def _check_train(train: Split, source: str) -> None:
+    if len(train) < MIN_TRAIN_ROWS:
+        raise DataError(f"{source}: {len(train)} row(s); at least {MIN_TRAIN_ROWS} are needed")
+    if len(set(train.labels)) == 1:
+        raise DataError(f"{source}: all rows have the same label, so there is nothing to learn")
+
+
+def _carve_missing(
+    splits: dict[str, Split], unlabelled: tuple[str, ...], seed: int, *, stratified: bool
+) -> list[str]:
+    notes = []
+    for name in ("test", "validation"):
+        if name in splits or (name == "test" and name not in unlabelled):
+            continue
+        n_before = len(splits["train"])
+        splits["train"], splits[name] = carve(splits["train"], name, seed, stratified=stratified)
+        reason = "its own split has no labels" if name in unlabelled else "none was given"
+        notes.append(
+            f"{name}: {reason}, so {len(splits[name]):,} of {n_before:,} training rows were "
+            "set aside"
+        )
+    return notes
+
+
+def _limit_train(
+    splits: dict[str, Split], n_rows: int | None, label_names: tuple[str, ...], seed: int
+) -> list[str]:
+    train = splits["train"]
+    if n_rows is None:
+        return []
+    if n_rows >= len(train):
+        return [f"train: train_rows is {n_rows:,}, but there are only {len(train):,}: all are used"]
+    splits["train"] = draw(train, n_rows, seed)
+    notes = [f"train: {n_rows:,} of {len(train):,} rows are used (train_rows)"]
+    lost = set(train.labels) - set(splits["train"].labels) if label_names else set()
+    if lost:
+        names = ", ".join(f"'{label_names[int(label)]}'" for label in sorted(lost))
+        notes.append(f"train: train_rows leaves no row of {names}")
+    return notes
+
+
+def _leaks(splits: Mapping[str, Split]) -> list[str]:
+    later = [splits[name] for name in ("validation", "test") if name in splits]
+    shared = [(split, count_shared(split, splits["train"])) for split in later]
+    return [
+        f"{split.name}: {n_shared:,} of {len(split):,} rows have a text that is also in train"
+        for split, n_shared in shared
+        if n_shared
+    ]

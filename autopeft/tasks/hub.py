@@ -1,0 +1,138 @@
+"""Data sets of the Hugging Face Hub, read into the same tables as files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+# Of httpx, httpx2 or requests: each version of the client has another library underneath.
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+from autopeft.errors import DataError
+from autopeft.tasks.rows import Problems, Table, checked_row, missing_columns, one_line, place
+from autopeft.tasks.spec import DataSpec
+
+_LEGACY = ("glue", "super_glue")  # their names have no owner, so `glue/sst2` is a configuration
+_GLUE_TEXT = {
+    "cola": ("sentence",),
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "rte": ("sentence1", "sentence2"),
+    "sst2": ("sentence",),
+    "stsb": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+_UNLABELLED = (-1, None)  # what GLUE has, and others have, in a test split whose labels are secret
+
+
+@dataclass(frozen=True)
+class HubName:
+    """The name of a data set, taken apart.
+
+    Attributes:
+        name: as `datasets.load_dataset` takes it.
+        config: one of several variants under that name.
+        revision: a commit, tag or branch.
+    """
+
+    name: str
+    config: str | None
+    revision: str | None
+
+    @classmethod
+    def parse(cls, hub: str) -> "HubName":
+        """Take `owner/name/config@revision`, or `glue/sst2`, apart."""
+        address, _, revision = hub.partition("@")
+        parts = address.split("/")
+        n_name = 1 if parts[0] in _LEGACY else 2
+        return cls("/".join(parts[:n_name]), "/".join(parts[n_name:]) or None, revision or None)
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The text columns where they are known without being told."""
+        return _GLUE_TEXT.get(self.config or "", ("text",)) if self.name == "glue" else ("text",)
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """What train, validation and test are called there."""
+        suffix = "_matched" if (self.name, self.config) == ("glue", "mnli") else ""
+        return {"train": "train", "validation": "validation" + suffix, "test": "test" + suffix}
+
+
+def read_hub(spec: DataSpec, problems: Problems) -> tuple[dict[str, Table], tuple[str, ...]]:
+    """Download a data set, or take it from the cache, and read its splits.
+
+    Args:
+        spec: with `hub` set.
+        problems: receives faulty rows, with split and row.
+
+    Returns:
+        The labelled splits, by purpose, and the purposes whose split has no labels.
+
+    Raises:
+        DataError: it cannot be had, or has no training split.
+    """
+    hub = spec.hub or ""
+    name = HubName.parse(hub)
+    splits = _download(hub, name)
+    if name.splits["train"] not in splits:
+        raise DataError(f"{hub}: no split 'train'; it has: {', '.join(splits)}")
+    columns = [*(spec.text or name.text), spec.label]
+    tables = {}
+    unlabelled = []
+    for purpose, split in name.splits.items():
+        if split not in splits:
+            continue
+        source = f"{hub}, split {split}"
+        if fault := missing_columns(columns, splits[split].column_names):
+            problems.add(source, fault)
+            continue
+        values = splits[split].with_format(None).select_columns(columns)[:]
+        labels = values[spec.label]
+        if purpose != "train" and labels and all(label in _UNLABELLED for label in labels):
+            unlabelled.append(purpose)
+            continue
+        feature = splits[split].features[spec.label]
+        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        tables[purpose] = _table(source, columns, values, names, problems)
+    return tables, tuple(unlabelled)
+
+
+def _download(hub: str, name: HubName) -> Any:
+    try:
+        return datasets.load_dataset(name.name, name.config, revision=name.revision)
+    except (
+        OSError,  # no network, no such data set, no space left
+        HTTPError,
+        ValueError,  # no such configuration
+        RuntimeError,  # a data set that is a script
+        datasets.exceptions.DatasetsError,
+    ) as error:
+        raise DataError(f"{hub}: cannot be loaded from the Hub: {one_line(error)}") from error
+
+
+def _table(
+    source: str,
+    columns: Sequence[str],
+    values: dict[str, list[Any]],
+    names: list[str] | None,
+    problems: Problems,
+) -> Table:
+    """Rows of one split; declared classes (`names`) replace their numbers."""
+    rows = []
+    records = zip(*(values[column] for column in columns), strict=True)
+    for line, (*texts, label) in enumerate(records, start=1):
+        where = place(source, line, by_line=False)
+        if names and label is not None:
+            if not 0 <= label < len(names):
+                problems.add(where, f"label {label} is none of the {len(names)} declared classes")
+                continue
+            label = names[label]  # noqa: PLW2901
+        if row := checked_row(line, [*texts, label], columns, where, problems):
+            rows.append(row)
+    if not values[columns[0]]:
+        problems.add(source, "has no rows")
+    return Table(source, tuple(rows), label_names=tuple(names) if names else None)

@@ -1,0 +1,119 @@
+"""Labels as the sources give them, turned into class numbers or finite numbers."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from reprlib import repr as shortened
+
+from autopeft.tasks.rows import Problems, Table
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+_MAX_NAMED = 10
+
+
+def class_labels(
+    tables: Mapping[str, Table], problems: Problems
+) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
+    """Number the classes.
+
+    The classes are those that the training rows' source declares, otherwise those found in them,
+    sorted: by value if all are integers, by code point if not. So `1` of a CSV file, `1` and `"1"`
+    are the same class; `true` is another.
+
+    Args:
+        tables: by split, with a `train`.
+        problems: receives labels of a wrong or mixed type and labels that are no class.
+
+    Returns:
+        The names of the classes, and the labels of each split as positions in them.
+
+    Raises:
+        DataError: if anything was noted.
+    """
+    found = {split: _class_names(table, problems) for split, table in tables.items()}
+    problems.raise_if_any()
+    names = tables["train"].label_names or _in_order(set(found["train"]))
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = {}
+    for split, table in tables.items():
+        for row, name in zip(table.rows, found[split], strict=True):
+            if name not in numbers:
+                message = f"label {shortened(row.label)} is not one of train: {_listed(names)}"
+                problems.add(table.where(row), message)
+        labels[split] = tuple(numbers.get(name, -1) for name in found[split])
+    problems.raise_if_any()
+    return names, labels
+
+
+def number_labels(tables: Mapping[str, Table], problems: Problems) -> dict[str, tuple[float, ...]]:
+    """Read labels as finite numbers.
+
+    Args:
+        tables: by split.
+        problems: receives labels that are not finite numbers; a string is one in CSV alone.
+
+    Returns:
+        The labels of each split.
+
+    Raises:
+        DataError: if anything was noted.
+    """
+    labels = {split: _numbers(table, problems) for split, table in tables.items()}
+    problems.raise_if_any()
+    return labels
+
+
+def _class_names(table: Table, problems: Problems) -> list[str]:
+    names = []
+    first = type(table.rows[0].label) if table.rows else str
+    for row in table.rows:
+        if not isinstance(row.label, bool | int | str):
+            problems.add(
+                table.where(row),
+                f"label {shortened(row.label)} is of type {type(row.label).__name__}; a class is "
+                "an integer, a string or true/false (`task: regression` takes numbers)",
+            )
+        elif type(row.label) is not first:
+            problems.add(
+                table.where(row),
+                f"label {shortened(row.label)} is of type {type(row.label).__name__}, that of the "
+                f"first row of type {first.__name__}",
+            )
+        names.append(str(row.label).lower() if isinstance(row.label, bool) else str(row.label))
+    return names
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    listed = list(names)
+    if all(_INTEGER.fullmatch(name) for name in listed):
+        return tuple(sorted(listed, key=int))
+    return tuple(sorted(listed))
+
+
+def _numbers(table: Table, problems: Problems) -> tuple[float, ...]:
+    numbers = []
+    for row in table.rows:
+        number = _number(row.label, typed=table.typed)
+        if number is None:
+            problems.add(table.where(row), f"label {shortened(row.label)} is not a finite number")
+        else:
+            numbers.append(number)
+    return tuple(numbers)
+
+
+def _number(label: object, *, typed: bool) -> float | None:
+    if isinstance(label, bool) or not isinstance(label, int | float | str):
+        return None
+    if isinstance(label, str) and typed:
+        return None
+    try:
+        number = float(label)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    listed = ", ".join(f"'{name}'" for name in names[:_MAX_NAMED])
+    more = len(names) - _MAX_NAMED
+    return f"{listed} and {more:,} more" if more > 0 else listed

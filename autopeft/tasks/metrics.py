@@ -1,0 +1,144 @@
+"""Metrics, each with its standard error. All are better when higher.
+
+The value is scikit-learn's or scipy's. Its standard error is in closed form for accuracy; for the
+others it is the spread over resamples of the rows (prediction and label together), for which the
+same formulas stand here without the libraries' checks, that cost a millisecond a call.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import pearsonr, rankdata, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from autopeft.tasks.spec import Kind
+
+METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
+    "classification": ("accuracy", "f1", "mcc"),
+    "regression": ("pearson", "spearman"),
+}
+N_RESAMPLES = 200
+
+_RESAMPLING_SEED = 0  # the same rows for every trial: differences among trials are not its noise
+_CONSTANT = 1e-13  # spread relative to the mean below which scipy calls an input constant
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+AnyFloats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number measured on a sample of rows.
+
+    Attributes:
+        value: of the metric on the sample.
+        stderr: standard deviation of `value` over samples of this size; over rows alone, not over
+            training seeds.
+    """
+
+    value: float
+    stderr: float
+
+
+def measure_classes(predictions: Ints, labels: Ints, n_labels: int) -> dict[str, Measurement]:
+    """Accuracy, F1 and Matthews correlation.
+
+    F1 is that of class 1 where there are two classes, otherwise the unweighted mean over the
+    classes that occur in the labels or predictions (macro). F1 and MCC are 0 where they are
+    undefined. The standard error of the accuracy is half the Wilson interval at z = 1, which is
+    close to sqrt(p (1 - p) / n) but not 0 at p = 0 or 1; those of F1 and MCC are 0 if every
+    prediction is right.
+
+    Args:
+        predictions: [row], class numbers.
+        labels: [row], class numbers.
+        n_labels: number of classes.
+    """
+    accuracy = float(accuracy_score(labels, predictions))
+    average = "binary" if n_labels == 2 else "macro"  # noqa: PLR2004
+    f1 = float(f1_score(labels, predictions, average=average, zero_division=0.0))
+    mcc = 0.0
+    if not (_is_constant(predictions) or _is_constant(labels)):
+        mcc = float(matthews_corrcoef(labels, predictions))
+    f1_stderr, mcc_stderr = _bootstrap(
+        lambda rows: _f1_and_mcc(predictions[rows], labels[rows], n_labels), len(labels)
+    )
+    return {
+        "accuracy": Measurement(accuracy, _wilson_stderr(accuracy, len(labels))),
+        "f1": Measurement(f1, f1_stderr),
+        "mcc": Measurement(mcc, mcc_stderr),
+    }
+
+
+def measure_numbers(predictions: AnyFloats, labels: AnyFloats) -> dict[str, Measurement]:
+    """Pearson's and Spearman's correlation.
+
+    Both are 0 where predictions or labels are constant, and NaN where a prediction is not finite.
+
+    Args:
+        predictions: [row].
+        labels: [row], finite.
+    """
+    x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+    if not np.isfinite(x).all():
+        undefined = Measurement(float("nan"), float("nan"))
+        return {"pearson": undefined, "spearman": undefined}
+    pearson = spearman = 0.0
+    if not (_is_constant(x) or _is_constant(y)):
+        pearson, spearman = float(pearsonr(x, y).statistic), float(spearmanr(x, y).statistic)
+    pearson_stderr, spearman_stderr = _bootstrap(
+        lambda rows: _correlations(x[rows], y[rows]), len(y)
+    )
+    return {
+        "pearson": Measurement(pearson, pearson_stderr),
+        "spearman": Measurement(spearman, spearman_stderr),
+    }
+
+
+def _bootstrap(
+    statistics: Callable[[Ints], tuple[float, float]], n_rows: int
+) -> tuple[float, float]:
+    """Standard deviations of two statistics over resamples of the rows."""
+    rng = np.random.default_rng(_RESAMPLING_SEED)
+    values = [statistics(rng.integers(n_rows, size=n_rows)) for _ in range(N_RESAMPLES)]
+    first, second = np.std(values, axis=0, ddof=1)
+    return float(first), float(second)
+
+
+def _wilson_stderr(share: float, n_rows: int) -> float:
+    return sqrt(share * (1 - share) / n_rows + 1 / (4 * n_rows**2)) / (1 + 1 / n_rows)
+
+
+def _f1_and_mcc(predictions: Ints, labels: Ints, n_labels: int) -> tuple[float, float]:
+    hits = np.bincount(labels[labels == predictions], minlength=n_labels)
+    true = np.bincount(labels, minlength=n_labels)
+    predicted = np.bincount(predictions, minlength=n_labels)
+    either = true + predicted
+    f1 = 2 * hits / np.maximum(either, 1)
+    n_rows = len(labels)
+    covariance = hits.sum() * n_rows - true @ predicted  # Gorodkin (2004), times n squared
+    variances = float(n_rows**2 - true @ true) * float(n_rows**2 - predicted @ predicted)
+    return (
+        float(f1[1] if n_labels == 2 else f1[either > 0].mean()),  # noqa: PLR2004
+        float(covariance / sqrt(variances)) if variances else 0.0,
+    )
+
+
+def _correlations(x: Floats, y: Floats) -> tuple[float, float]:
+    return _correlation(x, y), _correlation(rankdata(x), rankdata(y))
+
+
+def _correlation(x: Floats, y: Floats) -> float:
+    if _is_constant(x) or _is_constant(y):
+        return 0.0
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
+def _is_constant(values: Floats | Ints) -> bool:
+    return bool(np.ptp(values) <= _CONSTANT * abs(values.mean()))

@@ -1,0 +1,125 @@
+"""Rows as they were read, and the list of what is wrong with them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopeft.errors import DataError
+
+MAX_SHOWN = 5
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair: JSON can write it, UTF-8 cannot
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example; its texts are checked, its label is as the source has it.
+
+    Attributes:
+        line: where it begins, counted from 1; a row number where the source has no lines.
+        texts: one string, or the two of a pair.
+        label: not `None`; everything else about it is the task's to judge.
+    """
+
+    line: int
+    texts: tuple[str, ...]
+    label: object
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one split.
+
+    Attributes:
+        source: the file, or the split of a Hub data set.
+        rows: in the order of the source.
+        by_line: whether `Row.line` is a line of a text file, not a row number.
+        typed: whether the source tells numbers from strings; CSV does not.
+        label_names: the classes where the source declares them.
+    """
+
+    source: str
+    rows: tuple[Row, ...]
+    by_line: bool = False
+    typed: bool = True
+    label_names: tuple[str, ...] | None = None
+
+    def where(self, row: Row) -> str:
+        """The place of a row, for a message."""
+        return place(self.source, row.line, by_line=self.by_line)
+
+
+class Problems:
+    """Collects what is wrong, so that one error tells all of it."""
+
+    def __init__(self) -> None:
+        self._shown: list[str] = []
+        self.count = 0
+
+    def add(self, where: str, message: str) -> None:
+        """Note one problem and its place."""
+        self.count += 1
+        if len(self._shown) < MAX_SHOWN:
+            self._shown.append(f"{where}: {message}")
+
+    def raise_if_any(self) -> None:
+        """Give up if anything was noted.
+
+        Raises:
+            DataError: with the first problems and the number of the others.
+        """
+        if self.count == 1:
+            raise DataError(self._shown[0])
+        if self.count:
+            lines = [f"{self.count:,} problems in the data:", *self._shown]
+            if more := self.count - len(self._shown):
+                lines.append(f"and {more:,} more")
+            raise DataError("\n  ".join(lines))
+
+
+def place(source: str, line: int, *, by_line: bool) -> str:
+    """`file:7` in a text file, `file, row 7` elsewhere."""
+    return f"{source}:{line}" if by_line else f"{source}, row {line}"
+
+
+def checked_row(
+    line: int, values: Sequence[object], columns: Sequence[str], where: str, problems: Problems
+) -> Row | None:
+    """A row of the text columns and, last, the label column; `None` if it is at fault."""
+    *texts, label = values
+    faults = [(name, _fault(text)) for name, text in zip(columns, texts, strict=False)]
+    if label is None or isinstance(label, str):
+        faults.append((columns[-1], _fault(label)))
+    found = [f"column '{name}' {fault}" for name, fault in faults if fault]
+    for message in found:
+        problems.add(where, message)
+    return None if found else Row(line, tuple(str(text) for text in texts), label)
+
+
+def one_line(error: Exception) -> str:
+    """The message of a library's error without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def missing_columns(wanted: Sequence[str], present: Sequence[str]) -> str | None:
+    """What to say when a wanted column is absent, or there more than once."""
+    listed = ", ".join(f"'{name}'" for name in present) or "none"
+    if absent := [f"'{name}'" for name in wanted if name not in present]:
+        return f"no column {', '.join(absent)}; it has: {listed}"
+    if repeated := [f"'{name}'" for name in wanted if list(present).count(name) > 1]:
+        return f"column {', '.join(repeated)} is there more than once; it has: {listed}"
+    return None
+
+
+def _fault(value: object) -> str | None:
+    if value is None:
+        return "is null"
+    if isinstance(value, bytes):
+        return "holds bytes that are not UTF-8 text"
+    if not isinstance(value, str):
+        return f"is of type {type(value).__name__}, not a string"
+    if not value.strip():
+        return "is empty"
+    if _SURROGATE.search(value):
+        return "holds half of a surrogate pair, which is not text"
+    return None

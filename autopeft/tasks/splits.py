@@ -1,0 +1,91 @@
+"""Splits: the rows of one part of a data set, and how parts are carved from one another."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+CARVED_PERCENT = 20
+CARVED_MAX_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows that are used for one purpose.
+
+    Attributes:
+        name: `train`, `validation` or `test`.
+        texts: one string a row, or the two of a pair.
+        labels: a class number from 0, or a finite number.
+    """
+
+    name: str
+    texts: tuple[tuple[str, ...], ...]
+    labels: tuple[int, ...] | tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.labels):
+            raise ValueError(f"{len(self.texts)} texts and {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows in their order, as one line of JSON each."""
+        digest = hashlib.sha256()
+        for texts, label in zip(self.texts, self.labels, strict=True):
+            digest.update(json.dumps([*texts, label]).encode() + b"\n")
+        return digest.hexdigest()
+
+    def take(self, rows: Sequence[int], name: str | None = None) -> "Split":
+        """The rows at these positions, in this order."""
+        texts = tuple(self.texts[row] for row in rows)
+        labels = tuple(self.labels[row] for row in rows)
+        return Split(name or self.name, texts, labels)
+
+
+def shuffled(n_rows: int, key: str) -> list[int]:
+    """Positions in the order of their hashes.
+
+    The same for ever: neither `random` nor numpy promise their shuffles to a later version.
+    """
+    return sorted(range(n_rows), key=lambda row: hashlib.sha256(f"{key}:{row}".encode()).digest())
+
+
+def draw(split: Split, n_rows: int, seed: int) -> Split:
+    """So many rows at random, in the split's order; a smaller draw is part of a larger one."""
+    return split.take(sorted(shuffled(len(split), f"draw {seed}")[:n_rows]))
+
+
+def carve(split: Split, name: str, seed: int, *, stratified: bool) -> tuple[Split, Split]:
+    """Set a part of a split aside: 20 %, at most about 2,000 rows.
+
+    Args:
+        split: what to take from.
+        name: of the new split.
+        seed: draws the rows.
+        stratified: take the same share of every class, at least one row of it; a class of a single
+            row stays where it is.
+
+    Returns:
+        What is left, and the new split.
+    """
+    n_carved = min(len(split) * CARVED_PERCENT // 100, CARVED_MAX_ROWS)
+    strata: dict[float, list[int]] = defaultdict(list)
+    for row in shuffled(len(split), f"carve {name} {seed}"):
+        strata[split.labels[row] if stratified else 0].append(row)
+    taken = set[int]()
+    for rows in strata.values():
+        n_share = max(1, n_carved * len(rows) // len(split))
+        taken.update(rows[: min(n_share, len(rows) - 1)])
+    kept = [row for row in range(len(split)) if row not in taken]
+    return split.take(kept), split.take(sorted(taken), name)
+
+
+def count_shared(split: Split, other: Split) -> int:
+    """How many rows of `split` have the texts of a row of `other`."""
+    known = set(other.texts)
+    return sum(texts in known for texts in split.texts)

@@ -1,0 +1,167 @@
+"""A task: what a model's outputs mean, what they cost, how good they are."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from autopeft.errors import ConfigError
+from autopeft.tasks.data import Dataset
+from autopeft.tasks.metrics import METRICS, Measurement, measure_classes, measure_numbers
+from autopeft.tasks.spec import Kind
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What training and scoring need to know of a task.
+
+    Trials are independent: what is in the logits of one, NaN included, changes no bit of the loss,
+    gradient or predictions of another.
+    """
+
+    @property
+    def metric(self) -> str:
+        """The metric that the search maximises."""
+        ...
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the head."""
+        ...
+
+    def loss(
+        self, logits: Float[Tensor, "trial batch output"], labels: Num[Tensor, " batch"]
+    ) -> Float[Tensor, " trial"]:
+        """Mean over the batch for each trial, computed in fp32."""
+        ...
+
+    def predictions(
+        self, logits: Float[Tensor, "trial batch output"]
+    ) -> Num[Tensor, "trial batch"]:
+        """What the outputs say, in the terms of the labels."""
+        ...
+
+    def metrics(self, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, Measurement]:
+        """Every metric of this kind of task on one trial's rows, the chosen one first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One of several classes; cross-entropy.
+
+    Attributes:
+        n_labels: number of classes.
+        metric: `accuracy`, `f1` or `mcc`.
+    """
+
+    n_labels: int
+    metric: str = METRICS["classification"][0]
+
+    def __post_init__(self) -> None:
+        _check_metric(self.metric, "classification")
+
+    @property
+    def n_outputs(self) -> int:
+        """One for each class."""
+        return self.n_labels
+
+    def loss(
+        self, logits: Float[Tensor, "trial batch output"], labels: Int[Tensor, " batch"]
+    ) -> Float[Tensor, " trial"]:
+        """Mean cross-entropy for each trial, in nats."""
+        n_trials, n_rows, _ = logits.shape
+        losses = cross_entropy(
+            logits.float().flatten(0, 1), labels.repeat(n_trials), reduction="none"
+        )
+        return losses.view(n_trials, n_rows).mean(dim=1)
+
+    def predictions(
+        self, logits: Float[Tensor, "trial batch output"]
+    ) -> Int[Tensor, "trial batch"]:
+        """The likeliest class; some class even where logits are NaN, so look at the loss too."""
+        return logits.argmax(dim=-1)
+
+    def metrics(self, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, Measurement]:
+        """Accuracy, F1 and MCC, the chosen one first.
+
+        Args:
+            predictions: [row], class numbers of one trial.
+            labels: [row], class numbers.
+        """
+        return _first(self.metric, measure_classes(predictions, labels, self.n_labels))
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A number; mean squared error of the standardised label, so that a head starts at its scale.
+
+    Attributes:
+        metric: `pearson` or `spearman`.
+        label_mean: of the training labels.
+        label_std: of the training labels, above 0.
+    """
+
+    metric: str = METRICS["regression"][0]
+    label_mean: float = 0.0
+    label_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_metric(self.metric, "regression")
+
+    @property
+    def n_outputs(self) -> int:
+        """One."""
+        return 1
+
+    def loss(
+        self, logits: Float[Tensor, "trial batch 1"], labels: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " trial"]:
+        """Mean squared error for each trial, in variances of the training labels."""
+        targets = (labels.float() - self.label_mean) / self.label_std
+        return (logits.float().squeeze(-1) - targets).square().mean(dim=1)
+
+    def predictions(self, logits: Float[Tensor, "trial batch 1"]) -> Float[Tensor, "trial batch"]:
+        """The outputs on the labels' own scale."""
+        return logits.float().squeeze(-1) * self.label_std + self.label_mean
+
+    def metrics(self, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, Measurement]:
+        """Pearson's and Spearman's correlation, the chosen one first.
+
+        Args:
+            predictions: [row], of one trial.
+            labels: [row].
+        """
+        return _first(self.metric, measure_numbers(predictions, labels))
+
+
+def make_task(kind: Kind, metric: str | None, dataset: Dataset) -> Task:
+    """The task of a data set.
+
+    Args:
+        kind: `classification` or `regression`.
+        metric: what to maximise; `None` for the default, `accuracy` or `pearson`.
+        dataset: tells the number of classes, or the labels' mean and standard deviation.
+
+    Raises:
+        ConfigError: the metric does not suit the kind.
+    """
+    metric = METRICS[kind][0] if metric is None else metric
+    if kind == "classification":
+        return Classification(len(dataset.label_names), metric)
+    labels = np.asarray(dataset.train.labels, np.float64)
+    return Regression(metric, float(labels.mean()), float(labels.std()))
+
+
+def _check_metric(metric: str, kind: Kind) -> None:
+    if metric not in METRICS[kind]:
+        allowed = ", ".join(METRICS[kind])
+        raise ConfigError(f"metric: '{metric}' does not suit {kind}; allowed: {allowed}")
+
+
+def _first(chosen: str, measured: dict[str, Measurement]) -> dict[str, Measurement]:
+    return {chosen: measured[chosen]} | measured
