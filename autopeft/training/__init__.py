@@ -1,0 +1,1 @@
+"""The cohort loop: several trials on one copy of the frozen backbone."""

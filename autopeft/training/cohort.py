@@ -1,0 +1,234 @@
+"""Training K trials together on one copy of the frozen backbone, and scoring them."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from autopeft.model.backbone import Backbone
+from autopeft.model.head import StackedHead
+from autopeft.model.inject import Injection
+from autopeft.space.genotype import Genotype
+from autopeft.tasks.encode import Encoded, collate
+from autopeft.tasks.task import Task
+from autopeft.training.batches import batch_order, evaluation_order
+from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
+from autopeft.training.settings import TrainingSettings
+
+EVALUATION_FACTOR = 4
+"""Evaluation batches are larger: they keep nothing for a backward pass."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left of one trial.
+
+    Attributes:
+        losses: training loss at every step; NaN or infinite from where it diverged.
+        predictions: one for each evaluation row.
+        tensors: parameters of ops and head, without padding, on the CPU.
+        op_params: parameters of the ops, counted.
+        head_params: parameters of the head, counted.
+        finite: all losses and logits were.
+    """
+
+    losses: tuple[float, ...]
+    predictions: np.ndarray
+    tensors: dict[str, Tensor]
+    op_params: int
+    head_params: int
+    finite: bool
+
+
+class Cohort:
+    """K genotypes in one model. Use as a context: leaving it restores the model.
+
+    Args:
+        backbone: the frozen model.
+        genotypes: one for each trial.
+        seeds: one for each trial; initialises its ops and head.
+        task: its loss and predictions.
+        settings: shared by all trials.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        genotypes: Sequence[Genotype],
+        seeds: Sequence[int],
+        task: Task,
+        settings: TrainingSettings,
+    ) -> None:
+        self.backbone, self.task, self.settings = backbone, task, settings
+        self.genotypes = tuple(genotypes)
+        self.n_trials = len(genotypes)
+        self.injection = Injection(
+            backbone.model, genotypes, seeds, settings.kernel, fresh=backbone.fresh
+        )
+        forked = self.injection.fork < backbone.shape.n_layers
+        self.head = StackedHead(backbone.model, backbone.fresh, seeds, forked=forked)
+        self._device = next(backbone.model.parameters()).device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.head.remove()
+        self.injection.remove()
+
+    def stacked(self) -> list[Stacked]:
+        """Every trainable parameter with its owners."""
+        every = tuple(range(self.n_trials))
+        out = []
+        for op in self.injection.stacks():
+            for name, what in op.declared.items():
+                rows = tuple(op.rows_of(name, i) for i in range(len(op.stack)))
+                parameter = op.get_parameter(name)
+                out.append(Stacked(parameter, op.members.trials, rows, what.decays))
+        for linear in self.head.linears.values():
+            for name, parameter in linear.named_parameters():
+                rows = (parameter.shape[1],) * self.n_trials
+                out.append(Stacked(parameter, every, rows, name == "weight"))
+        return out
+
+    def logits(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, "trial batch output"]:
+        """The outputs of all trials for one batch of examples."""
+        batch = collate(rows, indices, self.backbone.tokenizer.pad_token_id or 0)
+        moved = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        with self._precision():
+            out: Tensor = self.backbone.model(**moved).logits
+        return out.float().view(self.n_trials, len(indices), -1)
+
+    def train(
+        self, rows: Encoded, *, order_seed: int, progress: Progress | None = None
+    ) -> Float[Tensor, "step trial"]:
+        """Train all trials to the end.
+
+        Args:
+            rows: the training rows.
+            order_seed: of the order of batches.
+            progress: called with (steps done, steps in all).
+
+        Returns:
+            The loss of each trial at each step, on the CPU.
+        """
+        settings = self.settings
+        order = batch_order(rows.lengths, settings.batch_size, settings.epochs, order_seed)
+        optimizer = CohortAdamW(
+            self.stacked(),
+            learning_rates=[g.learning_rate for g in self.genotypes],
+            weight_decays=[g.weight_decay for g in self.genotypes],
+            clip=settings.clip,
+        )
+        history = []
+        for step, indices in enumerate(order):
+            losses = self.task.loss(
+                self.logits(rows, indices), rows.labels[indices].to(self._device)
+            )
+            torch.autograd.backward(losses.sum())
+            optimizer.step(schedule(step, len(order), settings.warmup))
+            history.append(losses.detach())
+            if progress is not None:
+                progress(step + 1, len(order))
+        return torch.stack(history).cpu()
+
+    @torch.no_grad()
+    def predict(self, rows: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions [trial, row] and whether each trial's outputs are all finite [trial]."""
+        size = self.settings.batch_size * EVALUATION_FACTOR
+        out: np.ndarray | None = None
+        finite = torch.ones(self.n_trials, dtype=torch.bool)
+        for indices in evaluation_order(rows.lengths, size):
+            logits = self.logits(rows, indices)
+            finite &= logits.isfinite().flatten(1).all(1).cpu()
+            predicted = self.task.predictions(logits).cpu().numpy()
+            if out is None:
+                out = np.zeros((self.n_trials, len(rows.lengths)), predicted.dtype)
+            out[:, indices] = predicted
+        if out is None:
+            raise ValueError("there are no rows to predict")
+        return out, finite.numpy()
+
+    def tensors(self, trial: int) -> dict[str, Tensor]:
+        """A copy of one trial's parameters on the CPU, by full name, without padding."""
+        own = self.injection.tensors(trial) | self.head.tensors(trial)
+        return {name: tensor.detach().cpu().clone() for name, tensor in own.items()}
+
+    @torch.no_grad()
+    def load(self, trial: int, tensors: dict[str, Tensor]) -> None:
+        """Put parameters from `tensors` back.
+
+        Raises:
+            ValueError: names or shapes are not those of this trial.
+        """
+        own = self.injection.tensors(trial) | self.head.tensors(trial)
+        if set(own) != set(tensors):
+            raise ValueError(f"other parameters than expected: {sorted(set(own) ^ set(tensors))}")
+        for name, view in own.items():
+            if view.shape != tensors[name].shape:
+                raise ValueError(
+                    f"{name}: shape {tuple(tensors[name].shape)}, not {tuple(view.shape)}"
+                )
+            view.copy_(tensors[name])
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        if self.settings.precision == "fp32":
+            yield
+            return
+        with torch.autocast(self._device.type, torch.bfloat16):
+            yield
+
+
+def train_cohort(
+    backbone: Backbone,
+    genotypes: Sequence[Genotype],
+    seeds: Sequence[int],
+    *,
+    task: Task,
+    settings: TrainingSettings,
+    train: Encoded,
+    validation: Encoded,
+    order_seed: int,
+    progress: Progress | None = None,
+) -> tuple[list[Trained], float]:
+    """Train a cohort and score it.
+
+    Args:
+        backbone: the frozen model; it is as before when this returns.
+        genotypes: one for each trial.
+        seeds: one for each trial.
+        task: loss and predictions.
+        settings: shared by all trials.
+        train: training rows.
+        validation: rows to predict at the end.
+        order_seed: of the order of batches.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        What became of each trial, and the seconds that the cohort took.
+    """
+    start = time.perf_counter()
+    with Cohort(backbone, genotypes, seeds, task, settings) as cohort:
+        losses = cohort.train(train, order_seed=order_seed, progress=progress)
+        predictions, finite = cohort.predict(validation)
+        trained = [
+            Trained(
+                losses=tuple(losses[:, i].tolist()),
+                predictions=predictions[i],
+                tensors=cohort.tensors(i),
+                op_params=cohort.injection.count(i),
+                head_params=cohort.head.count(),
+                finite=bool(finite[i]) and bool(losses[:, i].isfinite().all()),
+            )
+            for i in range(cohort.n_trials)
+        ]
+    return trained, time.perf_counter() - start

@@ -1,0 +1,147 @@
+"""AdamW for stacked parameters: a learning rate, a clip and a state for each trial."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """A stacked parameter and whose it is.
+
+    Attributes:
+        parameter: [member, rows, width].
+        trials: the trial of each member.
+        rows: rows of each member that are not padding.
+        decays: weight decay applies.
+    """
+
+    parameter: nn.Parameter
+    trials: tuple[int, ...]
+    rows: tuple[int, ...]
+    decays: bool
+
+
+class CohortAdamW:
+    """AdamW (Loshchilov and Hutter 2019) with everything per trial.
+
+    No number ever crosses from one trial to another: not in the clip, which is by the norm of a
+    trial's own gradient, and not in the update. A trial that has become NaN stays alone with it.
+
+    Args:
+        stacked: all trainable parameters.
+        learning_rates: one for each trial.
+        weight_decays: one for each trial, decoupled.
+        clip: largest gradient norm of a trial.
+    """
+
+    def __init__(
+        self,
+        stacked: Sequence[Stacked],
+        *,
+        learning_rates: Sequence[float],
+        weight_decays: Sequence[float],
+        clip: float,
+    ) -> None:
+        self._stacked = tuple(stacked)
+        self._clip = clip
+        device = stacked[0].parameter.device
+        self._n_trials = len(learning_rates)
+        self._rates = [self._spread(learning_rates, item, device) for item in stacked]
+        self._decays = [
+            self._spread([d if item.decays else 0.0 for d in weight_decays], item, device)
+            for item in stacked
+        ]
+        self._trials = [torch.tensor(item.trials, device=device) for item in stacked]
+        self._mean = [torch.zeros_like(item.parameter) for item in stacked]
+        self._square = [torch.zeros_like(item.parameter) for item in stacked]
+        self._step = 0
+        self._own_rows = [index.to(device) for index in self._rows_of_trials()]
+
+    @staticmethod
+    def _spread(values: Sequence[float], item: Stacked, device: torch.device) -> Tensor:
+        return torch.tensor([values[t] for t in item.trials], device=device).view(-1, 1, 1)
+
+    def _rows_of_trials(self) -> list[Tensor]:
+        """Where each trial's rows are among the rows of all parameters, padding left out.
+
+        Each trial sums the squares of exactly its own rows in its own order, so that its norm
+        has the same bits in every company.
+        """
+        where: list[list[int]] = [[] for _ in range(self._n_trials)]
+        start = 0
+        for item in self._stacked:
+            padded = item.parameter.shape[1]
+            for i, (trial, rows) in enumerate(zip(item.trials, item.rows, strict=True)):
+                first = start + i * padded
+                where[trial] += range(first, first + rows)
+            start += len(item.trials) * padded
+        return [torch.tensor(rows, dtype=torch.long) for rows in where]
+
+    def gradient_norms(self) -> Float[Tensor, "trial"]:
+        """The norm of each trial's gradient."""
+        rows = torch.cat(
+            [
+                item.parameter.grad.square().sum(-1).flatten()
+                for item in self._stacked
+                if item.parameter.grad is not None
+            ]
+        )
+        return torch.stack([rows[own].sum() for own in self._own_rows]).sqrt()
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """Update all parameters and forget their gradients.
+
+        Args:
+            factor: of the learning rates, from the schedule.
+
+        Raises:
+            RuntimeError: a parameter has no gradient.
+        """
+        if any(item.parameter.grad is None for item in self._stacked):
+            raise RuntimeError("a trainable parameter took no part in the forward pass")
+        self._step += 1
+        norms = self.gradient_norms()
+        # A NaN norm keeps its NaN: the trial is lost, and nothing else sees it.
+        clips = torch.where(norms > self._clip, self._clip / norms, torch.ones_like(norms))
+        correction1 = 1 - BETA1**self._step
+        correction2 = 1 - BETA2**self._step
+        for item, trials, mean, square, rate, decay in zip(
+            self._stacked,
+            self._trials,
+            self._mean,
+            self._square,
+            self._rates,
+            self._decays,
+            strict=True,
+        ):
+            parameter, gradient = item.parameter, item.parameter.grad
+            if gradient is None:
+                continue
+            gradient = gradient * clips[trials].view(-1, 1, 1)
+            mean.lerp_(gradient, 1 - BETA1)
+            square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+            denominator = (square / correction2).sqrt_().add_(EPS)
+            step = (mean / correction1).div_(denominator).add_(decay * parameter)
+            parameter.sub_(step.mul_(rate * factor))
+            parameter.grad = None
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """The factor of the learning rate at a step: linear warm-up, then linear decay to 0.
+
+    Args:
+        step: from 0.
+        total: steps of the whole training.
+        warmup: part of the steps that warms up.
+    """
+    rising = max(1, round(warmup * total))
+    if step < rising:
+        return (step + 1) / rising
+    return max(0.0, (total - step) / max(1, total - rising))

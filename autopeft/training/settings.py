@@ -1,0 +1,30 @@
+"""Settings that all trials of a study share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autopeft.model.attention import Kernel
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a trial is trained, beyond its genotype.
+
+    Attributes:
+        epochs: passes over the training rows.
+        batch_size: examples in a batch of one trial.
+        warmup: part of the steps over which the learning rate rises linearly; then it falls
+            linearly to 0.
+        clip: largest gradient norm of a trial.
+        precision: of the products; parameters of ops and heads are always fp32.
+        kernel: how attention is computed.
+    """
+
+    epochs: int = 3
+    batch_size: int = 32
+    warmup: float = 0.06
+    clip: float = 1.0
+    precision: Precision = "fp32"
+    kernel: Kernel = "eager"
