@@ -24,3 +24,13 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+
+
+def encoder_shape(n_layers: int, d_model: int, d_ff: int, backbone_params: int) -> ModelShape:
+    """The shape of an encoder with one width everywhere but inside its FFN."""
+    widths = dict.fromkeys(Tap, d_model) | {Tap.FFN_UP: d_ff, Tap.FFN_MID: d_ff}
+    return ModelShape(n_layers, widths, backbone_params)
+
+
+BERT_BASE = encoder_shape(12, 768, 3072, 109_482_240)
+"""BERT-base, uncased: what is counted on where no model is given."""

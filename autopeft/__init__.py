@@ -1,0 +1,49 @@
+"""Search for the best combination of parameter-efficient fine-tuning methods under a budget.
+
+`search` runs a study, `attach` puts a genotype into anybody's model. Names are imported when they
+are used, so that what needs no torch answers at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopeft.api import attach, search
+    from autopeft.front import Front
+    from autopeft.records import Record
+    from autopeft.space.genotype import Genotype, Op
+    from autopeft.space.genotype_file import load_genotype
+    from autopeft.space.methods import method
+    from autopeft.study.folder import Study
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Front": "autopeft.front",
+    "Genotype": "autopeft.space.genotype",
+    "Op": "autopeft.space.genotype",
+    "Record": "autopeft.records",
+    "Study": "autopeft.study.folder",
+    "attach": "autopeft.api",
+    "load_genotype": "autopeft.space.genotype_file",
+    "method": "autopeft.space.methods",
+    "search": "autopeft.api",
+}
+
+__all__ = [
+    "Front",
+    "Genotype",
+    "Op",
+    "Record",
+    "Study",
+    "attach",
+    "load_genotype",
+    "method",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,100 @@
+"""The Python interface: a search in one call, and a genotype in a model of one's own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from autopeft.model.attention import Kernel
+from autopeft.model.head import head_linears
+from autopeft.model.inject import Injection
+from autopeft.space import yaml
+from autopeft.space.genotype import Genotype
+from autopeft.study.events import Watcher
+from autopeft.study.folder import Study
+from autopeft.study.search import run_search
+from autopeft.study.spec import StudySpec
+from autopeft.tasks.guess import data_section
+
+
+def search(
+    *,
+    model: str | Path,
+    data: str | Path | Mapping[str, Any],
+    out: str | Path,
+    task: str = "classification",
+    metric: str | None = None,
+    space: str | Path = "unified",
+    max_params: int | str = "1%",
+    trials: int = 40,
+    time: float | str | None = None,
+    training: Mapping[str, Any] | None = None,
+    sampler: str = "tpe",
+    seed: int = 0,
+    watcher: Watcher | None = None,
+) -> Study:
+    """Search for the best combination of methods under a parameter budget.
+
+    Args:
+        model: Hub name or folder.
+        data: the `data` section of a study file, or a folder with train, validation and test
+            files, or a Hub name such as `glue/sst2`.
+        out: folder of the study; an existing one is continued to `trials` in all.
+        task: "classification" or "regression".
+        metric: the task's default one if None.
+        space: a shipped name or a path.
+        max_params: parameters of the ops at most, a number or a percentage like "1%".
+        trials: in all.
+        time: training time in all, in seconds or like "2h".
+        training: the `training` section of a study file.
+        sampler: "tpe", "nsga2" or "random".
+        seed: of everything.
+        watcher: is told what happens.
+
+    Returns:
+        The study; `.front()` is its result.
+
+    Raises:
+        AutopeftError: one of its kinds, with what is wrong and what is allowed.
+    """
+    values: dict[str, Any] = {
+        "model": str(model),
+        "task": task,
+        "data": data_section(data),
+        "metric": metric,
+        "space": str(space),
+        "budget": {"max_params": max_params, "trials": trials, "time": time},
+        "training": dict(training or {}),
+        "sampler": sampler,
+        "seed": seed,
+    }
+    spec = yaml.validate(StudySpec, yaml.Document("arguments", values, {}))
+    return run_search(spec, Path(out), watcher=watcher)
+
+
+def attach(
+    model: PreTrainedModel, genotype: Genotype, *, seed: int, kernel: Kernel = "eager"
+) -> Injection:
+    """Put a genotype into a model, for a training loop of one's own.
+
+    The backbone is frozen, the ops and the model's own head are trainable:
+    `[p for p in model.parameters() if p.requires_grad]` is what an optimizer needs.
+
+    Args:
+        model: a transformers model of a known family; changed in place.
+        genotype: what to put in.
+        seed: initialises the ops.
+        kernel: how attention is computed.
+
+    Returns:
+        The ops; `.remove()` takes them out again.
+
+    Raises:
+        ConfigError: the model lacks a tap, or has another depth.
+        DataError: the family is not known.
+    """
+    injection = Injection(model, [genotype], [seed], kernel)
+    for _, linear in head_linears(model, ()):
+        linear.requires_grad_(requires_grad=True)
+    return injection

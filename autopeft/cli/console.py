@@ -1,0 +1,205 @@
+"""What people see: tables on stdout, progress and hints on stderr."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from autopeft.cli.progress import LiveWatcher, PlainWatcher
+from autopeft.front import Front
+
+if TYPE_CHECKING:
+    from autopeft.records import Record
+    from autopeft.study.events import Watcher
+    from autopeft.study.unseen import Opening
+
+_PLAIN_WIDTH = 160
+"""Columns where stdout is no terminal, so that a pipe gets whole lines."""
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+
+
+def stderr() -> Console:
+    """The console for everything else."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def fail(message: str) -> None:
+    """Say what went wrong."""
+    stderr().print(f"[bold red]error:[/] {escape(message)}")
+
+
+@contextmanager
+def watch() -> Iterator["Watcher"]:
+    """Somebody who shows a search as it runs: one display, or plain lines without a terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        yield PlainWatcher(console)
+        return
+    with LiveWatcher(console) as watcher:
+        yield watcher
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for a single training."""
+    console = stderr()
+    with LiveWatcher(console) as watcher:
+        yield lambda step, total: watcher.stepped((), step, total)
+
+
+def show_front(front: Front, folder: Path) -> None:
+    """The front as a table, the recommendation, and what to do next."""
+    out = stdout()
+    table = Table(title=f"Pareto front of {folder}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("trial", justify="right")
+    table.add_column(front.metric, justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("of backbone", justify="right")
+    table.add_column("what it is")
+    for point in front.points:
+        marks = ("*" if point.trial == front.recommended else "") + (
+            "k" if point.trial == front.knee else ""
+        )
+        table.add_row(
+            marks,
+            str(point.trial),
+            f"{point.quality:.4f} ± {point.stderr:.4f}",
+            f"{point.trainable_params:,}",
+            percent(point.fraction),
+            escape(point.summary),
+        )
+    out.print(table)
+    hints = stderr()
+    if front.recommended is None:
+        hints.print("no trial has been completed yet")
+        return
+    hints.print(
+        f"* trial {front.recommended} is recommended: the cheapest within one standard error of "
+        f"the best.  k: the knee.  hypervolume {front.hypervolume:.4f}"
+    )
+    hints.print(
+        "Scores are on the rows that the search selected on, so they flatter the winner; heads "
+        "are not counted."
+    )
+    quoted = f"'{folder}'" if " " in str(folder) else str(folder)
+    hints.print(
+        f"Next: autopeft test {quoted}   or: autopeft front {quoted} "
+        f"--genotype {front.recommended} > genotype.yaml"
+    )
+
+
+def show_record(record: "Record", folder: Path) -> None:
+    """One trained genotype."""
+    from autopeft.space.genotype_file import genotype_from_dict
+    from autopeft.space.words import describe
+
+    out = stdout()
+    out.print(escape(describe(genotype_from_dict(record.genotype))))
+    out.print(f"parameters  {record.trainable_params:,} ({percent(record.fraction)})")
+    out.print(f"head        {record.head_params:,}")
+    for name, metric in record.metrics.items():
+        out.print(f"{name:<11} {metric.value:.4f} ± {metric.stderr:.4f}")
+    stderr().print(f"{record.steps} steps in {record.seconds:.1f} s; written to {folder}")
+
+
+def show_opening(opening: "Opening") -> None:
+    """What the test split said."""
+    out = stdout()
+    table = Table(
+        title=f"On {opening.rows:,} test rows that the search has not seen",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("")
+    table.add_column("trial", justify="right")
+    table.add_column(opening.metric, justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("what it is")
+    for tested in opening.results:
+        metric = tested.metrics[opening.metric]
+        table.add_row(
+            tested.role,
+            str(tested.trial),
+            f"{metric.value:.4f} ± {metric.stderr:.4f}",
+            f"{tested.trainable_params:,}",
+            escape(tested.summary),
+        )
+    out.print(table)
+    if opening.nth > 1:
+        stderr().print(f"This was look {opening.nth} at the test split; it is no longer unseen.")
+
+
+def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The shipped spaces."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("space", "draw", "slots", "coordinates", "sets of ops", "description"):
+        table.add_column(name, justify="right" if name in _NUMBERS else "left")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["draw"],
+            str(row["slots"]),
+            str(row["dimensions"]),
+            short_count(row["cardinality"]),
+            escape(row["description"]),
+        )
+    stdout().print(table)
+    stderr().print("Counted on a BERT-base. Use one by its name, or your own by its path.")
+
+
+_NUMBERS = {"slots", "coordinates", "sets of ops"}
+
+
+def show_methods(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The named methods."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method")
+    table.add_column("parameters", justify="right")
+    table.add_column("%", justify="right")
+    table.add_column("what it is")
+    table.add_column("source")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['params']:,}",
+            percent(row["fraction"]),
+            escape(row["summary"]),
+            escape(row["source"].split(",")[0]),
+        )
+    stdout().print(table)
+    stderr().print(f"Counted on {rows[0]['model']}, heads left aside.")
+
+
+def show_method(row: Mapping[str, Any]) -> None:
+    """One method in full."""
+    out = stdout()
+    out.print(f"{row['name']}: {escape(row['title'])}")
+    out.print(f"source      {escape(row['source'])}")
+    out.print(f"formula     {escape(row['formula'])}")
+    out.print(f"parameters  {row['params']:,} ({percent(row['fraction'])} of {row['model']})")
+    for op in row["genotype"]["ops"]:
+        more = " ".join(f"{k}={op[k]}" for k in ("activation", "scale") if k in op)
+        sizes = op["sizes"]
+        size = str(sizes[0]) if len(set(sizes)) == 1 else str(sizes)
+        out.print(f"op          {op['form']} {op['read']} -> {op['write']} size={size} {more}")
+
+
+def percent(fraction: float) -> str:
+    """A fraction of the backbone, readable down to a few parameters."""
+    return f"{100 * fraction:.3g} %" if fraction else "0 %"
+
+
+def short_count(number: int) -> str:
+    """A large count in powers of ten."""
+    return f"{number:,}" if number < 10**9 else f"10^{len(str(number)) - 1}"

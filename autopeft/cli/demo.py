@@ -1,0 +1,49 @@
+"""`autopeft demo`: the embedded model, text made on the spot, and a look at unseen rows."""
+
+from pathlib import Path
+
+from autopeft.demo.model import embedded_model
+from autopeft.demo.text import build
+from autopeft.errors import ConfigError
+from autopeft.study.events import Watcher
+from autopeft.study.folder import Study
+from autopeft.study.search import run_search
+from autopeft.study.spec import BudgetSpec, StudySpec, TrainingSpec
+from autopeft.study.unseen import Opening, open_test
+from autopeft.tasks.spec import DataSpec
+
+EPOCHS = 3
+MAX_LENGTH = 64
+
+
+def run_demo(out: Path, *, trials: int, seed: int, watcher: Watcher) -> tuple[Study, Opening]:
+    """Search with the embedded model, then score the recommendation on rows it has not seen.
+
+    Args:
+        out: folder of the study; the text lies in `text` inside it.
+        trials: in all.
+        seed: of text and search.
+        watcher: is told what happens.
+
+    Raises:
+        DataError: the package with the model is not installed, or too little text was found.
+        ConfigError: `out` is something else than an earlier demo.
+    """
+    model = embedded_model()
+    study = Study(out)
+    if out.exists() and not study.manifest_file.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} exists and is not a study; give another --out")
+    text = build(out.with_name(f"{out.name}-text"), seed)
+    spec = StudySpec(
+        model=str(model),
+        data=DataSpec(
+            train=text.train.resolve(),
+            validation=text.validation.resolve(),
+            test=text.test.resolve(),
+        ),
+        budget=BudgetSpec(max_params="1%", trials=trials),
+        training=TrainingSpec(epochs=EPOCHS, max_length=MAX_LENGTH),
+        seed=seed,
+    )
+    study = run_search(spec, out, watcher=watcher)
+    return study, open_test(study)

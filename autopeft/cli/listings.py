@@ -1,0 +1,69 @@
+"""What `autopeft spaces` and `autopeft methods` list, as plain rows."""
+
+from typing import Any
+
+from autopeft.space.bind import bind
+from autopeft.space.methods import method, methods
+from autopeft.space.shape import BERT_BASE, ModelShape
+from autopeft.space.shipped import load_space, shipped_spaces
+from autopeft.space.words import describe
+
+
+def space_rows() -> list[dict[str, Any]]:
+    """Name, kind, size and description of each shipped space, counted on a BERT-base."""
+    rows = []
+    for name in shipped_spaces():
+        spec = load_space(name)
+        bound = bind(spec, BERT_BASE, BERT_BASE.backbone_params)
+        rows.append(
+            {
+                "name": name,
+                "draw": spec.draw,
+                "slots": len(spec.slots),
+                "dimensions": len(bound.dimensions()),
+                "cardinality": bound.cardinality(),
+                "description": " ".join(spec.description.split()),
+            }
+        )
+    return rows
+
+
+def method_rows(name: str | None, model: str | None) -> list[dict[str, Any]]:
+    """The named methods, or one, with parameters on a model.
+
+    Args:
+        name: one of them; all if None.
+        model: Hub name or folder; a BERT-base if None.
+
+    Raises:
+        ConfigError: there is no method of this name.
+        DataError: the model cannot be loaded.
+    """
+    chosen = {name: method(name)} if name else methods()
+    shape = _shape(model)
+    rows = []
+    for key, item in chosen.items():
+        genotype = item.genotype(shape)
+        count = genotype.count_params(shape)
+        rows.append(
+            {
+                "name": key,
+                "title": item.title,
+                "params": count,
+                "fraction": count / shape.backbone_params,
+                "summary": describe(genotype),
+                "formula": item.formula,
+                "source": item.source,
+                "model": model or "BERT-base",
+                "genotype": genotype.to_dict(),
+            }
+        )
+    return rows
+
+
+def _shape(model: str | None) -> ModelShape:
+    if model is None:
+        return BERT_BASE
+    from autopeft.model.backbone import load_backbone
+
+    return load_backbone(model, 2).shape

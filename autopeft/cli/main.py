@@ -1,0 +1,278 @@
+"""The commands. Each imports what it needs when it runs, so that help and `front` are instant."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import Abort, Exit, TyperException
+
+from autopeft import __version__
+from autopeft.cli import console
+from autopeft.errors import AutopeftError, ConfigError
+
+app = typer.Typer(
+    name="autopeft",
+    help="Search for the best combination of parameter-efficient fine-tuning methods.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(StrEnum):
+    """How results are written to stdout."""
+
+    HUMAN = "human"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+ModelOption = Annotated[str | None, typer.Option(help="Hub name or folder.")]
+DataOption = Annotated[
+    str | None, typer.Option(help="Folder with train/validation/test files, a file, or a Hub name.")
+]
+TextOption = Annotated[str | None, typer.Option(help="Text column, or two: text_a,text_b.")]
+MaxParamsOption = Annotated[
+    str | None, typer.Option(help="Most parameters of the ops: a number or like 1%.")
+]
+
+
+def _version(value: bool) -> None:  # noqa: FBT001
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def search(
+    study: Annotated[Path | None, typer.Argument(help="A study file.")] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    task: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
+    text: TextOption = None,
+    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    train_rows: Annotated[int | None, typer.Option(help="Use so many training rows.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What to maximise.")] = None,
+    space: Annotated[str | None, typer.Option(help="A shipped space or a path.")] = None,
+    max_params: MaxParamsOption = None,
+    trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
+    time: Annotated[str | None, typer.Option(help="Training time in all, like 2h.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Most tokens of an example.")] = None,
+    cohort: Annotated[int | None, typer.Option(help="Trials trained together.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study.")] = None,
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """Search under a hard budget; on an existing folder, continue to the total."""
+    from autopeft.cli.study_flags import merge
+    from autopeft.study.search import run_search
+
+    spec = merge(
+        study,
+        {
+            ("model",): model,
+            ("task",): task,
+            ("metric",): metric,
+            ("space",): space,
+            ("sampler",): sampler,
+            ("seed",): seed,
+            ("budget", "max_params"): max_params,
+            ("budget", "trials"): trials,
+            ("budget", "time"): time,
+            ("training", "epochs"): epochs,
+            ("training", "batch_size"): batch_size,
+            ("training", "max_length"): max_length,
+            ("training", "cohort"): cohort,
+            ("training", "precision"): precision,
+            ("data", "text"): text.split(",") if text else None,
+            ("data", "label"): label,
+            ("data", "train_rows"): train_rows,
+        },
+        data,
+    )
+    folder = out or Path("trials") / (study.stem if study else _name(spec.model, data))
+    base = study.parent if study else Path.cwd()
+    with console.watch() as watcher:
+        found = run_search(spec, folder, base=base, watcher=watcher)
+    _show_front(found.folder, output)
+
+
+@app.command()
+def front(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    genotype: Annotated[
+        int | None, typer.Option(help="Write this trial's genotype as YAML instead.")
+    ] = None,
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """Show the Pareto front of a study and the recommended point."""
+    if genotype is None:
+        _show_front(folder, output)
+        return
+    from autopeft.cli.files import trial_genotype_yaml
+
+    sys.stdout.write(trial_genotype_yaml(folder, genotype))
+
+
+@app.command()
+def train(
+    genotype: Annotated[Path, typer.Argument(help="A genotype file.")],
+    study: Annotated[Path | None, typer.Option(help="A study file to take the rest from.")] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    task: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
+    text: TextOption = None,
+    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    train_rows: Annotated[int | None, typer.Option(help="Use so many training rows.")] = None,
+    max_params: MaxParamsOption = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for record and weights.")] = Path("trained"),
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """Train one genotype as a search would train it."""
+    from autopeft.cli.study_flags import merge
+    from autopeft.space.genotype_file import load_genotype
+    from autopeft.study.single import train_one
+
+    what = load_genotype(genotype)
+    flags: dict[tuple[str, ...], Any] = {
+        ("model",): model,
+        ("task",): task,
+        ("seed",): seed,
+        ("budget", "max_params"): max_params or (None if study else "100%"),
+        ("training", "epochs"): epochs,
+        ("data", "text"): text.split(",") if text else None,
+        ("data", "label"): label,
+        ("data", "train_rows"): train_rows,
+    }
+    spec = merge(study, flags, data)
+    base = study.parent if study else Path.cwd()
+    with console.steps() as progress:
+        record = train_one(spec, what, out, base=base, progress=progress)
+    if output is Format.JSON:
+        typer.echo(record.to_json())
+    else:
+        console.show_record(record, out)
+    if record.failure is not None:
+        raise AutopeftError(f"training failed ({record.failure.kind}): {record.failure.message}")
+
+
+@app.command()
+def test(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """Score the recommended point and the head-only baseline on the test split."""
+    from dataclasses import asdict
+
+    from autopeft.study.folder import Study
+    from autopeft.study.unseen import open_test
+
+    opening = open_test(Study(folder))
+    if output is Format.JSON:
+        typer.echo(json.dumps(asdict(opening), allow_nan=False))
+    else:
+        console.show_opening(opening)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("trials/demo"),
+    trials: Annotated[int, typer.Option(help="Trials in all.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """Search with an embedded model on text made on the spot; a front in minutes."""
+    from autopeft.cli.demo import run_demo
+
+    with console.watch() as watcher:
+        study, opening = run_demo(out, trials=trials, seed=seed, watcher=watcher)
+    _show_front(study.folder, output)
+    if output is Format.HUMAN:
+        console.show_opening(opening)
+
+
+@app.command()
+def spaces(output: FormatOption = Format.HUMAN) -> None:
+    """List the shipped search spaces."""
+    from autopeft.cli.listings import space_rows
+
+    rows = space_rows()
+    if output is Format.JSON:
+        typer.echo(json.dumps(rows))
+    else:
+        console.show_spaces(rows)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them, in full.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Count for this model instead of a BERT-base.")
+    ] = None,
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """List the named methods, or print one with its ops, formula, count and source."""
+    from autopeft.cli.listings import method_rows
+
+    rows = method_rows(name, model)
+    if output is Format.JSON:
+        typer.echo(json.dumps(rows if name is None else rows[0]))
+    elif name is None:
+        console.show_methods(rows)
+    else:
+        console.show_method(rows[0])
+
+
+def _show_front(folder: Path, output: Format) -> None:
+    from autopeft.study.folder import Study
+
+    found = Study(folder).front()
+    if output is Format.JSON:
+        typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+    else:
+        console.show_front(found, folder)
+
+
+def _name(model: str, data: str | None) -> str:
+    if not data:
+        raise ConfigError("give --out, or --data to name the study after")
+    return f"{Path(data).stem or Path(data).name}-{Path(model).name}".replace("@", "-")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = app(standalone_mode=False)
+    except AutopeftError as error:
+        console.fail(str(error))
+        code = error.exit_code
+    except TyperException as error:
+        console.fail(error.format_message())
+        code = error.exit_code
+    except Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, Abort):
+        console.fail("interrupted; the same command continues where it stopped")
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    sys.exit(code or 0)

@@ -1,0 +1,148 @@
+"""Showing a search while it runs: one live line on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+if TYPE_CHECKING:
+    from autopeft.front import Front
+    from autopeft.records import Record
+    from autopeft.study.events import Plan
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `45 s`, `3 min`, `1 h 20 min`."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004
+
+
+def tell_plan(console: Console, plan: "Plan") -> None:
+    """What the search will cost, before its first trial."""
+    for note in plan.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
+    todo = plan.trials - plan.trials_done
+    limit = f", at most {duration(plan.time_seconds)} of training" if plan.time_seconds else ""
+    if plan.trials_done:
+        console.print(f"continuing {escape(plan.folder)}: {plan.trials_done} trials are there")
+    console.print(
+        f"space {plan.space}, {plan.least_params:,} to {plan.max_params:,} parameters "
+        f"(budget {100 * plan.fraction:.3g} % of the backbone)"
+    )
+    console.print(
+        f"{todo} trials, about {plan.trial_seconds:.1f} s each in cohorts of {plan.cohort} "
+        f"({plan.precision}, {plan.kernel} attention): about {duration(plan.seconds_left)}{limit}"
+    )
+
+
+def tell_record(record: "Record", summary: str, front: "Front") -> str:
+    """One line for a finished trial."""
+    if record.failure is not None:
+        what = f"failed ({record.failure.kind}): {record.failure.message}"
+    else:
+        metric = record.metrics[front.metric]
+        star = " *" if any(p.trial == record.trial for p in front.points) else ""
+        what = f"{front.metric} {metric.value:.4f} ± {metric.stderr:.4f}{star}"
+    return f"trial {record.trial}: {what}, {record.trainable_params:,} parameters, {summary}"
+
+
+def best_of(front: "Front") -> str:
+    """The best point so far."""
+    if not front.points:
+        return "nothing on the front yet"
+    best = front.points[-1]
+    return f"best {front.metric} {best.quality:.4f} with {best.trainable_params:,} parameters"
+
+
+class PlainWatcher:
+    """Writes a line for each trial."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._plan: Plan | None = None
+        self._done = 0
+        self._seconds: list[float] = []
+
+    def planned(self, plan: "Plan") -> None:
+        """Say what is to come."""
+        self._plan, self._done = plan, plan.trials_done
+        tell_plan(self._console, plan)
+
+    def stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
+        """Say nothing: a log is not a progress bar."""
+
+    def measured(self, record: "Record", summary: str, front: "Front") -> None:
+        """Say what a trial came to, how many are done, and the time left."""
+        self._done += 1
+        self._seconds.append(record.seconds)
+        line = escape(tell_record(record, summary, front))
+        if self._plan is not None:
+            mean = sum(self._seconds) / len(self._seconds)
+            left = (self._plan.trials - self._done) * mean
+            line = f"[{self._done}/{self._plan.trials}, {duration(left)} left] {line}"
+        self._console.print(line, markup=False)
+
+
+class LiveWatcher:
+    """One line that is rewritten: trials done, time left, best so far, and steps of the cohort."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self._trials = self._progress.add_task("trials", total=None, note="", visible=False)
+        self._steps = self._progress.add_task("steps", total=None, note="")
+        self._plan: Plan | None = None
+        self._done = 0
+        self._began = time.monotonic()
+        self._best = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def planned(self, plan: "Plan") -> None:
+        """Say what is to come."""
+        self._plan, self._done, self._began = plan, plan.trials_done, time.monotonic()
+        tell_plan(self._console, plan)
+        self._progress.update(
+            self._trials, total=plan.trials, completed=plan.trials_done, visible=True
+        )
+
+    def stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
+        """Move the bar of the cohort."""
+        note = f"cohort {trials[0]}-{trials[-1]}" if trials else ""
+        self._progress.update(self._steps, completed=step, total=steps, note=note)
+        if self._plan is None or not steps:
+            return
+        part = self._done - self._plan.trials_done + len(trials) * step / steps
+        spent = time.monotonic() - self._began
+        left = spent / part * (self._plan.trials - self._plan.trials_done) - spent
+        note = f"{duration(max(0.0, left))} left  {self._best}"
+        self._progress.update(self._trials, note=note)
+
+    def measured(self, record: "Record", summary: str, front: "Front") -> None:
+        """Move the bar of the study; leave a line above it."""
+        self._done += 1
+        self._best = best_of(front)
+        self._console.print(tell_record(record, summary, front), markup=False)
+        self._progress.update(self._trials, completed=self._done)

@@ -1,0 +1,54 @@
+"""A study from a file, from flags, or from a file with flags on top."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import ConfigError
+from autopeft.space import yaml
+from autopeft.study.spec import StudySpec
+from autopeft.tasks.guess import data_section
+
+Flags = Mapping[tuple[str, ...], Any]
+"""Values by key in the study file; None is a flag that was not given."""
+
+
+def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
+    """Read a study file and put the flags that were given on top.
+
+    Paths in flags are relative to the working folder, those in the file to the file.
+
+    Raises:
+        ConfigError: file or flags are not valid; neither says what is needed.
+        DataError: `--data` names a folder without a training file.
+    """
+    document = yaml.load(study) if study else yaml.Document("options", {}, {})
+    values = dict(document.data) if isinstance(document.data, dict) else document.data
+    if not isinstance(values, dict):
+        raise ConfigError(f"{study}: has to be keys and values")
+    if data is not None:
+        values["data"] = _absolute(data_section(data))
+    for key, value in flags.items():
+        if value is not None:
+            _put(values, key, value)
+    model = dict(flags).get(("model",))
+    if model and Path(model).is_dir():
+        values["model"] = str(Path(model).resolve())
+    if missing := [f"--{key}" for key in ("model", "data") if not values.get(key)]:
+        where = f"{study} or the options" if study else "the options"
+        raise ConfigError(f"{where} have to say {' and '.join(missing)}")
+    return yaml.validate(StudySpec, yaml.Document(document.source, values, document.lines))
+
+
+def _put(values: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
+    *parents, last = key
+    for parent in parents:
+        inner = values.get(parent)
+        values[parent] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[parent]
+    values[last] = value
+
+
+def _absolute(section: dict[str, Any]) -> dict[str, Any]:
+    files = ("train", "validation", "test")
+    return {k: str(Path(v).resolve()) if k in files else v for k, v in section.items()}

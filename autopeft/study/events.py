@@ -1,0 +1,75 @@
+"""What a search tells whoever watches it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from autopeft.front import Front
+from autopeft.records import Record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search will cost, told before its first trial.
+
+    Attributes:
+        folder: where it is written.
+        trials_done: of earlier runs on the folder.
+        trials: in all.
+        least_params: of the smallest op that the space can draw.
+        max_params: the budget.
+        fraction: the budget over the parameters of the backbone.
+        trial_seconds: expected for one trial.
+        time_seconds: the limit, or None.
+        precision: of the products.
+        kernel: of attention.
+        cohort: trials trained together.
+        space: name of the space.
+        cardinality: sets of ops in it at most.
+        notes: what else the user has to know.
+    """
+
+    folder: str
+    trials_done: int
+    trials: int
+    least_params: int
+    max_params: int
+    fraction: float
+    trial_seconds: float
+    time_seconds: float | None
+    precision: str
+    kernel: str
+    cohort: int
+    space: str
+    cardinality: int
+    notes: tuple[str, ...]
+
+    @property
+    def seconds_left(self) -> float:
+        """Expected for the trials to come."""
+        return (self.trials - self.trials_done) * self.trial_seconds
+
+
+class Watcher(Protocol):
+    """Somebody who watches a search."""
+
+    def planned(self, plan: Plan) -> None:
+        """The search is about to start."""
+
+    def stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
+        """A cohort has done some of its steps."""
+
+    def measured(self, record: Record, summary: str, front: Front) -> None:
+        """A trial has ended; the front includes it."""
+
+
+class Silent:
+    """Watches without a word."""
+
+    def planned(self, plan: Plan) -> None:
+        """Say nothing."""
+
+    def stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
+        """Say nothing."""
+
+    def measured(self, record: Record, summary: str, front: Front) -> None:
+        """Say nothing."""

@@ -1,0 +1,131 @@
+"""The manifest: versions, seeds, hashes and settings of a study, and what may not change."""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import ConfigError, DataError
+from autopeft.files import read_json, write_atomic
+from autopeft.training.settings import TrainingSettings
+
+MANIFEST_VERSION = 1
+_PACKAGES = ("autopeft", "torch", "transformers", "optuna", "datasets", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a study was made with.
+
+    Attributes:
+        version: of this format.
+        created: when, ISO 8601 in UTC.
+        command: the command line.
+        versions: of Python and the libraries.
+        machine: processor architecture, and the device that trains.
+        fingerprint: what a continued study must share with this one, by name.
+        model: name, revision, hash and size of the backbone.
+        data: hash, rows and notes.
+        settings: of training, as decided by the probe.
+        max_params: the budget in parameters.
+        trial_seconds: what the probe expected.
+    """
+
+    version: int
+    created: str
+    command: list[str]
+    versions: dict[str, str]
+    machine: dict[str, str]
+    fingerprint: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    settings: dict[str, Any]
+    max_params: int
+    trial_seconds: float
+
+    def training_settings(self) -> TrainingSettings:
+        """The settings to train with."""
+        return TrainingSettings(**self.settings)
+
+
+def new_manifest(
+    *,
+    fingerprint: dict[str, Any],
+    model: dict[str, Any],
+    data: dict[str, Any],
+    settings: TrainingSettings,
+    max_params: int,
+    trial_seconds: float,
+    device: str,
+) -> Manifest:
+    """A manifest of this moment and machine."""
+    return Manifest(
+        version=MANIFEST_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        versions={"python": platform.python_version()} | _versions(),
+        machine={"processor": platform.machine(), "device": device},
+        fingerprint=fingerprint,
+        model=model,
+        data=data,
+        settings=asdict(settings),
+        max_params=max_params,
+        trial_seconds=trial_seconds,
+    )
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write it as a whole or not at all."""
+    write_atomic(path, json.dumps(asdict(manifest), indent=2, allow_nan=False) + "\n")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        DataError: it is not one.
+    """
+    data = read_json(path)
+    names = set(Manifest.__dataclass_fields__)
+    if not isinstance(data, dict) or set(data) != names:
+        raise DataError(f"{path}: not a manifest (expected the keys {', '.join(sorted(names))})")
+    if data["version"] != MANIFEST_VERSION:
+        raise DataError(f"{path}: version {data['version']!r}, this autopeft reads 1")
+    return Manifest(**data)
+
+
+def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
+    """Refuse to continue a study as another one.
+
+    Raises:
+        ConfigError: with every difference.
+    """
+    differences = [
+        f"  {key}: was {_short(old.fingerprint.get(key))}, is now {_short(fingerprint.get(key))}"
+        for key in sorted({*old.fingerprint, *fingerprint})
+        if old.fingerprint.get(key) != fingerprint.get(key)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{path.parent} holds another study; give another --out. The differences:\n"
+            + "\n".join(differences)
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004

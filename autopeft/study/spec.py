@@ -1,0 +1,143 @@
+"""The study file: what to search, on which model and data, under which budget."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from autopeft.errors import ConfigError
+from autopeft.space import yaml
+from autopeft.space.methods import method
+from autopeft.space.spec import Strict
+from autopeft.tasks.metrics import METRICS
+from autopeft.tasks.spec import DataSpec, Kind
+
+DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit", "ia3")
+"""Tried first, at the largest of their sizes that fits the budget."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+
+SamplerName = Literal["tpe", "nsga2", "random"]
+
+
+def _percent_or_count(value: object) -> object:
+    if isinstance(value, str):
+        number = value.removesuffix("%").replace(",", "").replace("_", "").strip()
+        try:
+            amount = float(number)
+        except ValueError:
+            raise ValueError("has to be a number of parameters or a percentage like 1%") from None
+        if value.endswith("%"):
+            if not 0 < amount <= 100:  # noqa: PLR2004
+                raise ValueError("a percentage has to be above 0% and at most 100%")
+            return f"{amount:g}%"
+        value = int(amount) if amount.is_integer() else amount
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("has to be a whole number of parameters or a percentage like 1%")
+    return value
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, str):
+        if not _TIME.fullmatch(value):
+            raise ValueError("has to be seconds, or like 90s, 30m, 2h or 1h30m")
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", value)
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return value
+
+
+def _known_method(name: str) -> str:
+    try:
+        method(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+class BudgetSpec(Strict):
+    """Hard limits.
+
+    Attributes:
+        max_params: parameters of the ops of any trial, a number or a percentage of the backbone.
+        trials: trials in all, over every run on the folder.
+        time: seconds of training in all, or None.
+    """
+
+    max_params: Annotated[int | str, BeforeValidator(_percent_or_count)] = "1%"
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 40
+    time: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = None
+
+    def parameters(self, backbone_params: int) -> int:
+        """The limit in parameters."""
+        if isinstance(self.max_params, str):
+            return int(backbone_params * float(self.max_params.removesuffix("%")) / 100)
+        return self.max_params
+
+
+class TrainingSpec(Strict):
+    """Training, the same for all trials of a study."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.06
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    cohort: Annotated[int, Field(ge=1, le=1024)] = 4
+
+
+class StudySpec(Strict):
+    """A study file."""
+
+    model: Annotated[str, Field(min_length=1)]
+    task: Kind = "classification"
+    data: DataSpec
+    metric: str | None = None
+    space: str = "unified"
+    methods: tuple[Annotated[str, AfterValidator(_known_method)], ...] = DEFAULT_METHODS
+    budget: BudgetSpec = BudgetSpec()
+    training: TrainingSpec = TrainingSpec()
+    sampler: SamplerName = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> Self:
+        allowed = METRICS[self.task]
+        if self.metric is not None and self.metric not in allowed:
+            raise ValueError(
+                f"metric `{self.metric}` is not for {self.task}; allowed: {', '.join(allowed)}"
+            )
+        return self
+
+    @property
+    def chosen_metric(self) -> str:
+        """The metric, or the task's default one."""
+        return self.metric or METRICS[self.task][0]
+
+    def resolved(self, base: Path) -> "StudySpec":
+        """The same study with absolute paths, so that its file means the same in any folder."""
+        paths = {
+            name: (base / path).resolve()
+            for name in ("train", "validation", "test")
+            if (path := getattr(self.data, name)) is not None
+        }
+        model = str((base / self.model).resolve()) if (base / self.model).is_dir() else self.model
+        return self.model_copy(
+            update={
+                "data": self.data.model_copy(update=paths),
+                "model": model,
+                "metric": self.chosen_metric,
+            }
+        )
+
+
+def load_study_spec(path: Path) -> StudySpec:
+    """Read a study file.
+
+    Raises:
+        ConfigError: every problem with file, line, key and what is allowed.
+    """
+    return yaml.validate(StudySpec, yaml.load(path))

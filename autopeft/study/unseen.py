@@ -1,0 +1,126 @@
+"""Scoring what was found on the test split, which the search has not seen; with a ledger."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from autopeft.errors import ConfigError, DataError
+from autopeft.files import read_json, write_atomic
+from autopeft.records import Metric, Record
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.words import describe
+from autopeft.study.folder import Study
+from autopeft.study.manifest import read_manifest
+from autopeft.study.prepare import Ground, prepare
+from autopeft.study.spec import load_study_spec
+from autopeft.tasks.encode import encode
+from autopeft.training.cohort import Cohort
+from autopeft.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A trial on the test split.
+
+    Attributes:
+        trial: its number.
+        role: "recommended" or "head only".
+        trainable_params: of its ops.
+        summary: it in words.
+        metrics: on the test split.
+    """
+
+    trial: int
+    role: str
+    trainable_params: int
+    summary: str
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One look at the test split.
+
+    Attributes:
+        opened: when, ISO 8601 in UTC.
+        nth: 1 for the first look; a later one is no longer unseen.
+        rows: of the split.
+        metric: the study's.
+        results: of the trials that were looked at.
+    """
+
+    opened: str
+    nth: int
+    rows: int
+    metric: str
+    results: tuple[Tested, ...]
+
+
+def open_test(study: Study) -> Opening:
+    """Score the recommended point and the head-only baseline on the test split.
+
+    The trained weights are used as they are; nothing is trained. The opening is written down in
+    `test.json` before it is returned.
+
+    Raises:
+        ConfigError: the study's data have no test split, or changed since.
+        DataError: nothing was recommended yet, or weights are missing.
+    """
+    front = study.front()
+    if front.recommended is None:
+        raise DataError(f"{study.folder}: the front has no point yet")
+    by_trial = {record.trial: record for record in study.records()}
+    chosen = {"recommended": by_trial[front.recommended]}
+    heads = [record for record in by_trial.values() if not record.genotype["ops"]]
+    if heads and heads[0].weights and (study.folder / heads[0].weights).is_file():
+        chosen["head only"] = heads[0]
+    manifest = read_manifest(study.manifest_file)
+    ground = prepare(load_study_spec(study.spec_file), study.folder)
+    if ground.dataset.fingerprint != manifest.data["sha256"]:
+        raise ConfigError(f"{study.folder}: the data have changed since the search")
+    if ground.backbone.fingerprint != manifest.model["sha256"]:
+        raise ConfigError(f"{study.folder}: the model has changed since the search")
+    if ground.dataset.test is None:
+        raise ConfigError(f"{study.folder}: the study's data have no test split")
+    results = tuple(
+        _score(study, ground, role, record, manifest.settings) for role, record in chosen.items()
+    )
+    earlier = read_json(study.test_file)["openings"] if study.test_file.exists() else []
+    opening = Opening(
+        opened=datetime.now(UTC).isoformat(timespec="seconds"),
+        nth=len(earlier) + 1,
+        rows=len(ground.dataset.test),
+        metric=ground.task.metric,
+        results=results,
+    )
+    ledger = {"version": 1, "openings": [*earlier, asdict(opening)]}
+    write_atomic(study.test_file, json.dumps(ledger, indent=2, allow_nan=False) + "\n")
+    return opening
+
+
+def _score(
+    study: Study, ground: Ground, role: str, record: Record, settings: dict[str, Any]
+) -> Tested:
+    test = ground.dataset.test
+    if test is None or record.weights is None:
+        raise DataError(f"trial {record.trial} has no weights to test")
+    path: Path = study.folder / record.weights
+    if not path.is_file():
+        raise DataError(f"{path}: the weights of trial {record.trial} are missing")
+    genotype = genotype_from_dict(record.genotype)
+    rows = encode(test, ground.backbone.tokenizer, ground.spec.training.max_length)
+    with Cohort(
+        ground.backbone, [genotype], [record.seed], ground.task, TrainingSettings(**settings)
+    ) as cohort:
+        try:
+            cohort.load(0, load_file(path))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from None
+        predictions, _ = cohort.predict(rows)
+    measured = ground.task.metrics(predictions[0], rows.labels.numpy())
+    metrics = {name: Metric(item.value, item.stderr) for name, item in measured.items()}
+    return Tested(record.trial, role, record.trainable_params, describe(genotype), metrics)
