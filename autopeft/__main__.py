@@ -1,0 +1,5 @@
+"""`python -m autopeft`."""
+
+from autopeft.cli.main import main
+
+main()

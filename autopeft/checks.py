@@ -1,0 +1,148 @@
+"""Checks of plain JSON values: small functions that add up to the shape of a document."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autopeft.errors import ConfigError
+
+Check = Callable[[Any, str], list[str]]
+"""Takes a value and the key it stands at; gives one sentence for each thing wrong with it."""
+
+_SHOWN_CHARACTERS = 80
+_MAX_LEVELS = 32
+
+
+def leaf(allowed: str, accepts: Callable[[Any], bool]) -> Check:
+    """A check of one value; `allowed` says in words what is accepted."""
+
+    def check(value: Any, at: str) -> list[str]:
+        return [] if accepts(value) else [_problem(value, at, allowed)]
+
+    return check
+
+
+def fields(table: Mapping[str, Check]) -> Check:
+    """An object with exactly these keys."""
+
+    def check(value: Any, at: str) -> list[str]:
+        if not isinstance(value, dict):
+            return [_problem(value, at, "an object")]
+        problems = [f"{_join(at, key)} is missing" for key in table if key not in value]
+        for key, item in value.items():
+            if key in table:
+                problems += table[key](item, _join(at, key))
+            else:
+                problems.append(f"{_join(at, key)} is unknown, allowed: {', '.join(table)}")
+        return problems
+
+    return check
+
+
+def named(item_check: Check) -> Check:
+    """An object of any names, each with a value of one kind."""
+
+    def check(value: Any, at: str) -> list[str]:
+        if not isinstance(value, dict) or not all(is_text(name) for name in value):
+            return [_problem(value, at, "an object with non-empty names")]
+        return [text for name, item in value.items() for text in item_check(item, _join(at, name))]
+
+    return check
+
+
+def list_of(item_check: Check) -> Check:
+    """A list of values of one kind."""
+
+    def check(value: Any, at: str) -> list[str]:
+        if not isinstance(value, list):
+            return [_problem(value, at, "a list")]
+        return [text for i, item in enumerate(value) for text in item_check(item, f"{at}[{i}]")]
+
+    return check
+
+
+def optional(inner: Check) -> Check:
+    """Null, or what `inner` accepts."""
+
+    def check(value: Any, at: str) -> list[str]:
+        if value is None:
+            return []
+        problems = inner(value, at)
+        return problems if isinstance(value, dict) else [f"{text}, or null" for text in problems]
+
+    return check
+
+
+def one_of(*values: object) -> Check:
+    """One of these values, of the same type (so that True is not 1)."""
+
+    def accepts(value: Any) -> bool:
+        return any(type(value) is type(other) and value == other for other in values)
+
+    return leaf(", ".join(map(str, values)), accepts)
+
+
+def matching(pattern: str, allowed: str) -> Check:
+    """A text that the whole regular expression matches."""
+    compiled = re.compile(pattern)
+    return leaf(allowed, lambda value: isinstance(value, str) and bool(compiled.fullmatch(value)))
+
+
+def is_text(value: object) -> bool:
+    """A text that is not empty."""
+    return isinstance(value, str) and bool(value)
+
+
+def is_number(value: object) -> bool:
+    """A finite number; neither bool, NaN, infinite nor an integer beyond a float's range."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_plain(value: object, levels: int) -> bool:
+    if isinstance(value, dict):
+        return levels > 0 and all(
+            isinstance(key, str) and _is_plain(item, levels - 1) for key, item in value.items()
+        )
+    if isinstance(value, list):
+        return levels > 0 and all(_is_plain(item, levels - 1) for item in value)
+    return value is None or isinstance(value, str | bool) or is_number(value)
+
+
+TEXT = leaf("a text that is not empty", is_text)
+COUNT = leaf("a whole number from 0", _is_count)
+NUMBER = leaf("a finite number", is_number)
+NUMBER_FROM_0 = leaf("a finite number from 0", lambda value: is_number(value) and value >= 0)
+PLAIN_OBJECT = leaf(
+    f"an object of plain JSON values, at most {_MAX_LEVELS} levels deep",
+    lambda value: isinstance(value, dict) and _is_plain(value, _MAX_LEVELS),
+)
+
+
+def refuse_if_any(problems: list[str], source: str) -> None:
+    """Say all problems of a document at once.
+
+    Raises:
+        ConfigError: naming the source and every problem, if there is one.
+    """
+    if problems:
+        raise ConfigError(f"{source}: " + "; ".join(problems))
+
+
+def _join(at: str, key: object) -> str:
+    return f"{at}.{key}" if at else str(key)
+
+
+def _problem(value: object, at: str, allowed: str) -> str:
+    shown = repr(value)
+    if len(shown) > _SHOWN_CHARACTERS:
+        shown = shown[:_SHOWN_CHARACTERS] + "..."
+    return f"{at or 'the document'} is {shown}, allowed: {allowed}"

@@ -1,0 +1,294 @@
+"""Record: the immutable measurement of a (trial, rung, replicate), its JSON and its files."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from autopeft import checks
+from autopeft.errors import ConfigError, DataError
+from autopeft.files import parse_json, read_json, write_atomic, write_new
+
+RECORD_VERSION = 1
+
+State = Literal["complete", "failed"]
+FailureKind = Literal["nan", "diverged", "out_of_memory", "crash", "error"]
+
+_UTC = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|\+00:00)")
+_PATH = r"(?!\.{1,2}(/|$))[^/\\:\x00-\x1f]+(/(?!\.{1,2}(/|$))[^/\\:\x00-\x1f]+)*"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score on a split and its standard error over the rows of that split."""
+
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Something measured beside the quality, such as a latency.
+
+    Attributes:
+        value: the measurement.
+        unit: what it is counted in, "ms" for example.
+        stderr: its standard error; None for what is known exactly or was measured once.
+    """
+
+    value: float
+    unit: str
+    stderr: float | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial has no usable measurement.
+
+    Attributes:
+        kind: "nan" and "diverged" are properties of the genotype, the others accidents.
+        message: one line for the user.
+    """
+
+    kind: FailureKind
+    message: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known about one trial at one rung with one seed; never changed once written.
+
+    Attributes:
+        version: of this format, `RECORD_VERSION`.
+        trial: number of the trial in its study.
+        rung: level of the training budget, from 0.
+        replicate: number of the repetition with another seed, from 0.
+        state: "complete" has metrics and no failure; "failed" has a failure.
+        genotype: `Genotype.to_dict()`; to be treated as read-only.
+        hash: content hash of the genotype, 16 hexadecimal digits.
+        seed: of initialisation and op dropout.
+        metrics: scores by name.
+        objectives: other measurements by name.
+        trainable_params: of the ops, the head not counted.
+        fraction: `trainable_params` over the parameters of the backbone.
+        head_params: trainable parameters of the task head.
+        steps: optimizer steps from the start of the trial.
+        seconds: wall-clock time spent on this measurement.
+        started: when, ISO 8601 in UTC.
+        worker: which worker measured it.
+        cohort: numbers of the trials that were trained together.
+        precision: of the arithmetic, "fp32" for example.
+        split: the rows that the metrics were computed on.
+        failure: why it failed, or None.
+        weights: where the trained weights lie, a POSIX path relative to the study's folder.
+
+    Raises:
+        ConfigError: naming each key that is wrong, its value and what is allowed.
+    """
+
+    version: int
+    trial: int
+    rung: int
+    replicate: int
+    state: State
+    genotype: dict[str, Any]
+    hash: str
+    seed: int
+    metrics: dict[str, Metric]
+    objectives: dict[str, Objective]
+    trainable_params: int
+    fraction: float
+    head_params: int
+    steps: int
+    seconds: float
+    started: str
+    worker: str
+    cohort: tuple[int, ...]
+    precision: str
+    split: str
+    failure: Failure | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        checks.refuse_if_any(_problems(self.to_dict()), "record")
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """(trial, rung, replicate): what a study measures once."""
+        return (self.trial, self.rung, self.replicate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, keys in the order of the fields."""
+        return {**asdict(self), "cohort": list(self.cohort)}
+
+    def to_json(self) -> str:
+        """One line of strict JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "record") -> Self:
+        """The inverse of `to_dict`.
+
+        Args:
+            data: as parsed from JSON.
+            source: the file, and line if there are several, for the error message.
+
+        Raises:
+            ConfigError: naming the source, each key that is wrong, its value and what is allowed.
+        """
+        checks.refuse_if_any(_problems(data), source)
+        metrics = {name: Metric(**item) for name, item in data["metrics"].items()}
+        objectives = {name: Objective(**item) for name, item in data["objectives"].items()}
+        failure = Failure(**data["failure"]) if data["failure"] else None
+        parts = {"metrics": metrics, "objectives": objectives, "failure": failure}
+        return cls(**{**data, **parts, "cohort": tuple(data["cohort"])})
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write a record to its own file below a study's folder; writing the same again is harmless.
+
+    Returns:
+        `records/{trial:06d}-{rung}-{replicate}.json`.
+
+    Raises:
+        DataError: there is another record for this key, or the file cannot be written.
+    """
+    path = folder / "records" / _file_name(record)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot create {path.parent}: {error.strerror or error}") from error
+    write_new(path, record.to_json() + "\n")
+    return path
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a study's folder, sorted by key; none where nothing was measured yet.
+
+    Raises:
+        DataError: naming a folder that is missing, or a file that is not what `write_record` wrote.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    records = []
+    for path in (folder / "records").glob("*.json"):
+        record = _from_json(read_json(path), str(path))
+        if path.name != _file_name(record):
+            raise DataError(f"{path} holds the record that belongs in {_file_name(record)}")
+        records.append(record)
+    return sorted(records, key=lambda record: record.key)
+
+
+def compile_jsonl(folder: Path) -> Path:
+    """Write `records.jsonl` from the record files, one object a line, sorted by key.
+
+    Raises:
+        DataError: a record cannot be read, or the file cannot be written.
+    """
+    path = folder / "records.jsonl"
+    write_atomic(path, "".join(f"{record.to_json()}\n" for record in read_records(folder)))
+    return path
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """The records of a `records.jsonl`, sorted by key.
+
+    Raises:
+        DataError: naming the file, and the line that is malformed or whose key came before.
+    """
+    lines: dict[tuple[int, int, int], int] = {}
+    records = []
+    try:
+        with path.open("rb") as handle:
+            for number, line in enumerate(handle, 1):
+                source = f"{path}, line {number}"
+                record = _from_json(parse_json(line, source), source)
+                first = lines.setdefault(record.key, number)
+                if first != number:
+                    raise DataError(f"{source} has the trial, rung, replicate of line {first}")
+                records.append(record)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return sorted(records, key=lambda record: record.key)
+
+
+def _file_name(record: Record) -> str:
+    return f"{record.trial:06d}-{record.rung}-{record.replicate}.json"
+
+
+def _from_json(data: Any, source: str) -> Record:
+    try:
+        return Record.from_dict(data, source)
+    except ConfigError as error:  # in a file of measurements it is the data that is wrong
+        raise DataError(str(error)) from error
+
+
+def _is_utc(value: object) -> bool:
+    if not isinstance(value, str) or not _UTC.fullmatch(value):
+        return False
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _problems(data: Any) -> list[str]:
+    problems = _check_fields(data, "")
+    if problems:
+        return problems
+    if (data["state"] == "failed") != (data["failure"] is not None):
+        problems.append(
+            f"state is {data['state']} and failure is {data['failure']}, allowed: complete without "
+            "a failure, failed with one"
+        )
+    if data["state"] == "complete" and not data["metrics"]:
+        problems.append("metrics is {}, allowed: at least one metric where state is complete")
+    if not data["cohort"] or len(set(data["cohort"])) < len(data["cohort"]):
+        problems.append(f"cohort is {data['cohort']}, allowed: distinct trials, at least one")
+    return problems
+
+
+_METRIC = checks.fields({"value": checks.NUMBER, "stderr": checks.NUMBER_FROM_0})
+_FAILURE = checks.fields(
+    {"kind": checks.one_of(*get_args(FailureKind)), "message": checks.TEXT},
+)
+check_objectives = checks.named(
+    checks.fields(
+        {
+            "value": checks.NUMBER,
+            "unit": checks.TEXT,
+            "stderr": checks.optional(checks.NUMBER_FROM_0),
+        },
+    ),
+)
+_check_fields = checks.fields(
+    {
+        "version": checks.one_of(RECORD_VERSION),
+        "trial": checks.COUNT,
+        "rung": checks.COUNT,
+        "replicate": checks.COUNT,
+        "state": checks.one_of(*get_args(State)),
+        "genotype": checks.PLAIN_OBJECT,
+        "hash": checks.matching("[0-9a-f]{16}", "16 hexadecimal digits"),
+        "seed": checks.COUNT,
+        "metrics": checks.named(_METRIC),
+        "objectives": check_objectives,
+        "trainable_params": checks.COUNT,
+        "fraction": checks.NUMBER_FROM_0,
+        "head_params": checks.COUNT,
+        "steps": checks.COUNT,
+        "seconds": checks.NUMBER_FROM_0,
+        "started": checks.leaf("a time in UTC such as 2026-01-31T12:00:00Z", _is_utc),
+        "worker": checks.TEXT,
+        "cohort": checks.list_of(checks.COUNT),
+        "precision": checks.TEXT,
+        "split": checks.TEXT,
+        "failure": checks.optional(_FAILURE),
+        "weights": checks.optional(
+            checks.matching(_PATH, "a relative POSIX path without . and .."),
+        ),
+    },
+)

@@ -1,0 +1,398 @@
+"""The front: laws of dominance, a hypervolume checked by brute force, and front.json."""
+
+import copy
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from jsonschema import Draft202012Validator
+from record_factory import make_failure, make_record
+
+from autopeft.errors import ConfigError, DataError
+from autopeft.front import Front, front_of, hypervolume, read_front, write_front
+from autopeft.records import Metric
+
+SCHEMA = Path(__file__).parents[1] / "docs" / "schema" / "front.schema.json"
+BUDGET = 1000
+
+
+def measured(trial, quality, params, *, stderr=0.0, **changes):
+    return make_record(
+        trial=trial,
+        trainable_params=params,
+        metrics={"accuracy": Metric(quality, stderr)},
+        genotype={"number": trial},
+        **changes,
+    )
+
+
+def front(records, max_params=BUDGET, metric="accuracy"):
+    return front_of(records, metric, "maximize", max_params, lambda g: f"genotype {g['number']}")
+
+
+def trials(result):
+    return [point.trial for point in result.points]
+
+
+def study(*points):
+    """One complete record for each (quality, params), trials counted from 0."""
+    return [measured(i, quality, params) for i, (quality, params) in enumerate(points)]
+
+
+# few distinct values, so that ties and duplicates are common; a sixth of the sizes over budget
+qualities = st.integers(-2, 8).map(lambda n: n / 8)
+sizes = st.sampled_from([0, 1, 10, 100, 1000, 1001])
+studies = st.lists(st.tuples(qualities, sizes), max_size=12).map(lambda points: study(*points))
+fractions = st.floats(-1, 1)
+
+
+def quality_of(record):
+    return record.metrics["accuracy"].value
+
+
+def beats(one, two):
+    """Better, or as good and first."""
+    as_good = quality_of(one) >= quality_of(two) and one.trainable_params <= two.trainable_params
+    same = (quality_of(one), one.trainable_params) == (quality_of(two), two.trainable_params)
+    return as_good and (not same or one.trial < two.trial)
+
+
+@given(studies)
+def test_front_is_exactly_the_records_that_nothing_in_the_budget_beats(records):
+    fitting = [record for record in records if record.trainable_params <= BUDGET]
+    unbeaten = [r.trial for r in fitting if not any(beats(other, r) for other in fitting)]
+    assert sorted(trials(front(records))) == unbeaten
+
+
+@given(studies)
+def test_points_ascend_in_parameters_and_quality(records):
+    points = front(records).points
+    for one, two in pairwise(points):
+        assert one.trainable_params < two.trainable_params
+        assert one.quality < two.quality
+
+
+@given(st.data())
+def test_order_of_records_changes_nothing(data):
+    firsts = data.draw(studies)
+    records = [
+        *firsts,
+        *(
+            measured(r.trial, 0.3, r.trainable_params, replicate=1, objectives={})
+            for r in firsts[::2]
+        ),
+        *(measured(r.trial, 0.6, r.trainable_params, replicate=2) for r in firsts[::3]),
+    ]
+    assert front(data.draw(st.permutations(records))) == front(records)
+
+
+@given(studies, qualities, sizes)
+def test_a_beaten_record_changes_nothing(records, quality, params):
+    newcomer = measured(99, quality, params)
+    before = front(records)
+    if params > BUDGET or any(beats(r, newcomer) for r in records if r.trial in trials(before)):
+        assert front([*records, newcomer]) == before
+    else:
+        assert 99 in trials(front([*records, newcomer]))
+
+
+@given(studies, st.sampled_from(["nan", "diverged", "out_of_memory", "crash", "error"]))
+def test_failed_trials_and_those_over_budget_are_never_on_the_front(records, kind):
+    failed = make_failure(kind, trial=99, trainable_params=0)
+    over = measured(100, 1.0, BUDGET + 1)
+    assert front([*records, failed, over]) == front(records)
+
+
+@pytest.mark.parametrize("kind", ["nan", "diverged"])
+@pytest.mark.parametrize("where", [{"rung": 2}, {"rung": 0}, {"replicate": 1}])
+def test_trial_that_ever_diverged_is_left_out(kind, where):
+    fine = measured(0, 0.9, 10)
+    diverged = make_failure(kind, trial=0, trainable_params=10, **where)
+    assert front([fine, diverged]).points == ()
+
+
+@pytest.mark.parametrize("kind", ["out_of_memory", "crash", "error"])
+def test_accident_takes_nothing_from_what_was_measured_before(kind):
+    fine = measured(0, 0.9, 10)
+    accident = make_failure(kind, trial=0, trainable_params=10, rung=2)
+    assert front([fine, accident]) == front([fine])
+
+
+def test_duplicates_keep_the_first_trial():
+    records = study((0.5, 10), (0.5, 10), (0.5, 20), (0.4, 10))
+    assert trials(front(records)) == trials(front(records[::-1])) == [0]
+
+
+def test_highest_rung_counts():
+    early = measured(0, 0.9, 10, rung=0)
+    late = measured(0, 0.7, 10, rung=2)
+    assert [point.quality for point in front([early, late]).points] == [0.7]
+
+
+def test_replicates_are_averaged_over_seeds_and_rows():
+    replicates = [
+        measured(0, quality, 10, stderr=stderr, replicate=number)
+        for number, (quality, stderr) in enumerate([(0.7, 0.03), (0.8, 0.04), (0.9, 0.05)])
+    ]
+    (point,) = front(replicates).points
+    assert point.quality == pytest.approx(0.8)
+    over_rows = (0.03**2 + 0.04**2 + 0.05**2) / 3
+    assert point.stderr == pytest.approx(math.sqrt(over_rows + 0.01 / 3))
+
+
+def test_single_replicate_keeps_its_bits():
+    (point,) = front([measured(0, 0.1 + 0.2, 10, stderr=0.1)]).points
+    assert (point.quality, point.stderr) == (0.1 + 0.2, 0.1)
+
+
+def test_point_carries_what_was_recorded():
+    record = measured(4, 0.5, 10, stderr=0.25)
+    (point,) = front([record]).points
+    assert point.objectives == record.objectives
+    assert point.genotype == record.genotype
+    assert point.fraction == record.fraction
+    assert point.summary == "genotype 4"
+
+
+def test_summaries_are_made_for_points_only():
+    asked = []
+
+    def summarize(genotype):
+        asked.append(genotype["number"])
+        return "words"
+
+    front_of(study((0.5, 10), (0.4, 20), (0.6, 30)), "accuracy", "maximize", BUDGET, summarize)
+    assert asked == [0, 2]
+
+
+def test_missing_metric_is_named():
+    with pytest.raises(DataError, match="trial 0, rung 1, replicate 0 has no metric 'mcc', it has"):
+        front(study((0.5, 10)), metric="mcc")
+
+
+def test_different_splits_do_not_compare():
+    with pytest.raises(DataError, match="different splits do not compare: test, validation"):
+        front([measured(0, 0.5, 10), measured(1, 0.5, 10, split="test")])
+
+
+def test_one_trial_is_one_genotype():
+    with pytest.raises(DataError, match="trial 0 are of different genotypes"):
+        front([measured(0, 0.5, 10), measured(0, 0.5, 11, rung=2)])
+
+
+def test_one_measurement_counts_once():
+    with pytest.raises(DataError, match="trial 0 has two records for one rung and replicate"):
+        front([measured(0, 0.5, 10), measured(0, 0.5, 10)])
+
+
+def test_unknown_direction_and_negative_budget_are_refused():
+    with pytest.raises(ConfigError, match="direction is 'minimize', allowed: maximize"):
+        front_of([], "loss", "minimize", BUDGET, str)
+    with pytest.raises(ConfigError, match="max_params is -1"):
+        front([], max_params=-1)
+
+
+@pytest.mark.parametrize("records", [[], study((0.5, BUDGET + 1)), [make_failure()]])
+def test_front_of_nothing_is_empty(records):
+    result = front(records)
+    assert (result.points, result.hypervolume) == ((), 0.0)
+    assert (result.recommended, result.knee) == (None, None)
+
+
+def area_cell_by_cell(points, max_params):
+    """The plane cut at every coordinate; a cell counts if some point dominates its far corner."""
+    scaled = [(math.log10(1 + p) / math.log10(1 + max_params), max(q, 0)) for p, q in points]
+    costs = sorted({1.0, *(cost for cost, _ in scaled)})
+    heights = sorted({0.0, *(quality for _, quality in scaled)})
+    return sum(
+        (right - left) * (top - bottom)
+        for left, right in pairwise(costs)
+        for bottom, top in pairwise(heights)
+        if any(cost <= left and quality >= top for cost, quality in scaled)
+    )
+
+
+@given(
+    st.integers(1, 10**9).flatmap(
+        lambda budget: st.tuples(
+            st.just(budget),
+            st.lists(st.tuples(st.integers(0, budget), fractions), max_size=10),
+        )
+    )
+)
+def test_hypervolume_is_the_area_counted_cell_by_cell(case):
+    budget, points = case
+    assert hypervolume(points, budget) == pytest.approx(
+        area_cell_by_cell(points, budget), abs=1e-12
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, BUDGET), qualities), max_size=12))
+def test_hypervolume_of_front_is_that_of_all_its_records(points):
+    result = front(study(*((quality, params) for params, quality in points)))
+    assert result.hypervolume == pytest.approx(hypervolume(points, BUDGET), abs=1e-12)
+    assert 0 <= result.hypervolume <= 1
+
+
+def test_hypervolume_by_hand():
+    assert hypervolume([(9, 0.5)], 99) == pytest.approx(0.25)
+    assert hypervolume([(9, 0.5), (0, 0.25)], 99) == pytest.approx(0.375)
+    assert hypervolume([(9, -0.5)], 99) == 0
+    assert hypervolume([(99, 1.0)], 99) == 0
+    assert hypervolume([(0, 0.75)], 0) == 0.75
+
+
+def test_knee_is_farthest_above_the_chord():
+    assert front(study((0.1, 0), (0.7, 9), (0.8, 99), (0.9, 999))).knee == 1
+    assert front(study((0.1, 0), (0.3, 9), (0.8, 99), (0.9, 999))).knee == 2
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0.5, 10)],
+        [(0.5, 10), (0.6, 100)],
+        [(0.1, 0), (0.2, 9), (0.9, 999)],
+        [(-0.5, 0), (-0.2, 9)],
+    ],
+)
+def test_knee_is_the_best_where_nothing_bulges(points):
+    assert front(study(*points)).knee == len(points) - 1
+
+
+@given(st.lists(st.tuples(st.integers(0, BUDGET), fractions), min_size=1, max_size=8))
+def test_no_point_is_farther_above_the_chord_than_the_knee(points):
+    result = front(study(*((quality, params) for params, quality in points)))
+    plane = {
+        point.trial: complex(math.log10(1 + point.trainable_params) / 3, max(point.quality, 0))
+        for point in result.points
+    }
+    first, last = plane[result.points[0].trial], plane[result.points[-1].trial]
+    turn = (last - first).conjugate() / (abs(last - first) or 1)
+    above = {trial: ((place - first) * turn).imag for trial, place in plane.items()}
+    assert above[result.knee] == pytest.approx(max(above.values()), abs=1e-12)
+
+
+@pytest.mark.parametrize(("stderr", "expected"), [(0.0, 2), (0.04, 2), (0.06, 1), (0.5, 0)])
+def test_recommended_is_the_cheapest_within_one_standard_error_of_the_best(stderr, expected):
+    records = [
+        measured(0, 0.5, 0, stderr=0.9),
+        measured(1, 0.85, 10, stderr=0.9),
+        measured(2, 0.9, 100, stderr=stderr),
+    ]
+    assert front(records).recommended == expected
+
+
+def example():
+    return front(
+        [measured(0, 0.5, 0), measured(1, 0.8, 10, stderr=0.01), measured(2, 0.9, 500, stderr=0.2)]
+    )
+
+
+def test_document_has_exactly_the_agreed_keys():
+    data = example().to_dict()
+    assert " ".join(data) == ("version metric direction points hypervolume reference recommended")
+    assert " ".join(data["points"][0]) == (
+        "trial quality stderr trainable_params fraction objectives genotype summary"
+    )
+    assert data["reference"] == {"quality": 0.0, "trainable_params": BUDGET}
+
+
+@given(studies)
+def test_front_survives_json_and_fits_the_schema(records):
+    result = front(records)
+    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    validator().validate(data)
+    assert Front.from_dict(data) == result
+    assert Front.from_dict(data).knee == result.knee
+
+
+def test_file_is_written_read_and_replaced(tmp_path):
+    path = write_front(tmp_path, front([]))
+    assert path == tmp_path / "front.json"
+    assert read_front(path) == front([])
+    write_front(tmp_path, example())
+    assert read_front(path) == example()
+    assert [path.name for path in tmp_path.iterdir()] == ["front.json"]
+
+
+def validator():
+    schema = json.loads(SCHEMA.read_text())
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def changed(key, value):
+    """The example with one dotted key replaced; a number in it counts points."""
+    data = copy.deepcopy(example().to_dict())
+    place = data
+    *parents, last = key.split(".")
+    for parent in parents:
+        place = place[int(parent)] if parent.isdigit() else place[parent]
+    place[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "in_schema"),
+    [
+        ("version", 2, True),
+        ("metric", "", True),
+        ("direction", "minimize", True),
+        ("points", {}, True),
+        ("points.1.trial", -1, True),
+        ("points.1.trial", 0, False),
+        ("points.1.quality", float("nan"), False),
+        ("points.1.quality", "0.8", True),
+        ("points.1.quality", 0.95, False),
+        ("points.1.quality", 0.5, False),
+        ("points.1.stderr", -1, True),
+        ("points.1.trainable_params", 500, False),
+        ("points.1.trainable_params", 0.5, True),
+        ("points.1.fraction", None, True),
+        ("points.1.objectives", [], True),
+        ("points.1.objectives.latency_ms.extra", 1, True),
+        ("points.1.genotype", "lora", True),
+        ("points.1.summary", "", True),
+        ("points.1.extra", 1, True),
+        ("hypervolume", -1, True),
+        ("hypervolume", float("inf"), False),
+        ("reference", None, True),
+        ("reference.quality", None, True),
+        ("reference.trainable_params", 499, False),
+        ("reference.extra", 1, True),
+        ("recommended", 7, False),
+        ("recommended", None, False),
+        ("recommended", "0", True),
+        ("knee", 1, True),
+    ],
+)
+def test_malformed_front_is_refused_by_name(tmp_path, key, value, in_schema):
+    data = changed(key, value)
+    named = key.removesuffix(".extra").replace("points.1", "points").split(".")
+    with pytest.raises(ConfigError, match=r"^here\.json: ") as caught:
+        Front.from_dict(data, "here.json")
+    assert all(part in str(caught.value) for part in named)
+    if in_schema:
+        assert not validator().is_valid(data)
+    (tmp_path / "front.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"front\.json"):
+        read_front(tmp_path / "front.json")
+
+
+@pytest.mark.parametrize("key", list(example().to_dict()))
+def test_missing_key_is_refused_by_name(key):
+    data = example().to_dict()
+    del data[key]
+    with pytest.raises(ConfigError, match=f"{key} is missing"):
+        Front.from_dict(data)
+    assert not validator().is_valid(data)
+
+
+def test_empty_front_recommends_nothing():
+    with pytest.raises(ConfigError, match="recommended is 0, allowed: None"):
+        Front.from_dict(front([]).to_dict() | {"recommended": 0})
