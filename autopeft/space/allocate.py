@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+_SLACK = 1e-9
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -42,8 +44,8 @@ def allocate(cells: Sequence[Cell], total: float) -> list[int]:
     for i in present:
         cell = cells[i]
         granted += cell.weight / whole
-        # The last part is what is left, so float error cannot take a parameter from it.
-        left = min(total * granted, total) - spent if i != present[-1] else total - spent
+        # Float error takes nothing from a cell whose part pays for it exactly.
+        left = min(total * granted * (1 + _SLACK), total) - spent
         chosen[i] = max((size for size in cell.sizes if cell.cost(size) <= left), default=0)
         spent += cell.cost(chosen[i]) if chosen[i] else 0
     return chosen

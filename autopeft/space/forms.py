@@ -89,10 +89,10 @@ def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
         return "only a prefix acts at `head`"
     if is_sequential(read, write):
         return None
-    if ORDER[read] > ORDER[write]:
-        return f"`{read}` is computed after `{write}`"
     if read in (Tap.Q, Tap.K, Tap.V) and write in (Tap.Q, Tap.K, Tap.V):
         return "q, k and v are computed side by side"
+    if ORDER[read] > ORDER[write]:
+        return f"`{read}` is computed after `{write}`"
     return None
 
 

@@ -38,6 +38,9 @@ class Op:
     scale: Scale = 1.0
 
     def __post_init__(self) -> None:
+        # Equal ops have equal JSON: 2 and 2.0 are one number.
+        if self.scale != "learned":
+            object.__setattr__(self, "scale", float(self.scale))
         rule = FORMS[self.form]
         problems = []
         if reason := misplaced(self.form, self.read, self.write):
@@ -50,9 +53,9 @@ class Op:
             problems.append(f"a {self.form} has no scale")
         if self.scale != "learned" and not (math.isfinite(self.scale) and self.scale > 0):
             problems.append(f"scale {self.scale} is not a positive number")
-        if any(size < 0 for size in self.sizes) or not self.sizes:
+        if not self.sizes or any(type(size) is not int or size < 0 for size in self.sizes):
             problems.append(f"sizes {list(self.sizes)} are not one non-negative integer per layer")
-        if not rule.sized and any(size > 1 for size in self.sizes):
+        elif not rule.sized and max(self.sizes) > 1:
             problems.append(f"a {self.form} is present (1) or absent (0), it has no size")
         if problems:
             raise ConfigError(f"op {self.form} {self.read}->{self.write}: " + "; ".join(problems))
@@ -117,6 +120,8 @@ class Genotype:
             raise ConfigError(f"learning_rate {self.learning_rate} is not a positive number")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"weight_decay {self.weight_decay} is not a number from 0")
+        object.__setattr__(self, "learning_rate", float(self.learning_rate))
+        object.__setattr__(self, "weight_decay", abs(float(self.weight_decay)))  # -0.0 is 0.0
         object.__setattr__(self, "ops", _canonical(self.ops, self.n_layers))
 
     def count_params(self, shape: ModelShape) -> int:

@@ -24,13 +24,15 @@ class _OpFile(Strict):
 
 
 class _TrainingFile(Strict):
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    learning_rate: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    weight_decay: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
 
 
 class _GenotypeFile(Strict):
-    version: Literal[1] = GENOTYPE_VERSION  # type: ignore[assignment]
-    n_layers: Annotated[int, Field(ge=1, le=1000)]
+    version: Annotated[int, Field(strict=True, ge=GENOTYPE_VERSION, le=GENOTYPE_VERSION)] = (
+        GENOTYPE_VERSION
+    )
+    n_layers: Annotated[int, Field(strict=True, ge=1, le=1000)]
     ops: tuple[_OpFile, ...]
     training: _TrainingFile
 
@@ -55,11 +57,16 @@ def genotype_from_dict(data: Mapping[str, Any], source: str = "genotype") -> Gen
 
 def _genotype(document: yaml.Document) -> Genotype:
     file = yaml.validate(_GenotypeFile, document)
+    ops, problems = [], []
+    for i, op in enumerate(file.ops):
+        try:
+            ops.append(Op(op.form, op.read, op.write, op.sizes, op.activation, op.scale))
+        except ConfigError as error:
+            problems.append(f"{document.where(('ops', i))}: ops.{i}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    training = file.training
     try:
-        ops = tuple(
-            Op(op.form, op.read, op.write, op.sizes, op.activation, op.scale) for op in file.ops
-        )
-        training = file.training
-        return Genotype(file.n_layers, ops, training.learning_rate, training.weight_decay)
+        return Genotype(file.n_layers, tuple(ops), training.learning_rate, training.weight_decay)
     except ConfigError as error:
-        raise ConfigError(f"{document.source}: {error}") from None
+        raise ConfigError(f"{document.where(('ops',))}: ops: {error}") from None

@@ -96,7 +96,7 @@ class Layout:
                 top = sum(present)
                 return {f"{self.name}.top": top} if top and all(present[n - top :]) else None
             case LayoutKind.SHAPE:
-                return {f"{self.name}.shape": "uniform"} if len(set(weights)) == 1 else None
+                return {f"{self.name}.shape": _nearest_shape(weights)}
             case LayoutKind.FREE:
                 return self._fit_profile(weights)
 
@@ -111,16 +111,21 @@ class Layout:
                 return 1
 
     def _fit_profile(self, weights: Sequence[float]) -> Params:
-        floor = min(w for w in weights if w > 0) * math.exp(-2 * OFFSET)
-        logs = [math.log(max(w, floor)) for w in weights]
-        mean = sum(logs) / len(logs)
-        span = max(abs(value - mean) for value in logs)
-        squeeze = OFFSET / span if span > OFFSET else 1.0
-        offsets = {
-            f"{self.name}.layer{i}": squeeze * (value - mean) / OFFSET
-            for i, value in enumerate(logs)
-        }
-        return {f"{self.name}.tilt": 0.0, f"{self.name}.bulge": 0.0, **offsets}
+        n, logs = len(weights), _centred_logs(weights)
+        params: dict[str, float] = {}
+        for part, full in (
+            ("tilt", _centred_logs(_profile(1.0, 0.0, [0.0] * n))),
+            ("bulge", _centred_logs(_profile(0.0, 1.0, [0.0] * n))),
+        ):
+            norm = _dot(full, full)
+            fit = _clipped(_dot(logs, full) / norm) if norm > 0 else 0.0
+            params[f"{self.name}.{part}"] = fit
+            logs = [log - fit * value for log, value in zip(logs, full, strict=True)]
+        # Where the offsets cannot span the range the largest layers are right, the least clipped.
+        middle = max((max(logs) + min(logs)) / 2, max(logs) - OFFSET)
+        for i, log in enumerate(logs):
+            params[f"{self.name}.layer{i}"] = _clipped((log - middle) / OFFSET)
+        return params
 
 
 def _profile(tilt: float, bulge: float, offsets: Sequence[float]) -> list[float]:
@@ -143,3 +148,29 @@ def _shape(name: str, n: int) -> list[float]:
         "hourglass": (0.0, -1.0),
     }[name]
     return _profile(tilt, bulge, flat)
+
+
+def _nearest_shape(weights: Sequence[float]) -> str:
+    logs = _centred_logs(weights)
+
+    def distance(name: str) -> float:
+        profile = _centred_logs(_shape(name, len(weights)))
+        return sum((a - b) ** 2 for a, b in zip(logs, profile, strict=True))
+
+    return min(SHAPES, key=distance)
+
+
+def _centred_logs(weights: Sequence[float]) -> list[float]:
+    """Logarithms around 0; absent layers count as somewhat below the least present one."""
+    floor = min(w for w in weights if w > 0) * math.exp(-2 * OFFSET)
+    logs = [math.log(max(w, floor)) for w in weights]
+    mean = sum(logs) / len(logs)
+    return [value - mean for value in logs]
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _clipped(value: float) -> float:
+    return min(max(value, -1.0), 1.0)

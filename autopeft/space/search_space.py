@@ -116,8 +116,9 @@ class SearchSpace:
         weights = slot.layout.weights(params, self.shape.n_layers)
         present = [i for i, weight in enumerate(weights) if weight > 0]
         groups = [present] if slot.layout.coupled and present else [[i] for i in present]
+        prices = {size: slot.cost(variant, size) for size in slot.sizes}
         return [
-            (_cell(slot, variant, group, sum(weights[i] for i in group) / sum(weights)), group)
+            (_cell(prices, len(group), sum(weights[i] for i in group) / sum(weights)), group)
             for group in groups
         ]
 
@@ -166,11 +167,11 @@ class SearchSpace:
         ]
 
 
-def _cell(slot: Slot, variant: Variant, layers: list[int], weight: float) -> Cell:
+def _cell(prices: Mapping[int, int], n_layers: int, weight: float) -> Cell:
     def cost(size: int) -> int:
-        return len(layers) * slot.cost(variant, size)
+        return n_layers * prices[size]
 
-    return Cell(weight, slot.sizes, cost)
+    return Cell(weight, tuple(prices), cost)
 
 
 def _rounded(value: float) -> float:

@@ -1,6 +1,7 @@
 """Finding search spaces: the shipped ones by name, anybody's by path."""
 
 import difflib
+import os
 from pathlib import Path
 
 from autopeft.errors import ConfigError
@@ -35,7 +36,7 @@ def load_space(name: str, base: Path | None = None) -> SpaceSpec:
     if name in shipped:
         return yaml.validate(SpaceSpec, yaml.load(shipped[name]))
     path = (base or Path()) / name
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, it never raises
         close = difflib.get_close_matches(name, shipped, n=1)
         hint = f"did you mean `{close[0]}`? " if close else ""
         raise ConfigError(

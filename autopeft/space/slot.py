@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 from autopeft.space.dimension import Categorical, Choice, Dimension, Params
@@ -90,7 +91,7 @@ class Slot:
 
     def cost(self, variant: Variant, size: int) -> int:
         """Parameters in one layer."""
-        ops = variant.ops([size])
+        ops = variant.ops([size]) if size else ()
         return sum(op.params_in_layer(size, self.shape) for op in ops)
 
     def least_in_a_layer(self) -> int:
@@ -102,8 +103,11 @@ class Slot:
 
         A total from here on is always enough for something.
         """
-        dearest = max(self.cost(variant, self.sizes[0]) for variant, _ in self.variants())
-        return dearest * (self.shape.n_layers if self.layout.coupled else 1)
+        return self._dearest * (self.shape.n_layers if self.layout.coupled else 1)
+
+    @cached_property
+    def _dearest(self) -> int:
+        return max(self.cost(variant, self.sizes[0]) for variant, _ in self.variants())
 
     def _choices(self, field: str) -> tuple[object, ...]:
         value = getattr(self.spec, field)

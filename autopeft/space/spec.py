@@ -1,5 +1,6 @@
 """The YAML of a search space, validated strictly. What it means is in `search_space.py`."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -7,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from autopeft.space.forms import FORMS, Activation, Compose, Form, misplaced, weight_input
 from autopeft.space.layout import LayoutKind
 from autopeft.space.taps import LINEAR_INPUT, Tap
+from autopeft.space.yaml import Problem, refuse_if_any
 
 NAME = r"^[a-z][a-z0-9_]{0,40}$"
 
@@ -24,15 +26,15 @@ class Strict(BaseModel):
 class Halvings(Strict):
     """Sizes `d_model // 2**k` for k from 0 to `halvings`."""
 
-    halvings: Annotated[int, Field(ge=1, le=20)]
+    halvings: Annotated[int, Field(strict=True, ge=1, le=20)]
 
 
 class Range(Strict):
     """A number drawn between two ends, on a log scale unless told otherwise."""
 
-    low: Annotated[float, Field(gt=0)]
-    high: Annotated[float, Field(gt=0)]
-    log: bool = True
+    low: Annotated[float, Field(strict=True, gt=0)]
+    high: Annotated[float, Field(strict=True, gt=0)]
+    log: Annotated[bool, Field(strict=True)] = True
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -41,8 +43,8 @@ class Range(Strict):
         return self
 
 
-PositiveScale = Annotated[float, Field(gt=0, le=1000)]
-Size = Annotated[int, Field(ge=0, le=65536)]
+PositiveScale = Annotated[float, Field(strict=True, gt=0, le=1000)]
+Size = Annotated[int, Field(strict=True, ge=0, le=65536)]
 
 
 class SlotSpec(Strict):
@@ -76,28 +78,18 @@ class SlotSpec(Strict):
     @field_validator("write")
     @classmethod
     def _taps(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in (part for joint in value for part in joint.split("+")):
-            if name not in set(Tap):
-                raise ValueError(f"no tap `{name}`; allowed: {', '.join(Tap)}, joined by +")
+        for joint in value:
+            parts = joint.split("+")
+            for name in parts:
+                if name not in set(Tap):
+                    raise ValueError(f"no tap `{name}`; allowed: {', '.join(Tap)}, joined by +")
+            if len(set(parts)) < len(parts):
+                raise ValueError(f"`{joint}` names a tap twice")
         return value
 
     @model_validator(mode="after")
     def _meaningful(self) -> Self:
-        for form in self.form:
-            rule = FORMS[form]
-            if self.compose not in (None, rule.compose):
-                raise ValueError(f"a {form} composes by `{rule.compose}`")
-            if rule.activated and not self.activation:
-                raise ValueError(f"a {form} needs an activation: {', '.join(Activation)}")
-            if not rule.sized and self.size != (1,):
-                raise ValueError(f"a {form} has no size")
-            if not rule.scalable and self.scale != (1.0,):
-                raise ValueError(f"a {form} has no scale")
-        if self.activation and not any(FORMS[form].activated for form in self.form):
-            raise ValueError(f"no form of this slot has an activation ({', '.join(self.form)})")
-        if isinstance(self.size, tuple) and not any(self.size):
-            raise ValueError("at least one size has to be above 0")
-        self._check_places()
+        refuse_if_any([*self._form_problems(), *self._place_problems()])
         return self
 
     def places(self) -> set[tuple[Form, Tap, Tap]]:
@@ -110,17 +102,34 @@ class SlotSpec(Strict):
             for part in joint.split("+")
         }
 
-    def _check_places(self) -> None:
+    def _form_problems(self) -> Iterator[Problem]:
+        for form in self.form:
+            rule = FORMS[form]
+            if self.compose not in (None, rule.compose):
+                yield ("compose",), f"a {form} composes by `{rule.compose}`"
+            if rule.activated and not self.activation:
+                yield ("activation",), f"a {form} needs an activation: {', '.join(Activation)}"
+            if not rule.sized and self.size != (1,):
+                yield ("size",), f"a {form} has no size"
+            if not rule.scalable and self.scale != (1.0,):
+                yield ("scale",), f"a {form} has no scale"
+        if self.activation and not any(FORMS[form].activated for form in self.form):
+            yield ("activation",), f"no form here has an activation ({', '.join(self.form)})"
+        if isinstance(self.size, tuple) and not any(self.size):
+            yield ("size",), "at least one size has to be above 0"
+
+    def _place_problems(self) -> Iterator[Problem]:
         for form in self.form:
             for read in self.read:
                 for write in (Tap(part) for joint in self.write for part in joint.split("+")):
                     if read == "weight" and write not in LINEAR_INPUT:
-                        raise ValueError(
-                            f"no weight matrix writes at `{write}`; "
-                            f"`read: weight` goes with {', '.join(LINEAR_INPUT)}"
+                        allowed = ", ".join(LINEAR_INPUT)
+                        yield (
+                            ("write",),
+                            f"no weight matrix writes at `{write}`; with `read: weight`: {allowed}",
                         )
-                    if reason := misplaced(form, resolve_read(read, write), write):
-                        raise ValueError(f"{form} {read}->{write}: {reason}")
+                    elif reason := misplaced(form, resolve_read(read, write), write):
+                        yield ("write",), f"{form} {read}->{write}: {reason}"
 
 
 def resolve_read(read: str, write: Tap) -> Tap:
@@ -133,8 +142,8 @@ def resolve_read(read: str, write: Tap) -> Tap:
 class TrainingSpec(Strict):
     """Training hyperparameters: a fixed number or a range."""
 
-    learning_rate: Annotated[float, Field(gt=0)] | Range
-    weight_decay: Annotated[float, Field(ge=0)] | Range = 0.0
+    learning_rate: Annotated[float, Field(strict=True, gt=0)] | Range
+    weight_decay: Annotated[float, Field(strict=True, ge=0)] | Range = 0.0
 
 
 class SpaceSpec(Strict):
@@ -149,29 +158,37 @@ class SpaceSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [slot.name for slot in self.slots]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"slots given twice: {', '.join(twice)}")
-        known = [*self.layouts, *LayoutKind]
-        if both := sorted(set(self.layouts) & set(LayoutKind)):
-            raise ValueError(f"layouts named like a kind: {', '.join(both)}")
-        for slot in self.slots:
-            if slot.layout not in known:
-                raise ValueError(
-                    f"slot {slot.name}: no layout `{slot.layout}`; allowed: {', '.join(known)}"
-                )
-            kind = LayoutKind(self.layouts.get(slot.layout, slot.layout))
-            if self.draw == "filter" and kind is LayoutKind.SHAPE:
-                raise ValueError(f"slot {slot.name}: layout `shape` needs `draw: budget`")
-        self._check_overlap()
+        refuse_if_any([*self._name_problems(), *self._layout_problems(), *self._overlap_problems()])
         return self
 
-    def _check_overlap(self) -> None:
+    def _name_problems(self) -> Iterator[Problem]:
+        names = [slot.name for slot in self.slots]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                yield ("slots", i, "name"), f"slot `{name}` is given twice"
+        for name in self.layouts:
+            if name in set(LayoutKind):
+                yield ("layouts", name), "named like a kind of layout"
+            if name in names:  # coordinates are named after slots and layouts
+                yield ("layouts", name), "named like a slot"
+
+    def _layout_problems(self) -> Iterator[Problem]:
+        known = [*self.layouts, *LayoutKind]
+        for i, slot in enumerate(self.slots):
+            if slot.layout not in known:
+                text = f"no layout `{slot.layout}`; allowed: {', '.join(known)}"
+                yield ("slots", i, "layout"), text
+            elif self.draw == "filter" and self._kind(slot) is LayoutKind.SHAPE:
+                yield ("slots", i, "layout"), "layout `shape` needs `draw: budget`"
+
+    def _kind(self, slot: SlotSpec) -> LayoutKind:
+        return LayoutKind(self.layouts.get(slot.layout, slot.layout))
+
+    def _overlap_problems(self) -> Iterator[Problem]:
         owner: dict[tuple[Form, Tap, Tap], str] = {}
-        for slot in self.slots:
-            for place in slot.places():
+        for i, slot in enumerate(self.slots):
+            for place in sorted(slot.places()):
                 if (other := owner.setdefault(place, slot.name)) != slot.name:
                     form, read, write = place
-                    raise ValueError(
-                        f"slots {other} and {slot.name} both put a {form} at {read}->{write}"
-                    )
+                    text = f"slots {other} and {slot.name} both put a {form} at {read}->{write}"
+                    yield ("slots", i), text

@@ -1,12 +1,12 @@
 """Strict YAML: what it refuses would otherwise be read as something else without a word.
 
 Duplicate keys (PyYAML keeps the last), aliases (236 bytes can become millions of leaves), tags,
-and the words that only YAML 1.1 takes for booleans. `1e-4` is a number here, as in YAML 1.2.
+and what only YAML 1.1 takes for booleans and numbers. `1e-4` is a number here, as in YAML 1.2.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,18 +19,34 @@ from autopeft.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
+MAX_DIGITS = 400
 
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*)?(\.\d*)?([eE][-+]?\d+)?")
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TRUE_FALSE = {"true": True, "false": False}
 _NULL = {"", "~", "null"}
+_NOT_FINITE = {".inf", "-.inf", "+.inf", ".nan"}
+_SHOWN_CHARACTERS = 80
+_WRONG_TYPE = {
+    "dict_type": "has to be a mapping",
+    "model_type": "has to be a mapping",
+    "tuple_type": "has to be a list",
+    "float_type": "has to be a number",
+    "int_type": "has to be a whole number",
+    "string_type": "has to be a text",
+    "bool_type": "has to be true or false",
+}
 
 Key = tuple[str | int, ...]
+Problem = tuple[Key, str]
+"""What is wrong, at which key."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Document:
-    """The values of a YAML file and the line on which each key stands."""
+    """The values of a YAML file and the line on which each key stands, if there are lines."""
 
     source: str
     data: Any
@@ -38,10 +54,30 @@ class Document:
 
     def where(self, key: Sequence[str | int]) -> str:
         """`file:line` of a key, or of its nearest parent."""
+        if not self.lines:
+            return self.source
         path = tuple(key)
         while path not in self.lines and path:
             path = path[:-1]
         return f"{self.source}:{self.lines.get(path, 1)}"
+
+
+class ProblemsError(ValueError):
+    """What is wrong inside one pydantic model, each problem at its key; for its validators."""
+
+    def __init__(self, found: Iterable[Problem]) -> None:
+        self.found = tuple(dict.fromkeys(found))
+        super().__init__("; ".join(message for _, message in self.found))
+
+
+def refuse_if_any(problems: Iterable[Problem]) -> None:
+    """Raise `ProblemsError` if there is any.
+
+    Raises:
+        ProblemsError: all of them.
+    """
+    if found := list(problems):
+        raise ProblemsError(found)
 
 
 def load(path: Path) -> Document:
@@ -51,16 +87,17 @@ def load(path: Path) -> Document:
         ConfigError: the file cannot be read or is not strict YAML, with file and line.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as handle:
+            raw = handle.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path}: {len(raw)} bytes, more than the {MAX_BYTES} allowed")
+        raise ConfigError(f"{path}: larger than the {MAX_BYTES} bytes allowed")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 (byte {error.start})") from error
+        raise ConfigError(f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x})") from error
     return loads(text, str(path))
 
 
@@ -75,11 +112,14 @@ def loads(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{source}:{line}: not YAML: {error.problem or error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {error}") from error
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{source}:{line}: not YAML: {what}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        character = f"U+{ord(text[error.position]):04X}"
+        raise ConfigError(f"{source}:{line}: not YAML: character {character}") from error
     if node is None:
-        raise ConfigError(f"{source}: is empty")
+        raise ConfigError(f"{source}:1: is empty")
     lines: dict[Key, int] = {(): 1}
     return Document(source, _construct(node, (), lines, source), lines)
 
@@ -93,25 +133,36 @@ def validate(model: type[Model], document: Document) -> Model:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        problems = [_describe(item, document, model) for item in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+        items = error.errors()
+        told: dict[str, dict[str, None]] = {}  # ordered sets
+        for item in items:
+            if not _is_noise(item, items, document):
+                for at, message in _describe(item, document, model):
+                    told.setdefault(at, {})[message] = None
+        raise ConfigError("\n".join(f"{at}: {' or '.join(told[at])}" for at in told)) from None
 
 
 def _compose(text: str, source: str) -> yaml.Node | None:
+    """The nodes of a text whose events were looked at first: composing recurses and follows."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        where = f"{source}:{event.start_mark.line + 1 if event.start_mark else 1}"
         anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
         if anchor or tag:
             mark = "*" if isinstance(event, yaml.AliasEvent) else "&"
             what = f"aliases and anchors ({mark}{anchor})" if anchor else f"tags ({tag})"
-            line = event.start_mark.line + 1 if event.start_mark else 1
-            raise ConfigError(f"{source}:{line}: {what} are not allowed")
+            raise ConfigError(f"{where}: {what} are not allowed")
+        if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value):
+            raise ConfigError(f"{where}: not Unicode: half of a surrogate pair")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{where}: nested deeper than {MAX_DEPTH} levels")
     return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _construct(node: yaml.Node, key: Key, lines: dict[Key, int], source: str) -> Any:
     line = node.start_mark.line + 1
-    if len(key) > MAX_DEPTH:
-        raise ConfigError(f"{source}:{line}: nested deeper than {MAX_DEPTH} levels")
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node, f"{source}:{line}")
     if isinstance(node, yaml.SequenceNode):
@@ -125,7 +176,7 @@ def _construct(node: yaml.Node, key: Key, lines: dict[Key, int], source: str) ->
             raise ConfigError(f"{source}:{line}: a key has to be a word")
         name = str(name_node.value)
         if name in out:
-            raise ConfigError(f"{source}:{line}: key `{name}` is given twice")
+            raise ConfigError(f"{source}:{line}: key `{_shown(name)}` is given twice")
         lines[(*key, name)] = line
         out[name] = _construct(child, (*key, name), lines, source)
     return out
@@ -139,34 +190,88 @@ def _scalar(node: yaml.ScalarNode, where: str) -> Any:
         return None
     if value.lower() in _TRUE_FALSE:
         return _TRUE_FALSE[value.lower()]
-    if value.lower() in (".inf", "-.inf", "+.inf", ".nan"):
+    if value.lower() in _NOT_FINITE:
         raise ConfigError(f"{where}: {value}: only finite numbers are allowed")
-    if not _NUMBER.fullmatch(value) or not any(c.isdigit() for c in value):
+    if not _NUMBER.fullmatch(value):
         return value
-    if re.fullmatch(r"[-+]?[\d_]+", value):
-        return int(value.replace("_", ""))
-    number = float(value.replace("_", ""))
-    if not math.isfinite(number):
-        raise ConfigError(f"{where}: {value}: only finite numbers are allowed")
+    if len(value) > MAX_DIGITS:
+        raise ConfigError(f"{where}: {_shown(value)}: more than {MAX_DIGITS} digits")
+    number = int(value) if _INTEGER.fullmatch(value) else float(value)
+    if abs(number) > sys.float_info.max:
+        raise ConfigError(f"{where}: {_shown(value)}: only finite numbers are allowed")
     return number
 
 
-def _describe(item: ErrorDetails, document: Document, model: type[BaseModel]) -> str:
-    key: list[str | int] = []
-    for part in item["loc"]:  # pydantic adds the tags of unions, which no file contains
-        if (*key, part) in document.lines:
-            key.append(part)
-    name = ".".join(str(part) for part in key) or "the file"
-    where = document.where(key)
+def _describe(
+    item: ErrorDetails, document: Document, model: type[BaseModel]
+) -> Iterator[tuple[str, str]]:
+    """Where and what; several problems at one place are alternatives, of which none fits."""
+    key = _key(item["loc"], document)
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, ProblemsError):
+        for inner, message in cause.found:
+            yield _at(document, [*key, *inner]), message
+        return
     if item["type"] == "extra_forbidden":
         allowed = ", ".join(_fields_at(model, key[:-1]))
-        return f"{where}: {name}: unknown key" + (f"; allowed: {allowed}" if allowed else "")
+        yield _at(document, key), "unknown key" + (f"; allowed: {allowed}" if allowed else "")
+        return
     if item["type"] == "missing":
-        missing = ".".join([*map(str, key), str(item["loc"][-1])])
-        return f"{document.where(key)}: {missing}: is missing"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "has to be")
-    shown = "" if isinstance(item["input"], dict | list) else f"{item['input']!r}: "
-    return f"{where}: {name}: {shown}{message}"
+        yield _at(document, [*key, item["loc"][-1]]), "is missing"
+        return
+    message = _WRONG_TYPE.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "has to be")
+    shown = "" if isinstance(item["input"], dict | list) else f": {_shown(repr(item['input']))}"
+    yield _at(document, key) + shown, message
+
+
+def _at(document: Document, key: Sequence[str | int]) -> str:
+    name = ".".join(_shown(str(part)) for part in key) or "the file"
+    return f"{document.where(key)}: {name}"
+
+
+def _is_noise(item: ErrorDetails, items: Sequence[ErrorDetails], document: Document) -> bool:
+    """Whether the error only follows from others.
+
+    Pydantic counts the valid parts of a tuple alone, so that one bad part makes it look too short;
+    and of a union it tells that each type is not there, even if one of them nearly fits.
+    """
+    loc = item["loc"]
+    if item["type"] == "too_short":
+        return any(len(other["loc"]) > len(loc) and _starts(other, loc) for other in items)
+    if item["type"] not in _WRONG_TYPE or len(_key(loc, document)) == len(loc):
+        return False
+    return any(
+        _starts(other, loc[:-1])
+        and (other["type"] not in (*_WRONG_TYPE, "literal_error") or len(other["loc"]) > len(loc))
+        for other in items
+    )
+
+
+def _starts(item: ErrorDetails, loc: Key) -> bool:
+    return item["loc"][: len(loc)] == loc
+
+
+def _key(loc: Key, document: Document) -> list[str | int]:
+    """The key in the file; pydantic adds the tags of unions, which no file contains."""
+    key: list[str | int] = []
+    value = document.data
+    for part in loc:
+        if _has(value, part):
+            key.append(part)
+            value = value[part]
+    return key
+
+
+def _has(value: object, part: str | int) -> bool:
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+
+
+def _shown(text: str) -> str:
+    cut = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+    return cut if cut.isprintable() else repr(cut)
 
 
 def _fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:

@@ -1,0 +1,263 @@
+"""Draws: within the budget by construction, never empty, and spread over the budget."""
+
+import math
+import random
+
+import hypothesis.strategies as st
+import optuna
+import pytest
+from hypothesis import example, given, settings
+from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
+from space_factory import (
+    BY_CONSTRUCTION,
+    MINILM,
+    MODELS,
+    bind_shipped,
+    bind_text,
+    coordinates,
+    draw_uniform,
+    one_slot,
+    op_set,
+    two_slots,
+)
+
+from autopeft.space.allocate import Cell, allocate
+from autopeft.space.dimension import Categorical
+from autopeft.space.layout import SHAPES, Layout, LayoutKind
+from autopeft.space.shape import BERT_BASE
+from autopeft.study.distributions import distributions_of
+
+BUDGETS = (0.001, 0.01, 0.05)
+N_BINS = 10
+N_DRAWS = 100
+
+SPACES = {
+    f"{name}-{model}-{fraction:g}": bind_shipped(name, shape, fraction)
+    for name in BY_CONSTRUCTION
+    for model, shape in MODELS.items()
+    for fraction in BUDGETS
+}
+
+
+def totals_of(space, n_draws, seed=0):
+    rng = random.Random(seed)
+    draws = (space.decode(draw_uniform(space, rng)) for _ in range(n_draws))
+    return [genotype.count_params(space.shape) for genotype in draws]
+
+
+def histogram(totals, space):
+    """Counts in log-spaced bins from the least total to the budget; less is in the first."""
+    low, span = space.least_total(), math.log(space.max_params / space.least_total())
+    counts = [0] * N_BINS
+    for total in totals:
+        at = N_BINS * math.log(max(total, low) / low) / span
+        counts[min(int(at), N_BINS - 1)] += 1
+    return counts
+
+
+@pytest.mark.parametrize("key", SPACES)
+def test_every_uniform_draw_is_feasible_and_totals_are_spread_over_the_budget(key):
+    space = SPACES[key]
+    totals = totals_of(space, N_DRAWS)
+    counts = histogram(totals, space)
+    edges = f"{space.least_total():,} to {space.max_params:,} parameters"
+    print(f"{key}: {edges}, {N_BINS} log-spaced bins")
+    for count in counts:
+        print(f"  {count:3d} {'#' * count}")
+    assert all(0 < total <= space.max_params for total in totals)
+    # At 0.1 % of MiniLM a bin can be narrower than the step from one least op to two.
+    assert sum(count > 0 for count in counts) >= 9
+    assert max(counts) <= N_DRAWS / 3
+    assert max(totals) > space.max_params / 2
+
+
+@pytest.mark.parametrize("name", BY_CONSTRUCTION)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_any_coordinates_decode_within_the_budget(name, data):
+    space = SPACES[data.draw(st.sampled_from([key for key in SPACES if key.startswith(name)]))]
+    params = data.draw(coordinates(space))
+    genotype = space.decode(params)
+    assert genotype.ops
+    assert genotype.count_params(space.shape) <= min(params["total"], space.max_params)
+    genotype.check_fits(space.shape)
+    assert space.decode(params) == genotype
+
+
+@pytest.mark.parametrize("key", SPACES)
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_the_corners_of_a_space_decode_within_the_budget(key, end):
+    space = SPACES[key]
+    params = {
+        dim.name: dim.choices[0 if end == "low" else -1]
+        if isinstance(dim, Categorical)
+        else getattr(dim, end)
+        for dim in space.dimensions()
+    }
+    total = space.decode(params).count_params(space.shape)
+    assert 0 < total <= params["total"]
+
+
+@pytest.mark.parametrize("kind", LayoutKind)
+@pytest.mark.parametrize("text", [one_slot, two_slots])
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_every_layout_decodes_within_the_budget(kind, text, data):
+    space = bind_text(text(kind), max_params=data.draw(st.integers(32, 200)))
+    params = data.draw(coordinates(space))
+    genotype = space.decode(params)
+    assert genotype.count_params(space.shape) <= params["total"]
+    masked = [value for name, value in params.items() if name.startswith(("a.layer", "both.layer"))]
+    assert genotype.ops or (kind is LayoutKind.MASK and not any(masked))
+
+
+def test_draws_by_construction_reach_every_set_of_ops_but_the_empty_one():
+    everything = 2 * 2 * 8  # rank 2 in both layers
+    space = bind_text(one_slot("free"), max_params=2 * everything)
+    rng = random.Random(0)
+    draws = [space.decode(draw_uniform(space, rng)).ops for _ in range(1000)]
+    assert len({op_set(ops) for ops in draws}) == space.cardinality() - 1
+
+
+def test_the_least_total_is_enough_whatever_the_shares_are():
+    space = SPACES["unified-bert-base-0.01"]
+    rng = random.Random(0)
+    for _ in range(100):
+        params = {**draw_uniform(space, rng), "total": space.least_total()}
+        assert 0 < space.decode(params).count_params(space.shape) <= space.least_total()
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.05])
+@pytest.mark.parametrize("shape", [BERT_BASE, MINILM])
+def test_some_draws_of_the_filtered_space_are_feasible(fraction, shape):
+    space = bind_shipped("autopeft", shape, fraction)
+    feasible = sum(0 < total <= space.max_params for total in totals_of(space, 300))
+    print(f"autopeft at {fraction:.0%} of {shape.backbone_params:,}: {feasible / 300:.0%} feasible")
+    assert feasible >= 300 * fraction
+
+
+SAMPLERS = {
+    "tpe": lambda: TPESampler(seed=0),
+    "nsga2": lambda: NSGAIISampler(population_size=10, seed=0),
+    "random": lambda: RandomSampler(seed=0),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", BY_CONSTRUCTION)
+def test_at_least_half_of_the_draws_of_each_sampler_are_feasible(name, sampler):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = SPACES[f"{name}-minilm-0.01"]
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLERS[sampler]())
+    totals = []
+    for _ in range(30):
+        trial = study.ask(distributions_of(space))
+        genotype = space.decode(trial.params)
+        totals.append(genotype.count_params(space.shape))
+        n_layers_used = sum(bool(size) for op in genotype.ops for size in op.sizes)
+        study.tell(
+            trial, [n_layers_used - abs(math.log(genotype.learning_rate / 2e-3)), totals[-1]]
+        )
+    feasible = sum(0 < total <= space.max_params for total in totals)
+    counts = histogram(totals, space)
+    print(f"{name} by {sampler}: {feasible} of 30 feasible, {counts} over the budget")
+    assert feasible >= 15
+    assert sum(count > 0 for count in counts) >= 4
+
+
+cells = st.lists(
+    st.builds(
+        lambda weight, sizes, price, flat: Cell(weight, sorted(sizes), lambda n: price * n + flat),
+        st.just(0.0) | st.floats(1e-6, 1e6),
+        st.sets(st.integers(1, 100), min_size=1, max_size=5),
+        st.integers(1, 10_000),
+        st.integers(0, 10_000),
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(cells, st.floats(0, 1e7))
+@example([Cell(1.0, (1,), lambda n: n * 10**9)], 10**9 - 0.5)  # just too little
+def test_allocation_never_exceeds_the_total(cells, total):
+    sizes = allocate(cells, total)
+    assert len(sizes) == len(cells)
+    assert sum(cell.cost(size) for cell, size in zip(cells, sizes, strict=True) if size) <= total
+    for cell, size in zip(cells, sizes, strict=True):
+        assert size in ((0, *cell.sizes) if cell.weight else (0,))
+
+
+@settings(deadline=None, max_examples=50)
+@given(cells.filter(lambda cells: any(cell.weight for cell in cells)), st.floats(0, 1e6))
+def test_allocation_that_can_pay_for_the_heaviest_cell_is_not_empty(cells, extra):
+    heaviest = max(cells, key=lambda cell: cell.weight)
+    dearest = max(c.cost(c.sizes[0]) for c in cells if c.weight == heaviest.weight)
+    assert any(allocate(cells, dearest + extra))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=30), st.integers(1, 10_000))
+def test_parts_that_pay_exactly_are_spent_exactly(sizes, price):
+    cells = [Cell(float(size), range(1, 1001), lambda n: n * price) for size in sizes]
+    assert allocate(cells, price * sum(sizes)) == sizes
+
+
+def test_what_a_small_part_leaves_over_goes_to_the_next_larger():
+    cells = [Cell(weight, (10,), lambda n: n) for weight in (1.0, 2.0, 3.0)]
+    assert allocate(cells, 12.0) == [0, 0, 10]
+    assert allocate(cells, 20.0) == [0, 10, 10]
+
+
+def weights_of(name):
+    return Layout("x", LayoutKind.SHAPE).weights({"x.shape": name}, 5)
+
+
+def test_shapes_are_what_their_names_say():
+    uniform, up, down, spindle, hourglass = (weights_of(name) for name in SHAPES)
+    assert len(set(uniform)) == 1
+    assert up == sorted(up)
+    assert down == up[::-1]
+    assert spindle == spindle[::-1]
+    assert max(spindle) == spindle[2] > spindle[1] > spindle[0]
+    assert min(hourglass) == hourglass[2] < hourglass[1] < hourglass[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "weights"),
+    [
+        ("same", {}, [1, 1, 1]),
+        ("mask", {"x.layer0": 1, "x.layer1": 0, "x.layer2": 1}, [1, 0, 1]),
+        ("top", {"x.top": 2}, [0, 1, 1]),
+    ],
+)
+def test_coupled_layouts_select_layers(kind, params, weights):
+    assert Layout("x", LayoutKind(kind)).weights(params, 3) == weights
+
+
+def test_a_coupled_slot_has_one_size_and_an_uncoupled_one_its_own():
+    coupled = bind_text(one_slot("top"), max_params=24)
+    sizes = coupled.decode({"total": 24, "a.top": 1, "a.scale": 1.0, "learning_rate": 1e-3})
+    assert sizes.ops[0].sizes == (0, 2)
+    free = bind_text(one_slot("free"), max_params=24)
+    tilted = {"a.tilt": 1.0, "a.bulge": 0.0, "a.layer0": 0.5, "a.layer1": 0.0}
+    common = {"total": 24, "a.scale": 1.0, "learning_rate": 1e-3}
+    assert free.decode({**common, **tilted}).ops[0].sizes == (0, 2)
+    assert free.decode({**common, **tilted, "a.tilt": 0.3}).ops[0].sizes == (1, 2)
+
+
+def test_slots_that_share_a_layout_share_its_layers():
+    space = bind_text(two_slots("mask", "filter"))
+    params = {"a.size": 2, "b.size": 1, "both.layer0": 0, "both.layer1": 1, "a.write": "q+v"}
+    genotype = space.decode(params)
+    assert {op.write.value: op.sizes for op in genotype.ops} == {
+        "q": (0, 2),
+        "v": (0, 2),
+        "ffn_up": (0, 1),
+    }
+
+
+def test_a_learning_rate_has_three_digits():
+    space = bind_text(one_slot("same"))
+    params = {"total": 100, "a.scale": 1.0, "learning_rate": 0.00123456}
+    assert space.decode(params).learning_rate == 0.00123

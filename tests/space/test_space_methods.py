@@ -1,0 +1,106 @@
+"""The named methods: their published parameter counts, and their place in a budget."""
+
+import dataclasses
+
+import pytest
+from space_factory import MINILM, MODELS, ROBERTA_BASE
+
+from autopeft.errors import ConfigError
+from autopeft.space.genotype import Genotype
+from autopeft.space.methods import TABLE, method, methods
+from autopeft.space.shape import BERT_BASE, ModelShape, encoder_shape
+from autopeft.space.taps import Tap
+
+REQUIRED = ["head", "lora", "houlsby", "pfeiffer", "parallel", "prefix", "bitfit", "ia3", "mam"]
+D, D_FF, N_LAYERS = 768, 3072, 12
+
+
+def test_the_methods_of_the_field_are_there():
+    assert set(REQUIRED) <= set(methods())
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("head", 0),
+        ("pfeiffer", 894_528),
+        ("houlsby", 1_789_056),
+        ("parallel", 7_091_712),
+        ("lora", 294_912),
+        ("prefix", 552_960),
+        ("bitfit", N_LAYERS * (7 * D + D_FF)),
+        ("ia3", N_LAYERS * (2 * D + D_FF)),
+        ("lora_ffn", N_LAYERS * 2 * 102 * (D + D_FF)),
+        ("scaled_parallel", N_LAYERS * (2 * 512 * D + 512 + D)),
+        ("mam", 552_960 + N_LAYERS * (2 * 512 * D + 512 + D)),
+    ],
+)
+def test_parameters_are_the_published_ones(name, params):
+    assert method(name).genotype(ROBERTA_BASE).count_params(ROBERTA_BASE) == params
+
+
+def test_a_learned_scale_costs_one_parameter_in_each_layer():
+    genotype = method("scaled_parallel").genotype(ROBERTA_BASE)
+    learned = [dataclasses.replace(op, scale="learned") for op in genotype.ops]
+    more = Genotype(N_LAYERS, tuple(learned), 1e-3).count_params(ROBERTA_BASE)
+    assert more == genotype.count_params(ROBERTA_BASE) + N_LAYERS
+
+
+def test_grouped_query_attention_makes_prefixes_and_key_scales_narrower():
+    widths = {**BERT_BASE.widths, Tap.HEAD: 128, Tap.K: 128, Tap.V: 128}
+    shape = ModelShape(12, widths, BERT_BASE.backbone_params)
+    assert method("prefix").genotype(shape).count_params(shape) == 12 * 2 * 30 * 128
+    assert method("ia3").genotype(shape).count_params(shape) == 12 * (2 * 128 + 3072)
+
+
+@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("model", MODELS)
+def test_each_level_is_smaller_than_the_one_before(name, model):
+    shape, entry = MODELS[model], method(name)
+    levels = range(entry.n_sizes)
+    costs = [entry.genotype(shape, level).count_params(shape) for level in levels]
+    assert costs == sorted(set(costs), reverse=True)
+
+
+@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("fraction", [0.001, 0.01, 0.05])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_largest_that_fits_fits_and_the_next_does_not(name, fraction, model):
+    shape, entry = MODELS[model], method(name)
+    budget = int(fraction * shape.backbone_params)
+    genotype = entry.largest(shape, budget)
+    costs = [entry.genotype(shape, i).count_params(shape) for i in range(entry.n_sizes)]
+    fitting = [cost for cost in costs if cost <= budget]
+    if genotype is None:
+        assert not fitting
+    else:
+        assert genotype.count_params(shape) == max(fitting)
+
+
+def test_all_methods_have_a_size_for_one_percent_of_bert_and_minilm():
+    for shape in (BERT_BASE, MINILM):
+        budget = shape.backbone_params // 100
+        assert all(entry.largest(shape, budget) for entry in methods().values())
+
+
+def test_a_method_without_its_tap_is_refused_with_those_there_are():
+    widths = {tap: 4 for tap in Tap if tap is not Tap.HEAD}
+    with pytest.raises(ConfigError, match="the model has no tap head; it has: attn_in, q, k, v"):
+        method("prefix").genotype(ModelShape(2, widths, 100))
+
+
+def test_a_method_stands_in_every_layer_of_any_depth():
+    for op in method("mam").genotype(encoder_shape(5, 4, 8, 100)).ops:
+        assert len(op.sizes) == 5
+        assert all(op.sizes)
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_and_all():
+    with pytest.raises(ConfigError, match="no method `holsby`: did you mean `houlsby`") as caught:
+        method("holsby")
+    assert f"allowed: {', '.join(methods())}" in str(caught.value)
+
+
+def test_the_table_is_in_the_package():
+    assert TABLE.is_file()
+    assert all(entry.title and entry.source and entry.formula for entry in methods().values())
