@@ -91,10 +91,11 @@ def attach(
         The ops; `.remove()` takes them out again.
 
     Raises:
-        ConfigError: the model lacks a tap, or has another depth.
-        DataError: the family is not known.
+        ConfigError: the model lacks a tap, has another depth, or has ops already.
+        DataError: the family is not known, or the head is not made of Linear layers.
     """
+    head = [linear for _, linear in head_linears(model, ())]
     injection = Injection(model, [genotype], [seed], kernel)
-    for _, linear in head_linears(model, ()):
+    for linear in head:
         linear.requires_grad_(requires_grad=True)
     return injection

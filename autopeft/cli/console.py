@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autopeft.cli.progress import LiveWatcher, PlainWatcher
+from autopeft.cli.progress import LiveWatcher, PlainWatcher, tell_step
 from autopeft.front import Front
 
 if TYPE_CHECKING:
@@ -18,23 +19,32 @@ if TYPE_CHECKING:
     from autopeft.study.events import Watcher
     from autopeft.study.unseen import Opening
 
-_PLAIN_WIDTH = 160
+_PLAIN_WIDTH = 10_000
 """Columns where stdout is no terminal, so that a pipe gets whole lines."""
 
 
 def stdout() -> Console:
     """The console for results."""
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    return Console(width=width, highlight=False, emoji=False)
 
 
 def stderr() -> Console:
-    """The console for everything else."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """The console for everything else. Line 100 of a file, `file:100:`, is no emoji."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def fail(message: str) -> None:
     """Say what went wrong."""
     stderr().print(f"[bold red]error:[/] {escape(message)}")
+
+
+def refuse(message: str, *, is_help: bool) -> None:
+    """Say what is wrong with the options; without any, the message is the help."""
+    if is_help:
+        stderr().print(message, markup=False)
+    else:
+        fail(message)
 
 
 @contextmanager
@@ -50,8 +60,11 @@ def watch() -> Iterator["Watcher"]:
 
 @contextmanager
 def steps() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for a single training."""
+    """A progress bar for a single training, or plain lines without a terminal."""
     console = stderr()
+    if not console.is_terminal:
+        yield partial(tell_step, console)
+        return
     with LiveWatcher(console) as watcher:
         yield lambda step, total: watcher.stepped((), step, total)
 

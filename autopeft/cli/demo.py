@@ -4,7 +4,6 @@ from pathlib import Path
 
 from autopeft.demo.model import embedded_model
 from autopeft.demo.text import build
-from autopeft.errors import ConfigError
 from autopeft.study.events import Watcher
 from autopeft.study.folder import Study
 from autopeft.study.search import run_search
@@ -20,7 +19,7 @@ def run_demo(out: Path, *, trials: int, seed: int, watcher: Watcher) -> tuple[St
     """Search with the embedded model, then score the recommendation on rows it has not seen.
 
     Args:
-        out: folder of the study; the text lies in `text` inside it.
+        out: folder of the study; the text lies beside it, in `{out}-text`.
         trials: in all.
         seed: of text and search.
         watcher: is told what happens.
@@ -30,9 +29,7 @@ def run_demo(out: Path, *, trials: int, seed: int, watcher: Watcher) -> tuple[St
         ConfigError: `out` is something else than an earlier demo.
     """
     model = embedded_model()
-    study = Study(out)
-    if out.exists() and not study.manifest_file.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} exists and is not a study; give another --out")
+    Study(out).check_usable()
     text = build(out.with_name(f"{out.name}-text"), seed)
     spec = StudySpec(
         model=str(model),

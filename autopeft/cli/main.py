@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.exceptions import Abort, Exit, TyperException
+from typer.exceptions import Abort, TyperException
 
 from autopeft import __version__
 from autopeft.cli import console
-from autopeft.errors import AutopeftError, ConfigError
+from autopeft.errors import AutopeftError, ConfigError, DataError, TooManyFailuresError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="autopeft",
@@ -172,7 +174,8 @@ def train(
     else:
         console.show_record(record, out)
     if record.failure is not None:
-        raise AutopeftError(f"training failed ({record.failure.kind}): {record.failure.message}")
+        cause = f"({record.failure.kind}): {record.failure.message}"
+        raise TooManyFailuresError(f"training failed {cause}")
 
 
 @app.command()
@@ -261,18 +264,18 @@ def _name(model: str, data: str | None) -> str:
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="autopeft", standalone_mode=False) or 0
     except AutopeftError as error:
         console.fail(str(error))
         code = error.exit_code
     except TyperException as error:
-        console.fail(error.format_message())
+        console.refuse(error.format_message(), is_help=not sys.argv[1:])
         code = error.exit_code
-    except Exit as error:
-        code = error.exit_code
-    except (KeyboardInterrupt, Abort):
+    except (KeyboardInterrupt, Abort):  # outside a command; inside, Typer returns the code
+        code = _INTERRUPTED
+    except OSError as error:  # the disk is full, or a file was taken away meanwhile
+        console.fail(str(error))
+        code = DataError.exit_code
+    if code == _INTERRUPTED:
         console.fail("interrupted; the same command continues where it stopped")
-        code = 130
-    except BrokenPipeError:
-        code = 0
-    sys.exit(code or 0)
+    sys.exit(code)

@@ -26,7 +26,7 @@ def tell_plan(console: Console, plan: "Plan") -> None:
     """What the search will cost, before its first trial."""
     for note in plan.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
-    todo = plan.trials - plan.trials_done
+    todo = max(0, plan.trials - plan.trials_done)
     limit = f", at most {duration(plan.time_seconds)} of training" if plan.time_seconds else ""
     if plan.trials_done:
         console.print(f"continuing {escape(plan.folder)}: {plan.trials_done} trials are there")
@@ -49,6 +49,12 @@ def tell_record(record: "Record", summary: str, front: "Front") -> str:
         star = " *" if any(p.trial == record.trial for p in front.points) else ""
         what = f"{front.metric} {metric.value:.4f} ± {metric.stderr:.4f}{star}"
     return f"trial {record.trial}: {what}, {record.trainable_params:,} parameters, {summary}"
+
+
+def tell_step(console: Console, step: int, steps: int) -> None:
+    """Ten lines for a whole training."""
+    if step * 10 // steps > (step - 1) * 10 // steps:
+        console.print(f"step {step} of {steps}")
 
 
 def best_of(front: "Front") -> str:
@@ -80,7 +86,7 @@ class PlainWatcher:
         """Say what a trial came to, how many are done, and the time left."""
         self._done += 1
         self._seconds.append(record.seconds)
-        line = escape(tell_record(record, summary, front))
+        line = tell_record(record, summary, front)
         if self._plan is not None:
             mean = sum(self._seconds) / len(self._seconds)
             left = (self._plan.trials - self._done) * mean

@@ -6,6 +6,7 @@ from typing import Any
 
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
+from autopeft.space.shipped import shipped_spaces
 from autopeft.study.spec import StudySpec
 from autopeft.tasks.guess import data_section
 
@@ -31,9 +32,11 @@ def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
     for key, value in flags.items():
         if value is not None:
             _put(values, key, value)
-    model = dict(flags).get(("model",))
+    model, space = flags.get(("model",)), flags.get(("space",))
     if model and Path(model).is_dir():
         values["model"] = str(Path(model).resolve())
+    if space and space not in shipped_spaces() and Path(space).is_file():
+        values["space"] = str(Path(space).resolve())
     if missing := [f"--{key}" for key in ("model", "data") if not values.get(key)]:
         where = f"{study} or the options" if study else "the options"
         raise ConfigError(f"{where} have to say {' and '.join(missing)}")

@@ -78,7 +78,9 @@ class LocalEngine:
                 order_seed=job.order_seed,
                 progress=progress,
             )
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             cause = str(error)
         else:
             for trial, result in zip(job.trials, trained, strict=True):
@@ -165,6 +167,12 @@ class LocalEngine:
             failure=Failure("out_of_memory", cause.splitlines()[0] if cause else "no memory left"),
             weights=None,
         )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; on a CPU torch says so by a plain RuntimeError."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def _save(path: Path, result: Trained) -> None:

@@ -16,10 +16,11 @@ Side = Literal["in", "out"]
 
 @dataclass(frozen=True)
 class Family:
-    """Module names of one model family, relative to a layer but for `layers`.
+    """Module names of one model family, relative to a layer where not said otherwise.
 
     Attributes:
-        layers: the list of layers, relative to the base model.
+        positions: the position embeddings, relative to the base model.
+        layers: the list of layers, likewise.
         attention: the module that is handed to the attention function.
         q: query projection; likewise k, v; o: output projection.
         up: first FFN projection.
@@ -28,6 +29,7 @@ class Family:
         ffn_norm: LayerNorm after the FFN and its residual.
     """
 
+    positions: str
     layers: str
     attention: str
     q: str
@@ -41,6 +43,7 @@ class Family:
 
 
 _BERT = Family(
+    positions="embeddings.position_embeddings",
     layers="encoder.layer",
     attention="attention.self",
     q="attention.self.query",
@@ -57,6 +60,7 @@ FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
     "roberta": _BERT,
     "distilbert": Family(
+        positions="embeddings.position_embeddings",
         layers="transformer.layer",
         attention="attention",
         q="attention.q_lin",
@@ -72,7 +76,7 @@ FAMILIES: Mapping[str, Family] = {
 """By `config.model_type`."""
 
 _POINTS: Mapping[Tap, tuple[str, Side]] = {
-    Tap.ATTN_IN: ("q", "in"),
+    Tap.ATTN_IN: ("attention", "in"),
     Tap.Q: ("q", "out"),
     Tap.K: ("k", "out"),
     Tap.V: ("v", "out"),
@@ -115,7 +119,7 @@ class Anatomy:
         absent = [
             name
             for field in fields(Family)
-            if field.name != "layers"
+            if field.name not in ("positions", "layers")
             and not _has(layers[0], name := getattr(self.family, field.name))
         ]
         if absent:
@@ -131,6 +135,14 @@ class Anatomy:
         role, side = _POINTS[tap]
         return self.module(layer, role), side
 
+    def longest_row(self) -> int:
+        """Tokens that the model has positions for; RoBERTa's begin after its padding index."""
+        positions = self.base.get_submodule(self.family.positions)
+        if not isinstance(positions, nn.Embedding):
+            raise DataError(f"`{self.family.positions}` of this model is not an embedding")
+        first = 0 if positions.padding_idx is None else positions.padding_idx + 1
+        return positions.num_embeddings - first
+
     def shape(self) -> ModelShape:
         """Depth, widths and size of the model."""
         widths: dict[Tap, int] = {}
@@ -138,7 +150,7 @@ class Anatomy:
         for tap in Tap:
             if tap is Tap.HEAD:
                 widths[tap] = _features(self.module(0, "k"), "out")
-            elif _POINTS[tap][0] in ("attn_norm", "ffn_norm", "layer"):
+            elif _POINTS[tap][0] in ("attention", "attn_norm", "ffn_norm", "layer"):
                 widths[tap] = d_model
             else:
                 role, side = _POINTS[tap]

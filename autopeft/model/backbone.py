@@ -1,17 +1,26 @@
 """Loading a pretrained model with a task head, and knowing exactly what was loaded."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.space.shape import ModelShape
+
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers and what is below it raise for files that are missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +29,9 @@ class Backbone:
 
     Attributes:
         model: in evaluation mode, so the frozen part has no dropout.
-        tokenizer: of the same checkpoint.
+        tokenizer: of the same checkpoint; its `model_max_length` is what the model can read.
         shape: what a search space needs to know of it.
-        fresh: names of parameters that were not in the checkpoint.
+        fresh: names of parameters that were not in the checkpoint, or there for other outputs.
         name: Hub name or folder.
         revision: commit on the Hub, None for a folder.
         fingerprint: SHA-256 over the pretrained weights.
@@ -46,7 +55,8 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
         device: where the model goes.
 
     Raises:
-        DataError: it cannot be loaded, or its family is not known.
+        DataError: it cannot be loaded, its family is not known, or the checkpoint lacks a part of
+            the backbone.
     """
     source, _, revision = name.partition("@") if not Path(name).is_dir() else (name, "", "")
     arguments = {"revision": revision} if revision else {}
@@ -59,16 +69,20 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
                 source,
                 num_labels=n_outputs,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a head for other labels is a fresh head
                 dtype=torch.float32,
                 trust_remote_code=False,
                 **arguments,
             )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **arguments)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"model `{name}` cannot be loaded: {cause}") from error
-    fresh = tuple(sorted(loading["missing_keys"]))
+    except _UNREADABLE as error:
+        raise DataError(f"model `{name}` cannot be loaded: {_cause(error)}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # What transformers makes of missing files: every word would be the unknown one.
+        raise DataError(f"model `{name}` has no tokenizer: its vocabulary is empty")
+    fresh = _fresh(name, model, loading)
     anatomy = Anatomy(model, fresh)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, anatomy.longest_row())
     model.eval().requires_grad_(requires_grad=False).to(device)
     return Backbone(
         model=model,
@@ -79,6 +93,28 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
         revision=getattr(model.config, "_commit_hash", None),
         fingerprint=fingerprint(model, fresh),
     )
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error.__cause__, HFValidationError):
+        return "there is no such folder, and no model on the Hub can have this name"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _fresh(name: str, model: PreTrainedModel, loading: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parameters that the checkpoint did not bring, refused where they are not of the head."""
+    absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    prefix = f"{model.base_model_prefix}."
+    lost = sorted(
+        key for key in absent if key.startswith(prefix) and not key.startswith(f"{prefix}pooler.")
+    )
+    if lost:
+        raise DataError(
+            f"model `{name}`: {len(lost)} parameters of the backbone are not in the checkpoint, or "
+            f"not in the shape that config.json asks for: {', '.join(lost[:3])}"
+            f"{', ...' if lost[3:] else ''}"
+        )
+    return tuple(sorted(absent))
 
 
 def fingerprint(model: PreTrainedModel, fresh: tuple[str, ...] = ()) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
-from autopeft.ops.base import seed_of
+from autopeft.ops.base import padded_size, seed_of
 from autopeft.ops.rows import expand
 
 OPS_ATTRIBUTE = "autopeft_ops"
@@ -59,10 +59,13 @@ class StackedLinear(nn.Module):
         """X W^T + b, each row with the weights of its trial."""
         n_trials = len(self.seeds)
         stacked = x.reshape(n_trials, -1, x.shape[-1])
-        out = torch.bmm(stacked, self.weight.transpose(1, 2))
+        # A product with one output takes another path, with other bits, when it is alone.
+        padding = padded_size(self.out_features) - self.out_features
+        weight = nn.functional.pad(self.weight, (0, 0, 0, padding))
+        out = torch.bmm(stacked, weight.transpose(1, 2))[..., : self.out_features]
         if self.bias is not None:
             out = out + self.bias
-        return out.view(*x.shape[:-1], self.out_features)
+        return out.reshape(*x.shape[:-1], self.out_features)
 
 
 class StackedHead:
@@ -82,15 +85,15 @@ class StackedHead:
         self, model: PreTrainedModel, fresh: Sequence[str], seeds: Sequence[int], *, forked: bool
     ) -> None:
         self._model = model
-        self._old: dict[str, nn.Linear] = {}
+        # All of them, before any is replaced: a head that is refused leaves the model alone.
+        self._old = dict(head_linears(model, fresh))
         self.linears: dict[str, StackedLinear] = {}
         std = float(getattr(model.config, "initializer_range", 0.02))
         device = next(model.parameters()).device
-        for name, linear in head_linears(model, fresh):
+        for name, linear in self._old.items():
             stacked = StackedLinear(
                 linear, name, fresh=f"{name}.weight" in fresh, seeds=seeds, std=std
             )
-            self._old[name] = linear
             self.linears[name] = stacked.to(device)
             model.set_submodule(name, self.linears[name])
         if not forked and len(seeds) > 1:

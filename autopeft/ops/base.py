@@ -2,9 +2,9 @@
 
 A stacked op holds the parameters of one form at one place in one layer, for several trials of a
 cohort. Every parameter has the shape `[member, rows, width]`: rows is the op's size (rank, width,
-prefix length) padded to a multiple of 8, or 1. Padding is zero, and since every activation maps
-0 to 0 it gets no gradient and stays zero. Ranks that are multiples of 8 in every company are also
-what makes a trial's bits independent of the trials it is trained with.
+prefix length) padded to a multiple of 8, the same one for all members, or 1. Padding is zero, and
+since every activation maps 0 to 0 it gets no gradient and stays zero. Shapes that are the same in
+every company are also what makes a trial's bits independent of the trials it is trained with.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class StackedOp(nn.Module, ABC):
     """An op of one form at one place, stacked over the trials that have it.
 
     Args:
-        members: the trials' ops, in the order of the stack.
+        members: the trials' ops, in the order of the stack, of one padded size.
         n_trials: trials in the cohort.
         d_read: width of the tap that is read.
         d_write: width of the tap that is written.
@@ -77,7 +77,7 @@ class StackedOp(nn.Module, ABC):
         self.stack = tuple(members)
         self.members = Members([m.trial for m in members], n_trials)
         self.d_read, self.d_write = d_read, d_write
-        self.padded = -(-max(m.size for m in members) // PAD) * PAD
+        (self.padded,) = {padded_size(m.size) for m in members}
         self.declared = dict(self.declare())
         self.learned_scale = members[0].scale == "learned"
         if self.learned_scale:
@@ -145,6 +145,11 @@ class StackedOp(nn.Module, ABC):
             return delta * self.get_parameter("scale")
         factor: Tensor = self.get_buffer("factor")
         return delta * factor
+
+
+def padded_size(size: int) -> int:
+    """The next multiple of 8: tiny products would have other bits, and are no faster."""
+    return -(-size // PAD) * PAD
 
 
 def seed_of(seed: int, *words: str) -> int:

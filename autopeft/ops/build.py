@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from autopeft.ops.base import PAD, Member, StackedOp
+from autopeft.ops.base import Member, StackedOp, padded_size
 from autopeft.ops.bias import Bias
 from autopeft.ops.bottleneck import Bottleneck
 from autopeft.ops.lowrank import LowRank
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.scale import ElementwiseScale
-from autopeft.space.forms import Form
+from autopeft.space.forms import FORMS, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import Tap
 
@@ -17,14 +17,21 @@ FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
 }
 
 Group = tuple[Form, Tap, Tap, str, bool, int]
-"""What the members of a stack share: form, taps, activation, a learned scale, padded length."""
+"""What the members of a stack share: form, taps, activation, a learned scale, padded size.
+
+The bits of a matrix product depend on its shape. So nobody is padded to a size that is not a
+function of their own.
+"""
 
 
 def op_path(layer: int, op: Op) -> str:
     """Name of an op in its trial; the key of its seed and of its tensors in a file."""
-    words = [op.form, op.read, op.write, *([op.activation] if op.activation else [])]
-    scale = op.scale if op.scale == "learned" else f"x{op.scale:g}".replace(".", "_")
-    return ".".join(["layers", str(layer), *words, *([] if op.scale == 1.0 else [scale])])
+    words: list[str] = [op.form, op.read, op.write, *([op.activation] if op.activation else [])]
+    if op.scale == "learned":
+        words.append("learned")
+    elif op.scale != 1.0:
+        words.append(f"x{float(op.scale)!r}".removesuffix(".0").replace(".", "_"))
+    return ".".join(["layers", str(layer), *words])
 
 
 def build_layer(
@@ -56,7 +63,7 @@ def build_layer(
 
 
 def _group(op: Op, size: int) -> Group:
-    padded = -(-size // PAD) * PAD if op.form is Form.PREFIX else 0
+    padded = padded_size(size) if FORMS[op.form].sized else 0
     return (op.form, op.read, op.write, op.activation or "", op.scale == "learned", padded)
 
 

@@ -19,11 +19,7 @@ INIT_STD = 0.02
 
 
 class Prefix(StackedOp):
-    """Pk, Pv: [member, length, n_kv_heads * d_head], N(0, 0.02) at the start: not a no-op.
-
-    All members have the same padded length: a softmax over more columns, masked or not, is not
-    the same to the last bit.
-    """
+    """Pk, Pv: [member, length, n_kv_heads * d_head], N(0, 0.02) at the start: not a no-op."""
 
     form = Form.PREFIX
     keys: nn.Parameter

@@ -48,9 +48,9 @@ class Members:
     ) -> Float[Tensor, "row *rest d"]:
         """Add each member's delta to its own rows; the bits of other rows do not change."""
         delta = delta.to(x.dtype)
-        if self._all:
-            return x + delta.view_as(x)
         stacked = x.reshape(self.n_trials, -1, x.shape[-1])
+        if self._all:
+            return (stacked + delta).view_as(x)
         return stacked.index_add(0, self._index(x), delta).view_as(x)
 
     def put(

@@ -46,7 +46,7 @@ class Plan:
     @property
     def seconds_left(self) -> float:
         """Expected for the trials to come."""
-        return (self.trials - self.trials_done) * self.trial_seconds
+        return max(0, self.trials - self.trials_done) * self.trial_seconds
 
 
 class Watcher(Protocol):

@@ -1,8 +1,10 @@
 """A study's folder: what lies where."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from autopeft.errors import ConfigError, DataError
 from autopeft.front import Front, read_front
 from autopeft.records import Record, read_records
 
@@ -42,6 +44,16 @@ class Study:
         """When the test split was opened and what was found."""
         return self.folder / "test.json"
 
+    def check_usable(self) -> None:
+        """Refuse to begin where something else lies.
+
+        Raises:
+            ConfigError: the folder exists and is neither a study nor empty.
+            DataError: it cannot be made or written.
+        """
+        if not os.path.isfile(self.manifest_file):  # noqa: PTH113 - unlike Path's, it never raises
+            check_new(self.folder)
+
     def records(self) -> list[Record]:
         """All measurements, by trial."""
         return read_records(self.folder)
@@ -53,3 +65,24 @@ class Study:
             DataError: nothing has been measured yet.
         """
         return read_front(self.folder / "front.json")
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something or cannot be made; what a crash left does not count.
+
+    Raises:
+        ConfigError: it exists and is not an empty folder.
+        DataError: it cannot be made or written.
+    """
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made: {error.strerror or error}") from error
+    if nearest == folder and not (folder.is_dir() and _is_empty(folder)):
+        raise ConfigError(f"{folder} exists and is not an empty folder; give another --out")
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise DataError(f"{folder} cannot be made: {nearest} is not a folder that can be written")
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name == ".lock" or path.suffix == ".tmp" for path in folder.iterdir())

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from autopeft.errors import ConfigError
+from autopeft.engines.local import is_out_of_memory
+from autopeft.errors import ConfigError, DataError
 from autopeft.model.backbone import Backbone, load_backbone
 from autopeft.space.bind import bind
 from autopeft.space.genotype import Genotype
@@ -21,6 +22,7 @@ from autopeft.study.spec import StudySpec
 from autopeft.tasks.data import Dataset, load
 from autopeft.tasks.encode import Encoded, encode
 from autopeft.tasks.task import Task, make_task
+from autopeft.training.probe import Probed, probe
 from autopeft.training.settings import TrainingSettings
 
 
@@ -113,6 +115,32 @@ def starting_points(
         elif genotype.hash not in {other.hash for _, other in found}:
             found.append((name, genotype))
     return found, notes
+
+
+def measure_speed(ground: Ground, genotypes: Sequence[Genotype]) -> Probed:
+    """Probe with a typical cohort, or with half of it where that is too large for the memory.
+
+    Raises:
+        DataError: not even one trial fits into memory.
+    """
+    training = ground.spec.training
+    try:
+        return probe(
+            ground.backbone,
+            genotypes,
+            task=ground.task,
+            settings=ground.settings,
+            train=ground.train,
+            validation=ground.validation,
+            precision=training.precision,
+            kernel=training.attention,
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if len(genotypes) == 1:
+        raise DataError("one trial alone is too large for the memory; reduce training.batch_size")
+    return measure_speed(ground, genotypes[: len(genotypes) // 2])
 
 
 def bound_space(ground: Ground, space: SpaceSpec) -> SearchSpace:

@@ -85,6 +85,7 @@ def propose(
     Raises:
         NoFeasibleTrialError: no draw fitted the budget.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     told = _told(space, history)
     again: Proposal | None = None
     for attempt in range(ATTEMPTS):

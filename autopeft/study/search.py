@@ -4,16 +4,13 @@ Slots come in blocks of one cohort. A slot's proposal knows the measurements of 
 nothing of its own, so it does not depend on where a search was interrupted or continued.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from autopeft.engines.job import Job, JobTrial
 from autopeft.engines.local import LocalEngine, Workplace
-from autopeft.errors import ConfigError, DataError, NoFeasibleTrialError, TooManyFailuresError
+from autopeft.errors import NoFeasibleTrialError, TooManyFailuresError
 from autopeft.files import write_atomic
 from autopeft.front import Front, front_of, write_front
 from autopeft.ops.base import seed_of
@@ -22,10 +19,12 @@ from autopeft.space.encode import encode
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.search_space import SearchSpace
+from autopeft.space.shipped import shipped_spaces
 from autopeft.space.words import describe
 from autopeft.study.events import Plan, Silent, Watcher
 from autopeft.study.folder import Study
 from autopeft.study.ledger import Entry, Ledger
+from autopeft.study.lock import locked
 from autopeft.study.manifest import (
     Manifest,
     check_same,
@@ -38,6 +37,7 @@ from autopeft.study.prepare import (
     bound_space,
     device,
     fingerprint_of,
+    measure_speed,
     prepare,
     read_space,
     starting_points,
@@ -45,7 +45,6 @@ from autopeft.study.prepare import (
 from autopeft.study.propose import Measured, Proposal, objective_values, propose
 from autopeft.study.spec import StudySpec
 from autopeft.study.write import spec_yaml
-from autopeft.training.probe import probe
 
 MAX_FAILURES_IN_A_ROW = 10
 
@@ -70,23 +69,23 @@ def run_search(
     base = base or Path.cwd()
     watcher = watcher or Silent()
     study = Study(out)
-    if out.exists() and not (out.is_dir() and (study.manifest_file.exists() or _empty(out))):
-        raise ConfigError(f"{out} exists and is not a study; give another --out")
+    study.check_usable()
     space_spec = read_space(spec, base, out)
     ground = prepare(spec, base)
     space = bound_space(ground, space_spec)
     points, left_out = starting_points(ground, spec.methods)
     fingerprint = fingerprint_of(ground, space_spec)
     notes = (*ground.notes, *space.notes, *left_out)
-    with _lock(out):
-        if study.manifest_file.exists():
+    fresh = None if study.manifest_file.exists() else _new(ground, space, points, fingerprint)
+    with locked(out):
+        if fresh is None or study.manifest_file.exists():
             manifest = read_manifest(study.manifest_file)
             check_same(study.manifest_file, manifest, fingerprint)
         else:
-            manifest = _new(ground, space, points, fingerprint)
-            write_atomic(study.space_file, spec_yaml(space_spec))
+            manifest = fresh
             write_manifest(study.manifest_file, manifest)
-        write_atomic(study.spec_file, spec_yaml(ground.spec))
+        write_atomic(study.space_file, spec_yaml(space_spec))
+        write_atomic(study.spec_file, spec_yaml(_self_contained(ground.spec)))
         ledger = Ledger(study.database)
         try:
             driver = _Driver(study, ground, space, points, manifest, ledger, watcher)
@@ -147,15 +146,8 @@ class _Driver:
     def run(self) -> None:
         """Train until the budget is spent."""
         self._settle()
-        while True:
-            open_entries = [entry for entry in self.ledger.entries() if entry.open]
-            if not open_entries:
-                open_entries = self._fill_block()
-            if not open_entries:
-                break
-            if not self._affordable(len(open_entries)):
-                break
-            self._run_job(open_entries)
+        while entries := self._next_cohort():
+            self._run_job(entries)
             self._check_failures()
         if not any(record.state == "complete" for record in self.records):
             if self.records:
@@ -163,10 +155,7 @@ class _Driver:
                     f"all {len(self.records)} trials failed; the records in "
                     f"{self.study.folder} say why"
                 )
-            raise NoFeasibleTrialError(
-                f"the time budget of {self.spec.budget.time:g} s is less than the "
-                f"{self._trial_seconds():.0f} s that one trial is expected to take"
-            )
+            _check_time(self.spec, self._trial_seconds())
 
     def _settle(self) -> None:
         """Close trials whose record was written before the driver stopped."""
@@ -177,12 +166,18 @@ class _Driver:
         if self.records:
             self._publish()
 
-    def _fill_block(self) -> list[Entry]:
+    def _next_cohort(self) -> list[Entry]:
+        """Open trials, or else new ones, as many as the time left pays for."""
+        affordable = self._affordable()
+        entries = [entry for entry in self.ledger.entries() if entry.open]
+        return entries[:affordable] if entries else self._fill_block(affordable)
+
+    def _fill_block(self, affordable: int) -> list[Entry]:
         """Enter the trials that are still missing from the current block."""
         size = self.spec.training.cohort
         entries = self.ledger.entries()
         first = len(entries)
-        last = min((first // size + 1) * size, self.spec.budget.trials)
+        last = min((first // size + 1) * size, self.spec.budget.trials, first + affordable)
         taken = {entry.genotype.hash for entry in entries}
         added = []
         for slot in range(first, last):
@@ -271,10 +266,13 @@ class _Driver:
         measured = [record.seconds for record in self.records]
         return sum(measured) / len(measured) if measured else self.manifest.trial_seconds
 
-    def _affordable(self, n_trials: int) -> bool:
+    def _affordable(self) -> int:
+        """How many trials the time left pays for."""
         limit = self.spec.budget.time
+        if limit is None:
+            return self.spec.budget.trials
         spent = sum(record.seconds for record in self.records)
-        return limit is None or spent + n_trials * self._trial_seconds() <= limit
+        return max(0, int((limit - spent) // self._trial_seconds()))
 
     def _check_failures(self) -> None:
         last = sorted(self.records, key=lambda record: record.key)[-MAX_FAILURES_IN_A_ROW:]
@@ -297,16 +295,8 @@ def _new(
     if not cohort:
         first = propose(space, "random", seed=ground.spec.seed, slot=0, history=[], taken=())
         cohort = [first.genotype]
-    probed = probe(
-        ground.backbone,
-        (cohort * size)[:size],
-        task=ground.task,
-        settings=ground.settings,
-        train=ground.train,
-        validation=ground.validation,
-        precision=ground.spec.training.precision,
-        kernel=ground.spec.training.attention,
-    )
+    probed = measure_speed(ground, (cohort * size)[:size])
+    _check_time(ground.spec, probed.trial_seconds)
     backbone, dataset = ground.backbone, ground.dataset
     return new_manifest(
         fingerprint=fingerprint,
@@ -329,20 +319,16 @@ def _new(
     )
 
 
-def _empty(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} <= {".lock"}
+def _self_contained(spec: StudySpec) -> StudySpec:
+    """The study with a space of one's own replaced by the copy in the folder."""
+    return (
+        spec if spec.space in shipped_spaces() else spec.model_copy(update={"space": "space.yaml"})
+    )
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """One driver a study."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise DataError(f"another search is running on {folder}") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _check_time(spec: StudySpec, trial_seconds: float) -> None:
+    if spec.budget.time is not None and spec.budget.time < trial_seconds:
+        raise NoFeasibleTrialError(
+            f"the time budget of {spec.budget.time:g} s is less than the {trial_seconds:.1f} s "
+            "that one trial is expected to take"
+        )

@@ -8,9 +8,9 @@ from autopeft.errors import ConfigError
 from autopeft.ops.base import seed_of
 from autopeft.records import Record, write_record
 from autopeft.space.genotype import Genotype
-from autopeft.study.prepare import prepare
+from autopeft.study.folder import check_new
+from autopeft.study.prepare import measure_speed, prepare
 from autopeft.study.spec import StudySpec
-from autopeft.training.probe import probe
 
 
 def train_one(
@@ -34,8 +34,7 @@ def train_one(
         ConfigError: the genotype does not fit the model or the parameter budget.
         DataError: data or model cannot be used.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not an empty folder; give another --out")
+    check_new(out)
     ground = prepare(spec, base or Path.cwd())
     shape = ground.backbone.shape
     genotype.check_fits(shape)
@@ -43,16 +42,7 @@ def train_one(
         raise ConfigError(
             f"the genotype has {count:,} parameters, the budget is {ground.max_params:,}"
         )
-    probed = probe(
-        ground.backbone,
-        [genotype],
-        task=ground.task,
-        settings=ground.settings,
-        train=ground.train,
-        validation=ground.validation,
-        precision=spec.training.precision,
-        kernel=spec.training.attention,
-    )
+    probed = measure_speed(ground, [genotype])
     out.mkdir(parents=True, exist_ok=True)
     engine = LocalEngine(
         Workplace(

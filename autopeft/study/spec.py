@@ -16,8 +16,8 @@ from autopeft.tasks.spec import DataSpec, Kind
 DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit", "ia3")
 """Tried first, at the largest of their sizes that fits the budget."""
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
 
 SamplerName = Literal["tpe", "nsga2", "random"]
 
@@ -32,7 +32,7 @@ def _percent_or_count(value: object) -> object:
         if value.endswith("%"):
             if not 0 < amount <= 100:  # noqa: PLR2004
                 raise ValueError("a percentage has to be above 0% and at most 100%")
-            return f"{amount:g}%"
+            return f"{amount:.15g}%"
         value = int(amount) if amount.is_integer() else amount
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError("has to be a whole number of parameters or a percentage like 1%")
@@ -42,8 +42,8 @@ def _percent_or_count(value: object) -> object:
 def _seconds(value: object) -> object:
     if isinstance(value, str):
         if not _TIME.fullmatch(value):
-            raise ValueError("has to be seconds, or like 90s, 30m, 2h or 1h30m")
-        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", value)
+            raise ValueError("has to be like 90s, 30m, 2h or 1h30m, or a number of seconds")
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", value)
         return sum(float(number) * _UNITS[unit] for number, unit in parts)
     return value
 
@@ -66,8 +66,11 @@ class BudgetSpec(Strict):
     """
 
     max_params: Annotated[int | str, BeforeValidator(_percent_or_count)] = "1%"
-    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 40
-    time: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = None
+    trials: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 40
+    time: (
+        Annotated[float, BeforeValidator(_seconds), Field(strict=True, gt=0, allow_inf_nan=False)]
+        | None
+    ) = None
 
     def parameters(self, backbone_params: int) -> int:
         """The limit in parameters."""
@@ -79,14 +82,14 @@ class BudgetSpec(Strict):
 class TrainingSpec(Strict):
     """Training, the same for all trials of a study."""
 
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.06
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[int, Field(strict=True, ge=1, le=1000)] = 3
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=4096)] = 32
+    max_length: Annotated[int, Field(strict=True, ge=4, le=100_000)] = 128
+    warmup: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.06
+    clip: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     attention: Literal["auto", "eager", "sdpa"] = "auto"
-    cohort: Annotated[int, Field(ge=1, le=1024)] = 4
+    cohort: Annotated[int, Field(strict=True, ge=1, le=1024)] = 4
 
 
 class StudySpec(Strict):
@@ -101,7 +104,7 @@ class StudySpec(Strict):
     budget: BudgetSpec = BudgetSpec()
     training: TrainingSpec = TrainingSpec()
     sampler: SamplerName = "tpe"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
 
     @model_validator(mode="after")
     def _known_metric(self) -> Self:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from autopeft.errors import ConfigError, DataError
@@ -74,6 +75,8 @@ def open_test(study: Study) -> Opening:
     if front.recommended is None:
         raise DataError(f"{study.folder}: the front has no point yet")
     by_trial = {record.trial: record for record in study.records()}
+    if front.recommended not in by_trial:
+        raise DataError(f"{study.folder}: trial {front.recommended} of the front has no record")
     chosen = {"recommended": by_trial[front.recommended]}
     heads = [record for record in by_trial.values() if not record.genotype["ops"]]
     if heads and heads[0].weights and (study.folder / heads[0].weights).is_file():
@@ -86,10 +89,10 @@ def open_test(study: Study) -> Opening:
         raise ConfigError(f"{study.folder}: the model has changed since the search")
     if ground.dataset.test is None:
         raise ConfigError(f"{study.folder}: the study's data have no test split")
+    earlier = _openings(study.test_file)
     results = tuple(
         _score(study, ground, role, record, manifest.settings) for role, record in chosen.items()
     )
-    earlier = read_json(study.test_file)["openings"] if study.test_file.exists() else []
     opening = Opening(
         opened=datetime.now(UTC).isoformat(timespec="seconds"),
         nth=len(earlier) + 1,
@@ -100,6 +103,16 @@ def open_test(study: Study) -> Opening:
     ledger = {"version": 1, "openings": [*earlier, asdict(opening)]}
     write_atomic(study.test_file, json.dumps(ledger, indent=2, allow_nan=False) + "\n")
     return opening
+
+
+def _openings(path: Path) -> list[Any]:
+    """Earlier looks at the test split."""
+    if not path.exists():
+        return []
+    ledger = read_json(path)
+    if not isinstance(ledger, dict) or not isinstance(ledger.get("openings"), list):
+        raise DataError(f"{path}: not a list of openings")
+    return list(ledger["openings"])
 
 
 def _score(
@@ -118,7 +131,7 @@ def _score(
     ) as cohort:
         try:
             cohort.load(0, load_file(path))
-        except ValueError as error:
+        except (ValueError, SafetensorError) as error:
             raise DataError(f"{path}: {error}") from None
         predictions, _ = cohort.predict(rows)
     measured = ground.task.metrics(predictions[0], rows.labels.numpy())

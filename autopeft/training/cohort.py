@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from autopeft.errors import DataError
 from autopeft.model.backbone import Backbone
 from autopeft.model.head import StackedHead
 from autopeft.model.inject import Injection
@@ -18,6 +18,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded, collate
 from autopeft.tasks.task import Task
 from autopeft.training.batches import batch_order, evaluation_order
+from autopeft.training.memory import release_memory
 from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
 from autopeft.training.settings import TrainingSettings
 
@@ -48,7 +49,7 @@ class Trained:
     finite: bool
 
 
-class Cohort:
+class Cohort(AbstractContextManager["Cohort", None]):
     """K genotypes in one model. Use as a context: leaving it restores the model.
 
     Args:
@@ -57,6 +58,10 @@ class Cohort:
         seeds: one for each trial; initialises its ops and head.
         task: its loss and predictions.
         settings: shared by all trials.
+
+    Raises:
+        ConfigError: a genotype does not fit the model; the model is as before.
+        DataError: the model's head cannot be stacked; the model is as before.
     """
 
     def __init__(
@@ -74,11 +79,12 @@ class Cohort:
             backbone.model, genotypes, seeds, settings.kernel, fresh=backbone.fresh
         )
         forked = self.injection.fork < backbone.shape.n_layers
-        self.head = StackedHead(backbone.model, backbone.fresh, seeds, forked=forked)
+        try:
+            self.head = StackedHead(backbone.model, backbone.fresh, seeds, forked=forked)
+        except DataError:
+            self.injection.remove()
+            raise
         self._device = next(backbone.model.parameters()).device
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.head.remove()
@@ -219,6 +225,7 @@ def train_cohort(
     start = time.perf_counter()
     with Cohort(backbone, genotypes, seeds, task, settings) as cohort:
         losses = cohort.train(train, order_seed=order_seed, progress=progress)
+        release_memory()
         predictions, finite = cohort.predict(validation)
         trained = [
             Trained(
@@ -231,4 +238,5 @@ def train_cohort(
             )
             for i in range(cohort.n_trials)
         ]
+    release_memory()
     return trained, time.perf_counter() - start

@@ -1,0 +1,14 @@
+"""One thread, and every shape annotation of the packages that hold tensors checked at run time."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+# Before torch is imported. Two processes of two threads each on two cores take a hundred times
+# as long as two of one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# Before any of them is imported. The other packages have no shapes to check.
+install_import_hook(
+    ["autopeft.ops", "autopeft.model", "autopeft.training", "autopeft.tasks"], "beartype.beartype"
+)

@@ -1,0 +1,71 @@
+"""The table of families: its taps are those of the model, and strangers are refused."""
+
+import pytest
+from tiny import D_FFN, D_MODEL, FAMILIES, N_LAYERS, N_POSITIONS, tiny_batch, tiny_model
+from torch import nn
+from transformers import GPT2Config, GPT2ForSequenceClassification
+
+from autopeft.errors import DataError
+from autopeft.model import anatomy
+from autopeft.model.anatomy import Anatomy
+from autopeft.space.taps import Tap
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return tiny_model(request.param)
+
+
+def test_the_tiny_families_are_all_there_are():
+    assert set(FAMILIES) == set(anatomy.FAMILIES)
+
+
+def test_shape(model):
+    shape = Anatomy(model).shape()
+    assert shape.n_layers == N_LAYERS
+    wide = {Tap.FFN_UP, Tap.FFN_MID}
+    assert shape.widths == {tap: D_FFN if tap in wide else D_MODEL for tap in Tap}
+    assert shape.backbone_params == sum(p.numel() for p in model.base_model.parameters())
+
+
+def test_a_fresh_pooler_is_not_backbone():
+    model = tiny_model("bert")
+    pooler = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+    backbone_params = Anatomy(model).shape().backbone_params
+    fresh = Anatomy(model, [*pooler, "classifier.weight"]).shape().backbone_params
+    assert backbone_params - fresh == D_MODEL * D_MODEL + D_MODEL
+
+
+def test_the_longest_row_is_the_longest_that_the_model_reads(model):
+    longest = Anatomy(model).longest_row()
+    assert longest == N_POSITIONS - (2 if model.config.model_type == "roberta" else 0)
+    batch = {name: tensor[:, :1] for name, tensor in tiny_batch(model, 1).items()}
+    model(**{name: tensor.expand(-1, longest) for name, tensor in batch.items()})
+    with pytest.raises((IndexError, RuntimeError)):
+        model(**{name: tensor.expand(-1, longest + 1) for name, tensor in batch.items()})
+
+
+def test_a_model_without_a_head_has_the_same_taps(model):
+    assert Anatomy(model.base_model).shape() == Anatomy(model).shape()
+
+
+def test_an_unknown_family_is_refused_naming_the_known_ones():
+    config = GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9)
+    model = GPT2ForSequenceClassification(config)
+    with pytest.raises(DataError, match=r"`gpt2` are not known; known: bert, distilbert, roberta$"):
+        Anatomy(model)
+
+
+def test_missing_modules_are_named():
+    model = tiny_model("bert")
+    for layer in model.bert.encoder.layer:
+        del layer.intermediate, layer.attention.self.key
+    with pytest.raises(DataError, match=r"has no module attention.self.key, intermediate.dense"):
+        Anatomy(model)
+
+
+def test_layers_that_are_no_list_are_refused():
+    model = tiny_model("distilbert")
+    model.distilbert.transformer.layer = nn.Identity()
+    with pytest.raises(DataError, match=r"`transformer.layer` .* is not a list of layers"):
+        Anatomy(model)

@@ -1,0 +1,103 @@
+"""The attention function: its kernels, its mask, and what it does for prefixes."""
+
+import pytest
+import torch
+from tiny import FAMILIES, FIRST_WORD, N_WORDS, genotype, op, tiny_batch, tiny_model, tiny_rows
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from autopeft.errors import DataError
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.attention import KERNELS, check_called, count_calls
+from autopeft.model.inject import Injection
+from autopeft.space.forms import Form
+from autopeft.space.taps import Tap
+
+PREFIX = op(Form.PREFIX, Tap.HEAD, Tap.HEAD, (5, 0, 9))
+LONGER = op(Form.PREFIX, Tap.HEAD, Tap.HEAD, 12)
+BIAS = op(Form.BIAS, Tap.V, Tap.V)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def injected(family, kernel="eager"):
+    """A model with trials that have prefixes of their own lengths, and one that has none."""
+    model = tiny_model(family)
+    genotypes = [genotype(one) for one in (PREFIX, BIAS, LONGER)]
+    Injection(model, genotypes, range(3), kernel)
+    return model
+
+
+@torch.no_grad()
+def hidden(model, batch):
+    return model.base_model(**batch).last_hidden_state
+
+
+def real(states, batch):
+    """The states of real tokens, for every trial."""
+    mask = batch["attention_mask"].bool()
+    return states.view(-1, *mask.shape, states.shape[-1])[:, mask]
+
+
+def test_without_ops_it_is_the_models_own_attention_bit_for_bit(family):
+    model = tiny_model(family)
+    batch = tiny_batch(model)
+    plain = hidden(model, batch)
+    Injection(model, [genotype()], [0], "eager")
+    assert model.config._attn_implementation == "autopeft_eager"
+    assert torch.equal(hidden(model, batch), plain)
+
+
+def test_kernels_agree(family):
+    batch = tiny_batch(tiny_model(family))
+    eager, sdpa = (real(hidden(injected(family, kernel), batch), batch) for kernel in KERNELS)
+    assert not torch.equal(eager, sdpa)
+    torch.testing.assert_close(eager, sdpa, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_stands_in_the_padding_changes_no_bit(family, kernel):
+    model = injected(family, kernel)
+    batch = tiny_batch(model)
+    padding = batch["attention_mask"] == 0
+    noise = torch.randint(FIRST_WORD, N_WORDS, padding.shape)
+    other = batch | {"input_ids": torch.where(padding, noise, batch["input_ids"])}
+    assert padding.any()
+    assert torch.equal(real(hidden(model, batch), batch), real(hidden(model, other), batch))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_padding_might_as_well_not_be_there(family, kernel):
+    model = injected(family, kernel)
+    batch = tiny_batch(model)
+    padded = hidden(model, batch).unflatten(0, (3, -1))
+    for row, length in enumerate(tiny_rows(5).lengths):
+        alone = {name: tensor[row : row + 1, :length] for name, tensor in batch.items()}
+        expected = hidden(model, alone)
+        torch.testing.assert_close(padded[:, row, :length], expected, rtol=0, atol=1e-5)
+
+
+def test_a_prefix_works_where_no_mask_is_given(family):
+    model = injected(family)
+    batch = tiny_batch(model, 1)
+    without = {"input_ids": batch["input_ids"]}
+    torch.testing.assert_close(hidden(model, without), hidden(model, batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_are_registered_with_a_mask(kernel):
+    # transformers gives no mask at all to a function that has no mask builder.
+    assert f"autopeft_{kernel}" in AttentionInterface()
+    assert f"autopeft_{kernel}" in AttentionMaskInterface()
+
+
+def test_a_model_that_ignores_the_registry_is_refused(family):
+    model = injected(family)
+    attention = Anatomy(model).module(0, "attention")
+    calls = count_calls(attention)
+    with pytest.raises(DataError, match="`bert` do not call the registered attention"):
+        check_called(calls, "bert")
+    hidden(model, tiny_batch(model))
+    check_called(calls, "bert")

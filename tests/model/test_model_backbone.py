@@ -1,0 +1,165 @@
+"""Loading a checkpoint: what was in it, and one clear message where it cannot be used."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny import FAMILIES, N_POSITIONS, N_WORDS, tiny_model
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from autopeft.errors import DataError
+from autopeft.model.backbone import load_backbone
+
+HEADS = {
+    "bert": ("classifier.bias", "classifier.weight"),
+    "roberta": (
+        *("classifier.dense.bias", "classifier.dense.weight"),
+        *("classifier.out_proj.bias", "classifier.out_proj.weight"),
+    ),
+    "distilbert": (
+        *("classifier.bias", "classifier.weight"),
+        *("pre_classifier.bias", "pre_classifier.weight"),
+    ),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quiet():
+    logging.disable_progress_bar()
+
+
+def save_tokenizer(folder):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(N_WORDS - 4))]
+    core = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, sep_token="[SEP]", **special)
+    fast.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A pretrained encoder of every family, without a head."""
+    folder = tmp_path_factory.mktemp("saved")
+    for family in FAMILIES:
+        tiny_model(family).base_model.save_pretrained(folder / family)
+        save_tokenizer(folder / family)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(saved, tmp_path):
+    """A BERT to spoil."""
+    return shutil.copytree(saved / "bert", tmp_path / "bert")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_encoder_gets_a_fresh_head(saved, family):
+    backbone = load_backbone(str(saved / family), 2)
+    assert backbone.fresh == HEADS[family]
+    assert backbone.model.config.num_labels == 2
+    assert not backbone.model.training
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+    assert {p.dtype for p in backbone.model.parameters()} == {torch.float32}
+    theirs = tiny_model(family).base_model
+    assert backbone.shape.backbone_params == sum(p.numel() for p in theirs.parameters())
+    state = backbone.model.base_model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in theirs.state_dict().items())
+    assert backbone.tokenizer("w1 w2").input_ids == [2, 5, 6, 3]
+    assert backbone.tokenizer.model_max_length == N_POSITIONS - 2 * (family == "roberta")
+
+
+def test_loading_leaves_the_global_generator_alone(saved):
+    before = torch.random.get_rng_state()
+    load_backbone(str(saved / "bert"), 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_fingerprint_is_of_the_pretrained_weights(saved, tmp_path):
+    first = load_backbone(str(saved / "bert"), 2)
+    assert load_backbone(str(saved / "bert"), 3).fingerprint == first.fingerprint
+    model = tiny_model("bert").base_model
+    model.encoder.layer[2].output.dense.weight[3, 5] += 1e-6
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    assert load_backbone(str(tmp_path), 2).fingerprint != first.fingerprint
+
+
+def test_a_head_in_the_checkpoint_is_kept_if_it_has_the_outputs(checkpoint):
+    model = tiny_model("bert", n_outputs=3)
+    model.save_pretrained(checkpoint)
+    kept = load_backbone(str(checkpoint), 3)
+    assert kept.fresh == ()
+    assert torch.equal(kept.model.classifier.weight, model.classifier.weight)
+    other = load_backbone(str(checkpoint), 2)
+    assert other.fresh == HEADS["bert"]
+    assert other.model.classifier.out_features == 2
+
+
+def test_a_pooler_that_was_not_saved_is_fresh(checkpoint):
+    model = tiny_model("bert").base_model
+    model.pooler = None
+    model.save_pretrained(checkpoint)
+    pooler = ("bert.pooler.dense.bias", "bert.pooler.dense.weight")
+    assert load_backbone(str(checkpoint), 2).fresh == (*pooler, *HEADS["bert"])
+
+
+def change_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def other_family(folder):
+    GPT2ForSequenceClassification(
+        GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=N_WORDS)
+    ).save_pretrained(folder)
+
+
+def without_tokenizer(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+SPOILT = {
+    "missing": (shutil.rmtree, "cannot be loaded: there is no such folder"),
+    "empty": (lambda f: [path.unlink() for path in f.iterdir()], "cannot be loaded: "),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "truncated": (truncate, "cannot be loaded: .*not fully covered"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "not a valid JSON file"),
+    "wrong type": (lambda f: change_config(f, hidden_size="x"), "field 'hidden_size'"),
+    "impossible": (lambda f: change_config(f, num_attention_heads=5), "not a multiple"),
+    "unknown": (lambda f: change_config(f, model_type="nope"), "model type `nope`"),
+    "other family": (other_family, "`gpt2` are not known; known: bert, distilbert, roberta"),
+    "no tokenizer": (without_tokenizer, "has no tokenizer: its vocabulary is empty"),
+    "a layer short": (
+        lambda f: change_config(f, num_hidden_layers=4),
+        "16 parameters of the backbone are not in the checkpoint.*bert.encoder.layer.3.attention",
+    ),
+    "another width": (
+        lambda f: change_config(f, intermediate_size=56),
+        "9 parameters of the backbone .* not in the shape that config.json asks for: bert.encoder",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", SPOILT)
+def test_what_cannot_be_used_is_refused_in_one_line(checkpoint, why):
+    spoil, message = SPOILT[why]
+    spoil(checkpoint)
+    with pytest.raises(DataError, match=message) as caught:
+        load_backbone(str(checkpoint), 2)
+    text = str(caught.value)
+    assert str(checkpoint) in text or why == "other family"
+    assert "\n" not in text
+    assert "Traceback" not in text

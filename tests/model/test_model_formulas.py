@@ -1,0 +1,225 @@
+"""What the ops do to a layer, against the layer written out by hand, in double precision.
+
+The three families compute the same function, so one hand-written layer serves them all.
+"""
+
+import math
+
+import pytest
+import torch
+from tiny import D_MODEL, FAMILIES, N_HEADS, genotype, op, tiny_batch, tiny_model
+from torch.nn import functional
+
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.inject import Injection
+from autopeft.space.forms import Activation, Form
+from autopeft.space.taps import LINEAR_INPUT, THROUGH_NORM, Tap
+
+LAYER = 1
+"""The one layer of three that has ops."""
+
+ACTIVATIONS = {
+    Activation.RELU: torch.relu,
+    Activation.GELU: lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
+    Activation.TANH: torch.tanh,
+    Activation.SILU: lambda x: x * torch.sigmoid(x),
+}
+
+
+def attend(q, k, v, mask):
+    """softmax(q k^T / sqrt(d)) v in each head: [batch, head, token, d_head]."""
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+
+
+def by_hand(anatomy, x, mask, changes=None, attend=attend):
+    """The layer; `changes[tap](h, seen)` is what becomes of h, `seen` the states up to there.
+
+    At a LayerNorm's tap, `seen` already has what it would put out if nothing changed.
+    """
+    changes = changes or {}
+    seen = {}
+
+    def reach(tap, h):
+        seen[tap] = h
+        seen[tap] = changes.get(tap, lambda h, _: h)(h, seen)
+        return seen[tap]
+
+    def linear(role, x):
+        module = anatomy.module(LAYER, role)
+        return x @ module.weight.T + module.bias
+
+    def norm(role, x):
+        module = anatomy.module(LAYER, role)
+        return functional.layer_norm(x, (D_MODEL,), module.weight, module.bias, module.eps)
+
+    def sublayer(out, role, residual):
+        """LN(h + residual), its ops h += f(LN(h + residual)) first."""
+        if f := changes.get(f"through {role}"):
+            out = out + f(norm(role, out + residual))
+        return norm(role, out + residual)
+
+    def heads(x):
+        return x.unflatten(-1, (N_HEADS, -1)).transpose(1, 2)
+
+    attn_in = reach(Tap.ATTN_IN, x)
+    q = heads(reach(Tap.Q, linear("q", attn_in)))
+    k = heads(reach(Tap.K, linear("k", attn_in)))
+    v = heads(reach(Tap.V, linear("v", attn_in)))
+    pre_o = reach(Tap.PRE_O, attend(q, k, v, mask).transpose(1, 2).flatten(2))
+    attn_out = reach(Tap.ATTN_OUT, linear("o", pre_o))
+    attn_norm = reach(Tap.ATTN_NORM, sublayer(attn_out, "attn_norm", x))
+    ffn_up = reach(Tap.FFN_UP, linear("up", reach(Tap.FFN_IN, attn_norm)))
+    ffn_mid = reach(Tap.FFN_MID, ACTIVATIONS[Activation.GELU](ffn_up))
+    ffn_out = reach(Tap.FFN_OUT, linear("down", ffn_mid))
+    ffn_norm = reach(Tap.FFN_NORM, sublayer(ffn_out, "ffn_norm", attn_norm))
+    return reach(Tap.BLOCK_OUT, ffn_norm)
+
+
+class Bench:
+    """A layer with ops, whose parameters are all random, in double precision."""
+
+    def __init__(self, family, *ops):
+        self.model = tiny_model(family)
+        self.batch = tiny_batch(self.model)
+        injection = Injection(self.model, [genotype(*ops)], [0], "eager")
+        self.model.double()
+        self.tensors = injection.tensors(0)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for tensor in self.tensors.values():
+                tensor.normal_(generator=generator)
+
+    def own(self, *words):
+        """The parameter whose name has all these words."""
+        (found,) = (t for name, t in self.tensors.items() if set(words) <= set(name.split(".")))
+        return found
+
+    def check(self, changes, attend=attend):
+        """The model's layer is the layer by hand, and not the layer without changes."""
+        anatomy = Anatomy(self.model)
+        seen = []
+        anatomy.layers[LAYER].register_forward_hook(lambda *call: seen.append(call[1:]))
+        with torch.no_grad():
+            self.model.base_model(**self.batch)
+            ((x, *_), out), mask = seen[0], self.batch["attention_mask"].bool()[:, None, None]
+            expected = by_hand(anatomy, x, mask, changes, attend)
+            plain = by_hand(anatomy, x, mask)
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+        assert (out - plain).abs().max() > 1e-3
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def at(form, read, write, size=1, **more):
+    return op(form, read, write, (0, size, 0), **more)
+
+
+# One vector added to all keys adds one number to all scores of a query: the softmax ignores it.
+@pytest.mark.parametrize("tap", [tap for tap in Tap if tap not in (Tap.HEAD, Tap.K)])
+def test_every_tap_is_where_its_name_says(family, tap):
+    bench = Bench(family, at(Form.BIAS, tap, tap))
+    bench.check({tap: lambda h, _: h + bench.own("bias")})
+
+
+@pytest.mark.parametrize("tap", [Tap.ATTN_IN, Tap.K, Tap.V, Tap.FFN_MID, Tap.FFN_NORM])
+def test_scale(family, tap):
+    bench = Bench(family, at(Form.SCALE, tap, tap))
+    bench.check({tap: lambda h, _: h * bench.own("factors")})
+
+
+@pytest.mark.parametrize("write", LINEAR_INPUT)
+def test_low_rank_on_every_weight(family, write):
+    read = LINEAR_INPUT[write]
+    bench = Bench(family, at(Form.LOWRANK, read, write, 3, scale=2.0))
+    a, b = bench.own("a"), bench.own("b")
+    bench.check({write: lambda h, seen: h + 2 * seen[read] @ a.T @ b})
+
+
+@pytest.mark.parametrize(
+    ("read", "write"),
+    [
+        (Tap.ATTN_OUT, Tap.ATTN_OUT),
+        (Tap.FFN_OUT, Tap.FFN_OUT),
+        (Tap.ATTN_IN, Tap.ATTN_IN),
+        (Tap.ATTN_IN, Tap.ATTN_OUT),
+        (Tap.FFN_IN, Tap.FFN_OUT),
+        (Tap.ATTN_IN, Tap.FFN_OUT),
+        (Tap.ATTN_NORM, Tap.BLOCK_OUT),
+    ],
+)
+def test_bottleneck_sequential_and_parallel(family, read, write):
+    bench = Bench(family, at(Form.BOTTLENECK, read, write, 5, scale=4.0))
+    bench.check({write: lambda h, seen: h + 4 * bottleneck(bench, seen[read])})
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_bottleneck_with_every_activation_and_a_learned_scale(activation):
+    one = at(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 5, activation=activation, scale="learned")
+    bench = Bench("bert", one)
+    s, act = bench.own("scale"), ACTIVATIONS[activation]
+    bench.check({Tap.FFN_OUT: lambda h, seen: h + s * bottleneck(bench, seen[Tap.FFN_IN], act)})
+
+
+@pytest.mark.parametrize("read", THROUGH_NORM)
+def test_bottleneck_that_reads_through_the_layer_norm(family, read):
+    bench = Bench(family, at(Form.BOTTLENECK, read, THROUGH_NORM[read], 5))
+    bench.check({f"through {read}": lambda normed: bottleneck(bench, normed)})
+
+
+def bottleneck(bench, x, activation=torch.relu):
+    down, down_bias, up, up_bias = map(bench.own, ("down", "down_bias", "up", "up_bias"))
+    return activation(x @ down.T + down_bias.T) @ up + up_bias
+
+
+def test_prefix_is_a_convex_combination_of_two_attentions(family):
+    """He et al. 2022, eq. 7: (1 - lambda(x)) Attn(x) + lambda(x) softmax(q Pk^T) Pv."""
+    bench = Bench(family, at(Form.PREFIX, Tap.HEAD, Tap.HEAD, 5))
+    keys, values = (
+        bench.own(name).unflatten(-1, (N_HEADS, -1)).transpose(0, 1) for name in ("keys", "values")
+    )
+
+    def with_prefix(q, k, v, mask):
+        root = math.sqrt(q.shape[-1])
+        theirs = (q @ k.transpose(-1, -2) / root).masked_fill(~mask, -torch.inf).exp().sum(-1)
+        ours = (q @ keys.transpose(-1, -2) / root).exp().sum(-1)
+        share = (ours / (ours + theirs))[..., None]
+        everything = torch.ones(1, dtype=torch.bool)
+        return (1 - share) * attend(q, k, v, mask) + share * attend(q, keys, values, everything)
+
+    bench.check({}, with_prefix)
+
+
+def test_parallel_ops_add_then_biases_then_scales_then_sequential_ops_transform(family):
+    bench = Bench(
+        family,
+        at(Form.BOTTLENECK, Tap.FFN_OUT, Tap.FFN_OUT, 5),
+        at(Form.SCALE, Tap.FFN_OUT, Tap.FFN_OUT),
+        at(Form.BIAS, Tap.FFN_OUT, Tap.FFN_OUT),
+        at(Form.LOWRANK, Tap.FFN_MID, Tap.FFN_OUT, 3),
+    )
+
+    def change(h, seen):
+        h = h + seen[Tap.FFN_MID] @ bench.own("lowrank", "a").T @ bench.own("lowrank", "b")
+        h = (h + bench.own("bias", "bias")) * bench.own("factors")
+        return h + bottleneck(bench, h)
+
+    bench.check({Tap.FFN_OUT: change})
+
+
+def test_what_is_read_is_what_earlier_ops_have_written(family):
+    bench = Bench(
+        family,
+        at(Form.BIAS, Tap.FFN_IN, Tap.FFN_IN),
+        at(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 5),
+        at(Form.SCALE, Tap.FFN_IN, Tap.FFN_IN),
+    )
+    bench.check(
+        {
+            Tap.FFN_IN: lambda h, _: (h + bench.own("bias", "bias")) * bench.own("factors"),
+            Tap.FFN_OUT: lambda h, seen: h + bottleneck(bench, seen[Tap.FFN_IN]),
+        }
+    )

@@ -1,0 +1,173 @@
+"""Putting ops in and taking them out: the fork, the copies, what is left behind."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from tiny import (
+    FAMILIES,
+    N_LAYERS,
+    genotype,
+    op,
+    same_bits,
+    state,
+    tiny_batch,
+    tiny_model,
+)
+
+from autopeft.errors import ConfigError
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.head import OPS_ATTRIBUTE
+from autopeft.model.inject import Injection
+from autopeft.space.forms import Form
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.taps import Tap
+
+
+def lora(sizes=3):
+    return op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, sizes)
+
+
+def adapter(sizes=4):
+    return op(Form.BOTTLENECK, Tap.FFN_NORM, Tap.FFN_OUT, sizes)
+
+
+def prefix(sizes=5):
+    return op(Form.PREFIX, Tap.HEAD, Tap.HEAD, sizes)
+
+
+MIXED = genotype(lora(), adapter(), prefix(), op(Form.BIAS, Tap.FFN_UP, Tap.FFN_UP))
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return tiny_model(request.param)
+
+
+def inject(model, *genotypes, kernel="eager"):
+    """Ops with the parameters they could have after training."""
+    injection = Injection(model, genotypes, range(len(genotypes)), kernel)
+    scramble(injection)
+    return injection
+
+
+@torch.no_grad()
+def scramble(injection):
+    for trial in range(injection.n_trials):
+        generator = torch.Generator().manual_seed(trial)
+        for tensor in injection.tensors(trial).values():
+            tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.3)
+
+
+@torch.no_grad()
+def hidden(model, batch):
+    return model.base_model(**batch).last_hidden_state
+
+
+def hooks(model):
+    return [
+        hook
+        for module in model.modules()
+        for table in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in table.values()
+    ]
+
+
+class TestFork:
+    @pytest.mark.parametrize("lowest", [1, 2])
+    def test_trials_above_a_fork_are_the_same_without_one(self, model, lowest):
+        batch = tiny_batch(model)
+        sizes = tuple(3 if layer >= lowest else 0 for layer in range(N_LAYERS))
+        high = [genotype(lora(sizes)), genotype(adapter(sizes)), genotype(prefix(sizes))]
+        forked = inject(model, *high)
+        assert forked.fork == lowest
+        states = hidden(model, batch)
+        forked.remove()
+        unforked = inject(model, *high, MIXED)
+        assert unforked.fork == 0
+        assert torch.equal(hidden(model, batch)[: len(states)], states)
+
+    def test_below_it_the_trunk_runs_once(self, model):
+        batch = tiny_batch(model, 5)
+        rows = []
+        for layer in Anatomy(model).layers:
+            layer.register_forward_hook(lambda _, __, out: rows.append(len(out)))
+        inject(model, genotype(lora((0, 0, 3))), genotype(), genotype(adapter((0, 3, 3))))
+        hidden(model, batch)
+        assert rows == [5, 15, 15]
+
+    def test_without_ops_there_is_none(self, model):
+        injection = inject(model, genotype(), genotype())
+        assert injection.fork == N_LAYERS
+        assert hooks(model) == []
+
+
+class TestRemoval:
+    @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+    def test_it_restores_the_model(self, model, kernel):
+        batch = tiny_batch(model)
+        model.requires_grad_(requires_grad=True)
+        before, plain = state(model), hidden(model, batch)
+        attributes = {name: set(vars(module)) for name, module in model.named_modules()}
+        injection = inject(model, MIXED, genotype(), genotype(lora()), kernel=kernel)
+        assert hooks(model)
+        assert not any(parameter.requires_grad for parameter in model.base_model.parameters())
+        injection.remove()
+        assert hooks(model) == []
+        assert not hasattr(model, OPS_ATTRIBUTE)
+        assert model.config._attn_implementation == "eager"
+        assert same_bits(state(model), before)
+        assert torch.equal(hidden(model, batch), plain)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert attributes == {name: set(vars(module)) for name, module in model.named_modules()}
+
+    def test_a_frozen_model_stays_frozen(self, model):
+        inject(model, MIXED).remove()
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+class TestRefusal:
+    def test_ops_are_put_in_once(self, model):
+        inject(model, MIXED)
+        with pytest.raises(ConfigError, match="has ops already"):
+            Injection(model, [MIXED], [0], "eager")
+
+    def test_another_depth_is_refused_and_changes_nothing(self, model):
+        deeper = Genotype(4, (Op(Form.BIAS, Tap.V, Tap.V, (1, 1, 1, 1)),), 1e-3)
+        before = state(model)
+        with pytest.raises(ConfigError, match="for 4 layers, the model has 3"):
+            Injection(model, [MIXED, deeper], [0, 1], "eager")
+        assert hooks(model) == []
+        assert same_bits(state(model), before)
+        assert model.config._attn_implementation == "eager"
+
+
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+class TestCopies:
+    @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
+    def test_a_copy_is_equal_and_independent(self, model, duplicate):
+        batch = tiny_batch(model)
+        injection = inject(model, MIXED, genotype(), genotype(lora((0, 3, 1))))
+        states = hidden(model, batch)
+        twin = duplicate(model)
+        assert torch.equal(hidden(twin, batch), states)
+        scramble(injection)
+        changed = hidden(model, batch)
+        assert torch.equal(hidden(twin, batch), states)
+        assert not torch.equal(changed, states)
+        for parameter in twin.get_submodule(OPS_ATTRIBUTE).parameters():
+            parameter.data.fill_(1.0)
+        assert torch.equal(hidden(model, batch), changed)
+        assert not torch.equal(hidden(twin, batch), states)
+
+
+def test_two_ops_of_almost_one_scale_keep_their_tensors_apart(model):
+    near = [op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, 2, scale=2 + i / 1e9) for i in range(2)]
+    one = genotype(*near)
+    injection = inject(model, one)
+    shape = Anatomy(model).shape()
+    assert injection.count(0) == one.count_params(shape) == 2 * N_LAYERS * 2 * 64

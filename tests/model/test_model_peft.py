@@ -1,0 +1,106 @@
+"""The same weights in live `peft` give the same logits."""
+
+import re
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, get_peft_model
+from tiny import FAMILIES, genotype, op, tiny_batch, tiny_model
+
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.inject import Injection
+from autopeft.space.forms import Form
+from autopeft.space.taps import LINEAR_INPUT, Tap
+
+# peft asks a model for a property that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+ROLES = {Tap.Q: "q", Tap.V: "v", Tap.ATTN_OUT: "o", Tap.FFN_UP: "up", Tap.FFN_OUT: "down"}
+SIZES = {
+    Tap.Q: (1, 8, 0),
+    Tap.V: (3, 0, 16),
+    Tap.ATTN_OUT: (2, 5, 9),
+    Tap.FFN_UP: (0, 4, 11),
+    Tap.FFN_OUT: (7, 1, 2),
+}
+SCALES = {Tap.Q: 1.0, Tap.V: 2.0, Tap.ATTN_OUT: 0.5, Tap.FFN_UP: 4.0, Tap.FFN_OUT: 1.5}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def with_ops(family, *ops):
+    """A model with ops, all parameters random, and the parameters by name."""
+    model = tiny_model(family)
+    tensors = Injection(model, [genotype(*ops)], [0], "eager").tensors(0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in tensors.values():
+            tensor.normal_(0.0, 0.3, generator=generator)
+    return model, tensors
+
+
+def module_names(model):
+    """Full names by (layer, role)."""
+    anatomy = Anatomy(model)
+    full = {module: name for name, module in model.named_modules()}
+    return {
+        (layer, role): full[anatomy.module(layer, role)]
+        for layer in range(len(anatomy.layers))
+        for role in ("k", *ROLES.values())
+    }
+
+
+def assert_same_logits(model, other):
+    batch = tiny_batch(model)
+    with torch.no_grad():
+        logits, expected = model(**batch).logits, other(**batch).logits
+        plain = tiny_model(model.config.model_type)(**batch).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    assert (logits - plain).abs().max() > 1e-2
+
+
+def test_lora_with_a_rank_and_a_scale_for_each_matrix(family):
+    ops = [op(Form.LOWRANK, LINEAR_INPUT[tap], tap, SIZES[tap], scale=SCALES[tap]) for tap in ROLES]
+    model, tensors = with_ops(family, *ops)
+    names = module_names(model)
+    places = {
+        names[layer, role]: (layer, tap, rank)
+        for tap, role in ROLES.items()
+        for layer, rank in enumerate(SIZES[tap])
+        if rank
+    }
+    config = LoraConfig(
+        target_modules=list(places),
+        rank_pattern={f"^{re.escape(name)}$": rank for name, (_, _, rank) in places.items()},
+        alpha_pattern={
+            f"^{re.escape(name)}$": SCALES[tap] * rank for name, (_, tap, rank) in places.items()
+        },
+    )
+    theirs = get_peft_model(tiny_model(family), config)
+    for name, (layer, tap, _) in places.items():
+        lora = theirs.base_model.model.get_submodule(name)
+        own = {
+            key.rpartition(".")[2]: tensor
+            for key, tensor in tensors.items()
+            if key.startswith(f"layers.{layer}.lowrank.{LINEAR_INPUT[tap]}.{tap}.")
+        }
+        lora.lora_A["default"].weight.data.copy_(own["a"])
+        lora.lora_B["default"].weight.data.copy_(own["b"].T)
+    assert_same_logits(model, theirs)
+
+
+def test_ia3(family):
+    taps = {Tap.K: "k", Tap.V: "v", Tap.FFN_MID: "down"}
+    model, tensors = with_ops(family, *(op(Form.SCALE, tap, tap) for tap in taps))
+    names = module_names(model)
+    places = {names[layer, role]: (layer, tap) for tap, role in taps.items() for layer in range(3)}
+    down = [name for name, (_, tap) in places.items() if tap is Tap.FFN_MID]
+    config = IA3Config(target_modules=list(places), feedforward_modules=down)
+    theirs = get_peft_model(tiny_model(family), config)
+    for name, (layer, tap) in places.items():
+        vector = theirs.base_model.model.get_submodule(name).ia3_l["default"]
+        vector.data.copy_(tensors[f"layers.{layer}.scale.{tap}.{tap}.factors"].view_as(vector))
+    assert_same_logits(model, theirs)

@@ -1,0 +1,298 @@
+"""The contract of every op: the invariants of the design, for each form in each model family."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    FAMILIES,
+    TASK,
+    assert_same_training,
+    genotype,
+    op,
+    same_bits,
+    state,
+    tiny_backbone,
+    tiny_batch,
+    tiny_model,
+    tiny_rows,
+    train,
+)
+
+from autopeft.model.inject import Injection
+from autopeft.ops.base import PAD
+from autopeft.ops.build import FORM_CLASSES
+from autopeft.space.forms import Form
+from autopeft.space.taps import Tap
+from autopeft.training.cohort import Cohort
+from autopeft.training.optimizer import CohortAdamW
+from autopeft.training.settings import TrainingSettings
+
+DIVERGING = 1e30
+"""A learning rate after which a trial is NaN or infinite from its second step on."""
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def backbone(family):
+    return tiny_backbone(family)
+
+
+def inject(model, genotypes):
+    return Injection(model, genotypes, range(len(genotypes)), "eager")
+
+
+def hidden(model, batch):
+    with torch.no_grad():
+        return model.base_model(**batch).last_hidden_state
+
+
+class OpContract:
+    """What every op promises. A subclass makes the op of one form at one place.
+
+    Attributes:
+        small: its sizes in one trial, other ones in each layer.
+        large: its sizes in another trial, absent at the bottom.
+        fresh_is_nothing: its method promises that a fresh op changes nothing.
+    """
+
+    small = (1, 1, 1)
+    large = (0, 1, 1)
+    fresh_is_nothing = True
+
+    def make(self, sizes):
+        raise NotImplementedError
+
+    def ops(self):
+        """The op as different trials have it."""
+        return [(self.make(self.small),), (self.make(self.large),)]
+
+    def company(self, **last):
+        """Trials with the op, one without any in their midst."""
+        first, *rest = [genotype(*ops) for ops in self.ops()]
+        return [first, genotype(), *rest, genotype(self.make(self.small), **last)]
+
+    @pytest.mark.parametrize(
+        ("family", "precision"), [*((name, "fp32") for name in FAMILIES), ("bert", "bf16")]
+    )
+    def test_i1_trained_together_is_trained_alone(self, backbone, precision):
+        company = self.company()
+        together = train(backbone, company, precision=precision)
+        for trial, one in enumerate(company[:-1]):
+            if one.ops:
+                (alone,) = train(backbone, [one], [trial], precision=precision)
+                assert_same_training(alone, together[trial])
+
+    def test_i2_a_diverged_trial_changes_no_bit_of_the_others(self, backbone):
+        small, large = self.make(self.small), self.make(self.large)
+        company = [genotype(small), genotype(large), genotype(small, learning_rate=DIVERGING)]
+        together = train(backbone, company)
+        assert [trial.finite for trial in together] == [True, True, False]
+        for trial in (0, 1):
+            (alone,) = train(backbone, [company[trial]], [trial])
+            assert_same_training(alone, together[trial])
+
+    def test_i3_a_trial_without_ops_is_the_backbone(self, family):
+        model = tiny_model(family)
+        batch = tiny_batch(model)
+        plain = hidden(model, batch)
+        injection = inject(model, self.company())
+        scramble(injection)
+        with_op, without, *_ = hidden(model, batch).chunk(injection.n_trials)
+        assert torch.equal(without, plain)
+        assert not torch.equal(with_op, plain)
+
+    def test_i4_a_fresh_op_is_a_no_op_if_promised(self, family):
+        model = tiny_model(family)
+        batch = tiny_batch(model)
+        plain = hidden(model, batch)
+        for ops in self.ops():
+            injection = inject(model, [genotype(*ops)])
+            assert torch.equal(hidden(model, batch), plain) is self.fresh_is_nothing
+            injection.remove()
+
+    def test_i5_the_closed_form_counts_the_tensors(self, backbone):
+        for ops in self.ops():
+            one = genotype(*ops)
+            with Cohort(backbone, [genotype(), one], [0, 1], TASK, TrainingSettings()) as cohort:
+                assert cohort.injection.count(0) == 0
+                assert cohort.injection.count(1) == one.count_params(backbone.shape) > 0
+                in_file = cohort.tensors(1)
+            names = [name for name in in_file if name.startswith("layers.")]
+            assert sum(in_file[name].numel() for name in names) == one.count_params(backbone.shape)
+
+    def test_i6_i8_neither_backbone_nor_global_generators_are_touched(self, backbone):
+        before = state(backbone.model)
+        torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()  # noqa: NPY002
+        train(backbone, [genotype(self.make(self.small)), genotype()])
+        assert same_bits(state(backbone.model), before)
+        assert all(p.grad is None for p in backbone.model.parameters())
+        assert torch.equal(torch.random.get_rng_state(), torch_state)
+        np.testing.assert_equal(np.random.get_state(), numpy_state)  # noqa: NPY002
+
+    def test_i8_initialisation_is_by_seed_and_path_alone(self, backbone):
+        model = backbone.model
+        genotypes = [genotype(*ops) for ops in self.ops()]
+        for one in genotypes:
+            alone = Injection(model, [one], [7], "eager")
+            own = {name: tensor.clone() for name, tensor in alone.tensors(0).items()}
+            alone.remove()
+            torch.rand(5)
+            others, seeds = genotypes[::-1], range(len(genotypes))
+            company = Injection(model, [*others, one], [*seeds, 7], "eager")
+            assert same_bits(company.tensors(len(others)), own)
+            company.remove()
+
+
+class SizedContract(OpContract):
+    """An op with a size, which is padded.
+
+    Attributes:
+        random: its parameters that start at random.
+    """
+
+    small = (3, 1, 2)
+    large = (0, 17, 9)
+    random = frozenset()
+
+    def test_i8_random_parameters_differ_by_seed_layer_and_trial(self, family):
+        one = genotype(self.make(tuple(max(self.small) for _ in self.small)))
+        injection = Injection(tiny_model(family), [one, one], [7, 8], "eager")
+        values = [
+            tensor.flatten()
+            for trial in (0, 1)
+            for name, tensor in injection.tensors(trial).items()
+            if name.rpartition(".")[2] in self.random
+        ]
+        assert len(values) == 2 * len(self.small) * len(self.random)
+        assert len({tuple(value.tolist()) for value in values}) == len(values)
+
+    def test_i7_padding_gets_no_gradient_and_stays_zero(self, backbone):
+        company = self.company()
+        seeds = range(len(company))
+        with Cohort(backbone, company, seeds, TASK, TrainingSettings()) as cohort:
+            stacked = cohort.stacked()
+            same = [0.01] * len(company)
+            optimizer = CohortAdamW(stacked, learning_rates=same, weight_decays=same, clip=1.0)
+            rows = tiny_rows()
+            for _ in range(3):
+                TASK.loss(cohort.logits(rows, range(8)), rows.labels[:8]).sum().backward()
+                grads = [item.parameter.grad for item in stacked]
+                assert_padding_is_zero(stacked, grads)
+                optimizer.step(1.0)
+            assert_padding_is_zero(stacked, [item.parameter for item in stacked])
+            assert_padding_is_zero(stacked, optimizer._mean)
+            assert_padding_is_zero(stacked, optimizer._square)
+            assert all(square.any() for square in optimizer._square)
+
+    def test_sizes_are_padded_alike_in_every_company(self, family):
+        for stack in inject(tiny_model(family), self.company()).stacks():
+            assert {-(-member.size // PAD) * PAD for member in stack.stack} == {stack.padded}
+
+
+class ScaledContract(SizedContract):
+    """An op with a factor, constant or learned, that can stand twice in one layer."""
+
+    def make(self, sizes, scale=1.0):
+        raise NotImplementedError
+
+    def ops(self):
+        first, second = super().ops()
+        learned = self.make(self.large, "learned")
+        return [first, (learned,), (self.make(self.small, 2.0), *second, learned)]
+
+    def test_a_learned_factor_starts_at_one_and_is_trained(self, backbone):
+        one = genotype(self.make(self.large, "learned"))
+        injection = inject(backbone.model, [one])
+        fresh = [t for name, t in injection.tensors(0).items() if name.endswith(".scale")]
+        assert [tensor.item() for tensor in fresh] == [1.0, 1.0]
+        injection.remove()
+        (trained,) = train(backbone, [one])
+        assert all(t != 1 for name, t in trained.tensors.items() if name.endswith(".scale"))
+
+
+def scramble(injection):
+    """Give every op parameters that it could have after training."""
+    generator = torch.Generator().manual_seed(0)
+    for stack in injection.stacks():
+        for name in stack.declared:
+            for i in range(len(stack.stack)):
+                own = stack.own(name, i)
+                own.data += torch.randn(own.shape, generator=generator)
+
+
+def assert_padding_is_zero(stacked, tensors):
+    n_padded = 0
+    for item, tensor in zip(stacked, tensors, strict=True):
+        for member, rows in enumerate(item.rows):
+            padding = tensor[member, rows:]
+            assert not padding.any()
+            n_padded += padding.numel()
+    assert n_padded > 0
+
+
+class TestLowRankOnQuery(ScaledContract):
+    random = frozenset({"a"})
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, sizes, scale=scale)
+
+
+class TestLowRankOnFfn(ScaledContract):
+    random = frozenset({"a"})
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.LOWRANK, Tap.FFN_MID, Tap.FFN_OUT, sizes, scale=scale)
+
+
+class TestParallelBottleneck(ScaledContract):
+    random = frozenset({"down"})
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, sizes, scale=scale)
+
+
+class TestSequentialBottleneck(ScaledContract):
+    random = frozenset({"down"})
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.BOTTLENECK, Tap.ATTN_OUT, Tap.ATTN_OUT, sizes, scale=scale)
+
+
+class TestBottleneckThroughNorm(ScaledContract):
+    random = frozenset({"down"})
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.BOTTLENECK, Tap.FFN_NORM, Tap.FFN_OUT, sizes, scale=scale)
+
+
+class TestPrefix(SizedContract):
+    fresh_is_nothing = False  # its keys take a share of the softmax, whatever they are
+    random = frozenset({"keys", "values"})
+
+    def make(self, sizes):
+        return op(Form.PREFIX, Tap.HEAD, Tap.HEAD, sizes)
+
+
+class TestBias(OpContract):
+    def make(self, sizes):
+        return op(Form.BIAS, Tap.FFN_UP, Tap.FFN_UP, sizes)
+
+
+class TestScale(OpContract):
+    def make(self, sizes):
+        return op(Form.SCALE, Tap.FFN_MID, Tap.FFN_MID, sizes)
+
+
+def test_every_form_has_signed_the_contract():
+    signed = {
+        form
+        for cls in (*OpContract.__subclasses__(), *SizedContract.__subclasses__())
+        for sub in (cls, *cls.__subclasses__())
+        if sub.__name__.startswith("Test")
+        for form in [sub().make(sub.small).form]
+    }
+    assert signed == set(FORM_CLASSES) == set(Form)

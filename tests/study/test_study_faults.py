@@ -1,0 +1,216 @@
+"""Trials that fail, memory that runs out, drivers that are stopped."""
+
+import pytest
+import torch
+from study_factory import ledger_states, record_files, results, weights
+
+from autopeft.engines import local
+from autopeft.errors import TooManyFailuresError
+from autopeft.study import prepare
+from autopeft.study.events import Silent
+from autopeft.study.folder import Study
+from autopeft.study.ledger import Ledger
+from autopeft.study.search import MAX_FAILURES_IN_A_ROW, run_search
+from autopeft.training.cohort import train_cohort
+
+DIVERGING = """
+name: diverging
+description: No learning rate in here is of this world.
+slots:
+  - {name: q, form: lowrank, read: weight, write: q+v, size: [1, 2, 4], layout: free}
+training: {learning_rate: {low: 1e30, high: 1e32}}
+"""
+
+
+@pytest.fixture
+def diverging(tmp_path):
+    """A space all of whose trials become NaN."""
+    path = tmp_path / "diverging.yaml"
+    path.write_text(DIVERGING, encoding="utf-8")
+    return str(path)
+
+
+def test_trial_that_becomes_nan_fails_and_harms_no_other(done, spec_of, diverging, tmp_path):
+    study = run_search(spec_of(space=diverging, trials=5), tmp_path / "study")
+    assert ledger_states(study) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "FAIL"]
+    records = study.records()
+    assert records[2].cohort == (0, 1, 2, 3)
+    for record in records[2:]:
+        assert record.state == "failed"
+        assert record.failure is not None
+        assert record.failure.kind == "nan"
+        assert record.failure.message.startswith("the loss at step ")
+        assert not record.metrics
+        assert not record.objectives
+        assert record.weights is None
+    assert {point.trial for point in study.front().points} <= {0, 1}
+    assert results(study)[:2] == results(done)[:2]
+    pair = run_search(spec_of(space=diverging, trials=2), tmp_path / "pair")
+    assert set(weights(pair)) == {"000000-0-0.safetensors", "000001-0-0.safetensors"}
+    assert weights(study) == weights(pair), "bit for bit as in other company"
+
+
+def test_failures_in_a_row_end_the_search(spec_of, diverging, tmp_path):
+    spec = spec_of(space=diverging, methods=[], trials=40, training={"cohort": 5})
+    with pytest.raises(TooManyFailuresError, match=r"last 10 trials all failed, the last .* nan"):
+        run_search(spec, tmp_path / "study")
+    study = Study(tmp_path / "study")
+    assert ledger_states(study) == ["FAIL"] * MAX_FAILURES_IN_A_ROW
+    assert study.front().points == ()
+    assert study.front().recommended is None
+
+
+def test_search_in_which_all_failed_is_not_a_success(spec_of, diverging, tmp_path):
+    spec = spec_of(space=diverging, methods=[], trials=2)
+    for _ in range(2):
+        with pytest.raises(TooManyFailuresError, match="all 2 trials failed; the records in"):
+            run_search(spec, tmp_path / "study")
+    assert len(Study(tmp_path / "study").records()) == 2
+
+
+def _too_large(error, when):
+    def train(backbone, genotypes, *args, **more):
+        if when(genotypes):
+            raise error
+        return train_cohort(backbone, genotypes, *args, **more)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("The size of tensor a (3) must match"), False),
+        (ValueError(), False),
+    ],
+)
+def test_signs_that_memory_ran_out(error, is_one):
+    assert local.is_out_of_memory(error) == is_one
+
+
+def test_memory_of_this_machine_runs_out_recognisably():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**58)
+    assert local.is_out_of_memory(caught.value)
+
+
+def test_cohort_that_is_too_large_is_split(done, spec_of, tmp_path, monkeypatch):
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    train = _too_large(error, lambda genotypes: len(genotypes) > 2)
+    monkeypatch.setattr(local, "train_cohort", train)
+    study = run_search(spec_of(), tmp_path / "study")
+    assert [record.cohort for record in study.records()] == [*[(0, 1)] * 2, *[(2, 3)] * 2, (4,)]
+    assert results(study) == results(done)
+
+
+def test_trial_that_is_too_large_alone_is_recorded(done, spec_of, tmp_path, monkeypatch):
+    large = done.records()[3]
+    train = _too_large(
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"),
+        lambda genotypes: large.hash in {genotype.hash for genotype in genotypes},
+    )
+    monkeypatch.setattr(local, "train_cohort", train)
+    study = run_search(spec_of(trials=4), tmp_path / "study")
+    record = study.records()[3]
+    assert record.failure is not None
+    assert (record.failure.kind, record.failure.message) == ("out_of_memory", "CUDA out of memory.")
+    assert record.cohort == (3,)
+    assert record.trainable_params == large.trainable_params
+    assert ledger_states(study) == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"]
+    assert results(study)[:3] == results(done)[:3]
+
+
+def test_other_errors_of_the_engine_are_not_swallowed(spec_of, tmp_path, monkeypatch):
+    train = _too_large(RuntimeError("a bug"), lambda _: True)
+    monkeypatch.setattr(local, "train_cohort", train)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_search(spec_of(), tmp_path / "study")
+    monkeypatch.setattr(prepare, "probe", train)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_search(spec_of(), tmp_path / "other")
+
+
+def test_probe_that_is_too_large_takes_half(spec_of, tmp_path, monkeypatch):
+    sizes, probe = [], prepare.probe
+
+    def small(backbone, genotypes, **more):
+        sizes.append(len(genotypes))
+        if len(genotypes) > 2:
+            raise torch.OutOfMemoryError
+        return probe(backbone, genotypes, **more)
+
+    monkeypatch.setattr(prepare, "probe", small)
+    assert len(run_search(spec_of(trials=1), tmp_path / "study").records()) == 1
+    assert sizes == [4, 2]
+
+
+class Stop(Silent):
+    """Presses Ctrl-C after so many steps of a cohort, or as a trial has been measured."""
+
+    def __init__(self, *, step: int | None = None, trial: int | None = None) -> None:
+        self.step, self.trial = step, trial
+
+    def stepped(self, trials, step, steps):
+        if step == self.step:
+            raise KeyboardInterrupt
+
+    def measured(self, record, summary, front):
+        if record.trial == self.trial:
+            raise KeyboardInterrupt
+
+
+def _stop_at_tell(monkeypatch):
+    """Stop once, when trial 1 is on disk and the ledger does not know yet."""
+    complete = Ledger.complete
+
+    def stop(self, number, values):
+        if number == 1:
+            monkeypatch.setattr(Ledger, "complete", complete)
+            raise KeyboardInterrupt
+        complete(self, number, values)
+
+    monkeypatch.setattr(Ledger, "complete", stop)
+
+
+@pytest.mark.parametrize(
+    ("stop", "measured", "states"),
+    [
+        ("in training", 0, ["RUNNING"] * 4),
+        ("before the ledger", 2, ["COMPLETE", "RUNNING", "RUNNING", "RUNNING"]),
+        ("inside a cohort", 3, ["COMPLETE", "COMPLETE", "COMPLETE", "RUNNING"]),
+        ("between cohorts", 4, ["COMPLETE"] * 4),
+    ],
+)
+def test_stopped_search_ends_as_an_uninterrupted_one(
+    done, spec_of, tmp_path, monkeypatch, stop, measured, states
+):
+    watcher = {
+        "in training": Stop(step=2),
+        "inside a cohort": Stop(trial=2),
+        "between cohorts": Stop(trial=3),
+    }.get(stop, Silent())
+    if stop == "before the ledger":
+        _stop_at_tell(monkeypatch)
+    study = Study(tmp_path / "study")
+    with pytest.raises(KeyboardInterrupt):
+        run_search(spec_of(), study.folder, watcher=watcher)
+    before = record_files(study) if measured else {}
+    assert len(before) == measured
+    assert ledger_states(study) == states
+
+    seen = []
+
+    class Count(Silent):
+        def measured(self, record, summary, front):
+            seen.append(record.trial)
+
+    run_search(spec_of(), study.folder, watcher=Count())
+    assert seen == list(range(measured, 5)), "nothing measured is trained again"
+    after = record_files(study)
+    assert {name: after[name] for name in before} == before
+    assert ledger_states(study) == ["COMPLETE"] * 5
+    assert results(study) == results(done)
+    assert weights(study) == weights(done)
+    assert study.front() == done.front()

@@ -1,0 +1,188 @@
+"""What a study leaves in its folder."""
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+import jsonschema
+import pytest
+from study_factory import ROWS, ledger_states, results, tree
+
+from autopeft import __version__
+from autopeft.errors import DataError
+from autopeft.front import front_of
+from autopeft.records import read_jsonl
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.shipped import load_space
+from autopeft.space.words import describe
+from autopeft.study.folder import Study
+from autopeft.study.ledger import Ledger
+from autopeft.study.manifest import read_manifest
+from autopeft.study.prepare import prepare
+from autopeft.study.search import run_search
+from autopeft.study.spec import load_study_spec
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
+SPACE = """
+name: mine
+description: One slot.
+slots:
+  - {name: q, form: lowrank, read: weight, write: q, size: [1, 2, 4], layout: free}
+training: {learning_rate: {low: 1e-3, high: 1e-2}}
+"""
+
+
+def checked_by(schema: str):
+    text = (SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8")
+    return jsonschema.Draft202012Validator(json.loads(text)).validate
+
+
+def test_only_the_announced_files_are_there(done):
+    top = {name for name in tree(done.folder) if "/" not in name}
+    assert top == {
+        *("study.yaml", "space.yaml", "manifest.json", "study.db", ".lock"),
+        *("records", "records.jsonl", "front.json", "weights"),
+    }
+
+
+def test_front_follows_from_the_records(done):
+    found = front_of(
+        done.records(), "accuracy", "maximize", 1680, lambda g: describe(genotype_from_dict(g))
+    )
+    written = json.loads((done.folder / "front.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(found.to_dict()))
+    assert done.front() == found
+    checked_by("front")(written)
+    assert len(found.points) > 1
+    assert len(found.points) < len(done.records()), "or no weights were deleted below"
+
+
+def test_compiled_records_are_the_record_files(done):
+    assert read_jsonl(done.folder / "records.jsonl") == done.records()
+    lines = (done.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    files = sorted((done.folder / "records").glob("*.json"))
+    assert [f"{line}\n" for line in lines] == [file.read_text(encoding="utf-8") for file in files]
+    for line in lines:
+        checked_by("record")(json.loads(line))
+
+
+def test_record_tells_what_was_trained(done, spec_of):
+    shape = prepare(spec_of(), done.folder).backbone.shape
+    for record in done.records():
+        genotype = genotype_from_dict(record.genotype)
+        assert record.hash == genotype.hash
+        assert record.fraction == record.trainable_params / shape.backbone_params
+        assert record.head_params == 2 * (16 + 1)
+        assert record.steps == 3
+        assert record.seconds > 0
+        assert (record.rung, record.replicate, record.precision) == (0, 0, "fp32")
+        assert record.objectives["trainable_params"].value == record.trainable_params
+        quality = record.objectives["accuracy"]
+        assert asdict(record.metrics["accuracy"]).items() <= asdict(quality).items()
+        assert record.cohort == ((0, 1, 2, 3) if record.trial < 4 else (4,))
+
+
+def test_weights_of_the_front_alone_are_kept(done):
+    on_front = {f"{point.trial:06d}-0-0.safetensors" for point in done.front().points}
+    assert {path.name for path in (done.folder / "weights").iterdir()} == on_front
+    named = {record.weights for record in done.records()}
+    assert named == {f"weights/{i:06d}-0-0.safetensors" for i in range(5)}
+
+
+def test_ledger_knows_every_trial(done):
+    assert ledger_states(done) == ["COMPLETE"] * 5
+    ledger = Ledger(done.database)
+    try:
+        entries = ledger.entries()
+        stored = ledger._study.get_trials()
+    finally:
+        ledger.close()
+    records = done.records()
+    assert [entry.genotype.hash for entry in entries] == [record.hash for record in records]
+    assert [entry.seed for entry in entries] == [record.seed for record in records]
+    assert [entry.origin for entry in entries] == ["method head", "method lora", *["tpe"] * 3]
+    assert [trial.user_attrs["hash"] for trial in stored] == [record.hash for record in records]
+    qualities = [record.metrics["accuracy"].value for record in records]
+    assert [trial.values[0] for trial in stored] == qualities
+    assert stored[0].values[1] == 0
+    assert not stored[0].params, "the head alone has no coordinates in the space"
+    assert all(trial.params for trial in stored[1:])
+
+
+def test_database_survives_a_crash(done):
+    with closing(sqlite3.connect(done.database)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    ledger = Ledger(done.database)
+    try:
+        with ledger._storage.engine.connect() as connection:
+            full = connection.exec_driver_sql("PRAGMA synchronous").scalar()
+    finally:
+        ledger.close()
+    assert full == 2
+    assert not list(done.folder.glob("study.db-*")), "nothing is left open"
+
+
+def test_other_database_is_refused(tmp_path):
+    path = tmp_path / "study.db"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(DataError, match=r"study\.db: not a study database"):
+        Ledger(path)
+
+
+def test_manifest_tells_what_it_was_made_with(done, spec_of):
+    manifest = read_manifest(done.manifest_file)
+    ground = prepare(spec_of(), done.folder)
+    assert manifest.versions["autopeft"] == __version__
+    assert {"python", "torch", "transformers", "optuna"} <= set(manifest.versions)
+    assert manifest.model == {
+        "name": ground.backbone.name,
+        "revision": None,
+        "sha256": ground.backbone.fingerprint,
+        "backbone_params": 5600,
+    }
+    assert manifest.data["sha256"] == ground.dataset.fingerprint
+    assert manifest.data["rows"] == ROWS
+    assert manifest.data["labels"] == ["bad", "good"]
+    assert manifest.max_params == 1680
+    assert manifest.training_settings().precision == "fp32"
+    assert manifest.trial_seconds > 0
+    assert manifest.command
+    assert manifest.fingerprint["seed"] == 0
+    assert manifest.fingerprint["metric"] == "accuracy"
+
+
+def test_study_file_resolves_to_itself(done, spec_of):
+    assert load_study_spec(done.spec_file) == spec_of().resolved(Path("elsewhere"))
+    assert load_space(str(done.space_file)) == load_space("unified")
+
+
+def test_study_file_continues_its_study(spec_of, tmp_path, monkeypatch):
+    """Also where model, data and space were named by relative paths."""
+    spec = spec_of(trials=2)
+    (tmp_path / "model").symlink_to(spec.model)
+    (tmp_path / "mine.yaml").write_text(SPACE, encoding="utf-8")
+    spec = spec.model_copy(update={"model": "model", "space": "mine.yaml"})
+    study = run_search(spec, tmp_path / "study", base=tmp_path)
+    monkeypatch.chdir("/")
+    again = load_study_spec(study.spec_file)
+    assert Path(again.model).is_absolute()
+    more = again.model_copy(update={"budget": again.budget.model_copy(update={"trials": 3})})
+    continued = run_search(more, study.folder, base=study.folder)
+    assert len(results(continued)) == 3
+    assert load_space(str(study.space_file)).name == "mine"
+
+
+def test_file_lost_between_the_first_writes_is_written_again(spec_of, tmp_path):
+    study = run_search(spec_of(trials=2), tmp_path / "study")
+    files = tree(study.folder)
+    study.space_file.unlink()
+    study.spec_file.unlink()
+    run_search(spec_of(trials=2), study.folder)
+    assert tree(study.folder) == files
+
+
+def test_folder_without_a_study_has_no_front(tmp_path):
+    with pytest.raises(DataError, match="cannot read"):
+        Study(tmp_path).front()

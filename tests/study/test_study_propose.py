@@ -1,0 +1,168 @@
+"""A proposal depends on seed, slot and measurements alone, fits, is new, and gets better."""
+
+import math
+import random
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+
+from autopeft.errors import NoFeasibleTrialError
+from autopeft.space import yaml
+from autopeft.space.bind import bind
+from autopeft.space.forms import Form
+from autopeft.space.shape import encoder_shape
+from autopeft.space.shipped import load_space
+from autopeft.space.spec import SpaceSpec
+from autopeft.space.taps import Tap
+from autopeft.study import propose as module
+from autopeft.study.propose import Measured, objective_values, propose
+
+SHAPE = encoder_shape(4, 32, 64, 40_000)
+SAMPLERS = ("tpe", "nsga2", "random")
+ONE_POINT = """
+name: point
+description: A single genotype.
+slots:
+  - {name: v, form: scale, read: same, write: v, layout: same}
+training: {learning_rate: 1e-3}
+"""
+
+
+def space_of(name="unified", max_params=1000):
+    return bind(load_space(name), SHAPE, max_params)
+
+
+def proposals(space, n, sampler="random", *, history=(), taken=(), seed=0, first=0):
+    """What is proposed for some slots."""
+    return [
+        propose(space, sampler, seed=seed, slot=first + slot, history=history, taken=taken)
+        for slot in range(n)
+    ]
+
+
+def drawn(space, n, sampler="random", **more):
+    """The genotypes proposed for some slots."""
+    return [proposal.genotype for proposal in proposals(space, n, sampler, **more)]
+
+
+def adapter_share(genotype):
+    """The part of the parameters in the adapters at the FFN."""
+    count = genotype.count_params(SHAPE)
+    own = [op for op in genotype.ops if (op.form, op.write) == (Form.BOTTLENECK, Tap.FFN_OUT)]
+    return sum(op.params_in_layer(size, SHAPE) for op in own for size in op.sizes) / count
+
+
+def measured(genotypes):
+    return [Measured(g, adapter_share(g), g.count_params(SHAPE)) for g in genotypes]
+
+
+@pytest.fixture(scope="module")
+def history():
+    """Sixty random trials, the better the more adapter they have."""
+    return measured(drawn(space_of(), 60, seed=7))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_same_arguments_give_the_same_proposal(sampler, history):
+    answers = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the global one is what is tested
+        torch.manual_seed(seed)
+        before = (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002
+        space = space_of()
+        answers.append(propose(space, sampler, seed=3, slot=61, history=list(history), taken=set()))
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        assert before == (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002
+    assert answers[0] == answers[1]
+    assert answers[0].origin == sampler
+    assert space_of().decode(answers[0].params) == answers[0].genotype
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_slots_and_seeds_differ(sampler, history):
+    space = space_of()
+    found = [p for seed in (0, 1) for p in proposals(space, 3, sampler, history=history, seed=seed)]
+    assert len({tuple(proposal.params.items()) for proposal in found}) == 6
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_measurements_matter_and_failures_do_not(sampler, history):
+    space = space_of()
+    failed = [Measured(m.genotype, None, m.params) for m in measured(drawn(space, 9, seed=9))]
+    (known,) = drawn(space, 1, sampler, history=history)
+    assert [known] == drawn(space, 1, sampler, history=[*failed, *history])
+    assert [known] != drawn(space, 1, sampler)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_taken_is_not_proposed_again(sampler):
+    space, taken = space_of(max_params=64), set()  # room for little
+    for _ in range(5):
+        (genotype,) = drawn(space, 1, sampler, taken=taken)
+        assert genotype.hash not in taken
+        taken.add(genotype.hash)
+
+
+def test_exhausted_space_repeats_itself_after_bounded_draws(monkeypatch):
+    asked, ask = [], module._ask
+    monkeypatch.setattr(module, "_ask", lambda *args: asked.append(args[2]) or ask(*args))
+    document = yaml.loads(ONE_POINT, "point.yaml")
+    space = bind(yaml.validate(SpaceSpec, document), SHAPE, 1000)
+    (only,) = drawn(space, 1)
+    assert len(asked) == 1
+    assert drawn(space, 1, taken={only.hash}) == [only]
+    assert len(set(asked[1:])) == len(asked[1:]) == module.NEW_ATTEMPTS + 1
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", ["autopeft", "unified"])
+def test_every_proposal_fits_and_has_ops(sampler, name):
+    space = space_of(name, 700)
+    if name == "autopeft":
+        plain = [space.decode(module._ask(space, "random", seed, ())) for seed in range(60)]
+        fitting = sum(0 < genotype.count_params(SHAPE) <= 700 for genotype in plain)
+        assert 0 < fitting < 20, "or nothing had to be drawn again"
+    for genotype in drawn(space, 10, sampler):
+        assert 0 < genotype.count_params(SHAPE) <= 700
+
+
+def test_space_without_a_fitting_draw_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "ATTEMPTS", 40)
+    space = space_of("autopeft", 64)  # one prefix of one row in one layer
+    with pytest.raises(
+        NoFeasibleTrialError,
+        match="none of 40 draws from space autopeft fits 64 parameters",
+    ):
+        drawn(space, 1)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_sampler_learns_what_pays(sampler, history):
+    """Were all of one size, the best would be adapters and nothing else."""
+    same = [Measured(m.genotype, m.quality, 500) for m in history]
+    space = space_of()
+    learned = fmean(map(adapter_share, drawn(space, 8, sampler, history=same, first=60)))
+    by_chance = fmean(m.quality for m in history)
+    assert learned > by_chance + 0.2, (learned, by_chance)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_sampler_learns_that_less_is_better(sampler, history):
+    """Were all of one quality, the best would be the smallest."""
+    same = [Measured(m.genotype, 0.5, m.params) for m in history]
+    space = space_of()
+    learned = fmean(
+        math.log(g.count_params(SHAPE)) for g in drawn(space, 8, sampler, history=same, first=60)
+    )
+    by_chance = fmean(math.log(m.params) for m in history)
+    assert learned < by_chance - 0.5, (learned, by_chance)
+
+
+def test_objectives_are_quality_and_orders_of_magnitude():
+    assert objective_values(0.5, 0) == (0.5, 0.0)
+    assert objective_values(0.5, 999) == pytest.approx((0.5, 3.0))

@@ -1,0 +1,169 @@
+"""What a search refuses, with the reason, and without a trace in the folder."""
+
+import shutil
+
+import pytest
+from study_factory import ROWS, save_checkpoint, tree, write_data
+
+from autopeft.errors import ConfigError, DataError, NoFeasibleTrialError
+from autopeft.study import prepare, search
+from autopeft.study.events import Silent
+from autopeft.study.folder import Study
+from autopeft.study.lock import locked
+from autopeft.study.search import run_search
+
+
+@pytest.fixture
+def study(done, tmp_path):
+    """A copy of a finished study of five trials."""
+    return Study(shutil.copytree(done.folder, tmp_path / "study"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"space": "lora"}, ["space `lora` differ"]),
+        ({"metric": "mcc"}, ['metric: was "accuracy", is now "mcc"']),
+        ({"seed": 1}, ["seed: was 0, is now 1"]),
+        ({"max_params": "20%"}, ["max_params: was 1680, is now 1120"]),
+        ({"sampler": "random"}, ['sampler: was "tpe", is now "random"']),
+        ({"methods": ["head"]}, ['methods: was ["head", "lora"], is now ["head"]']),
+        ({"training": {"epochs": 2}}, ["training: was"]),
+        ({"seed": 1, "metric": "f1"}, ["seed: was 0, is now 1", "metric: was"]),
+    ],
+)
+def test_other_study_is_refused_with_the_differences(study, spec_of, change, told):
+    before = tree(study.folder)
+    with pytest.raises(ConfigError) as refusal:
+        run_search(spec_of(trials=9, **change), study.folder)
+    message = str(refusal.value)
+    assert all(text in message for text in told), message
+    assert "give another --out" in message
+    assert len(message.splitlines()) == (1 if "space" in change else 1 + len(told))
+    assert tree(study.folder) == before
+
+
+def test_other_model_or_data_are_refused(study, spec_of, tmp_path):
+    before = tree(study.folder)
+    model = save_checkpoint(tmp_path / "model", seed=1)
+    with pytest.raises(ConfigError, match=r"(?m)differences:\n  model: was .*$\Z"):
+        run_search(spec_of(model=str(model)), study.folder)
+    data = write_data(tmp_path / "data", test=ROWS["test"] + 1)
+    files = {name: str(data / f"{name}.jsonl") for name in ROWS}
+    with pytest.raises(ConfigError, match=r"(?m)differences:\n  data: was .*$\Z"):
+        run_search(spec_of(data=files), study.folder)
+    assert tree(study.folder) == before
+
+
+def test_same_model_and_data_elsewhere_are_the_same_study(study, spec_of, checkpoint, tmp_path):
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    data = write_data(tmp_path / "data")
+    files = {name: str(data / f"{name}.jsonl") for name in ROWS}
+    run_search(spec_of(model=str(model), data=files, trials=6), study.folder)
+    assert len(study.records()) == 6
+
+
+@pytest.mark.parametrize("content", ["notes.txt", "manifest/x", "front.json"])
+def test_foreign_folder_is_refused(spec_of, tmp_path, content):
+    file = tmp_path / "mine" / content
+    file.parent.mkdir(parents=True)
+    file.write_text("precious", encoding="utf-8")
+    before = tree(tmp_path)
+    with pytest.raises(ConfigError, match="mine exists and is not an empty folder; give another"):
+        run_search(spec_of(), tmp_path / "mine")
+    assert tree(tmp_path) == before
+
+
+def test_folder_that_cannot_be_made_is_refused_before_the_model_is_loaded(
+    spec_of, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("precious", encoding="utf-8")
+    monkeypatch.setattr(search, "prepare", None)
+    with pytest.raises(ConfigError, match="file exists and is not an empty folder"):
+        run_search(spec_of(), tmp_path / "file")
+    with pytest.raises(DataError, match=r"a/b cannot be made: .*file is not a folder that can"):
+        run_search(spec_of(), tmp_path / "file" / "a" / "b")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(DataError, match="is not a folder that can be written"):
+        run_search(spec_of(), tmp_path / "new")
+    assert set(tree(tmp_path)) == {"file"}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("n" * 300, "cannot be made: File name too long"), ("dangling", "cannot be written: File ex")],
+)
+def test_folder_that_the_system_refuses_is_reported(spec_of, tmp_path, name, told):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=told):
+        run_search(spec_of(), tmp_path / name)
+
+
+def test_what_a_crash_left_before_the_first_trial_does_not_count(spec_of, tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".manifest.json.0f.tmp").touch()
+    assert len(run_search(spec_of(trials=1), tmp_path).records()) == 1
+
+
+def test_second_driver_is_refused(study, spec_of):
+    before = tree(study.folder)
+    with (
+        locked(study.folder),
+        pytest.raises(DataError, match=f"another search is running on {study.folder}"),
+    ):
+        run_search(spec_of(trials=9), study.folder)
+    assert tree(study.folder) == before
+    run_search(spec_of(trials=6), study.folder)
+    assert len(study.records()) == 6
+
+
+def test_folder_is_locked_while_a_search_runs(spec_of, tmp_path):
+    refused = []
+
+    class Second(Silent):
+        def measured(self, record, summary, front):
+            with pytest.raises(DataError, match="another search is running"):
+                run_search(spec_of(trials=1), tmp_path / "study")
+            refused.append(record.trial)
+
+    run_search(spec_of(trials=1), tmp_path / "study", watcher=Second())
+    assert refused == [0]
+
+
+def test_driver_that_began_while_another_one_finished_joins_its_study(
+    done, spec_of, tmp_path, monkeypatch
+):
+    """Both found no study; the slower one must not replace what the faster one wrote."""
+    folder, probe = tmp_path / "study", search.measure_speed
+
+    def slow(ground, genotypes):
+        shutil.copytree(done.folder, folder)
+        return probe(ground, genotypes)
+
+    monkeypatch.setattr(search, "measure_speed", slow)
+    manifest = done.manifest_file.read_bytes()
+    run_search(spec_of(trials=5), folder)
+    assert (folder / "manifest.json").read_bytes() == manifest
+    assert Study(folder).records() == done.records()
+
+
+def test_budget_that_nothing_fits_is_refused(spec_of, tmp_path):
+    with pytest.raises(NoFeasibleTrialError, match="nothing in space unified fits 1 parameters"):
+        run_search(spec_of(max_params=1), tmp_path / "study")
+    with pytest.raises(NoFeasibleTrialError, match="fits 0 parameters"):
+        run_search(spec_of(max_params=0), tmp_path / "study")
+    assert not list(tmp_path.iterdir())
+
+
+def test_trial_that_does_not_fit_into_memory_alone_is_refused(spec_of, tmp_path, monkeypatch):
+    asked = []
+
+    def probe(backbone, genotypes, **_):
+        asked.append(len(genotypes))
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(prepare, "probe", probe)
+    with pytest.raises(DataError, match="one trial alone is too large for the memory"):
+        run_search(spec_of(), tmp_path / "study")
+    assert asked == [4, 2, 1]
+    assert not list(tmp_path.iterdir())

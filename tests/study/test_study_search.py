@@ -1,0 +1,214 @@
+"""A search is the same whether it ran at once or was continued, and never over its budgets."""
+
+import optuna
+import pytest
+from study_factory import N_LAYERS, ledger_states, record_files, results, weights, write_jsonl
+
+from autopeft.engines.local import LocalEngine
+from autopeft.errors import NoFeasibleTrialError
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.shipped import load_space
+from autopeft.study import propose, search
+from autopeft.study.events import Plan, Silent
+from autopeft.study.prepare import bound_space, prepare, starting_points
+from autopeft.study.search import run_search
+from autopeft.training.cohort import train_cohort
+from autopeft.training.probe import Probed
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """The trials of every job that an engine ran."""
+    ran = []
+    original = LocalEngine.run
+
+    def run(self, job, progress=None):
+        ran.append(tuple(trial.number for trial in job.trials))
+        return original(self, job, progress)
+
+    monkeypatch.setattr(LocalEngine, "run", run)
+    return ran
+
+
+@pytest.fixture
+def metered(monkeypatch):
+    """Every trial takes a second, by the probe and by the clock."""
+
+    def train(backbone, genotypes, *args, **more):
+        trained, _ = train_cohort(backbone, genotypes, *args, **more)
+        return trained, float(len(genotypes))
+
+    monkeypatch.setattr("autopeft.engines.local.train_cohort", train)
+    monkeypatch.setattr(
+        search, "measure_speed", lambda ground, _: Probed(ground.settings, {}, trial_seconds=1.0)
+    )
+
+
+class Plans(Silent):
+    """Keeps what it is told before the first trial."""
+
+    def __init__(self) -> None:
+        self.told: list[Plan] = []
+
+    def planned(self, plan: Plan) -> None:
+        self.told.append(plan)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "cohort", "first", "trials"),
+    [
+        ("tpe", 2, 2, 5),
+        ("tpe", 4, 2, 5),
+        ("tpe", 4, 3, 13),
+        ("nsga2", 4, 9, 13),
+        ("random", 4, 1, 6),
+    ],
+)
+def test_continued_search_is_the_uninterrupted_one(
+    spec_of, tmp_path, monkeypatch, jobs, sampler, cohort, first, trials
+):
+    monkeypatch.setattr(propose, "POPULATION", 6)
+
+    def spec(total, name=sampler):
+        return spec_of(trials=total, sampler=name, training={"cohort": cohort})
+
+    folder = tmp_path / "continued"
+    before = record_files(run_search(spec(first), folder))
+    study = run_search(spec(trials), folder)
+    after = record_files(study)
+    assert [number for job in jobs for number in job] == list(range(trials)), "each trained once"
+    assert {name: after[name] for name in before} == before
+    assert len(before) == first
+    assert len(after) == trials
+    whole = run_search(spec(trials), tmp_path / "whole")
+    assert results(study) == results(whole)
+    assert weights(study) == weights(whole)
+    assert study.front() == whole.front()
+    if trials > 10:  # enough is known for the sampler to leave chance behind
+        chance = _by_chance(spec(trials), whole, slot=trials - 1)
+        assert whole.records()[-1].hash != chance
+
+
+def _by_chance(spec, study, slot):
+    """Hash of what random sampling would have tried in a slot."""
+    ground = prepare(spec, study.folder)
+    space = bound_space(ground, load_space(spec.space))
+    taken = {record.hash for record in study.records() if record.trial < slot}
+    drawn = propose.propose(space, "random", seed=0, slot=slot, history=[], taken=taken)
+    return drawn.genotype.hash
+
+
+def test_finished_search_trains_nothing_and_changes_no_result(done, spec_of, tmp_path, jobs):
+    plans = Plans()
+    folder = tmp_path / "study"
+    study = run_search(spec_of(trials=3), folder, watcher=plans)
+    before, n_jobs = record_files(study), len(jobs)
+    for trials in (3, 2):
+        run_search(spec_of(trials=trials), folder, watcher=plans)
+        assert record_files(study) == before
+    assert len(jobs) == n_jobs
+    assert results(study) == results(done)[:3]
+    assert [(plan.trials_done, plan.trials) for plan in plans.told] == [(0, 3), (3, 3), (3, 2)]
+    assert [plan.seconds_left > 0 for plan in plans.told] == [True, False, False]
+    assert min(plan.seconds_left for plan in plans.told) == 0
+
+
+def test_plan_is_told_before_the_first_trial(spec_of, tmp_path):
+    class Check(Plans):
+        def planned(self, plan):
+            super().planned(plan)
+            assert not (tmp_path / "study" / "records").exists()
+
+    plans = Check()
+    study = run_search(spec_of(trials=1, time="1h"), tmp_path / "study", watcher=plans)
+    (plan,) = plans.told
+    assert plan.folder == str(study.folder)
+    assert plan.max_params == 1680  # 30 % of 5,600
+    assert plan.fraction == pytest.approx(0.3)
+    assert 0 < plan.least_params <= 16
+    assert plan.time_seconds == 3600
+    assert (plan.precision, plan.kernel, plan.cohort) == ("fp32", "eager", 4)
+    assert plan.cardinality > 10**6
+    assert plan.trial_seconds > 0
+
+
+@pytest.mark.parametrize("space", ["unified", "lora", "adapters", "autopeft"])
+def test_nothing_over_the_parameter_budget_is_trained(spec_of, tmp_path, space):
+    spec = spec_of(trials=7, space=space, max_params=150, methods=["head", "lora", "bitfit"])
+    notes = Plans()
+    study = run_search(spec, tmp_path / "study", watcher=notes)
+    shape = prepare(spec, tmp_path).backbone.shape
+    records = study.records()
+    assert len(records) == 7
+    for record in records:
+        count = genotype_from_dict(record.genotype).count_params(shape)
+        assert count == record.trainable_params <= 150
+    assert max(record.trainable_params for record in records) > 75
+    assert sum(not record.genotype["ops"] for record in records) == 1, "the head-only method"
+    assert any("method bitfit is left out" in note for note in notes.told[0].notes)
+
+
+@pytest.mark.parametrize(("max_params", "size"), [(1680, 8), (1024, 8), (1023, 4)])
+def test_size_of_a_method_shrinks_to_the_budget(spec_of, tmp_path, max_params, size):
+    ground = prepare(spec_of(max_params=max_params), tmp_path)
+    ((_, head), (_, lora)), notes = starting_points(ground, ["head", "lora"])
+    assert not head.ops
+    assert {op.sizes for op in lora.ops} == {(size,) * N_LAYERS}
+    assert not notes
+
+
+@pytest.mark.usefixtures("metered")
+def test_time_budget_holds_over_all_runs(spec_of, tmp_path, jobs):
+    folder = tmp_path / "study"
+    for time, numbers in ((2.5, 2), (2.5, 2), (5.9, 5), (7, 7), ("1m", 9)):
+        study = run_search(spec_of(trials=9, time=time), folder)
+        assert len(study.records()) == numbers
+        assert not [entry for entry in ledger_states(study) if entry == "RUNNING"]
+    assert jobs == [(0, 1), (2, 3), (4,), (5, 6), (7,), (8,)]
+    whole = run_search(spec_of(trials=9), tmp_path / "whole")
+    assert results(study) == results(whole)
+
+
+def test_too_little_time_is_refused_before_anything_is_written(spec_of, tmp_path, jobs):
+    with pytest.raises(NoFeasibleTrialError, match="time budget of 1e-06 s is less than"):
+        run_search(spec_of(time=1e-6), tmp_path / "study")
+    assert not jobs
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("metered")
+def test_less_time_than_was_spent_keeps_what_was_found(spec_of, tmp_path):
+    folder = tmp_path / "study"
+    before = run_search(spec_of(trials=4), folder).front()
+    assert run_search(spec_of(trials=8, time=0.1), folder).front() == before
+
+
+def test_search_without_methods_is_quiet(spec_of, tmp_path, capfd):
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    study = run_search(spec_of(methods=[], trials=2), tmp_path / "study")
+    assert all(record.genotype["ops"] for record in study.records())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_seed_decides_everything(done, spec_of, tmp_path):
+    other = run_search(spec_of(seed=1), tmp_path / "other")
+    one, two = done.records(), other.records()
+    assert [record.hash for record in one[:2]] == [record.hash for record in two[:2]], "methods"
+    assert not {record.hash for record in one[2:]} & {record.hash for record in two[2:]}
+    assert not {record.seed for record in one} & {record.seed for record in two}
+
+
+def test_regression_on_pairs_runs_to_the_end(spec_of, tmp_path):
+    words = ("good", "fine", "bad", "poor")
+    rows = [
+        {"a": f"{words[i % 4]} film", "b": f"{words[i % 3]} plot", "y": float(i % 4 == i % 3)}
+        for i in range(40)
+    ]
+    train = write_jsonl(tmp_path / "train.jsonl", rows)
+    spec = spec_of(
+        task="regression", data={"train": str(train), "text": ["a", "b"], "label": "y"}, trials=3
+    )
+    study = run_search(spec, tmp_path / "study")
+    assert study.front().metric == "pearson"
+    assert {record.split for record in study.records()} == {"validation"}
+    assert all(set(record.metrics) == {"pearson", "spearman"} for record in study.records())

@@ -1,0 +1,252 @@
+"""From Python: a search in one call, a genotype in anybody's model, data named in any way."""
+
+import csv
+import json
+import shutil
+
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from study_factory import ROWS, results, rows_of, save_checkpoint, tree, write_data, write_jsonl
+from tiny import FAMILIES, TASK, genotype, op, same_bits, state, tiny_batch, tiny_model, tiny_rows
+from torch import nn
+
+import autopeft
+from autopeft.errors import ConfigError, DataError
+from autopeft.space.forms import Form
+from autopeft.space.taps import Tap
+from autopeft.tasks.guess import data_section
+
+TRAINING = {
+    "epochs": 1,
+    "batch_size": 16,
+    "max_length": 16,
+    "precision": "fp32",
+    "attention": "eager",
+}
+MIXED = genotype(
+    op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, 2, scale=2.0),
+    op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, (0, 3, 4)),
+    op(Form.PREFIX, Tap.HEAD, Tap.HEAD, 2),
+    op(Form.BIAS, Tap.V, Tap.V),
+)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def search(model_folder):
+    """A search of three trials on the tiny model."""
+
+    def run(data, out, **more):
+        settings = {"max_params": "30%", "trials": 3, "training": TRAINING} | more
+        return autopeft.search(model=model_folder, data=data, out=out, **settings)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def by_folder(search, data_folder, tmp_path_factory):
+    """A search whose data are named by their folder."""
+    return search(data_folder, tmp_path_factory.mktemp("api") / "study")
+
+
+def test_search_gives_a_study_with_a_front(by_folder):
+    front = by_folder.front()
+    assert isinstance(front, autopeft.Front)
+    assert front.metric == "accuracy"
+    assert front.recommended in {point.trial for point in front.points}
+    records = by_folder.records()
+    assert all(isinstance(record, autopeft.Record) for record in records)
+    assert [record.trial for record in records] == [0, 1, 2]
+
+
+def test_data_as_a_mapping_is_the_same_search(by_folder, search, data_folder, tmp_path):
+    data = {name: data_folder / f"{name}.jsonl" for name in ROWS}
+    assert results(search(data, str(tmp_path / "study"))) == results(by_folder)
+
+
+def test_search_is_quiet(search, data_folder, tmp_path, capfd):
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    search(data_folder, tmp_path / "study", trials=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_search_continues(by_folder, search, data_folder, tmp_path):
+    folder = shutil.copytree(by_folder.folder, tmp_path / "study")
+    study = search(data_folder, folder, trials=4)
+    assert results(study)[:3] == results(by_folder)
+    assert len(results(study)) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"sampler": "cma"}, "arguments: sampler: 'cma': has to be"),
+        ({"max_params": "0%"}, "arguments: budget.max_params: '0%': a percentage has to be"),
+        ({"time": float("inf")}, "arguments: budget.time"),
+        ({"time": "soon"}, "arguments: budget.time: 'soon': has to be like 90s"),
+        ({"training": {"epoch": 1}}, "arguments: training.epoch: unknown key; allowed: "),
+        ({"task": "ranking"}, "arguments: task: 'ranking': has to be"),
+        ({"space": "none"}, "space `none`: "),
+        ({"data": {"train": "t.jsonl", "valid": "v.jsonl"}}, "arguments: data.valid: unknown key"),
+    ],
+)
+def test_wrong_arguments_are_refused(model_folder, data_folder, tmp_path, change, told):
+    arguments = {"model": model_folder, "data": data_folder, "out": tmp_path / "out"} | change
+    with pytest.raises(ConfigError) as refusal:
+        autopeft.search(**arguments)
+    assert told in str(refusal.value)
+    assert not tree(tmp_path)
+
+
+def test_names_of_the_package():
+    for name in autopeft.__all__:
+        assert getattr(autopeft, name).__name__.lower() == name.lower()
+    with pytest.raises(AttributeError, match="has no attribute 'sreach'"):
+        _ = autopeft.sreach
+
+
+def backbone_of(model):
+    """The parameters that are neither of the ops nor of the head."""
+    base = f"{model.base_model_prefix}."
+    return {name: tensor for name, tensor in state(model).items() if name.startswith(base)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attached_genotype_trains_in_a_plain_loop(family):
+    model = tiny_model(family).requires_grad_(requires_grad=True)
+    before, hooks = state(model), sum(len(m._forward_hooks) for m in model.modules())
+    attention = model.config._attn_implementation
+    injection = autopeft.attach(model, MIXED, seed=0)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    head = {name for name in before if not name.startswith(f"{model.base_model_prefix}.")}
+    ops = {name for name, _ in model.named_parameters() if name.startswith("autopeft_ops.")}
+    assert trained == head | ops
+    assert ops
+    assert injection.count(0) == sum(tensor.numel() for tensor in injection.tensors(0).values())
+
+    rows = tiny_rows(24)
+    batch = tiny_batch(model, 24)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    losses = []
+    for _ in range(25):
+        loss = nn.functional.cross_entropy(model(**batch).logits, rows.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (name in trained), name
+        if name in ops:
+            assert parameter.grad.count_nonzero(), name
+
+    with torch.no_grad():
+        changed = model(**batch).logits
+    injection.remove()
+    assert all(p.requires_grad for p in model.parameters())
+    assert sum(len(m._forward_hooks) for m in model.modules()) == hooks
+    assert model.config._attn_implementation == attention
+    after = state(model)
+    assert after.keys() == before.keys()
+    assert same_bits(backbone_of(model), {k: v for k, v in before.items() if k not in head})
+    with torch.no_grad():
+        assert not torch.equal(model(**batch).logits, changed), "the ops did something"
+
+
+def test_attach_depends_on_its_seed():
+    tensors = []
+    for seed in (0, 0, 1):
+        model = tiny_model("bert")
+        injection = autopeft.attach(model, MIXED, seed=seed)
+        tensors.append({k: v.clone() for k, v in injection.tensors(0).items()})
+    assert same_bits(tensors[0], tensors[1])
+    assert not same_bits(tensors[0], tensors[2])
+
+
+def test_genotype_of_another_depth_is_not_attached():
+    with pytest.raises(ConfigError, match="the genotype is for 2 layers, the model has 3"):
+        autopeft.attach(tiny_model("roberta"), autopeft.Genotype(2, (), 1e-3), seed=0)
+
+
+def test_refused_attach_leaves_the_model_alone():
+    model = tiny_model("bert")
+    before = state(model)
+    model.classifier = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, TASK.n_outputs))
+    with pytest.raises(DataError, match=r"`classifier\.0` of the task head is a LayerNorm"):
+        autopeft.attach(model, MIXED, seed=0)
+    assert not any(name.startswith("autopeft_ops") for name in model.state_dict())
+    assert not any(p.requires_grad for p in model.bert.parameters())
+    assert same_bits(backbone_of(model), {k: before[k] for k in backbone_of(model)})
+    injection = autopeft.attach(fine := tiny_model("bert"), MIXED, seed=0)
+    with pytest.raises(ConfigError, match="this model has ops already; remove them first"):
+        autopeft.attach(fine, MIXED, seed=0)
+    injection.remove()
+
+
+# What a user can mean by `data`.
+
+
+def test_folder_of_files_in_any_format(tmp_path):
+    rows = [{"text_a": "a", "text_b": "b", "label": 1}]
+    with (tmp_path / "train.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "validation.parquet")
+    write_jsonl(tmp_path / "test.jsonl", rows)
+    (tmp_path / "README.md").touch()
+    assert data_section(tmp_path) == {
+        "train": str(tmp_path / "train.csv"),
+        "validation": str(tmp_path / "validation.parquet"),
+        "test": str(tmp_path / "test.jsonl"),
+        "text": ["text_a", "text_b"],
+    }
+    assert data_section(str(tmp_path / "validation.parquet")) == {
+        "train": str(tmp_path / "validation.parquet"),
+        "text": ["text_a", "text_b"],
+    }
+
+
+def test_single_text_needs_no_columns(tmp_path):
+    file = write_jsonl(tmp_path / "train.jsonl", rows_of(2, 0))
+    assert data_section(tmp_path) == {"train": str(file)}
+    assert data_section(file) == {"train": str(file)}
+
+
+def test_name_that_is_no_file_is_on_the_hub():
+    assert data_section("glue/sst2") == {"hub": "glue/sst2"}
+    assert data_section("none.jsonl") == {"train": "none.jsonl"}
+
+
+def test_mapping_is_taken_as_it_is(tmp_path):
+    assert data_section({"train": tmp_path, "text": ["a", "b"]}) == {
+        "train": str(tmp_path),
+        "text": ["a", "b"],
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff\xfe", json.dumps("x").encode()])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_file_that_is_not_sound_is_left_to_the_reader(tmp_path, content, suffix):
+    file = tmp_path / f"train{suffix}"
+    file.write_bytes(content)
+    assert data_section(file) == {"train": str(file)}
+
+
+def test_folder_without_a_train_file(tmp_path):
+    (tmp_path / "test.jsonl").touch()
+    with pytest.raises(DataError, match=r"has no train file \(train\.jsonl, train\.csv, train\.p"):
+        data_section(tmp_path)

@@ -1,0 +1,196 @@
+"""Tiny random models of every family, rows to train them on, and what became of it."""
+
+from types import SimpleNamespace
+
+import jaxtyping
+import numpy as np
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.backbone import Backbone, fingerprint
+from autopeft.space.forms import Activation, Form
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.taps import LINEAR_INPUT, Tap
+from autopeft.tasks.encode import Encoded, collate
+from autopeft.tasks.task import Classification, Regression
+from autopeft.training.cohort import train_cohort
+from autopeft.training.settings import TrainingSettings
+
+FAMILIES = ("bert", "roberta", "distilbert")
+N_LAYERS, D_MODEL, D_FFN, N_HEADS, N_POSITIONS, N_WORDS, N_OUTPUTS = 3, 32, 48, 4, 40, 60, 3
+FIRST_WORD = 5
+"""Smaller token numbers are special in one family or another."""
+
+TASK = Classification(N_OUTPUTS)
+
+
+def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS):
+    """A frozen model with a task head, none of whose parameters is as it would be initialised."""
+    shared = {"vocab_size": N_WORDS, "num_labels": n_outputs, "attn_implementation": "eager"}
+    encoder = {
+        "hidden_size": D_MODEL,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": N_HEADS,
+        "intermediate_size": D_FFN,
+        "max_position_embeddings": N_POSITIONS,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if family == "bert":
+            model = BertForSequenceClassification(BertConfig(**encoder, **shared))
+        elif family == "roberta":
+            model = RobertaForSequenceClassification(RobertaConfig(**encoder, **shared))
+        else:
+            renamed = {
+                "dim": D_MODEL,
+                "n_layers": N_LAYERS,
+                "n_heads": N_HEADS,
+                "hidden_dim": D_FFN,
+                "max_position_embeddings": N_POSITIONS,
+            }
+            model = DistilBertForSequenceClassification(DistilBertConfig(**renamed, **shared))
+        for parameter in model.parameters():
+            parameter.data += 0.15 * torch.randn_like(parameter)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def tiny_backbone(family, *, model=None, fresh_pooler=False):
+    """A backbone whose head was not in the checkpoint, and whose tokenizer only pads."""
+    model = tiny_model(family) if model is None else model
+    base, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler."
+    fresh = tuple(
+        name
+        for name in sorted(name for name, _ in model.named_parameters())
+        if not name.startswith(base) or (fresh_pooler and name.startswith(pooler))
+    )
+    return Backbone(
+        model=model,
+        tokenizer=SimpleNamespace(pad_token_id=model.config.pad_token_id),
+        shape=Anatomy(model, fresh).shape(),
+        fresh=fresh,
+        name=f"tiny {family}",
+        revision=None,
+        fingerprint=fingerprint(model, fresh),
+    )
+
+
+def tiny_rows(n_rows=24, *, seed=0, dtype=torch.int64):
+    """Rows of 3 to 12 tokens; the second one decides the label, so it can be learned."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high, size):
+        return torch.randint(low, high, (size,), generator=generator).tolist()
+
+    ids = [draw(FIRST_WORD, N_WORDS, length) for length in draw(3, 13, n_rows)]
+    return Encoded(ids, None, torch.tensor([row[1] % N_OUTPUTS for row in ids], dtype=dtype), 0.0)
+
+
+def tiny_batch(model, n_rows=5, *, seed=0):
+    """A padded batch as a model takes it, with an attention mask."""
+    return collate(tiny_rows(n_rows, seed=seed), range(n_rows), model.config.pad_token_id)
+
+
+def op(form, read, write, size=1, **more):
+    """An op with one size in every layer, or a tuple of sizes."""
+    sizes = size if isinstance(size, tuple) else (size,) * N_LAYERS
+    defaults = {"activation": Activation.RELU} if form is Form.BOTTLENECK else {}
+    return Op(form, read, write, sizes, **(defaults | more))
+
+
+def genotype(*ops, learning_rate=1e-2, weight_decay=0.01):
+    """A genotype with a learning rate that moves a tiny model."""
+    return Genotype(N_LAYERS, ops, learning_rate, weight_decay)
+
+
+def same(form, tap, size=1, **more):
+    """An op that reads where it writes."""
+    return op(form, tap, tap, size, **more)
+
+
+def lora(tap, size, **more):
+    """A low-rank op on the weight whose output is the tap."""
+    return op(Form.LOWRANK, LINEAR_INPUT[tap], tap, size, **more)
+
+
+LORA = genotype(
+    lora(Tap.Q, (1, 2, 3)),
+    lora(Tap.V, (8, 0, 20), scale=2.0),
+    lora(Tap.ATTN_OUT, 3, scale="learned"),
+    lora(Tap.FFN_UP, (0, 2, 17)),
+    learning_rate=2e-2,
+)
+MAM = genotype(
+    same(Form.PREFIX, Tap.HEAD, (5, 0, 9)),
+    op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 17, scale=4.0),
+    learning_rate=5e-3,
+)
+HOULSBY = genotype(
+    same(Form.BOTTLENECK, Tap.ATTN_OUT, (7, 1, 2)),
+    same(Form.BOTTLENECK, Tap.FFN_OUT, 2, scale="learned"),
+    lora(Tap.V, (0, 2, 3)),
+    weight_decay=0.1,
+)
+VECTORS = genotype(
+    *(same(Form.BIAS, tap) for tap in (Tap.Q, Tap.V, Tap.FFN_UP, Tap.FFN_NORM)),
+    *(same(Form.SCALE, tap) for tap in (Tap.K, Tap.V, Tap.FFN_MID)),
+    learning_rate=3e-2,
+)
+HEAD = genotype()
+PFEIFFER = genotype(
+    op(Form.BOTTLENECK, Tap.FFN_NORM, Tap.FFN_OUT, (0, 3, 5), activation=Activation.GELU)
+)
+
+
+def train(backbone, genotypes, seeds=None, *, n_rows=15, task=TASK, **settings):
+    """Train a cohort on tiny rows, three steps unless `epochs` says more.
+
+    Shapes are not checked meanwhile, which would take as long again; other tests of every op do.
+    """
+    dtype = torch.float32 if isinstance(task, Regression) else torch.int64
+    defaults = {"epochs": 1, "batch_size": 5, "warmup": 0.1}
+    jaxtyping.config.update("jaxtyping_disable", value=True)
+    try:
+        trained, _ = train_cohort(
+            backbone,
+            genotypes,
+            range(len(genotypes)) if seeds is None else seeds,
+            task=task,
+            settings=TrainingSettings(**(defaults | settings)),
+            train=tiny_rows(n_rows, dtype=dtype),
+            validation=tiny_rows(22, seed=1, dtype=dtype),
+            order_seed=0,
+        )
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", value=False)
+    return trained
+
+
+def state(model):
+    """A copy of a model's tensors."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_bits(one, other):
+    """Whether two dictionaries of tensors are equal to the last bit, NaN included."""
+    return one.keys() == other.keys() and all(_bits(one[key], other[key]) for key in one)
+
+
+def _bits(one, other):
+    return one.shape == other.shape and torch.equal(
+        one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
+    )
+
+
+def assert_same_training(one, other):
+    """Losses, final tensors and predictions of a trial are the same to the last bit."""
+    np.testing.assert_array_equal(one.losses, other.losses)
+    assert same_bits(one.tensors, other.tensors)
+    np.testing.assert_array_equal(one.predictions, other.predictions)

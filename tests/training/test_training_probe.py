@@ -1,0 +1,78 @@
+"""The probe: what it decides from what it measured, and that it leaves no trace."""
+
+import pytest
+import torch
+from tiny import HEAD, LORA, TASK, same_bits, state, tiny_backbone, tiny_rows
+
+from autopeft.training import probe as module
+from autopeft.training.probe import probe
+from autopeft.training.settings import TrainingSettings
+
+SETTINGS = TrainingSettings(epochs=2, batch_size=8)
+
+
+def run(backbone, precision="auto", kernel="auto"):
+    return probe(
+        backbone,
+        [LORA, HEAD],
+        task=TASK,
+        settings=SETTINGS,
+        train=tiny_rows(20),
+        validation=tiny_rows(20),
+        precision=precision,
+        kernel=kernel,
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Seconds a step by precision and kernel, instead of a stopwatch."""
+    seconds = {}
+
+    def look_up(_backbone, _genotypes, _task, settings, _rows):
+        return seconds[f"{settings.precision}-{settings.kernel}"]
+
+    monkeypatch.setattr(module, "_step_seconds", look_up)
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("fp32_eager", "bf16_eager", "fp32_sdpa", "bf16_sdpa", "decided"),
+    [
+        (1.0, 1.0, 1.0, 1.0, ("fp32", "eager")),
+        (1.0, 0.9, 0.9, 0.1, ("fp32", "eager")),
+        (1.0, 0.5, 0.1, 0.5, ("bf16", "eager")),
+        (1.0, 1.0, 0.5, 1.0, ("fp32", "sdpa")),
+        (1.0, 0.5, 1.0, 0.2, ("bf16", "sdpa")),
+    ],
+)
+def test_the_less_usual_way_is_taken_if_it_is_clearly_faster(
+    measured, fp32_eager, bf16_eager, fp32_sdpa, bf16_sdpa, decided
+):
+    measured |= {"fp32-eager": fp32_eager, "bf16-eager": bf16_eager}
+    measured |= {"fp32-sdpa": fp32_sdpa, "bf16-sdpa": bf16_sdpa}
+    found = run(tiny_backbone("bert")).settings
+    assert (found.precision, found.kernel) == decided
+    assert (found.epochs, found.batch_size) == (2, 8)
+
+
+def test_what_is_asked_for_is_not_measured_against_anything(measured):
+    measured["bf16-sdpa"] = 0.6
+    found = run(tiny_backbone("bert"), "bf16", "sdpa")
+    assert found.step_seconds == {"bf16-sdpa": 0.6}
+    # 2 epochs of 3 steps, then 2.5 batches of evaluation at a third of a step, for two trials
+    assert found.trial_seconds == pytest.approx((6 * 0.6 + 2.5 * 0.2) / 2)
+
+
+def test_measuring_leaves_no_trace():
+    backbone = tiny_backbone("bert")
+    before, generator = state(backbone.model), torch.random.get_rng_state()
+    modules = list(backbone.model.modules())
+    found = run(backbone)
+    assert 2 <= len(found.step_seconds) <= 3
+    assert all(0 < seconds < 60 for seconds in found.step_seconds.values())
+    assert found.trial_seconds > 0
+    assert list(backbone.model.modules()) == modules
+    assert same_bits(state(backbone.model), before)
+    assert all(parameter.grad is None for parameter in backbone.model.parameters())
+    assert torch.equal(torch.random.get_rng_state(), generator)
