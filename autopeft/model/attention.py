@@ -36,9 +36,10 @@ def put_prefixes(attention: nn.Module, prefixes: list[Prefix]) -> None:
 
 
 def remove_prefixes(attention: nn.Module) -> None:
-    """Undo `put_prefixes`."""
-    if hasattr(attention, _PREFIXES):
-        object.__delattr__(attention, _PREFIXES)
+    """Undo `put_prefixes` and `count_calls`."""
+    for name in (_PREFIXES, _COUNTER):
+        if hasattr(attention, name):
+            object.__delattr__(attention, name)
 
 
 def count_calls(attention: nn.Module) -> Mapping[str, int]:

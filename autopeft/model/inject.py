@@ -15,7 +15,14 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.attention import Kernel, put_prefixes, remove_prefixes, use_attention
+from autopeft.model.attention import (
+    Kernel,
+    check_called,
+    count_calls,
+    put_prefixes,
+    remove_prefixes,
+    use_attention,
+)
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import StackedOp
 from autopeft.ops.build import Group, build_layer
@@ -127,7 +134,10 @@ class Injection:
             self._handles.append(module.register_forward_pre_hook(hook))
         prefixes = [op for op in layer.stacks.values() if isinstance(op, Prefix)]
         if prefixes:
-            put_prefixes(self._attentions[index], prefixes)
+            attention = self._attentions[index]
+            put_prefixes(attention, prefixes)
+            check = partial(_called_hook, count_calls(attention), self.model.config.model_type)
+            self._handles.append(self.model.register_forward_hook(check))
 
     def stacks(self) -> Iterator[StackedOp]:
         """Every stacked op, lowest layer first."""
@@ -187,6 +197,12 @@ def _norm_hook(
     layer: LayerOps, tap: Tap, norm: nn.Module, args: tuple[Any, ...]
 ) -> tuple[Any, ...]:
     return (layer.pass_norm(tap, norm, args[0]), *args[1:])
+
+
+def _called_hook(
+    calls: Mapping[str, int], model_type: str, _: nn.Module, __: tuple[Any, ...], ___: Any
+) -> None:
+    check_called(calls, model_type)
 
 
 def _fork_hook(n_trials: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

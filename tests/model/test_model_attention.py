@@ -6,8 +6,7 @@ from tiny import FAMILIES, FIRST_WORD, N_WORDS, genotype, op, tiny_batch, tiny_m
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from autopeft.errors import DataError
-from autopeft.model.anatomy import Anatomy
-from autopeft.model.attention import KERNELS, check_called, count_calls
+from autopeft.model.attention import KERNELS
 from autopeft.model.inject import Injection
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
@@ -93,11 +92,15 @@ def test_kernels_are_registered_with_a_mask(kernel):
     assert f"autopeft_{kernel}" in AttentionMaskInterface()
 
 
-def test_a_model_that_ignores_the_registry_is_refused(family):
-    model = injected(family)
-    attention = Anatomy(model).module(0, "attention")
-    calls = count_calls(attention)
-    with pytest.raises(DataError, match="`bert` do not call the registered attention"):
-        check_called(calls, "bert")
-    hidden(model, tiny_batch(model))
-    check_called(calls, "bert")
+@pytest.mark.parametrize("ignores", [False, True])
+def test_a_model_that_ignores_the_registry_is_refused(family, ignores):
+    model = tiny_model(family)
+    Injection(model, [genotype(PREFIX)], [0], "eager")
+    batch = tiny_batch(model)
+    if not ignores:
+        model(**batch)
+        return
+    # As a model does that accepts any name and computes attention on its own.
+    model.set_attn_implementation("eager")
+    with pytest.raises(DataError, match=f"`{family}` do not call the registered attention"):
+        model(**batch)

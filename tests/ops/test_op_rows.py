@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from autopeft.ops.rows import Members, expand
 
@@ -78,3 +79,9 @@ def test_pooled_states_have_rows_too():
     added = Members([2], N_TRIALS).add(x, torch.ones(1, BATCH, WIDTH))
     assert torch.equal(rows_of(added, 2), rows_of(x, 2) + 1)
     assert torch.equal(added[:4], x[:4])
+
+
+def test_shapes_are_checked_while_testing():
+    wide = torch.zeros(1, BATCH * TOKENS, WIDTH + 1)
+    with pytest.raises(TypeCheckError, match="delta"):
+        Members([2], N_TRIALS).add(state(), wide)
