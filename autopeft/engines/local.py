@@ -3,7 +3,7 @@
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +84,7 @@ class LocalEngine:
             cause = str(error)
         else:
             for trial, result in zip(job.trials, trained, strict=True):
-                yield self._record(job, trial, result, seconds / len(trained), started)
+                yield self._measure(job, trial, result, seconds / len(trained), started)
             return
         if len(job.trials) == 1:
             yield self._out_of_memory(job, cause, started)
@@ -92,7 +92,7 @@ class LocalEngine:
         for half in job.halves():
             yield from self.run(half, progress)
 
-    def _record(
+    def _measure(
         self, job: Job, trial: JobTrial, result: Trained, seconds: float, started: datetime
     ) -> Record:
         place = self._place
@@ -104,31 +104,16 @@ class LocalEngine:
         if failure is None:
             weights = f"{place.weights}/{trial.number:06d}-{job.rung}-{job.replicate}.safetensors"
             _save(place.root / weights, result)
-        return Record(
-            version=RECORD_VERSION,
-            trial=trial.number,
-            rung=job.rung,
-            replicate=job.replicate,
-            state="complete" if failure is None else "failed",
-            genotype=trial.genotype.to_dict(),
-            hash=trial.genotype.hash,
-            seed=trial.seed,
-            metrics=metrics if failure is None else {},
-            objectives=objectives_of(place.task.metric, metrics, result.op_params)
-            if failure is None
-            else {},
-            trainable_params=result.op_params,
-            fraction=result.op_params / place.backbone.shape.backbone_params,
-            head_params=result.head_params,
-            steps=len(result.losses),
-            seconds=seconds,
-            started=started.isoformat(),
-            worker=self._worker,
-            cohort=tuple(t.number for t in job.trials),
-            precision=place.settings.precision,
-            split=place.split,
+        return self._record(
+            job,
+            trial,
+            seconds,
+            started,
+            metrics=None if failure else metrics,
             failure=failure,
             weights=weights,
+            head_params=result.head_params,
+            steps=len(result.losses),
         )
 
     def _failure(self, result: Trained, values: list[float]) -> Failure | None:
@@ -141,31 +126,48 @@ class LocalEngine:
         return None
 
     def _out_of_memory(self, job: Job, cause: str, started: datetime) -> Record:
-        trial, place = job.trials[0], self._place
+        seconds = (datetime.now(UTC) - started).total_seconds()
+        failure = Failure("out_of_memory", cause.splitlines()[0] if cause else "no memory left")
+        return self._record(job, job.trials[0], seconds, started, failure=failure)
+
+    def _record(
+        self,
+        job: Job,
+        trial: JobTrial,
+        seconds: float,
+        started: datetime,
+        *,
+        metrics: Mapping[str, Metric] | None = None,
+        failure: Failure | None = None,
+        weights: str | None = None,
+        head_params: int = 0,
+        steps: int = 0,
+    ) -> Record:
+        place = self._place
         params = trial.genotype.count_params(place.backbone.shape)
         return Record(
             version=RECORD_VERSION,
             trial=trial.number,
             rung=job.rung,
             replicate=job.replicate,
-            state="failed",
+            state="failed" if failure else "complete",
             genotype=trial.genotype.to_dict(),
             hash=trial.genotype.hash,
             seed=trial.seed,
-            metrics={},
-            objectives={},
+            metrics=dict(metrics or {}),
+            objectives=objectives_of(place.task.metric, metrics, params) if metrics else {},
             trainable_params=params,
             fraction=params / place.backbone.shape.backbone_params,
-            head_params=0,
-            steps=0,
-            seconds=(datetime.now(UTC) - started).total_seconds(),
+            head_params=head_params,
+            steps=steps,
+            seconds=seconds,
             started=started.isoformat(),
             worker=self._worker,
-            cohort=(trial.number,),
+            cohort=tuple(t.number for t in job.trials),
             precision=place.settings.precision,
             split=place.split,
-            failure=Failure("out_of_memory", cause.splitlines()[0] if cause else "no memory left"),
-            weights=None,
+            failure=failure,
+            weights=weights,
         )
 
 

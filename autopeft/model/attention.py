@@ -6,6 +6,7 @@ without a mask and with `is_causal` would crop the keys that a prefix adds.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -87,6 +88,25 @@ def _attend(
     return torch.matmul(weights, value).transpose(1, 2)
 
 
+def _attention(
+    kernel: Kernel,
+    module: nn.Module,
+    query: Float[Tensor, "row head query d_head"],
+    key: Float[Tensor, "row head token d_head"],
+    value: Float[Tensor, "row head token d_head"],
+    attention_mask: Float[Tensor, "batch 1 query token"] | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Float[Tensor, "row query head d_head"], None]:
+    """What transformers calls, once a kernel is chosen; there are no weights to return."""
+    if (calls := getattr(module, _COUNTER, None)) is not None:
+        calls["n"] += 1
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = _forward(kernel, module, query, key, value, attention_mask, scale, dropout)
+    return out.contiguous(), None
+
+
 def _forward(
     kernel: Kernel,
     module: nn.Module,
@@ -94,19 +114,16 @@ def _forward(
     key: Float[Tensor, "row head token d_head"],
     value: Float[Tensor, "row head token d_head"],
     mask: Float[Tensor, "batch 1 query token"] | None,
-    scaling: float | None,
+    scale: float,
     dropout: float,
 ) -> Float[Tensor, "row query head d_head"]:
-    if (calls := getattr(module, _COUNTER, None)) is not None:
-        calls["n"] += 1
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = query.shape[0]
     if mask is not None:
         # Below the fork the mask has one row per example, above it one per trial and example.
         mask = expand(mask, rows // mask.shape[0])
     prefixes: list[Prefix] = getattr(module, _PREFIXES, [])
     if not prefixes:
-        return _attend(kernel, query, key, value, mask, scale, dropout).contiguous()
+        return _attend(kernel, query, key, value, mask, scale, dropout)
     if mask is None:
         mask = query.new_zeros(rows, 1, query.shape[2], key.shape[2])
     n_trials = prefixes[0].members.n_trials
@@ -121,35 +138,9 @@ def _forward(
         q, k, v, m = (t[rest].flatten(0, 1) for t in per_trial)
         part = _attend(kernel, q, k, v, m, scale, dropout)
         out |= dict(zip(rest, part.reshape(len(rest), -1, *part.shape[1:]), strict=True))
-    return torch.stack([out[i] for i in range(n_trials)]).flatten(0, 1).contiguous()
+    return torch.stack([out[i] for i in range(n_trials)]).flatten(0, 1)
 
 
-def _eager(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    return _forward("eager", module, query, key, value, attention_mask, scaling, dropout), None
-
-
-def _sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    return _forward("sdpa", module, query, key, value, attention_mask, scaling, dropout), None
-
-
-for _name, _function in (("autopeft_eager", _eager), ("autopeft_sdpa", _sdpa)):
-    AttentionInterface.register(_name, _function)
-    AttentionMaskInterface.register(_name, eager_mask)
+for _kernel in KERNELS:
+    AttentionInterface.register(f"autopeft_{_kernel}", partial(_attention, _kernel))
+    AttentionMaskInterface.register(f"autopeft_{_kernel}", eager_mask)
