@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.backbone import Backbone, fingerprint
+from autopeft.model.backbone import Backbone, cast, fingerprint
 from autopeft.space.forms import Activation, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import LINEAR_INPUT, Tap
@@ -155,15 +155,15 @@ def train(backbone, genotypes, seeds=None, *, n_rows=15, task=TASK, **settings):
     Shapes are not checked meanwhile, which would take as long again; other tests of every op do.
     """
     dtype = torch.float32 if isinstance(task, Regression) else torch.int64
-    defaults = {"epochs": 1, "batch_size": 5, "warmup": 0.1}
+    settings = TrainingSettings(**({"epochs": 1, "batch_size": 5, "warmup": 0.1} | settings))
     jaxtyping.config.update("jaxtyping_disable", value=True)
     try:
         trained, _ = train_cohort(
-            backbone,
+            cast(backbone, settings.precision),
             genotypes,
             range(len(genotypes)) if seeds is None else seeds,
             task=task,
-            settings=TrainingSettings(**(defaults | settings)),
+            settings=settings,
             train=tiny_rows(n_rows, dtype=dtype),
             validation=tiny_rows(22, seed=1, dtype=dtype),
             order_seed=0,

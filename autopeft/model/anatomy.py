@@ -1,13 +1,15 @@
 """Anatomy: where the taps are in each model family. A new family is a row of the table."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
+from autopeft.model.forks import Passing
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
 
@@ -20,6 +22,7 @@ class Family:
 
     Attributes:
         positions: the position embeddings, relative to the base model.
+        embeddings: what makes the first layer's input out of tokens, likewise.
         layers: the list of layers, likewise.
         attention: the module that is handed to the attention function.
         q: query projection; likewise k, v; o: output projection.
@@ -27,9 +30,11 @@ class Family:
         down: last FFN projection.
         attn_norm: LayerNorm after attention and its residual.
         ffn_norm: LayerNorm after the FFN and its residual.
+        first_token: the task head reads the first token and no other one.
     """
 
     positions: str
+    embeddings: str
     layers: str
     attention: str
     q: str
@@ -40,10 +45,12 @@ class Family:
     down: str
     attn_norm: str
     ffn_norm: str
+    first_token: bool = True
 
 
 _BERT = Family(
     positions="embeddings.position_embeddings",
+    embeddings="embeddings",
     layers="encoder.layer",
     attention="attention.self",
     q="attention.self.query",
@@ -61,6 +68,7 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": _BERT,
     "distilbert": Family(
         positions="embeddings.position_embeddings",
+        embeddings="embeddings",
         layers="transformer.layer",
         attention="attention",
         q="attention.q_lin",
@@ -74,6 +82,9 @@ FAMILIES: Mapping[str, Family] = {
     ),
 }
 """By `config.model_type`."""
+
+_ROLES = ("attention", "q", "k", "v", "o", "up", "down", "attn_norm", "ffn_norm")
+"""The fields of a family that every layer has a module for."""
 
 _POINTS: Mapping[Tap, tuple[str, Side]] = {
     Tap.ATTN_IN: ("attention", "in"),
@@ -117,10 +128,7 @@ class Anatomy:
             raise DataError(f"`{self.family.layers}` of this {kind} model is not a list of layers")
         self.layers = layers
         absent = [
-            name
-            for field in fields(Family)
-            if field.name not in ("positions", "layers")
-            and not _has(layers[0], name := getattr(self.family, field.name))
+            name for role in _ROLES if not _has(layers[0], name := getattr(self.family, role))
         ]
         if absent:
             raise DataError(f"this {kind} model has no module {', '.join(absent)} in its layers")
@@ -134,6 +142,28 @@ class Anatomy:
         """The module whose input or output a tap is; `head` has none."""
         role, side = _POINTS[tap]
         return self.module(layer, role), side
+
+    def last_running(self) -> nn.Module:
+        """The last layer, or what stands for it while `only` is in effect."""
+        layers = self.base.get_submodule(self.family.layers)
+        return list(layers.children())[-1]
+
+    @contextmanager
+    def swapped(self, name: str, other: nn.Module) -> Iterator[None]:
+        """Let another module stand for one of the base model's."""
+        old = self.base.get_submodule(name)
+        self.base.set_submodule(name, other)
+        try:
+            yield
+        finally:
+            self.base.set_submodule(name, old)
+
+    @contextmanager
+    def only(self, first: int, end: int) -> Iterator[None]:
+        """Let the base model run the layers from `first` to before `end`, and no others."""
+        some = nn.ModuleList(self.layers[first:end] or [Passing()])
+        with self.swapped(self.family.layers, some):
+            yield
 
     def longest_row(self) -> int:
         """Tokens that the model has positions for; RoBERTa's begin after its padding index."""

@@ -5,7 +5,7 @@ mask at all, and padding would leak. The mask is always the explicit additive on
 without a mask and with `is_causal` would crop the keys that a prefix adds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ from transformers.masking_utils import eager_mask
 
 from autopeft.errors import DataError
 from autopeft.ops.prefix import Prefix
-from autopeft.ops.rows import expand
 
 Kernel = Literal["eager", "sdpa"]
 KERNELS: tuple[Kernel, ...] = ("eager", "sdpa")
@@ -71,19 +70,26 @@ def _attend(
     query: Float[Tensor, "row head query d_head"],
     key: Float[Tensor, "row head token d_head"],
     value: Float[Tensor, "row head token d_head"],
-    mask: Float[Tensor, "row 1 query token"] | None,
+    mask: Float[Tensor, "batch 1 query token"] | None,
     scaling: float,
     dropout: float,
 ) -> Float[Tensor, "row query head d_head"]:
     if kernel == "sdpa":
+        if mask is not None:
+            mask = mask.repeat(len(query) // len(mask), 1, 1, 1)
         out = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
         )
         return out.transpose(1, 2)
+    # The bits of a product depend on strides, and those on the company; matmul would copy anyway.
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if mask is not None:
-        scores = scores + mask
-    weights = nn.functional.softmax(scores, dim=-1)
+        # Rows are block by block of the mask's examples.
+        scores = (scores.view(-1, len(mask), *scores.shape[1:]) + mask).view_as(scores)
+    # At least fp32 also where the rest is bf16: more exact and, on a CPU, several times faster.
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=exact).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=dropout > 0)
     return torch.matmul(weights, value).transpose(1, 2)
 
@@ -117,28 +123,29 @@ def _forward(
     scale: float,
     dropout: float,
 ) -> Float[Tensor, "row query head d_head"]:
-    rows = query.shape[0]
-    if mask is not None:
-        # Below the fork the mask has one row per example, above it one per trial and example.
-        mask = expand(mask, rows // mask.shape[0])
     prefixes: list[Prefix] = getattr(module, _PREFIXES, [])
     if not prefixes:
         return _attend(kernel, query, key, value, mask, scale, dropout)
+    n_blocks = prefixes[0].n_blocks
     if mask is None:
-        mask = query.new_zeros(rows, 1, query.shape[2], key.shape[2])
-    n_trials = prefixes[0].members.n_trials
-    per_trial = [t.reshape(n_trials, -1, *t.shape[1:]) for t in (query, key, value, mask)]
+        mask = query.new_zeros(len(query) // n_blocks, 1, query.shape[2], key.shape[2])
+    cut = [t.chunk(n_blocks) for t in (query, key, value)]
     out: dict[int, Tensor] = {}
     for prefix in prefixes:
-        q, k, v, m = (t[list(prefix.members.trials)].flatten(0, 1) for t in per_trial)
-        part = _attend(kernel, q, *prefix.extend(k, v, m), scale, dropout)
-        pieces = part.reshape(len(prefix.members), -1, *part.shape[1:])
-        out |= dict(zip(prefix.members.trials, pieces, strict=True))
-    if rest := [i for i in range(n_trials) if i not in out]:
-        q, k, v, m = (t[rest].flatten(0, 1) for t in per_trial)
-        part = _attend(kernel, q, k, v, m, scale, dropout)
-        out |= dict(zip(rest, part.reshape(len(rest), -1, *part.shape[1:]), strict=True))
-    return torch.stack([out[i] for i in range(n_trials)]).flatten(0, 1)
+        q, k, v = (_together(t, prefix.blocks) for t in cut)
+        part = _attend(kernel, q, *prefix.extend(k, v, mask), scale, dropout)
+        out |= dict(zip(prefix.blocks, part.chunk(len(prefix.blocks)), strict=True))
+    if rest := [i for i in range(n_blocks) if i not in out]:
+        q, k, v = (_together(t, rest) for t in cut)
+        part = _attend(kernel, q, k, v, mask, scale, dropout)
+        out |= dict(zip(rest, part.chunk(len(rest)), strict=True))
+    return _together(out, range(n_blocks))
+
+
+def _together(
+    cut: Sequence[Tensor] | Mapping[int, Tensor], blocks: Sequence[int]
+) -> Float[Tensor, "row *rest"]:
+    return torch.cat([cut[i] for i in blocks]) if len(blocks) > 1 else cut[blocks[0]]
 
 
 for _kernel in KERNELS:

@@ -1,10 +1,11 @@
 """Loading a pretrained model with a task head, and knowing exactly what was loaded."""
 
+import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
@@ -15,6 +16,9 @@ from transformers.utils import logging as transformers_logging
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.space.shape import ModelShape
+
+Precision = Literal["fp32", "bf16"]
+DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 _UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
@@ -34,7 +38,8 @@ class Backbone:
         fresh: names of parameters that were not in the checkpoint, or there for other outputs.
         name: Hub name or folder.
         revision: commit on the Hub, None for a folder.
-        fingerprint: SHA-256 over the pretrained weights.
+        fingerprint: SHA-256 over the pretrained weights, as loaded.
+        precision: of the weights in memory, and so of all products with them.
     """
 
     model: PreTrainedModel
@@ -44,6 +49,7 @@ class Backbone:
     name: str
     revision: str | None
     fingerprint: str
+    precision: Precision = "fp32"
 
 
 def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
@@ -93,6 +99,21 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
         revision=getattr(model.config, "_commit_hash", None),
         fingerprint=fingerprint(model, fresh),
     )
+
+
+def cast(backbone: Backbone, precision: Precision) -> Backbone:
+    """The same backbone with weights, hence activations, in another precision.
+
+    Ops and heads have parameters in fp32 whatever the backbone computes in.
+
+    Args:
+        backbone: as loaded; it is not changed, and returned itself if nothing is to be done.
+        precision: what to compute in.
+    """
+    if precision == backbone.precision:
+        return backbone
+    model = copy.deepcopy(backbone.model).to(DTYPES[precision])
+    return replace(backbone, model=model, precision=precision)
 
 
 def _cause(error: Exception) -> str:

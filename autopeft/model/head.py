@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
 from autopeft.ops.base import padded_size, seed_of
-from autopeft.ops.rows import expand
 
 OPS_ATTRIBUTE = "autopeft_ops"
 """The submodule of a model that holds all ops."""
@@ -58,7 +57,7 @@ class StackedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "row *rest d_in"]) -> Float[Tensor, "row *rest d_out"]:
         """X W^T + b, each row with the weights of its trial."""
         n_trials = len(self.seeds)
-        stacked = x.reshape(n_trials, -1, x.shape[-1])
+        stacked = x.reshape(n_trials, -1, x.shape[-1]).to(self.weight.dtype)
         # A product with one output takes another path, with other bits, when it is alone.
         padding = padded_size(self.out_features) - self.out_features
         weight = nn.functional.pad(self.weight, (0, 0, 0, padding))
@@ -75,15 +74,12 @@ class StackedHead:
         model: a model with a task head.
         fresh: names of the head's parameters that were not in the checkpoint.
         seeds: one for each trial.
-        forked: the rows reaching the head are already expanded to trial * batch.
 
     Raises:
         DataError: the head has parameters outside Linear layers.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, fresh: Sequence[str], seeds: Sequence[int], *, forked: bool
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, fresh: Sequence[str], seeds: Sequence[int]) -> None:
         self._model = model
         # All of them, before any is replaced: a head that is refused leaves the model alone.
         self._old = dict(head_linears(model, fresh))
@@ -96,9 +92,6 @@ class StackedHead:
             )
             self.linears[name] = stacked.to(device)
             model.set_submodule(name, self.linears[name])
-        if not forked and len(seeds) > 1:
-            first = next(iter(self.linears.values()))
-            first.register_forward_pre_hook(_Expand(len(seeds)))
 
     def tensors(self, trial: int) -> dict[str, Tensor]:
         """The head's parameters of one trial, by the names they have in the model; views."""
@@ -117,16 +110,6 @@ class StackedHead:
         """Put the model's own head back."""
         for name, linear in self._old.items():
             self._model.set_submodule(name, linear)
-
-
-class _Expand:
-    """Pre-hook: one batch in, a batch for each trial out."""
-
-    def __init__(self, n_trials: int) -> None:
-        self.n_trials = n_trials
-
-    def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (expand(args[0], self.n_trials), *args[1:])
 
 
 def head_linears(model: PreTrainedModel, fresh: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:

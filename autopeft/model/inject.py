@@ -6,6 +6,7 @@ scales, then sequential ops transform what came out.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -23,30 +24,37 @@ from autopeft.model.attention import (
     remove_prefixes,
     use_attention,
 )
+from autopeft.model.forks import Forks, Placeholder, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import StackedOp
 from autopeft.ops.build import Group, build_layer
 from autopeft.ops.prefix import Prefix
-from autopeft.ops.rows import expand
+from autopeft.ops.rows import Blocks
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import THROUGH_NORM, Tap
 
 
 class LayerOps(nn.Module):
-    """The ops of one layer, and the states that they read before they write."""
+    """The ops of one layer, and the states that they read before they write.
 
-    def __init__(self, ops: Mapping[Group, StackedOp]) -> None:
+    Args:
+        ops: by group.
+        n_blocks: blocks of rows that the layer computes.
+    """
+
+    def __init__(self, ops: Mapping[Group, StackedOp], n_blocks: int) -> None:
         super().__init__()
+        self.n_blocks = n_blocks
         self.stacks = nn.ModuleDict({_key(group): op for group, op in ops.items()})
         self.writes: dict[Tap, list[tuple[Tap, StackedOp]]] = {}
         self.through: dict[Tap, list[StackedOp]] = {}
-        for (_, read, write, *_rest), op in sorted(ops.items(), key=lambda item: _rank(item[0])):
-            if THROUGH_NORM.get(read) == write:
-                self.through.setdefault(read, []).append(op)
-            elif write is not Tap.HEAD:
-                self.writes.setdefault(write, []).append((read, op))
-        self._seen: dict[Tap, Tensor] = {}
+        for group in sorted(ops, key=_rank):
+            if THROUGH_NORM.get(group.read) == group.write:
+                self.through.setdefault(group.read, []).append(ops[group])
+            elif group.write is not Tap.HEAD:
+                self.writes.setdefault(group.write, []).append((group.read, ops[group]))
+        self._seen: dict[Tap, Blocks] = {}
         self._last_use = {
             read: write for write in Tap for read, _ in self.writes.get(write, []) if read != write
         }
@@ -58,28 +66,54 @@ class LayerOps(nn.Module):
 
     def pass_tap(self, tap: Tap, state: Tensor) -> Tensor:
         """Apply what is written at a tap and keep what will be read from it."""
-        for read, op in self.writes.get(tap, []):
-            state = op(state, state if read == tap else self._seen[read])
+        if tap in self.writes:
+            blocks = Blocks(state, self.n_blocks)
+            for read, op in self.writes[tap]:
+                h = blocks.take(op.blocks)
+                x = h if read == tap else self._seen[read].take(op.blocks)
+                blocks.put(op.blocks, op(h, x))
+            state = blocks.state()
         for read in [r for r, last in self._last_use.items() if last == tap]:
             self._seen.pop(read, None)
         if tap in self._last_use:
-            self._seen[tap] = state
+            self._seen[tap] = Blocks(state, self.n_blocks)
         return state
 
     def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
         """Apply the ops that read a state through its LayerNorm, before the norm itself runs."""
+        blocks = Blocks(state, self.n_blocks)
         for op in self.through[tap]:
-            state = op(state, norm.forward(state))
-        return state
+            h = blocks.take(op.blocks)
+            blocks.put(op.blocks, op(h, norm.forward(h)))
+        return blocks.state()
+
+    def keep_first_token(self) -> None:
+        """Cut what was seen to the first token of every example."""
+        for tap, blocks in self._seen.items():
+            self._seen[tap] = Blocks(blocks.state()[:, :1], self.n_blocks)
 
 
 class Injection:
     """Ops in a model. `remove` restores the model to the bit.
 
+    Rows of a trial begin at its lowest op. Below, frozen rows run once for all trials, or not at
+    all if the states are given.
+
+    Args:
+        model: a model of a known family.
+        genotypes: one for each trial.
+        seeds: one for each trial.
+        kernel: how attention is computed.
+        fresh: parameters that were not in the checkpoint.
+        given: frozen states are put into `states` before each call of the model.
+        first_token: behind the last attention compute what the head reads and nothing else.
+
     Attributes:
         ops: the module that holds all parameters of the ops.
-        fork: the lowest layer with an op; below it all trials share one batch.
+        forks: where the trials leave the trunk.
         n_trials: trials in the cohort.
+        states: for each fork above 0 the frozen state [batch, token, d_model] that layer reads,
+            if they are given.
     """
 
     def __init__(
@@ -90,6 +124,8 @@ class Injection:
         kernel: Kernel,
         *,
         fresh: Collection[str] = (),
+        given: bool = False,
+        first_token: bool = False,
     ) -> None:
         if hasattr(model, OPS_ATTRIBUTE):
             raise ConfigError("this model has ops already; remove them first")
@@ -103,22 +139,53 @@ class Injection:
         self._attentions = [anatomy.module(i, "attention") for i in range(shape.n_layers)]
         self._frozen = [p for p in model.parameters() if p.requires_grad]
         self._kernel = model.config._attn_implementation  # noqa: SLF001
+        self.forks = Forks(tuple(g.fork for g in genotypes), shape.n_layers, given)
+        self.states: dict[int, Tensor] = {}
         layers = {
-            i: LayerOps(ops)
+            i: LayerOps(ops, len(layout))
             for i in range(shape.n_layers)
-            if (ops := build_layer(genotypes, seeds, i, shape.widths))
+            if (layout := self.forks.layout(i))
+            and (ops := build_layer(genotypes, seeds, i, shape.widths, layout))
         }
-        self.fork = min(layers, default=shape.n_layers)
         self.ops = nn.ModuleDict({f"layer{i}": layer for i, layer in layers.items()})
         self.ops.to(next(model.parameters()).device)
         model.requires_grad_(requires_grad=False)
         model.add_module(OPS_ATTRIBUTE, self.ops)
         use_attention(model, kernel)
-        if self.fork < shape.n_layers and self.n_trials > 1:
-            hook = partial(_fork_hook, self.n_trials)
-            self._handles.append(anatomy.module(self.fork, "layer").register_forward_pre_hook(hook))
+        self._swapped = ExitStack()
+        if self.forks.first:
+            self._skip(anatomy)
+        self._join(anatomy)
+        if first_token:
+            self._cut(anatomy, layers.get(shape.n_layers - 1))
         for i, layer in layers.items():
             self._hook(anatomy, i, layer)
+
+    def _skip(self, anatomy: Anatomy) -> None:
+        """Take out what is below the lowest fork, since its outcome is given."""
+        stub = Placeholder(next(self.model.parameters()).dtype)
+        self._swapped.enter_context(anatomy.swapped(anatomy.family.embeddings, stub))
+        self._swapped.enter_context(anatomy.only(self.forks.first, self.forks.n_layers))
+
+    def _join(self, anatomy: Anatomy) -> None:
+        """Let trials begin where they fork."""
+        for layer in self.forks.joins:
+            before, after = self.forks.layout(layer - 1), self.forks.layout(layer)
+            if len(before) == len(after) == 1 and not self.forks.given:
+                continue  # a trial alone: its rows are the trunk's
+            if layer < self.forks.n_layers:
+                hook = partial(join_hook, before, after, self.states, layer)
+                handle = anatomy.module(layer, "layer").register_forward_pre_hook(hook)
+            else:
+                top = partial(join_top_hook, before, after, self.states, layer)
+                handle = anatomy.last_running().register_forward_hook(top)
+            self._handles.append(handle)
+
+    def _cut(self, anatomy: Anatomy, last: LayerOps | None) -> None:
+        """Let the last layer go on with the first token alone, once attention has run."""
+        norm = anatomy.module(self.forks.n_layers - 1, "attn_norm")
+        hook = partial(_first_token_hook, last)
+        self._handles.append(norm.register_forward_pre_hook(hook))
 
     def _hook(self, anatomy: Anatomy, index: int, layer: LayerOps) -> None:
         for tap in sorted(layer.taps):
@@ -157,6 +224,7 @@ class Injection:
         """Take all ops out; weights, hooks and attention are as before."""
         for handle in self._handles:
             handle.remove()
+        self._swapped.close()
         for attention in self._attentions:
             remove_prefixes(attention)
         delattr(self.model, OPS_ATTRIBUTE)
@@ -166,18 +234,17 @@ class Injection:
 
 
 def _key(group: Group) -> str:
-    form, read, write, activation, learned, padded = group
-    words = [form, read, write, activation, "learned" if learned else "", str(padded or "")]
-    return "-".join(word for word in words if word)
+    learned, nth = "learned" if group.learned else "", f"n{group.nth}" if group.nth else ""
+    words = [group.form, group.read, group.write, group.activation, learned]
+    return "-".join(word for word in [*words, str(group.padded or ""), nth] if word)
 
 
 def _rank(group: Group) -> tuple[int, Group]:
-    form, read, write, *_ = group
-    if form is Form.BIAS:
+    if group.form is Form.BIAS:
         return 1, group
-    if form is Form.SCALE:
+    if group.form is Form.SCALE:
         return 2, group
-    return (3 if read == write else 0), group
+    return (3 if group.read == group.write else 0), group
 
 
 # Hooks are partials of plain functions: a closure would point at the old module after a deepcopy.
@@ -205,5 +272,9 @@ def _called_hook(
     check_called(calls, model_type)
 
 
-def _fork_hook(n_trials: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (expand(args[0], n_trials), *args[1:])
+def _first_token_hook(
+    layer: LayerOps | None, _: nn.Module, args: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    if layer is not None:
+        layer.keep_first_token()
+    return (args[0][:, :1], *args[1:])

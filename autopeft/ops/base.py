@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autopeft.ops.rows import Members
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Scale
 
@@ -62,8 +61,8 @@ class StackedOp(nn.Module, ABC):
     """An op of one form at one place, stacked over the trials that have it.
 
     Args:
-        members: the trials' ops, in the order of the stack, of one padded size.
-        n_trials: trials in the cohort.
+        members: the ops of different trials, in the order of the stack, of one padded size.
+        layout: whose rows the layer computes, block by block.
         d_read: width of the tap that is read.
         d_write: width of the tap that is written.
     """
@@ -71,11 +70,14 @@ class StackedOp(nn.Module, ABC):
     form: ClassVar[Form]
 
     def __init__(
-        self, members: Sequence[Member], *, n_trials: int, d_read: int, d_write: int
+        self, members: Sequence[Member], *, layout: Sequence[int], d_read: int, d_write: int
     ) -> None:
         super().__init__()
         self.stack = tuple(members)
-        self.members = Members([m.trial for m in members], n_trials)
+        self.blocks = tuple(layout.index(m.trial) for m in members)
+        self.n_blocks = len(layout)
+        if list(self.blocks) != sorted(set(self.blocks)):
+            raise ValueError("the members of a stack have to be different trials in rising order")
         self.d_read, self.d_write = d_read, d_write
         (self.padded,) = {padded_size(m.size) for m in members}
         self.declared = dict(self.declare())
@@ -102,13 +104,13 @@ class StackedOp(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, h: Float[Tensor, "row *rest d_write"], x: Float[Tensor, "row *rest d_read"]
-    ) -> Float[Tensor, "row *rest d_write"]:
-        """compose(h, s * f(x)), for the rows of the members; other rows are returned as they are.
+        self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
+    ) -> Float[Tensor, "member token d_write"]:
+        """compose(h, s * f(x)).
 
         Args:
-            h: the state to modify.
-            x: the state that f reads; h itself for a sequential op.
+            h: the state to modify, the members' own blocks.
+            x: the state that f reads, likewise; h itself for a sequential op.
         """
 
     @torch.no_grad()
@@ -139,12 +141,12 @@ class StackedOp(nn.Module, ABC):
                 for name in self.declared:
                     yield f"{member.path}.{name}", self.own(name, i)
 
-    def scaled(self, delta: Float[Tensor, "member token d"]) -> Float[Tensor, "member token d"]:
-        """S * f(x)."""
+    def scaled(self, last: Float[Tensor, "member rows d"]) -> Float[Tensor, "member rows d"]:
+        """S * the last linear map of f, so that f needs no pass of its own for s."""
         if self.learned_scale:
-            return delta * self.get_parameter("scale")
+            return last * self.get_parameter("scale")
         factor: Tensor = self.get_buffer("factor")
-        return delta * factor
+        return last * factor
 
 
 def padded_size(size: int) -> int:

@@ -32,9 +32,8 @@ class Bias(StackedOp):
 
     def forward(
         self,
-        h: Float[Tensor, "row *rest d_write"],
-        x: Float[Tensor, "row *rest d_read"],  # noqa: ARG002
-    ) -> Float[Tensor, "row *rest d_write"]:
+        h: Float[Tensor, "member token d_write"],
+        x: Float[Tensor, "member token d_read"],  # noqa: ARG002
+    ) -> Float[Tensor, "member token d_write"]:
         """H + b."""
-        n_tokens = h.shape[:-1].numel() // self.members.n_trials
-        return self.members.add(h, self.bias.expand(-1, n_tokens, -1))
+        return h + self.bias.to(h.dtype)

@@ -36,12 +36,12 @@ class Bottleneck(StackedOp):
         self,
         members: Sequence[Member],
         *,
-        n_trials: int,
+        layout: Sequence[int],
         d_read: int,
         d_write: int,
         activation: Activation,
     ) -> None:
-        super().__init__(members, n_trials=n_trials, d_read=d_read, d_write=d_write)
+        super().__init__(members, layout=layout, d_read=d_read, d_write=d_write)
         self.activation = activation
 
     def declare(self) -> Mapping[str, Declared]:
@@ -60,10 +60,11 @@ class Bottleneck(StackedOp):
         return kaiming(rows, width, generator) if name == "down" else torch.zeros(rows, width)
 
     def forward(
-        self, h: Float[Tensor, "row *rest d_write"], x: Float[Tensor, "row *rest d_read"]
-    ) -> Float[Tensor, "row *rest d_write"]:
+        self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
+    ) -> Float[Tensor, "member token d_write"]:
         """H + s (act(x Wd + bd) Wu + bu)."""
-        rows = self.members.take(x).to(self.down.dtype)
-        hidden = torch.bmm(rows, self.down.transpose(1, 2)) + self.down_bias.transpose(1, 2)
-        delta = torch.bmm(ACTIVATIONS[self.activation](hidden), self.up) + self.up_bias
-        return self.members.add(h, self.scaled(delta))
+        up, up_bias = self.scaled(self.up).to(x.dtype), self.scaled(self.up_bias).to(x.dtype)
+        hidden = torch.baddbmm(
+            self.down_bias.to(x.dtype).transpose(1, 2), x, self.down.to(x.dtype).transpose(1, 2)
+        )
+        return torch.baddbmm(h, ACTIVATIONS[self.activation](hidden), up) + up_bias

@@ -1,6 +1,8 @@
 """From genotypes to stacked ops: the one place that knows every form."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from autopeft.ops.base import Member, StackedOp, padded_size
 from autopeft.ops.bias import Bias
@@ -16,12 +18,30 @@ FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
     cls.form: cls for cls in (LowRank, Bottleneck, Prefix, Bias, ElementwiseScale)
 }
 
-Group = tuple[Form, Tap, Tap, str, bool, int]
-"""What the members of a stack share: form, taps, activation, a learned scale, padded size.
 
-The bits of a matrix product depend on its shape. So nobody is padded to a size that is not a
-function of their own.
-"""
+class Group(NamedTuple):
+    """What the members of a stack share.
+
+    The bits of a matrix product depend on its shape. So nobody is padded to a size that is not a
+    function of their own.
+
+    Attributes:
+        form: of all of them.
+        read: the tap.
+        write: the tap.
+        activation: its name, or nothing.
+        learned: the scale is a parameter.
+        padded: their padded size; 0 for forms without a size.
+        nth: of a trial's ops that share all this, since every member is another trial.
+    """
+
+    form: Form
+    read: Tap
+    write: Tap
+    activation: str
+    learned: bool
+    padded: int
+    nth: int
 
 
 def op_path(layer: int, op: Op) -> str:
@@ -39,6 +59,7 @@ def build_layer(
     seeds: Sequence[int],
     layer: int,
     widths: Mapping[Tap, int],
+    layout: Sequence[int],
 ) -> dict[Group, StackedOp]:
     """The stacked ops of one layer, for all trials of a cohort.
 
@@ -47,30 +68,33 @@ def build_layer(
         seeds: one for each trial.
         layer: index from the bottom.
         widths: the model's width at each tap.
+        layout: whose rows the layer computes, block by block.
 
     Returns:
         The stacks in a fixed order that does not depend on the company.
     """
     grouped: dict[Group, list[Member]] = {}
     for trial, (genotype, seed) in enumerate(zip(genotypes, seeds, strict=True)):
+        kinds: Counter[Group] = Counter()
         for op in genotype.ops:
             if size := op.sizes[layer]:
+                first = _group(op, size)
+                group = first._replace(nth=kinds[first])
+                kinds[first] += 1
                 member = Member(trial, seed, op_path(layer, op), size, op.scale)
-                grouped.setdefault(_group(op, size), []).append(member)
-    return {
-        group: _build(group, grouped[group], len(genotypes), widths) for group in sorted(grouped)
-    }
+                grouped.setdefault(group, []).append(member)
+    return {group: _build(group, grouped[group], layout, widths) for group in sorted(grouped)}
 
 
 def _group(op: Op, size: int) -> Group:
     padded = padded_size(size) if FORMS[op.form].sized else 0
-    return (op.form, op.read, op.write, op.activation or "", op.scale == "learned", padded)
+    return Group(op.form, op.read, op.write, op.activation or "", op.scale == "learned", padded, 0)
 
 
 def _build(
-    group: Group, members: Sequence[Member], n_trials: int, widths: Mapping[Tap, int]
+    group: Group, members: Sequence[Member], layout: Sequence[int], widths: Mapping[Tap, int]
 ) -> StackedOp:
-    form, read, write, activation, _, _ = group
-    more = {"activation": activation} if activation else {}
-    cls = FORM_CLASSES[form]
-    return cls(members, n_trials=n_trials, d_read=widths[read], d_write=widths[write], **more)
+    more = {"activation": group.activation} if group.activation else {}
+    cls = FORM_CLASSES[group.form]
+    d_read, d_write = widths[group.read], widths[group.write]
+    return cls(members, layout=layout, d_read=d_read, d_write=d_write, **more)

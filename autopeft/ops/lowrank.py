@@ -35,8 +35,8 @@ class LowRank(StackedOp):
         return kaiming(rows, width, generator) if name == "a" else torch.zeros(rows, width)
 
     def forward(
-        self, h: Float[Tensor, "row *rest d_write"], x: Float[Tensor, "row *rest d_read"]
-    ) -> Float[Tensor, "row *rest d_write"]:
+        self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
+    ) -> Float[Tensor, "member token d_write"]:
         """H + s x A^T B."""
-        hidden = torch.bmm(self.members.take(x).to(self.a.dtype), self.a.transpose(1, 2))
-        return self.members.add(h, self.scaled(torch.bmm(hidden, self.b)))
+        hidden = torch.bmm(x, self.a.to(x.dtype).transpose(1, 2))
+        return torch.baddbmm(h, hidden, self.scaled(self.b).to(x.dtype))

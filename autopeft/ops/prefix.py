@@ -6,13 +6,13 @@ Positions are not shifted. Used by the attention function in `autopeft.model.att
 hook.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autopeft.ops.base import Declared, StackedOp
+from autopeft.ops.base import Declared, Member, StackedOp
 from autopeft.space.forms import Form
 
 INIT_STD = 0.02
@@ -24,6 +24,15 @@ class Prefix(StackedOp):
     form = Form.PREFIX
     keys: nn.Parameter
     values: nn.Parameter
+
+    def __init__(
+        self, members: Sequence[Member], *, layout: Sequence[int], d_read: int, d_write: int
+    ) -> None:
+        super().__init__(members, layout=layout, d_read=d_read, d_write=d_write)
+        sizes = torch.tensor([member.size for member in members])
+        self.register_buffer(
+            "absent", torch.arange(self.padded) >= sizes[:, None], persistent=False
+        )
 
     def declare(self) -> Mapping[str, Declared]:
         """Keys and values."""
@@ -41,9 +50,9 @@ class Prefix(StackedOp):
 
     def forward(
         self,
-        h: Float[Tensor, "row *rest d_write"],
-        x: Float[Tensor, "row *rest d_read"],
-    ) -> Float[Tensor, "row *rest d_write"]:
+        h: Float[Tensor, "member token d_write"],
+        x: Float[Tensor, "member token d_read"],
+    ) -> Float[Tensor, "member token d_write"]:
         """A prefix acts inside attention.
 
         Raises:
@@ -55,34 +64,32 @@ class Prefix(StackedOp):
         self,
         key: Float[Tensor, "row kv_head token d_head"],
         value: Float[Tensor, "row kv_head token d_head"],
-        mask: Float[Tensor, "row 1 query token"],
+        mask: Float[Tensor, "batch 1 query token"],
     ) -> tuple[
         Float[Tensor, "row kv_head longer d_head"],
         Float[Tensor, "row kv_head longer d_head"],
         Float[Tensor, "row 1 query longer"],
     ]:
-        """Put the prefix before keys, values and mask of the members' rows.
+        """Put the prefix before keys, values and mask.
 
         Args:
             key: the members' rows alone, member by member.
             value: likewise.
-            mask: likewise, additive.
+            mask: additive, of the examples that every member has.
         """
-        rows, heads, _, d_head = key.shape
-        batch = rows // len(self.members)
+        _, heads, _, d_head = key.shape
+        batch = len(mask)
 
         def as_heads(prefix: Tensor) -> Tensor:
-            per_member = prefix.view(len(self.members), self.padded, heads, d_head).transpose(1, 2)
-            return per_member.repeat_interleave(batch, 0).to(key.dtype)
+            per_member = prefix.view(len(self.stack), self.padded, heads, d_head).transpose(1, 2)
+            return per_member.to(key.dtype).repeat_interleave(batch, 0)
 
-        hidden = torch.finfo(mask.dtype).min
-        lengths = torch.tensor([m.size for m in self.stack], device=mask.device)
-        present = torch.arange(self.padded, device=mask.device) < lengths[:, None]
-        columns = torch.zeros_like(present, dtype=mask.dtype).masked_fill(~present, hidden)
+        absent = self.get_buffer("absent")
+        columns = mask.new_zeros(absent.shape).masked_fill(absent, torch.finfo(mask.dtype).min)
         columns = columns.repeat_interleave(batch, 0)[:, None, None, :]
         columns = columns.expand(-1, -1, mask.shape[2], -1)
         return (
             torch.cat([as_heads(self.keys), key], 2),
             torch.cat([as_heads(self.values), value], 2),
-            torch.cat([columns, mask], 3),
+            torch.cat([columns, mask.repeat(len(self.stack), 1, 1, 1)], 3),
         )

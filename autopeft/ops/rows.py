@@ -1,7 +1,7 @@
-"""Rows of several trials in one tensor: row = trial * batch + example.
+"""Rows of several trials in one tensor: row = block * batch + example, one block for each trial.
 
-Every op sees the backbone's long batch through this file alone, so a tensor's rows can belong to
-trials in one way only.
+The backbone sees one long batch. Ops see the blocks of their own trials and no others, so what is
+in one trial's rows, NaN included, never meets another's.
 """
 
 from collections.abc import Sequence
@@ -11,59 +11,45 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def expand(x: Float[Tensor, "batch *rest"], n_trials: int) -> Float[Tensor, "row *rest"]:
-    """Repeat a batch for each trial, trial by trial."""
-    return x.repeat(n_trials, *[1] * (x.dim() - 1)) if n_trials > 1 else x
-
-
-class Members:
-    """Which trials of a cohort an op acts for, in the order of its stack.
+class Blocks:
+    """A state cut into blocks, put together again once every op has been at it.
 
     Args:
-        trials: index of the trial in the cohort, for each member of the stack.
-        n_trials: trials in the cohort.
+        state: rows of all blocks.
+        n_blocks: how many there are.
     """
 
-    def __init__(self, trials: Sequence[int], n_trials: int) -> None:
-        self.trials = tuple(trials)
-        self.n_trials = n_trials
-        self._all = self.trials == tuple(range(n_trials))
-        self._run = self.trials == tuple(range(trials[0], trials[0] + len(trials)))
-        self._unique = len(set(trials)) == len(trials)
+    def __init__(self, state: Float[Tensor, "row *rest d"], n_blocks: int) -> None:
+        self._shape = state.shape
+        self._n = n_blocks
+        self._whole: Tensor | None = state.reshape(n_blocks, -1, state.shape[-1])
+        self._cut: list[Tensor] = []
 
-    def __len__(self) -> int:
-        return len(self.trials)
+    def take(self, blocks: Sequence[int]) -> Float[Tensor, "member token d"]:
+        """Some blocks, in rising order, their examples and tokens in one dimension."""
+        if len(blocks) == self._n:
+            return self._together()
+        if not self._cut:
+            # Not by index: the gradient of an index is as large as the whole for every op.
+            self._cut = list(self._together().unbind(0))
+        if len(blocks) == 1:
+            return self._cut[blocks[0]].unsqueeze(0)
+        return torch.stack([self._cut[i] for i in blocks])
 
-    def take(self, x: Float[Tensor, "row *rest d"]) -> Float[Tensor, "member token d"]:
-        """The rows of each member, its examples and tokens in one dimension."""
-        stacked = x.reshape(self.n_trials, -1, x.shape[-1])
-        if self._all:
-            return stacked
-        if self._run:
-            return stacked[self.trials[0] : self.trials[0] + len(self.trials)]
-        return stacked.index_select(0, self._index(x))
+    def put(self, blocks: Sequence[int], new: Float[Tensor, "member token d"]) -> None:
+        """Replace blocks that were taken."""
+        if len(blocks) == self._n:
+            self._whole, self._cut = new, []
+            return
+        for i, block in zip(blocks, new.unbind(0), strict=True):
+            self._cut[i] = block
+        self._whole = None
 
-    def add(
-        self, x: Float[Tensor, "row *rest d"], delta: Float[Tensor, "member token d"]
-    ) -> Float[Tensor, "row *rest d"]:
-        """Add each member's delta to its own rows; the bits of other rows do not change."""
-        delta = delta.to(x.dtype)
-        stacked = x.reshape(self.n_trials, -1, x.shape[-1])
-        if self._all:
-            return (stacked + delta).view_as(x)
-        return stacked.index_add(0, self._index(x), delta).view_as(x)
+    def state(self) -> Float[Tensor, "row *rest d"]:
+        """All rows."""
+        return self._together().reshape(self._shape)
 
-    def put(
-        self, x: Float[Tensor, "row *rest d"], new: Float[Tensor, "member token d"]
-    ) -> Float[Tensor, "row *rest d"]:
-        """Replace each member's rows."""
-        if not self._unique:
-            raise AssertionError("a trial cannot replace its rows twice at once")
-        new = new.to(x.dtype)
-        if self._all:
-            return new.view_as(x)
-        stacked = x.reshape(self.n_trials, -1, x.shape[-1])
-        return stacked.index_copy(0, self._index(x), new).view_as(x)
-
-    def _index(self, x: Tensor) -> Tensor:
-        return torch.tensor(self.trials, device=x.device)
+    def _together(self) -> Tensor:
+        if self._whole is None:
+            self._whole = torch.stack(self._cut)
+        return self._whole

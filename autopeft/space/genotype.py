@@ -128,6 +128,14 @@ class Genotype:
         """Trainable parameters of the ops, in closed form; the task head is counted apart."""
         return sum(op.params_in_layer(size, shape) for op in self.ops for size in op.sizes)
 
+    @property
+    def fork(self) -> int:
+        """The lowest layer with an op, below which the model is as pretrained; else the depth."""
+        return min(
+            (layer for op in self.ops for layer, size in enumerate(op.sizes) if size),
+            default=self.n_layers,
+        )
+
     def check_fits(self, shape: ModelShape) -> None:
         """Refuse a model of another depth or without a tap that an op uses.
 

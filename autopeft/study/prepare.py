@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from autopeft.engines.local import is_out_of_memory
 from autopeft.errors import ConfigError, DataError
-from autopeft.model.backbone import Backbone, load_backbone
+from autopeft.model.backbone import Backbone, Precision, cast, load_backbone
 from autopeft.space.bind import bind
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method
@@ -58,6 +58,10 @@ class Ground:
             warmup=training.warmup,
             clip=training.clip,
         )
+
+    def computing_in(self, precision: Precision) -> "Ground":
+        """The same with the backbone's weights in another precision."""
+        return replace(self, backbone=cast(self.backbone, precision))
 
     @property
     def max_params(self) -> int:

@@ -84,6 +84,7 @@ def run_search(
         else:
             manifest = fresh
             write_manifest(study.manifest_file, manifest)
+        ground = ground.computing_in(manifest.training_settings().precision)
         write_atomic(study.space_file, spec_yaml(space_spec))
         write_atomic(study.spec_file, spec_yaml(_self_contained(ground.spec)))
         ledger = Ledger(study.database)

@@ -43,6 +43,7 @@ def train_one(
             f"the genotype has {count:,} parameters, the budget is {ground.max_params:,}"
         )
     probed = measure_speed(ground, [genotype])
+    ground = ground.computing_in(probed.settings.precision)
     out.mkdir(parents=True, exist_ok=True)
     engine = LocalEngine(
         Workplace(

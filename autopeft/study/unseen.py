@@ -82,7 +82,9 @@ def open_test(study: Study) -> Opening:
     if heads and heads[0].weights and (study.folder / heads[0].weights).is_file():
         chosen["head only"] = heads[0]
     manifest = read_manifest(study.manifest_file)
+    settings = manifest.training_settings()
     ground = prepare(load_study_spec(study.spec_file), study.folder)
+    ground = ground.computing_in(settings.precision)
     if ground.dataset.fingerprint != manifest.data["sha256"]:
         raise ConfigError(f"{study.folder}: the data have changed since the search")
     if ground.backbone.fingerprint != manifest.model["sha256"]:
@@ -90,9 +92,7 @@ def open_test(study: Study) -> Opening:
     if ground.dataset.test is None:
         raise ConfigError(f"{study.folder}: the study's data have no test split")
     earlier = _openings(study.test_file)
-    results = tuple(
-        _score(study, ground, role, record, manifest.settings) for role, record in chosen.items()
-    )
+    results = tuple(_score(study, ground, role, r, settings) for role, r in chosen.items())
     opening = Opening(
         opened=datetime.now(UTC).isoformat(timespec="seconds"),
         nth=len(earlier) + 1,
@@ -116,7 +116,7 @@ def _openings(path: Path) -> list[Any]:
 
 
 def _score(
-    study: Study, ground: Ground, role: str, record: Record, settings: dict[str, Any]
+    study: Study, ground: Ground, role: str, record: Record, settings: TrainingSettings
 ) -> Tested:
     test = ground.dataset.test
     if test is None or record.weights is None:
@@ -126,9 +126,7 @@ def _score(
         raise DataError(f"{path}: the weights of trial {record.trial} are missing")
     genotype = genotype_from_dict(record.genotype)
     rows = encode(test, ground.backbone.tokenizer, ground.spec.training.max_length)
-    with Cohort(
-        ground.backbone, [genotype], [record.seed], ground.task, TrainingSettings(**settings)
-    ) as cohort:
+    with Cohort(ground.backbone, [genotype], [record.seed], ground.task, settings) as cohort:
         try:
             cohort.load(0, load_file(path))
         except (ValueError, SafetensorError) as error:

@@ -1,8 +1,8 @@
 """Training K trials together on one copy of the frozen backbone, and scoring them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autopeft.errors import DataError
+from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import Backbone
 from autopeft.model.head import StackedHead
 from autopeft.model.inject import Injection
@@ -56,7 +57,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
     """K genotypes in one model. Use as a context: leaving it restores the model.
 
     Args:
-        backbone: the frozen model.
+        backbone: the frozen model, in the precision of the settings.
         genotypes: one for each trial.
         seeds: one for each trial; initialises its ops and head.
         task: its loss and predictions.
@@ -75,15 +76,21 @@ class Cohort(AbstractContextManager["Cohort", None]):
         task: Task,
         settings: TrainingSettings,
     ) -> None:
+        if backbone.precision != settings.precision:
+            raise ValueError(f"a backbone in {backbone.precision} for {settings.precision}")
         self.backbone, self.task, self.settings = backbone, task, settings
         self.genotypes = tuple(genotypes)
         self.n_trials = len(genotypes)
         self.injection = Injection(
-            backbone.model, genotypes, seeds, settings.kernel, fresh=backbone.fresh
+            backbone.model,
+            genotypes,
+            seeds,
+            settings.kernel,
+            fresh=backbone.fresh,
+            first_token=Anatomy(backbone.model, backbone.fresh).family.first_token,
         )
-        forked = self.injection.fork < backbone.shape.n_layers
         try:
-            self.head = StackedHead(backbone.model, backbone.fresh, seeds, forked=forked)
+            self.head = StackedHead(backbone.model, backbone.fresh, seeds)
         except DataError:
             self.injection.remove()
             raise
@@ -101,7 +108,8 @@ class Cohort(AbstractContextManager["Cohort", None]):
             for name, what in op.declared.items():
                 rows = tuple(op.rows_of(name, i) for i in range(len(op.stack)))
                 parameter = op.get_parameter(name)
-                out.append(Stacked(parameter, op.members.trials, rows, what.decays))
+                trials = tuple(member.trial for member in op.stack)
+                out.append(Stacked(parameter, trials, rows, what.decays))
         for linear in self.head.linears.values():
             for name, parameter in linear.named_parameters():
                 rows = (parameter.shape[1],) * self.n_trials
@@ -112,8 +120,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
         """The outputs of all trials for one batch of examples."""
         batch = collate(rows, indices, self.backbone.tokenizer.pad_token_id or 0)
         moved = {name: tensor.to(self._device) for name, tensor in batch.items()}
-        with self._precision():
-            out: Tensor = self.backbone.model(**moved).logits
+        out: Tensor = self.backbone.model(**moved).logits
         return out.float().view(self.n_trials, len(indices), -1)
 
     def train(
@@ -189,14 +196,6 @@ class Cohort(AbstractContextManager["Cohort", None]):
                     f"{name}: shape {tuple(tensors[name].shape)}, not {tuple(view.shape)}"
                 )
             view.copy_(tensors[name])
-
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        if self.settings.precision == "fp32":
-            yield
-            return
-        with torch.autocast(self._device.type, torch.bfloat16):
-            yield
 
 
 def train_cohort(

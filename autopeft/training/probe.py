@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from autopeft.model.attention import Kernel
-from autopeft.model.backbone import Backbone
+from autopeft.model.backbone import Backbone, Precision, cast
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import Task
 from autopeft.training.cohort import Cohort
-from autopeft.training.settings import Precision, TrainingSettings
+from autopeft.training.settings import TrainingSettings
 
 STEPS = 2
 MARGIN = 1.15
@@ -99,6 +99,7 @@ def _step_seconds(
     near = np.argsort(np.abs(np.asarray(rows.lengths) - mean), kind="stable")
     indices = near[: settings.batch_size].tolist()
     times = []
+    backbone = cast(backbone, settings.precision)
     with Cohort(backbone, genotypes, range(len(genotypes)), task, settings) as cohort:
         parameters = [item.parameter for item in cohort.stacked()]
         device = parameters[0].device

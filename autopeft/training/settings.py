@@ -1,11 +1,9 @@
 """Settings that all trials of a study share."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from autopeft.model.attention import Kernel
-
-Precision = Literal["fp32", "bf16"]
+from autopeft.model.backbone import Precision
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 import torch
-from tiny import FAMILIES, N_POSITIONS, N_WORDS, tiny_model
+from tiny import FAMILIES, N_POSITIONS, N_WORDS, same_bits, state, tiny_backbone, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from autopeft.errors import DataError
-from autopeft.model.backbone import load_backbone
+from autopeft.model.backbone import cast, load_backbone
 
 HEADS = {
     "bert": ("classifier.bias", "classifier.weight"),
@@ -163,3 +163,15 @@ def test_what_cannot_be_used_is_refused_in_one_line(checkpoint, why):
     assert str(checkpoint) in text or why == "other family"
     assert "\n" not in text
     assert "Traceback" not in text
+
+
+def test_another_precision_is_a_copy_of_the_same_weights():
+    backbone = tiny_backbone("bert")
+    before = state(backbone.model)
+    half = cast(backbone, "bf16")
+    assert (half.precision, half.fingerprint) == ("bf16", backbone.fingerprint)
+    assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}
+    assert same_bits(state(backbone.model), before)
+    assert all(torch.equal(t, before[name].to(t.dtype)) for name, t in state(half.model).items())
+    assert cast(backbone, "fp32") is backbone
+    assert cast(half, "bf16") is half

@@ -55,14 +55,14 @@ def test_a_pooler_is_head_only_if_it_is_fresh():
     assert [name for name, _ in head_linears(model, fresh)] == ["bert.pooler.dense", "classifier"]
 
 
-@pytest.mark.parametrize("forked", [False, True])
-def test_each_trial_computes_with_its_own_head(backbone, forked):
+def for_each_trial(batch):
+    return {name: tensor.repeat(len(SEEDS), 1) for name, tensor in batch.items()}
+
+
+def test_each_trial_computes_with_its_own_head(backbone):
     model, batch = backbone.model, tiny_batch(backbone.model, 4)
-    head = StackedHead(model, backbone.fresh, SEEDS, forked=forked)
-    inputs = batch
-    if forked:
-        inputs = {name: tensor.repeat(3, 1) for name, tensor in batch.items()}
-    stacked = logits(model, inputs).unflatten(0, (3, 4))
+    head = StackedHead(model, backbone.fresh, SEEDS)
+    stacked = logits(model, for_each_trial(batch)).unflatten(0, (3, 4))
     tensors = [{n: t.clone() for n, t in head.tensors(trial).items()} for trial in range(3)]
     head.remove()
     for trial in range(3):
@@ -74,9 +74,9 @@ def test_each_trial_computes_with_its_own_head(backbone, forked):
 def test_a_fresh_pooler_is_stacked_too():
     backbone = tiny_backbone("bert", fresh_pooler=True)
     model, batch = backbone.model, tiny_batch(backbone.model, 4)
-    head = StackedHead(model, backbone.fresh, SEEDS, forked=False)
+    head = StackedHead(model, backbone.fresh, SEEDS)
     assert head.count() == D_MODEL * D_MODEL + D_MODEL + N_OUTPUTS * D_MODEL + N_OUTPUTS
-    stacked = logits(model, batch).unflatten(0, (3, 4))
+    stacked = logits(model, for_each_trial(batch)).unflatten(0, (3, 4))
     last = {name: tensor.clone() for name, tensor in head.tensors(2).items()}
     head.remove()
     model.load_state_dict(model.state_dict() | last)
@@ -84,11 +84,11 @@ def test_a_fresh_pooler_is_stacked_too():
 
 
 def test_fresh_heads_are_initialised_by_seed_and_name_alone(backbone):
-    alone = StackedHead(backbone.model, backbone.fresh, SEEDS[2:], forked=False)
+    alone = StackedHead(backbone.model, backbone.fresh, SEEDS[2:])
     own = {name: tensor.clone() for name, tensor in alone.tensors(0).items()}
     alone.remove()
     torch.rand(5)
-    company = StackedHead(backbone.model, backbone.fresh, SEEDS, forked=False)
+    company = StackedHead(backbone.model, backbone.fresh, SEEDS)
     assert same_bits(company.tensors(2), own)
     weights = [t for name, t in company.tensors(1).items() if name.endswith("weight")]
     others = [t for name, t in company.tensors(2).items() if name.endswith("weight")]
@@ -101,15 +101,15 @@ def test_fresh_heads_are_initialised_by_seed_and_name_alone(backbone):
 def test_a_head_from_the_checkpoint_is_where_every_trial_starts(backbone):
     model = backbone.model
     before = {name: t for name, t in state(model).items() if name in backbone.fresh}
-    head = StackedHead(model, (), SEEDS, forked=False)
+    head = StackedHead(model, (), SEEDS)
     assert all(same_bits(head.tensors(trial), before) for trial in range(3))
 
 
 def test_removal_puts_the_old_head_back(backbone):
     model, batch = backbone.model, tiny_batch(backbone.model)
     modules, before, plain = list(model.modules()), state(model), logits(model, batch)
-    head = StackedHead(model, backbone.fresh, SEEDS, forked=False)
-    assert not torch.equal(logits(model, batch)[: len(plain)], plain)
+    head = StackedHead(model, backbone.fresh, SEEDS)
+    assert not torch.equal(logits(model, for_each_trial(batch))[: len(plain)], plain)
     head.remove()
     assert list(model.modules()) == modules
     assert same_bits(state(model), before)

@@ -81,26 +81,107 @@ class TestFork:
         sizes = tuple(3 if layer >= lowest else 0 for layer in range(N_LAYERS))
         high = [genotype(lora(sizes)), genotype(adapter(sizes)), genotype(prefix(sizes))]
         forked = inject(model, *high)
-        assert forked.fork == lowest
+        assert forked.forks.forks == (lowest,) * 3
         states = hidden(model, batch)
         forked.remove()
-        unforked = inject(model, *high, MIXED)
-        assert unforked.fork == 0
+        with_a_low_one = inject(model, *high, MIXED)
+        assert with_a_low_one.forks.forks == (lowest, lowest, lowest, 0)
         assert torch.equal(hidden(model, batch)[: len(states)], states)
 
-    def test_below_it_the_trunk_runs_once(self, model):
+    def test_every_trial_begins_at_its_own_lowest_op(self, model):
         batch = tiny_batch(model, 5)
         rows = []
         for layer in Anatomy(model).layers:
             layer.register_forward_hook(lambda _, __, out: rows.append(len(out)))
-        inject(model, genotype(lora((0, 0, 3))), genotype(), genotype(adapter((0, 3, 3))))
-        hidden(model, batch)
-        assert rows == [5, 15, 15]
+        trials = genotype(lora((0, 0, 3))), genotype(), genotype(adapter((0, 3, 3)))
+        inject(model, *trials)
+        assert len(hidden(model, batch)) == 15
+        # the trunk; it and one trial; it, for the one without ops, and two trials
+        assert rows == [5, 10, 15]
 
-    def test_without_ops_there_is_none(self, model):
-        injection = inject(model, genotype(), genotype())
-        assert injection.fork == N_LAYERS
+    def test_the_trunk_gets_no_gradient(self, model):
+        injection = inject(model, MIXED, genotype(lora((0, 0, 3))))
+        seen = []
+        last = Anatomy(model).layers[1]
+        last.register_forward_hook(lambda _, __, out: out.register_hook(seen.append) and None)
+        model.base_model(**tiny_batch(model, 5)).last_hidden_state.sum().backward()
+        (gradient,) = seen
+        own, trunk = gradient.chunk(2)
+        assert own.any()
+        assert not trunk.any()
+        assert all(p.grad is not None for p in injection.ops.parameters())
+
+    @pytest.mark.parametrize("trials", [1, 2])
+    def test_without_ops_rows_begin_at_the_top(self, model, trials):
+        batch = tiny_batch(model, 5)
+        plain = hidden(model, batch)
+        injection = inject(model, *[genotype()] * trials)
+        assert injection.forks.forks == (N_LAYERS,) * trials
+        assert torch.equal(hidden(model, batch), plain.repeat(trials, 1, 1))
+
+    def test_alone_it_needs_no_hook(self, model):
+        inject(model, genotype())
         assert hooks(model) == []
+
+
+@torch.no_grad()
+def frozen_states(model, batch):
+    """What each layer reads, and what the head does."""
+    return model.base_model(**batch, output_hidden_states=True).hidden_states
+
+
+class TestGivenStates:
+    COMPANIES = (
+        ((0, 0, 3), (0, 3, 3), (0, 0, 0)),
+        ((0, 0, 3), (3, 0, 3)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((0, 3, 0),),
+        ((0, 0, 0),),
+    )
+
+    @pytest.mark.parametrize("company", COMPANIES)
+    def test_they_stand_for_the_layers_below(self, model, company):
+        batch = tiny_batch(model, 5)
+        states = frozen_states(model, batch)
+        trials = [genotype(lora(sizes)) for sizes in company]
+        computed = inject(model, *trials)
+        expected = hidden(model, batch)
+        computed.remove()
+        before, layers = list(model.modules()), Anatomy(model).layers
+        given = Injection(model, trials, range(len(trials)), "eager", given=True)
+        scramble(given)
+        given.states.update({fork: states[fork] for fork in given.forks.forks if fork})
+        rows = []
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+        assert torch.equal(hidden(model, batch), expected)
+        forks = given.forks.forks
+        assert rows == [
+            5 * sum(fork <= layer for fork in forks) for layer in range(min(forks), N_LAYERS)
+        ]
+        given.remove()
+        assert list(model.modules()) == before
+
+
+class TestFirstToken:
+    @pytest.mark.parametrize("given", [False, True])
+    def test_the_head_reads_what_it_would_have_read(self, model, given):
+        batch = tiny_batch(model, 5)
+        trials = [
+            MIXED,
+            genotype(op(Form.BOTTLENECK, Tap.ATTN_IN, Tap.FFN_OUT, 4), adapter()),
+            genotype(op(Form.BOTTLENECK, Tap.ATTN_NORM, Tap.ATTN_OUT, 4), lora((0, 0, 3))),
+            genotype(),
+        ]
+        states = frozen_states(model, batch)
+        whole = inject(model, *trials)
+        expected = hidden(model, batch)[:, :1]
+        whole.remove()
+        cut = Injection(model, trials, range(len(trials)), "eager", given=given, first_token=True)
+        scramble(cut)
+        if given:
+            cut.states[N_LAYERS] = states[N_LAYERS][:, :1]
+        torch.testing.assert_close(hidden(model, batch), expected, rtol=0, atol=1e-6)
 
 
 class TestRemoval:

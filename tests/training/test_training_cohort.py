@@ -179,3 +179,8 @@ def test_progress_is_told_after_every_step(backbone):
 def test_no_rows_cannot_be_predicted(backbone):
     with cohort_of(backbone, HEAD) as cohort, pytest.raises(ValueError, match="no rows"):
         cohort.predict(tiny_rows(0))
+
+
+def test_a_backbone_in_another_precision_is_refused():
+    with pytest.raises(ValueError, match="a backbone in fp32 for bf16"):
+        Cohort(tiny_backbone("bert"), [LORA], [0], TASK, TrainingSettings(precision="bf16"))
