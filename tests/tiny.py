@@ -1,5 +1,6 @@
 """Tiny random models of every family, rows to train them on, and what became of it."""
 
+import functools
 from types import SimpleNamespace
 
 import jaxtyping
@@ -82,6 +83,7 @@ def tiny_backbone(family, *, model=None, fresh_pooler=False):
     )
 
 
+@functools.cache
 def tiny_rows(n_rows=24, *, seed=0, dtype=torch.int64):
     """Rows of 3 to 12 tokens; the second one decides the label, so it can be learned."""
     generator = torch.Generator().manual_seed(seed)
@@ -149,7 +151,17 @@ PFEIFFER = genotype(
 )
 
 
-def train(backbone, genotypes, seeds=None, *, n_rows=15, task=TASK, **settings):
+def train(
+    backbone,
+    genotypes,
+    seeds=None,
+    *,
+    n_rows=15,
+    task=TASK,
+    cache=None,
+    trial_bytes=None,
+    **settings,
+):
     """Train a cohort on tiny rows, three steps unless `epochs` says more.
 
     Shapes are not checked meanwhile, which would take as long again; other tests of every op do.
@@ -167,6 +179,8 @@ def train(backbone, genotypes, seeds=None, *, n_rows=15, task=TASK, **settings):
             train=tiny_rows(n_rows, dtype=dtype),
             validation=tiny_rows(22, seed=1, dtype=dtype),
             order_seed=0,
+            cache=cache,
+            trial_bytes=trial_bytes,
         )
     finally:
         jaxtyping.config.update("jaxtyping_disable", value=False)

@@ -75,7 +75,9 @@ def search(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples in a batch.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens of an example.")] = None,
-    cohort: Annotated[int | None, typer.Option(help="Trials trained together.")] = None,
+    cohort: Annotated[
+        str | None, typer.Option(help="Trials trained together, a number or auto.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
@@ -101,7 +103,7 @@ def search(
             ("training", "epochs"): epochs,
             ("training", "batch_size"): batch_size,
             ("training", "max_length"): max_length,
-            ("training", "cohort"): cohort,
+            ("training", "cohort"): int(cohort) if cohort and cohort.isdigit() else cohort,
             ("training", "precision"): precision,
             ("data", "text"): text.split(",") if text else None,
             ("data", "label"): label,

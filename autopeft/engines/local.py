@@ -17,7 +17,8 @@ from autopeft.objectives import objectives_of
 from autopeft.records import RECORD_VERSION, Failure, Metric, Record
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import Task
-from autopeft.training.cohort import Trained, train_cohort
+from autopeft.training.cohort import EVALUATION_FACTOR, Trained, train_cohort
+from autopeft.training.frozen import FrozenCache
 from autopeft.training.settings import TrainingSettings
 
 Progress = Callable[[int, int], None]
@@ -34,6 +35,7 @@ class Workplace:
         validation: encoded rows to score on.
         split: name of the latter in records.
         settings: of training.
+        trial_bytes: memory that a trial is expected to take, or None.
         weights: folder for trained weights, relative to `root`.
         root: the study's folder.
     """
@@ -45,6 +47,7 @@ class Workplace:
     split: str
     settings: TrainingSettings
     root: Path
+    trial_bytes: int | None = None
     weights: str = "weights"
 
 
@@ -57,6 +60,13 @@ class LocalEngine:
 
     def __init__(self, workplace: Workplace) -> None:
         self._place = workplace
+        settings = workplace.settings
+        batch = settings.batch_size * EVALUATION_FACTOR
+        self._cache = (
+            FrozenCache(workplace.backbone, settings.kernel, batch)
+            if settings.frozen_cache
+            else None
+        )
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(self, job: Job, progress: Progress | None = None) -> Iterator[Record]:
@@ -76,6 +86,8 @@ class LocalEngine:
                 train=self._place.train,
                 validation=self._place.validation,
                 order_seed=job.order_seed,
+                cache=self._cache,
+                trial_bytes=self._place.trial_bytes,
                 progress=progress,
             )
         except (MemoryError, RuntimeError) as error:

@@ -13,7 +13,7 @@ from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
 from autopeft.training.settings import TrainingSettings
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 _PACKAGES = ("autopeft", "torch", "transformers", "optuna", "datasets", "numpy", "scikit-learn")
 
 
@@ -31,8 +31,10 @@ class Manifest:
         model: name, revision, hash and size of the backbone.
         data: hash, rows and notes.
         settings: of training, as decided by the probe.
+        cohort: trials trained together.
         max_params: the budget in parameters.
-        trial_seconds: what the probe expected.
+        trial_seconds: expected for one trial.
+        trial_bytes: memory that each trial of a cohort is expected to take.
     """
 
     version: int
@@ -44,8 +46,10 @@ class Manifest:
     model: dict[str, Any]
     data: dict[str, Any]
     settings: dict[str, Any]
+    cohort: int
     max_params: int
     trial_seconds: float
+    trial_bytes: int
 
     def training_settings(self) -> TrainingSettings:
         """The settings to train with."""
@@ -58,8 +62,10 @@ def new_manifest(
     model: dict[str, Any],
     data: dict[str, Any],
     settings: TrainingSettings,
+    cohort: int,
     max_params: int,
     trial_seconds: float,
+    trial_bytes: int,
     device: str,
 ) -> Manifest:
     """A manifest of this moment and machine."""
@@ -73,8 +79,10 @@ def new_manifest(
         model=model,
         data=data,
         settings=asdict(settings),
+        cohort=cohort,
         max_params=max_params,
         trial_seconds=trial_seconds,
+        trial_bytes=trial_bytes,
     )
 
 
@@ -91,10 +99,11 @@ def read_manifest(path: Path) -> Manifest:
     """
     data = read_json(path)
     names = set(Manifest.__dataclass_fields__)
-    if not isinstance(data, dict) or set(data) != names:
+    version = data.get("version", MANIFEST_VERSION) if isinstance(data, dict) else None
+    if version not in (None, MANIFEST_VERSION):
+        raise DataError(f"{path}: version {version!r}, this autopeft reads {MANIFEST_VERSION}")
+    if version is None or set(data) != names:
         raise DataError(f"{path}: not a manifest (expected the keys {', '.join(sorted(names))})")
-    if data["version"] != MANIFEST_VERSION:
-        raise DataError(f"{path}: version {data['version']!r}, this autopeft reads 1")
     return Manifest(**data)
 
 

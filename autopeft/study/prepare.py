@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,8 +23,21 @@ from autopeft.study.spec import StudySpec
 from autopeft.tasks.data import Dataset, load
 from autopeft.tasks.encode import Encoded, encode
 from autopeft.tasks.task import Task, make_task
-from autopeft.training.probe import Probed, probe
+from autopeft.training.footprint import trial_bytes
+from autopeft.training.frozen import cache_bytes
+from autopeft.training.memory import OVERHEAD, Heap, available_bytes, use_heap
+from autopeft.training.probe import probe, trial_seconds
 from autopeft.training.settings import TrainingSettings
+
+TYPICAL = 4
+"""Genotypes that are measured before a study."""
+MOST_ON_CPU = 4
+"""Trials of a cohort; on a CPU more of them are not faster (`benchmarks/cohort.py`)."""
+MOST_ON_CUDA = 32
+MEMORY_SHARE = 0.6
+"""Of the free memory, for a cohort."""
+CACHE_SHARE = 0.125
+"""Of the free memory, for frozen states."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,12 @@ class Ground:
         return replace(self, backbone=cast(self.backbone, precision))
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        parameter: torch.Tensor = next(self.backbone.model.parameters())
+        return parameter.device
+
+    @property
     def max_params(self) -> int:
         """The parameter budget."""
         return self.spec.budget.parameters(self.backbone.shape.backbone_params)
@@ -85,6 +105,7 @@ def prepare(spec: StudySpec, base: Path) -> Ground:
         ConfigError: something does not fit together.
         DataError: data or model cannot be used.
     """
+    use_heap("pooled")
     spec = spec.resolved(base)
     dataset = load(spec.data, spec.task, base, spec.seed)
     backbone = load_backbone(spec.model, max(1, len(dataset.label_names)), device())
@@ -121,30 +142,107 @@ def starting_points(
     return found, notes
 
 
-def measure_speed(ground: Ground, genotypes: Sequence[Genotype]) -> Probed:
-    """Probe with a typical cohort, or with half of it where that is too large for the memory.
+@dataclass(frozen=True)
+class Decided:
+    """How a study is computed, decided once.
+
+    Attributes:
+        settings: of training, complete.
+        cohort: trials trained together.
+        trial_seconds: expected for one trial, evaluation included.
+        trial_bytes: memory that each trial of a cohort takes.
+    """
+
+    settings: TrainingSettings
+    cohort: int
+    trial_seconds: float
+    trial_bytes: int
+
+
+def decide(ground: Ground, genotypes: Sequence[Genotype], cohort: int | Literal["auto"]) -> Decided:
+    """Measure what the study file leaves to a measurement.
+
+    Args:
+        ground: in any precision.
+        genotypes: typical ones, with ops.
+        cohort: trials to train together, or "auto" for as many as are fast and fit into memory.
 
     Raises:
         DataError: not even one trial fits into memory.
     """
-    training = ground.spec.training
-    try:
-        return probe(
-            ground.backbone,
-            genotypes,
-            task=ground.task,
-            settings=ground.settings,
-            train=ground.train,
+    training, rows = ground.spec.training, ground.train
+    probed = probe(
+        ground.backbone,
+        rows=rows,
+        batch_size=training.batch_size,
+        precision=training.precision,
+        kernel=training.attention,
+    )
+    ground = ground.computing_in(probed.precision)
+    settings = replace(
+        ground.settings,
+        precision=probed.precision,
+        kernel=probed.kernel,
+        frozen_cache=_keeps_states(ground, probed.precision),
+    )
+    backbone, task = ground.backbone, ground.task
+    some = list(genotypes[:TYPICAL])
+    each = trial_bytes(backbone, some, task=task, settings=settings, rows=rows)
+    size = cohort_size(each, ground.device) if cohort == "auto" else cohort
+
+    def seconds(n_trials: int) -> float:
+        typical = list(islice(cycle(some), n_trials))
+        return trial_seconds(
+            backbone,
+            typical,
+            task=task,
+            settings=settings,
+            train=rows,
             validation=ground.validation,
-            precision=training.precision,
-            kernel=training.attention,
         )
+
+    fitting, expected = _halved_until_it_fits(size, seconds)
+    return Decided(settings, fitting if cohort == "auto" else size, expected, each)
+
+
+def _halved_until_it_fits(n_trials: int, measure: Callable[[int], float]) -> tuple[int, float]:
+    """The largest cohort that fits into memory, and what was measured of it."""
+    try:
+        return n_trials, measure(n_trials)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-    if len(genotypes) == 1:
+    if n_trials == 1:
         raise DataError("one trial alone is too large for the memory; reduce training.batch_size")
-    return measure_speed(ground, genotypes[: len(genotypes) // 2])
+    return _halved_until_it_fits(n_trials // 2, measure)
+
+
+def cohort_size(each: int, device: torch.device) -> int:
+    """How many trials to train together, if the study file does not say.
+
+    Args:
+        each: memory that one trial takes.
+        device: where they are trained.
+    """
+    free = available_bytes(device) * MEMORY_SHARE
+    if device.type == "cuda":
+        return max(1, min(MOST_ON_CUDA, int(free // each)))
+    fast, tight = (int(free // (OVERHEAD[heap] * each)) for heap in ("pooled", "exact"))
+    return max(1, min(MOST_ON_CPU, fast or tight))
+
+
+def heap_for(cohort_bytes: int) -> Heap:
+    """The faster way to take memory, if there is enough for it."""
+    free = available_bytes(torch.device("cpu")) * MEMORY_SHARE
+    return "pooled" if OVERHEAD["pooled"] * cohort_bytes <= free else "exact"
+
+
+def _keeps_states(ground: Ground, precision: Precision) -> bool:
+    wanted = ground.spec.training.frozen_cache
+    if wanted != "auto":
+        return wanted
+    size = cache_bytes(ground.backbone.shape, (ground.train, ground.validation), precision)
+    return size <= available_bytes(ground.device) * CACHE_SHARE
 
 
 def bound_space(ground: Ground, space: SpaceSpec) -> SearchSpace:

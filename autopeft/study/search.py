@@ -35,9 +35,10 @@ from autopeft.study.manifest import (
 from autopeft.study.prepare import (
     Ground,
     bound_space,
+    decide,
     device,
     fingerprint_of,
-    measure_speed,
+    heap_for,
     prepare,
     read_space,
     starting_points,
@@ -45,6 +46,7 @@ from autopeft.study.prepare import (
 from autopeft.study.propose import Measured, Proposal, objective_values, propose
 from autopeft.study.spec import StudySpec
 from autopeft.study.write import spec_yaml
+from autopeft.training.memory import use_heap
 
 MAX_FAILURES_IN_A_ROW = 10
 
@@ -85,6 +87,7 @@ def run_search(
             manifest = fresh
             write_manifest(study.manifest_file, manifest)
         ground = ground.computing_in(manifest.training_settings().precision)
+        use_heap(heap_for(manifest.trial_bytes * manifest.cohort))
         write_atomic(study.space_file, spec_yaml(space_spec))
         write_atomic(study.spec_file, spec_yaml(_self_contained(ground.spec)))
         ledger = Ledger(study.database)
@@ -119,6 +122,7 @@ class _Driver:
                 split="validation",
                 settings=self.manifest.training_settings(),
                 root=self.study.folder,
+                trial_bytes=self.manifest.trial_bytes,
             )
         )
         self.records = self.study.records()
@@ -138,7 +142,7 @@ class _Driver:
             time_seconds=self.spec.budget.time,
             precision=settings.precision,
             kernel=settings.kernel,
-            cohort=self.spec.training.cohort,
+            cohort=self.manifest.cohort,
             space=self.space.spec.name,
             cardinality=self.space.cardinality(),
             notes=notes,
@@ -175,7 +179,7 @@ class _Driver:
 
     def _fill_block(self, affordable: int) -> list[Entry]:
         """Enter the trials that are still missing from the current block."""
-        size = self.spec.training.cohort
+        size = self.manifest.cohort
         entries = self.ledger.entries()
         first = len(entries)
         last = min((first // size + 1) * size, self.spec.budget.trials, first + affordable)
@@ -291,13 +295,12 @@ def _new(
     points: Sequence[tuple[str, Genotype]],
     fingerprint: dict[str, object],
 ) -> Manifest:
-    size = ground.spec.training.cohort
-    cohort = [genotype for _, genotype in points if genotype.ops][:size]
-    if not cohort:
+    typical = [genotype for _, genotype in points if genotype.ops]
+    if not typical:
         first = propose(space, "random", seed=ground.spec.seed, slot=0, history=[], taken=())
-        cohort = [first.genotype]
-    probed = measure_speed(ground, (cohort * size)[:size])
-    _check_time(ground.spec, probed.trial_seconds)
+        typical = [first.genotype]
+    decided = decide(ground, typical, ground.spec.training.cohort)
+    _check_time(ground.spec, decided.trial_seconds)
     backbone, dataset = ground.backbone, ground.dataset
     return new_manifest(
         fingerprint=fingerprint,
@@ -313,9 +316,11 @@ def _new(
             "labels": list(dataset.label_names),
             "notes": list(ground.notes),
         },
-        settings=probed.settings,
+        settings=decided.settings,
+        cohort=decided.cohort,
         max_params=space.max_params,
-        trial_seconds=probed.trial_seconds,
+        trial_seconds=decided.trial_seconds,
+        trial_bytes=decided.trial_bytes,
         device=device(),
     )
 

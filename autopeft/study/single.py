@@ -9,7 +9,7 @@ from autopeft.ops.base import seed_of
 from autopeft.records import Record, write_record
 from autopeft.space.genotype import Genotype
 from autopeft.study.folder import check_new
-from autopeft.study.prepare import measure_speed, prepare
+from autopeft.study.prepare import decide, prepare
 from autopeft.study.spec import StudySpec
 
 
@@ -42,8 +42,8 @@ def train_one(
         raise ConfigError(
             f"the genotype has {count:,} parameters, the budget is {ground.max_params:,}"
         )
-    probed = measure_speed(ground, [genotype])
-    ground = ground.computing_in(probed.settings.precision)
+    decided = decide(ground, [genotype], 1)
+    ground = ground.computing_in(decided.settings.precision)
     out.mkdir(parents=True, exist_ok=True)
     engine = LocalEngine(
         Workplace(
@@ -52,8 +52,9 @@ def train_one(
             train=ground.train,
             validation=ground.validation,
             split="validation",
-            settings=probed.settings,
+            settings=decided.settings,
             root=out,
+            trial_bytes=decided.trial_bytes,
         )
     )
     trial = JobTrial(0, genotype, seed_of(spec.seed, genotype.hash, "0"))

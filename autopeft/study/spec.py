@@ -89,7 +89,8 @@ class TrainingSpec(Strict):
     clip: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     attention: Literal["auto", "eager", "sdpa"] = "auto"
-    cohort: Annotated[int, Field(strict=True, ge=1, le=1024)] = 4
+    cohort: Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=1024)] = "auto"
+    frozen_cache: Literal["auto"] | Annotated[bool, Field(strict=True)] = "auto"
 
 
 class StudySpec(Strict):

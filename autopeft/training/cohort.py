@@ -1,5 +1,6 @@
 """Training K trials together on one copy of the frozen backbone, and scoring them."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,12 +20,10 @@ from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded, collate
 from autopeft.tasks.task import Task
 from autopeft.training.batches import batch_order, evaluation_order
-from autopeft.training.memory import release_memory
+from autopeft.training.frozen import FrozenCache
+from autopeft.training.memory import RELEASE_ABOVE, release_memory, resident_bytes
 from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
 from autopeft.training.settings import TrainingSettings
-
-RELEASE_EVERY = 32
-"""Steps after which freed memory goes back to the system; it costs about a tenth of a step."""
 
 EVALUATION_FACTOR = 4
 """Evaluation batches are larger: they keep nothing for a backward pass."""
@@ -62,6 +61,8 @@ class Cohort(AbstractContextManager["Cohort", None]):
         seeds: one for each trial; initialises its ops and head.
         task: its loss and predictions.
         settings: shared by all trials.
+        cache: frozen states of all rows that will be read, at the forks of all genotypes.
+        trial_bytes: memory that each trial is expected to take, to hold the process to it.
 
     Raises:
         ConfigError: a genotype does not fit the model; the model is as before.
@@ -75,10 +76,13 @@ class Cohort(AbstractContextManager["Cohort", None]):
         seeds: Sequence[int],
         task: Task,
         settings: TrainingSettings,
+        cache: FrozenCache | None = None,
+        trial_bytes: int | None = None,
     ) -> None:
         if backbone.precision != settings.precision:
             raise ValueError(f"a backbone in {backbone.precision} for {settings.precision}")
         self.backbone, self.task, self.settings = backbone, task, settings
+        self._cache = cache
         self.genotypes = tuple(genotypes)
         self.n_trials = len(genotypes)
         self.injection = Injection(
@@ -87,6 +91,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
             seeds,
             settings.kernel,
             fresh=backbone.fresh,
+            given=cache is not None,
             first_token=Anatomy(backbone.model, backbone.fresh).family.first_token,
         )
         try:
@@ -94,6 +99,11 @@ class Cohort(AbstractContextManager["Cohort", None]):
         except DataError:
             self.injection.remove()
             raise
+        self._most_bytes = (
+            math.inf
+            if trial_bytes is None
+            else resident_bytes() + RELEASE_ABOVE * trial_bytes * self.n_trials
+        )
         self._device = next(backbone.model.parameters()).device
 
     def __exit__(self, *_: object) -> None:
@@ -119,9 +129,18 @@ class Cohort(AbstractContextManager["Cohort", None]):
     def logits(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, "trial batch output"]:
         """The outputs of all trials for one batch of examples."""
         batch = collate(rows, indices, self.backbone.tokenizer.pad_token_id or 0)
-        moved = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        moved = {name: self._there(tensor) for name, tensor in batch.items()}
+        if self._cache is not None:
+            for fork in set(self.injection.forks.forks) - {0}:
+                self.injection.states[fork] = self._cache.take(rows, fork, indices)
         out: Tensor = self.backbone.model(**moved).logits
         return out.float().view(self.n_trials, len(indices), -1)
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        """A tensor of a batch on the device, without waiting for it."""
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def train(
         self, rows: Encoded, *, order_seed: int, progress: Progress | None = None
@@ -146,13 +165,12 @@ class Cohort(AbstractContextManager["Cohort", None]):
         )
         history = []
         for step, indices in enumerate(order):
-            losses = self.task.loss(
-                self.logits(rows, indices), rows.labels[indices].to(self._device)
-            )
+            labels = self._there(rows.labels[indices])
+            losses = self.task.loss(self.logits(rows, indices), labels)
             torch.autograd.backward(losses.sum())
             optimizer.step(schedule(step, len(order), settings.warmup))
             history.append(losses.detach())
-            if (step + 1) % RELEASE_EVERY == 0:
+            if resident_bytes() > self._most_bytes:
                 release_memory()
             if progress is not None:
                 progress(step + 1, len(order))
@@ -208,6 +226,8 @@ def train_cohort(
     train: Encoded,
     validation: Encoded,
     order_seed: int,
+    cache: FrozenCache | None = None,
+    trial_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Trained], float]:
     """Train a cohort and score it.
@@ -221,13 +241,18 @@ def train_cohort(
         train: training rows.
         validation: rows to predict at the end.
         order_seed: of the order of batches.
+        cache: of frozen states; what is missing there is computed.
+        trial_bytes: memory that each trial is expected to take, to hold the process to it.
         progress: called with (steps done, steps in all).
 
     Returns:
         What became of each trial, and the seconds that the cohort took.
     """
     start = time.perf_counter()
-    with Cohort(backbone, genotypes, seeds, task, settings) as cohort:
+    if cache is not None:
+        for rows in (train, validation):
+            cache.fill(rows, {genotype.fork for genotype in genotypes})
+    with Cohort(backbone, genotypes, seeds, task, settings, cache, trial_bytes) as cohort:
         losses = cohort.train(train, order_seed=order_seed, progress=progress)
         release_memory()
         predictions, finite = cohort.predict(validation)

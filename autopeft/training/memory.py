@@ -1,16 +1,78 @@
-"""Handing memory back to the system between cohorts."""
+"""How much memory training takes, and how the C library's heap is used for it.
+
+Batches of many lengths take and free tensors of many sizes, hundreds of times a step. As glibc
+comes, it fetches large ones from the system page by page each time. Pooled, freed memory is used
+again, which saves a sixth of the time, but the heap leaves gaps, since an aligned block never fits
+exactly where one of its size has been. Exact, there are none, and a step takes up to half as long
+again.
+"""
 
 import ctypes
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+Heap = Literal["pooled", "exact"]
+
+OVERHEAD: dict[Heap, float] = {"pooled": 1.75, "exact": 1.1}
+"""Memory that the process grows by, as a multiple of what tensors take; measured
+(`benchmarks/memory.py`)."""
+
+RELEASE_ABOVE = 1.3
+"""Growth between steps, as the same multiple, above which a pooled heap is trimmed."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_EXACT_BYTES = 4 * 2**20
+_MANY = 2**31 - 1
+
+
+def use_heap(heap: Heap) -> None:
+    """Let this process take memory in one way or the other; elsewhere than on glibc nothing.
+
+    Large pages have to be asked for before torch takes its first large tensor.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if mallopt := _function("mallopt"):
+        mallopt(_M_TRIM_THRESHOLD, _MANY)
+        mallopt(_M_MMAP_THRESHOLD, _EXACT_BYTES)
+        mallopt(_M_MMAP_MAX, 0 if heap == "pooled" else _MANY)
 
 
 def release_memory() -> None:
-    """Return freed heap pages to the system, where the C library can.
+    """Return freed heap pages to the system, where the C library can."""
+    if malloc_trim := _function("malloc_trim"):
+        malloc_trim(0)
 
-    Batches of many lengths leave glibc's heap in pieces: without this, the memory of a process
-    that trains one cohort after the other grows far beyond what any of them needs.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
+
+def resident_bytes() -> int:
+    """Memory that this process holds."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that this process could take more than it has."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    available = int(psutil.virtual_memory().available)
+    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit is None or used is None:
+        return available
+    return max(0, min(available, limit - used))
+
+
+def _number(file: str) -> int | None:
+    """What a file of the system says; None if it is not there or says `max`."""
+    path = Path(file)
+    text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else None
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """A function of glibc; musl and other systems have neither."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

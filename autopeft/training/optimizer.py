@@ -52,20 +52,23 @@ class CohortAdamW:
         self._clip = clip
         device = stacked[0].parameter.device
         self._n_trials = len(learning_rates)
+        self._parameters: list[Tensor] = [item.parameter for item in stacked]
+        # As large as the parameters: foreach is slow where it has to broadcast.
         self._rates = [self._spread(learning_rates, item, device) for item in stacked]
         self._decays = [
             self._spread([d if item.decays else 0.0 for d in weight_decays], item, device)
             for item in stacked
         ]
         self._trials = [torch.tensor(item.trials, device=device) for item in stacked]
-        self._mean = [torch.zeros_like(item.parameter) for item in stacked]
-        self._square = [torch.zeros_like(item.parameter) for item in stacked]
+        self._mean = [torch.zeros_like(p) for p in self._parameters]
+        self._square = [torch.zeros_like(p) for p in self._parameters]
         self._step = 0
         self._own_rows = [index.to(device) for index in self._rows_of_trials()]
 
     @staticmethod
     def _spread(values: Sequence[float], item: Stacked, device: torch.device) -> Tensor:
-        return torch.tensor([values[t] for t in item.trials], device=device).view(-1, 1, 1)
+        of_members = torch.tensor([values[t] for t in item.trials], device=device).view(-1, 1, 1)
+        return of_members.expand_as(item.parameter).contiguous()
 
     def _rows_of_trials(self) -> list[Tensor]:
         """Where each trial's rows are among the rows of all parameters, padding left out.
@@ -110,26 +113,23 @@ class CohortAdamW:
         norms = self.gradient_norms()
         # A NaN norm keeps its NaN: the trial is lost, and nothing else sees it.
         clips = torch.where(norms > self._clip, self._clip / norms, torch.ones_like(norms))
-        correction1 = 1 - BETA1**self._step
-        correction2 = 1 - BETA2**self._step
-        for item, trials, mean, square, rate, decay in zip(
-            self._stacked,
-            self._trials,
-            self._mean,
-            self._square,
-            self._rates,
-            self._decays,
-            strict=True,
-        ):
-            parameter, gradient = item.parameter, item.parameter.grad
-            if gradient is None:
-                continue
-            gradient = gradient * clips[trials].view(-1, 1, 1)
-            mean.lerp_(gradient, 1 - BETA1)
-            square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-            denominator = (square / correction2).sqrt_().add_(EPS)
-            step = (mean / correction1).div_(denominator).add_(decay * parameter)
-            parameter.sub_(step.mul_(rate * factor))
+        gradients = [
+            item.parameter.grad * clips[trials].view(-1, 1, 1)
+            for item, trials in zip(self._stacked, self._trials, strict=True)
+            if item.parameter.grad is not None
+        ]
+        torch._foreach_lerp_(self._mean, gradients, 1 - BETA1)
+        torch._foreach_mul_(self._square, BETA2)
+        torch._foreach_addcmul_(self._square, gradients, gradients, 1 - BETA2)
+        denominators = torch._foreach_div(self._square, 1 - BETA2**self._step)  # noqa: SLF001
+        torch._foreach_sqrt_(denominators)
+        torch._foreach_add_(denominators, EPS)
+        steps = torch._foreach_div(self._mean, 1 - BETA1**self._step)  # noqa: SLF001
+        torch._foreach_div_(steps, denominators)
+        torch._foreach_addcmul_(steps, self._decays, self._parameters, 1.0)
+        torch._foreach_mul_(steps, self._rates)
+        torch._foreach_add_(self._parameters, steps, alpha=-factor)
+        for parameter in self._parameters:
             parameter.grad = None
 
 

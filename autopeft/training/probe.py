@@ -1,27 +1,33 @@
-"""A short measurement before a study: which precision and attention are fast here, and how fast.
+"""A short measurement before a study: which precision and attention are fast here.
 
-Never a guess about the machine: a few steps of the real model on a real batch decide.
+Never a guess about the machine: the products of one layer and its attention, at the lengths of
+the task, decide. That takes a fraction of a second.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from autopeft.model.attention import Kernel
-from autopeft.model.backbone import Backbone, Precision, cast
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.attention import Kernel, attend
+from autopeft.model.backbone import DTYPES, Backbone, Precision
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import Task
 from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
 
-STEPS = 2
+TIMES = 3
 MARGIN = 1.15
 """How much faster the less exact or less usual way has to be to be taken."""
+MOST_ROWS = 16
+"""Rows of a batch that are measured; rates hardly change beyond."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +35,92 @@ class Probed:
     """What the probe found.
 
     Attributes:
-        settings: with precision and attention decided.
-        step_seconds: one training step of a cohort, by "precision-kernel", as measured.
-        trial_seconds: expected seconds for one trial, evaluation included.
+        precision: to compute in.
+        kernel: of attention.
+        layer_seconds: forward and backward of one layer, by "precision-kernel", as measured.
     """
 
-    settings: TrainingSettings
-    step_seconds: dict[str, float]
-    trial_seconds: float
+    precision: Precision
+    kernel: Kernel
+    layer_seconds: dict[str, float]
 
 
 def probe(
+    backbone: Backbone,
+    *,
+    rows: Encoded,
+    batch_size: int,
+    precision: Precision | Literal["auto"],
+    kernel: Kernel | Literal["auto"],
+) -> Probed:
+    """Decide how to compute.
+
+    Args:
+        backbone: in any precision; unchanged afterwards.
+        rows: training rows; their mean length is measured.
+        batch_size: examples in a batch of one trial.
+        precision: "auto" to decide by measurement.
+        kernel: "auto" to decide by measurement.
+    """
+    shape = (min(batch_size, MOST_ROWS), max(1, round(float(np.mean(rows.lengths)))))
+    timed: dict[str, float] = {}
+
+    def seconds(p: Precision, k: Kernel) -> float:
+        if f"{p}-{k}" not in timed:
+            timed[f"{p}-{k}"] = _layer_seconds(backbone, p, k, shape)
+        return timed[f"{p}-{k}"]
+
+    usual: Kernel = "eager" if kernel == "auto" else kernel
+    chosen: Precision = "fp32" if precision == "auto" else precision
+    if precision == "auto" and seconds("fp32", usual) > MARGIN * seconds("bf16", usual):
+        chosen = "bf16"
+    if kernel == "auto" and seconds(chosen, "eager") > MARGIN * seconds(chosen, "sdpa"):
+        usual = "sdpa"
+    return Probed(chosen, usual, timed)
+
+
+def _layer_seconds(
+    backbone: Backbone, precision: Precision, kernel: Kernel, shape: tuple[int, int]
+) -> float:
+    """Forward and backward of a layer's products and attention, the fastest of a few times."""
+    anatomy, dtype = Anatomy(backbone.model, backbone.fresh), DTYPES[precision]
+    n_rows, n_tokens = shape
+    weights = [
+        weight.detach().to(dtype)
+        for role in ("q", "k", "v", "o", "up", "down")
+        if isinstance(weight := anatomy.module(0, role).weight, nn.Parameter)
+    ]
+    states = [weight.new_ones(n_rows * n_tokens, weight.shape[1]) for weight in weights]
+    heads = int(backbone.model.config.num_attention_heads)
+    q, k, v = (
+        torch.ones(n_rows, heads, n_tokens, len(weight) // heads).to(weight).requires_grad_()
+        for weight in weights[:3]
+    )
+    mask = q.new_zeros(n_rows, 1, n_tokens, n_tokens)
+
+    def layer() -> None:
+        for weight, state in zip(weights, states, strict=True):
+            out = functional.linear(state, weight)
+            functional.linear(out, weight.t())
+        out = attend(kernel, q, k, v, mask, q.shape[-1] ** -0.5, 0.0)
+        torch.autograd.grad(out.sum(), (q, k, v))
+
+    return fastest(layer, q.device)
+
+
+def fastest(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of a few times; the first one, which warms up, does not count."""
+    times = []
+    for _ in range(TIMES + 1):
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def trial_seconds(
     backbone: Backbone,
     genotypes: Sequence[Genotype],
     *,
@@ -47,67 +128,30 @@ def probe(
     settings: TrainingSettings,
     train: Encoded,
     validation: Encoded,
-    precision: Precision | Literal["auto"],
-    kernel: Kernel | Literal["auto"],
-) -> Probed:
-    """Decide how to compute, and estimate what a trial takes.
+) -> float:
+    """What a trial of a typical cohort is expected to take, evaluation included.
 
     Args:
-        backbone: the model; unchanged afterwards.
+        backbone: in the precision of the settings; unchanged afterwards.
         genotypes: a typical cohort.
         task: its loss.
-        settings: of training; precision and kernel are replaced.
+        settings: of training.
         train: training rows.
         validation: evaluation rows.
-        precision: "auto" to decide by measurement.
-        kernel: "auto" to decide by measurement.
     """
-    timed: dict[str, float] = {}
+    mean = float(np.mean(train.lengths))
+    near = np.argsort(np.abs(np.asarray(train.lengths) - mean), kind="stable")
+    indices = near[: settings.batch_size].tolist()
+    with Cohort(backbone, genotypes, range(len(genotypes)), task, settings) as cohort:
+        parameters: list[Tensor] = [item.parameter for item in cohort.stacked()]
+        labels = train.labels[indices].to(parameters[0].device)
 
-    def seconds(p: Precision, k: Kernel) -> float:
-        name = f"{p}-{k}"
-        if name not in timed:
-            trial = replace(settings, precision=p, kernel=k)
-            timed[name] = _step_seconds(backbone, genotypes, task, trial, train)
-        return timed[name]
+        def step() -> None:
+            losses = task.loss(cohort.logits(train, indices), labels)
+            torch.autograd.grad(losses.sum(), parameters)
 
-    first: Kernel = "eager" if kernel == "auto" else kernel
-    chosen: Precision = "fp32" if precision == "auto" else precision
-    if precision == "auto" and seconds("fp32", first) > MARGIN * seconds("bf16", first):
-        chosen = "bf16"
-    if kernel == "auto" and seconds(chosen, "eager") > MARGIN * seconds(chosen, "sdpa"):
-        first = "sdpa"
-    decided = replace(settings, precision=chosen, kernel=first)
-    step = seconds(chosen, first)
+        seconds = fastest(step, parameters[0].device)
     steps = settings.epochs * -(-len(train) // settings.batch_size)
     # A forward pass alone costs about a third of a step with its backward pass.
-    tokens = sum(validation.lengths) / max(1.0, float(np.mean(train.lengths)))
-    evaluation = step / 3 * tokens / settings.batch_size
-    trial_seconds = (steps * step + evaluation) / len(genotypes)
-    return Probed(decided, timed, trial_seconds)
-
-
-def _step_seconds(
-    backbone: Backbone,
-    genotypes: Sequence[Genotype],
-    task: Task,
-    settings: TrainingSettings,
-    rows: Encoded,
-) -> float:
-    """The fastest of a few steps on a batch of average length; the first one warms up."""
-    mean = float(np.mean(rows.lengths))
-    near = np.argsort(np.abs(np.asarray(rows.lengths) - mean), kind="stable")
-    indices = near[: settings.batch_size].tolist()
-    times = []
-    backbone = cast(backbone, settings.precision)
-    with Cohort(backbone, genotypes, range(len(genotypes)), task, settings) as cohort:
-        parameters = [item.parameter for item in cohort.stacked()]
-        device = parameters[0].device
-        for _ in range(STEPS + 1):
-            start = time.perf_counter()
-            losses = task.loss(cohort.logits(rows, indices), rows.labels[indices].to(device))
-            torch.autograd.grad(losses.sum(), parameters)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return min(times[1:])
+    batches = sum(validation.lengths) / max(1.0, mean) / settings.batch_size
+    return seconds * (steps + batches / 3) / len(genotypes)

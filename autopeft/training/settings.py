@@ -18,6 +18,7 @@ class TrainingSettings:
         clip: largest gradient norm of a trial.
         precision: of the products; parameters of ops and heads are always fp32.
         kernel: how attention is computed.
+        frozen_cache: states below the lowest op of a trial are computed once and kept.
     """
 
     epochs: int = 3
@@ -26,3 +27,4 @@ class TrainingSettings:
     clip: float = 1.0
     precision: Precision = "fp32"
     kernel: Kernel = "eager"
+    frozen_cache: bool = False

@@ -10,6 +10,7 @@ from autopeft.study import prepare
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.ledger import Ledger
+from autopeft.study.manifest import read_manifest
 from autopeft.study.search import MAX_FAILURES_IN_A_ROW, run_search
 from autopeft.training.cohort import train_cohort
 
@@ -127,23 +128,27 @@ def test_other_errors_of_the_engine_are_not_swallowed(spec_of, tmp_path, monkeyp
     monkeypatch.setattr(local, "train_cohort", train)
     with pytest.raises(RuntimeError, match="a bug"):
         run_search(spec_of(), tmp_path / "study")
-    monkeypatch.setattr(prepare, "probe", train)
+    monkeypatch.setattr(prepare, "trial_seconds", train)
     with pytest.raises(RuntimeError, match="a bug"):
         run_search(spec_of(), tmp_path / "other")
 
 
 def test_probe_that_is_too_large_takes_half(spec_of, tmp_path, monkeypatch):
-    sizes, probe = [], prepare.probe
+    sizes, measure = [], prepare.trial_seconds
 
     def small(backbone, genotypes, **more):
         sizes.append(len(genotypes))
         if len(genotypes) > 2:
             raise torch.OutOfMemoryError
-        return probe(backbone, genotypes, **more)
+        return measure(backbone, genotypes, **more)
 
-    monkeypatch.setattr(prepare, "probe", small)
-    assert len(run_search(spec_of(trials=1), tmp_path / "study").records()) == 1
-    assert sizes == [4, 2]
+    monkeypatch.setattr(prepare, "trial_seconds", small)
+    auto = spec_of(trials=1, training={"cohort": "auto"})
+    study = run_search(auto, tmp_path / "study")
+    assert read_manifest(study.manifest_file).cohort == 2
+    asked = run_search(spec_of(trials=1), tmp_path / "asked")
+    assert read_manifest(asked.manifest_file).cohort == 4
+    assert sizes == [4, 2, 4, 2]
 
 
 class Stop(Silent):

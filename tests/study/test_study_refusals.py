@@ -134,13 +134,13 @@ def test_driver_that_began_while_another_one_finished_joins_its_study(
     done, spec_of, tmp_path, monkeypatch
 ):
     """Both found no study; the slower one must not replace what the faster one wrote."""
-    folder, probe = tmp_path / "study", search.measure_speed
+    folder, probe = tmp_path / "study", search.decide
 
-    def slow(ground, genotypes):
+    def slow(*args):
         shutil.copytree(done.folder, folder)
-        return probe(ground, genotypes)
+        return probe(*args)
 
-    monkeypatch.setattr(search, "measure_speed", slow)
+    monkeypatch.setattr(search, "decide", slow)
     manifest = done.manifest_file.read_bytes()
     run_search(spec_of(trials=5), folder)
     assert (folder / "manifest.json").read_bytes() == manifest
@@ -162,7 +162,7 @@ def test_trial_that_does_not_fit_into_memory_alone_is_refused(spec_of, tmp_path,
         asked.append(len(genotypes))
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(prepare, "probe", probe)
+    monkeypatch.setattr(prepare, "trial_seconds", probe)
     with pytest.raises(DataError, match="one trial alone is too large for the memory"):
         run_search(spec_of(), tmp_path / "study")
     assert asked == [4, 2, 1]

@@ -10,10 +10,9 @@ from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
 from autopeft.study import propose, search
 from autopeft.study.events import Plan, Silent
-from autopeft.study.prepare import bound_space, prepare, starting_points
+from autopeft.study.prepare import Decided, bound_space, prepare, starting_points
 from autopeft.study.search import run_search
 from autopeft.training.cohort import train_cohort
-from autopeft.training.probe import Probed
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def metered(monkeypatch):
 
     monkeypatch.setattr("autopeft.engines.local.train_cohort", train)
     monkeypatch.setattr(
-        search, "measure_speed", lambda ground, _: Probed(ground.settings, {}, trial_seconds=1.0)
+        search, "decide", lambda ground, *_: Decided(ground.settings, 4, 1.0, trial_bytes=2**20)
     )
 
 

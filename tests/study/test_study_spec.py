@@ -44,7 +44,7 @@ def test_defaults(study):
     assert (spec.task, spec.chosen_metric, spec.space) == ("classification", "accuracy", "unified")
     assert (spec.sampler, spec.seed, spec.methods) == ("tpe", 0, DEFAULT_METHODS)
     assert (spec.budget.max_params, spec.budget.trials, spec.budget.time) == ("1%", 40, None)
-    assert (spec.training.epochs, spec.training.cohort) == (3, 4)
+    assert (spec.training.epochs, spec.training.cohort) == (3, "auto")
 
 
 @pytest.mark.parametrize(

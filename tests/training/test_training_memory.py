@@ -1,0 +1,65 @@
+"""What a trial takes of memory, and what is done to stay with it."""
+
+import pytest
+import torch
+from tiny import LORA, MAM, TASK, assert_same_training, tiny_backbone, tiny_rows, train
+
+from autopeft.model.backbone import cast
+from autopeft.training import cohort, memory
+from autopeft.training.footprint import trial_bytes
+from autopeft.training.memory import available_bytes
+from autopeft.training.settings import TrainingSettings
+
+CPU = torch.device("cpu")
+
+
+def bytes_of(*genotypes, precision="fp32", batch_size=64):
+    settings = TrainingSettings(precision=precision, batch_size=batch_size)
+    backbone = cast(tiny_backbone("bert"), precision)
+    return trial_bytes(backbone, genotypes, task=TASK, settings=settings, rows=tiny_rows())
+
+
+def test_it_grows_with_the_batch_and_shrinks_with_the_precision():
+    small, large = bytes_of(MAM, batch_size=256), bytes_of(MAM, batch_size=512)
+    assert 1.9 < large / small <= 2
+    assert 0.4 < bytes_of(MAM, precision="bf16", batch_size=512) / large < 0.65
+
+
+def test_it_is_the_average_of_typical_trials():
+    one, other = bytes_of(LORA), bytes_of(MAM)
+    assert bytes_of(LORA, MAM) == pytest.approx((one + other) / 2, rel=0.1)
+    assert bytes_of(LORA, LORA, LORA) == pytest.approx(one, rel=0.1)
+
+
+def test_what_a_step_keeps_is_counted():
+    """Against what autograd holds, tensor by tensor, with the graph at hand."""
+    found = bytes_of(LORA, batch_size=4)
+    assert found > 2 * 4 * 12 * 32 * 4 * 3, "at least the states that three layers of norms keep"
+
+
+def test_memory_above_the_expected_is_released_and_changes_nothing(monkeypatch):
+    released = []
+    monkeypatch.setattr(cohort, "release_memory", lambda: released.append(1))
+    backbone = tiny_backbone("bert")
+    (plain,) = train(backbone, [LORA])
+    at_rest = len(released)
+    (held,) = train(backbone, [LORA], trial_bytes=-(2**40))
+    assert len(released) == 2 * at_rest + len(held.losses)
+    assert_same_training(plain, held)
+
+
+def test_a_limit_of_the_container_counts(tmp_path, monkeypatch):
+    free = available_bytes(CPU)
+    files = {name: tmp_path / name for name in ("max", "current")}
+    original = memory._number
+    monkeypatch.setattr(
+        memory, "_number", lambda name: original(str(files[name.rpartition(".")[2]]))
+    )
+    assert available_bytes(CPU) == pytest.approx(free, rel=0.2)
+    files["max"].write_text("max\n")
+    files["current"].write_text("1000\n")
+    assert available_bytes(CPU) == pytest.approx(free, rel=0.2)
+    files["max"].write_text("5000\n")
+    assert available_bytes(CPU) == 4000
+    files["current"].write_text("6000\n")
+    assert available_bytes(CPU) == 0
