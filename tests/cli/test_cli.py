@@ -355,7 +355,7 @@ def test_python_m(tmp_path):
 
 
 def test_interrupted_search_is_continued_by_the_same_command(run, spec_of, tmp_path):
-    training = {"epochs": 10, "cohort": 1}
+    training = {"epochs": 40, "cohort": 1}  # seconds for what is left at the signal
     file = tmp_path / "study.yaml"
     file.write_text(spec_yaml(spec_of(trials=8, training=training)), encoding="utf-8")
     arguments = ["search", str(file), "--out", "out"]
