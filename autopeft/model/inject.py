@@ -29,10 +29,13 @@ from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import StackedOp
 from autopeft.ops.build import Group, build_layer
 from autopeft.ops.prefix import Prefix
-from autopeft.ops.rows import Blocks
+from autopeft.ops.rows import Act, Blocks, change
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import THROUGH_NORM, Tap
+
+KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm)
+"""Modules whose backward pass does not read what they put out."""
 
 
 class LayerOps(nn.Module):
@@ -64,15 +67,20 @@ class LayerOps(nn.Module):
         """Where this layer has to be hooked."""
         return set(self.writes) | set(self._last_use)
 
-    def pass_tap(self, tap: Tap, state: Tensor) -> Tensor:
-        """Apply what is written at a tap and keep what will be read from it."""
+    def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:
+        """Apply what is written at a tap and keep what will be read from it.
+
+        Args:
+            tap: where.
+            state: rows of all blocks.
+            fresh: nobody else has the state.
+        """
         if tap in self.writes:
-            blocks = Blocks(state, self.n_blocks)
-            for read, op in self.writes[tap]:
-                h = blocks.take(op.blocks)
-                x = h if read == tap else self._seen[read].take(op.blocks)
-                blocks.put(op.blocks, op(h, x))
-            state = blocks.state()
+            acts = [
+                Act(op, None if read == tap else self._seen[read].take(op.blocks))
+                for read, op in self.writes[tap]
+            ]
+            state = change(state, self.n_blocks, acts, fresh=fresh)
         for read in [r for r, last in self._last_use.items() if last == tap]:
             self._seen.pop(read, None)
         if tap in self._last_use:
@@ -81,16 +89,15 @@ class LayerOps(nn.Module):
 
     def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
         """Apply the ops that read a state through its LayerNorm, before the norm itself runs."""
-        blocks = Blocks(state, self.n_blocks)
         for op in self.through[tap]:
-            h = blocks.take(op.blocks)
-            blocks.put(op.blocks, op(h, norm.forward(h)))
-        return blocks.state()
+            through = norm.forward(Blocks(state, self.n_blocks).take(op.blocks))
+            state = change(state, self.n_blocks, [Act(op, through)], fresh=False)
+        return state
 
     def keep_first_token(self) -> None:
         """Cut what was seen to the first token of every example."""
         for tap, blocks in self._seen.items():
-            self._seen[tap] = Blocks(blocks.state()[:, :1], self.n_blocks)
+            self._seen[tap] = Blocks(blocks.state[:, :1], self.n_blocks)
 
 
 class Injection:
@@ -251,13 +258,14 @@ def _rank(group: Group) -> tuple[int, Group]:
 
 
 def _in_hook(layer: LayerOps, tap: Tap, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.pass_tap(tap, args[0]), *args[1:])
+    return (layer.pass_tap(tap, args[0], fresh=False), *args[1:])
 
 
-def _out_hook(layer: LayerOps, tap: Tap, _: nn.Module, __: tuple[Any, ...], out: Any) -> Any:
+def _out_hook(layer: LayerOps, tap: Tap, module: nn.Module, _: tuple[Any, ...], out: Any) -> Any:
+    fresh = isinstance(module, KEEPS_NO_OUTPUT)
     if isinstance(out, tuple):
-        return (layer.pass_tap(tap, out[0]), *out[1:])
-    return layer.pass_tap(tap, out)
+        return (layer.pass_tap(tap, out[0], fresh=fresh), *out[1:])
+    return layer.pass_tap(tap, out, fresh=fresh)
 
 
 def _norm_hook(

@@ -1,18 +1,24 @@
 """Rows of several trials in one tensor: row = block * batch + example, one block for each trial.
 
 The backbone sees one long batch. Ops see the blocks of their own trials and no others, so what is
-in one trial's rows, NaN included, never meets another's.
+in one trial's rows, NaN included, never meets another's. And nobody pays for the others: neither
+forward nor backward is the whole state copied because some of its trials have an op there.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from autopeft.ops.base import StackedOp
 
 
 class Blocks:
-    """A state cut into blocks, put together again once every op has been at it.
+    """A state to be read block by block.
 
     Args:
         state: rows of all blocks.
@@ -20,36 +26,161 @@ class Blocks:
     """
 
     def __init__(self, state: Float[Tensor, "row *rest d"], n_blocks: int) -> None:
-        self._shape = state.shape
-        self._n = n_blocks
-        self._whole: Tensor | None = state.reshape(n_blocks, -1, state.shape[-1])
-        self._cut: list[Tensor] = []
+        self.state = state
+        self._whole = _by_block(state, n_blocks)
+        self._cut: tuple[Tensor, ...] = ()
 
     def take(self, blocks: Sequence[int]) -> Float[Tensor, "member token d"]:
         """Some blocks, in rising order, their examples and tokens in one dimension."""
-        if len(blocks) == self._n:
-            return self._together()
+        if len(blocks) == len(self._whole):
+            return self._whole
         if not self._cut:
             # Not by index: the gradient of an index is as large as the whole for every op.
-            self._cut = list(self._together().unbind(0))
+            self._cut = self._whole.unbind(0)
         if len(blocks) == 1:
             return self._cut[blocks[0]].unsqueeze(0)
         return torch.stack([self._cut[i] for i in blocks])
 
-    def put(self, blocks: Sequence[int], new: Float[Tensor, "member token d"]) -> None:
-        """Replace blocks that were taken."""
-        if len(blocks) == self._n:
-            self._whole, self._cut = new, []
-            return
-        for i, block in zip(blocks, new.unbind(0), strict=True):
-            self._cut[i] = block
-        self._whole = None
 
-    def state(self) -> Float[Tensor, "row *rest d"]:
-        """All rows."""
-        return self._together().reshape(self._shape)
+class Act(NamedTuple):
+    """An op and what it reads.
 
-    def _together(self) -> Tensor:
-        if self._whole is None:
-            self._whole = torch.stack(self._cut)
-        return self._whole
+    Attributes:
+        op: changes the blocks of its own trials.
+        x: what it reads there; None if it reads the state that it changes.
+    """
+
+    op: StackedOp
+    x: Float[Tensor, "member token d_read"] | None
+
+
+def change(
+    state: Float[Tensor, "row *rest d"], n_blocks: int, acts: Sequence[Act], *, fresh: bool
+) -> Float[Tensor, "row *rest d"]:
+    """Let ops act on a state, one after the other.
+
+    Args:
+        state: rows of all blocks.
+        n_blocks: how many there are.
+        acts: in the order in which they act.
+        fresh: nobody else holds the state or has kept it for a backward pass, so it may be
+            overwritten.
+    """
+    if any(len(act.op.blocks) < n_blocks for act in acts):
+        ops, xs = [act.op for act in acts], [act.x for act in acts]
+        parameters = [p for op in ops for p in op.parameters()]
+        if not torch.is_grad_enabled():
+            return _changed(state, n_blocks, ops, xs, fresh=fresh, graphs=None)
+        out: Tensor = _Change.apply(state, n_blocks, fresh, ops, *xs, *parameters)  # type: ignore[no-untyped-call]
+        return out
+    whole = _by_block(state, n_blocks)
+    for op, x in acts:
+        whole = op(whole, whole if x is None else x)
+    return whole.reshape(state.shape)
+
+
+class _Graph(NamedTuple):
+    """What one op did.
+
+    Attributes:
+        op: which.
+        sequential: it read the state that it changed.
+        x: what it read, a leaf.
+        new: what came out.
+    """
+
+    op: StackedOp
+    sequential: bool
+    x: Float[Tensor, "member token d_read"]
+    new: Float[Tensor, "member token d"]
+
+
+def _changed(
+    state: Tensor,
+    n_blocks: int,
+    ops: Sequence[StackedOp],
+    reads: Sequence[Tensor | None],
+    *,
+    fresh: bool,
+    graphs: list[_Graph] | None,
+) -> Tensor:
+    """Overwrite block by block; without `graphs` nothing is kept of it."""
+    # Autograd is not told, but whoever kept the state would be refused by its version.
+    out = state.detach() if fresh else state.clone(memory_format=torch.contiguous_format)
+    whole = _by_block(out, n_blocks)
+    for op, read in zip(ops, reads, strict=True):
+        h = _own(whole, op.blocks)
+        if graphs is None:
+            _overwrite(whole, op.blocks, op(h, h if read is None else read))
+            continue
+        with torch.enable_grad():
+            if read is None:
+                h = x = h.clone().requires_grad_()
+            else:
+                x = read.detach().requires_grad_(read.requires_grad)
+            new = op(h, x)
+        _overwrite(whole, op.blocks, new.detach())
+        graphs.append(_Graph(op, read is None, x, new))
+    return out
+
+
+class _Change(Function):
+    """`change` where some trials lack an op.
+
+    By autograd every op would copy the whole state, and its gradient as well. Here the state is
+    overwritten block by block, and each op has a graph of its own that backward goes through.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        state: Tensor,
+        n_blocks: int,
+        fresh: bool,  # noqa: FBT001
+        ops: Sequence[StackedOp],
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        """The state, changed; `tensors` are what each op reads, then all parameters."""
+        ctx.n_blocks, ctx.graphs = n_blocks, []
+        reads = tensors[: len(ops)]
+        return _changed(state, n_blocks, ops, reads, fresh=fresh, graphs=ctx.graphs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Through the graphs of the ops, the last one first."""
+        (grad,) = grads
+        whole, copied = _by_block(grad, ctx.n_blocks), False
+        of_reads: list[Tensor | None] = []
+        of_parameters: list[Tensor] = []
+        while ctx.graphs:
+            op, sequential, x, new = ctx.graphs.pop()
+            leaves = [*([x] if x.requires_grad else []), *op.parameters()]
+            found = list(torch.autograd.grad(new, leaves, _own(whole, op.blocks)))
+            of_x = found.pop(0) if x.requires_grad else None
+            of_parameters[:0] = found
+            of_reads.insert(0, None if sequential else of_x)
+            if sequential and of_x is not None:
+                # An op that reads elsewhere adds to h, whose gradient is then that of the outcome.
+                if not copied:
+                    whole, copied = whole.clone(), True
+                _overwrite(whole, op.blocks, of_x)
+        of_state = whole.reshape(grad.shape) if ctx.needs_input_grad[0] else None
+        return (of_state, None, None, None, *of_reads, *of_parameters)
+
+
+def _by_block(state: Tensor, n_blocks: int) -> Float[Tensor, "block token d"]:
+    return state.reshape(n_blocks, -1, state.shape[-1])
+
+
+def _own(whole: Float[Tensor, "block token d"], blocks: Sequence[int]) -> Tensor:
+    """Some blocks; a view if they are neighbours."""
+    first, last = blocks[0], blocks[-1]
+    if last - first + 1 == len(blocks):
+        return whole[first : last + 1]
+    return torch.stack([whole[i] for i in blocks])
+
+
+def _overwrite(whole: Float[Tensor, "block token d"], blocks: Sequence[int], new: Tensor) -> None:
+    for i, block in zip(blocks, new, strict=True):
+        whole[i].copy_(block)

@@ -25,7 +25,7 @@ from autopeft.training.memory import RELEASE_ABOVE, release_memory, resident_byt
 from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
 from autopeft.training.settings import TrainingSettings
 
-EVALUATION_FACTOR = 4
+EVALUATION_FACTOR = 2
 """Evaluation batches are larger: they keep nothing for a backward pass."""
 
 Progress = Callable[[int, int], None]
