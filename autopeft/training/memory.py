@@ -19,7 +19,7 @@ import torch
 
 Heap = Literal["pooled", "exact"]
 
-OVERHEAD: dict[Heap, float] = {"pooled": 1.75, "exact": 1.1}
+OVERHEAD: dict[Heap, float] = {"pooled": 1.65, "exact": 1.1}
 """Memory that the process grows by, as a multiple of what tensors take; measured
 (`benchmarks/memory.py`)."""
 
