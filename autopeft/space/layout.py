@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate, pairwise
 
 from autopeft.space.dimension import Categorical, Dimension, Integer, Params, Real
 
@@ -27,11 +28,16 @@ class LayoutKind(StrEnum):
     """One size in a free subset of the layers (AutoPEFT, Zhou et al. 2024)."""
     TOP = "top"
     """One size in the top n layers (AdapterDrop, Rueckle et al. 2021)."""
+    GROUPS = "groups"
+    """One size in some of four groups of neighbouring layers, a spindle (S4, Chen et al. 2023)."""
     SHAPE = "shape"
-    """A named profile over the depth (S4, Chen et al. 2023)."""
+    """A named profile over the depth (the allocations that Chen et al. 2023 compare)."""
     FREE = "free"
     """Every layer its own size: a tilt, a bulge and an offset for each layer."""
 
+
+SPINDLE = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+"""Parts of the depth."""
 
 SHAPES = ("uniform", "increasing", "decreasing", "spindle", "hourglass")
 
@@ -46,7 +52,7 @@ class Layout:
     @property
     def coupled(self) -> bool:
         """Whether all layers that are present have the same size."""
-        return self.kind in (LayoutKind.SAME, LayoutKind.MASK, LayoutKind.TOP)
+        return self.kind not in (LayoutKind.SHAPE, LayoutKind.FREE)
 
     def dimensions(self, n_layers: int) -> list[Dimension]:
         """The coordinates that `weights` reads."""
@@ -58,6 +64,8 @@ class Layout:
                 return [Integer(f"{name}.layer{i}", 0, 1) for i in range(n_layers)]
             case LayoutKind.TOP:
                 return [Integer(f"{name}.top", 1, n_layers)]
+            case LayoutKind.GROUPS:
+                return [Integer(f"{name}.group{i}", 0, 1) for i in range(len(spindle(n_layers)))]
             case LayoutKind.SHAPE:
                 return [Categorical(f"{name}.shape", SHAPES)]
             case LayoutKind.FREE:
@@ -65,7 +73,10 @@ class Layout:
                 return [Real(f"{name}.tilt", -1.0, 1.0), Real(f"{name}.bulge", -1.0, 1.0), *offsets]
 
     def weights(self, params: Params, n_layers: int) -> list[float]:
-        """One weight per layer, lowest first; all zero only for an empty mask."""
+        """One weight per layer, lowest first; all zero only for an empty mask.
+
+        No group at all means every group.
+        """
         name = self.name
         match self.kind:
             case LayoutKind.SAME:
@@ -74,6 +85,11 @@ class Layout:
                 return [float(params[f"{name}.layer{i}"]) for i in range(n_layers)]
             case LayoutKind.TOP:
                 return [float(i >= n_layers - int(params[f"{name}.top"])) for i in range(n_layers)]
+            case LayoutKind.GROUPS:
+                groups = spindle(n_layers)
+                on = [float(params[f"{name}.group{i}"]) for i in range(len(groups))]
+                chosen = on if any(on) else [1.0] * len(groups)
+                return [w for w, size in zip(chosen, groups, strict=True) for _ in range(size)]
             case LayoutKind.SHAPE:
                 return _shape(str(params[f"{name}.shape"]), n_layers)
             case LayoutKind.FREE:
@@ -95,6 +111,8 @@ class Layout:
             case LayoutKind.TOP:
                 top = sum(present)
                 return {f"{self.name}.top": top} if top and all(present[n - top :]) else None
+            case LayoutKind.GROUPS:
+                return self._group_coordinates(present)
             case LayoutKind.SHAPE:
                 return {f"{self.name}.shape": _nearest_shape(weights)}
             case LayoutKind.FREE:
@@ -107,8 +125,21 @@ class Layout:
                 return (1 << n_layers) - 1
             case LayoutKind.TOP:
                 return n_layers
+            case LayoutKind.GROUPS:
+                return (1 << len(spindle(n_layers))) - 1
             case _:
                 return 1
+
+    def _group_coordinates(self, present: Sequence[bool]) -> Params | None:
+        params: dict[str, int] = {}
+        start = 0
+        for i, size in enumerate(spindle(len(present))):
+            group = set(present[start : start + size])
+            if len(group) > 1:
+                return None
+            params[f"{self.name}.group{i}"] = int(group.pop())
+            start += size
+        return params
 
     def _fit_profile(self, weights: Sequence[float]) -> Params:
         n, logs = len(weights), _centred_logs(weights)
@@ -126,6 +157,14 @@ class Layout:
         for i, log in enumerate(logs):
             params[f"{self.name}.layer{i}"] = _clipped((log - middle) / OFFSET)
         return params
+
+
+def spindle(n_layers: int) -> list[int]:
+    """Sizes of the groups, lowest first: four, the middle ones larger (2, 4, 4, 2 of 12)."""
+    if n_layers < len(SPINDLE):
+        return [1] * n_layers
+    ends = [round(n_layers * part) for part in accumulate(SPINDLE)]
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def _profile(tilt: float, bulge: float, offsets: Sequence[float]) -> list[float]:

@@ -51,6 +51,8 @@ def patterns(kind, n):
         return list(itertools.product((0, 1), repeat=n))
     if kind is LayoutKind.TOP:
         return [(0,) * (n - top) + (1,) * top for top in range(1, n + 1)]
+    if kind is LayoutKind.GROUPS:  # of a model so shallow that every layer is one
+        return [drawn for drawn in itertools.product((0, 1), repeat=n) if any(drawn)]
     return [(1,) * n if kind is LayoutKind.SAME else None]
 
 

@@ -23,7 +23,8 @@ from space_factory import (
 
 from autopeft.space.allocate import Cell, allocate
 from autopeft.space.dimension import Categorical
-from autopeft.space.layout import SHAPES, Layout, LayoutKind
+from autopeft.space.forms import Form
+from autopeft.space.layout import SHAPES, Layout, LayoutKind, spindle
 from autopeft.space.shape import BERT_BASE
 from autopeft.study.distributions import distributions_of
 
@@ -31,11 +32,15 @@ BUDGETS = (0.001, 0.01, 0.05)
 N_BINS = 10
 N_DRAWS = 100
 
+SPENDS_AT_MOST = {"s3delta": 0.002}
+"""All of S3Delta's modules have rank one: on every model they are less than the larger budgets."""
+
 SPACES = {
     f"{name}-{model}-{fraction:g}": bind_shipped(name, shape, fraction)
     for name in BY_CONSTRUCTION
     for model, shape in MODELS.items()
     for fraction in BUDGETS
+    if fraction <= SPENDS_AT_MOST.get(name, 1)
 }
 
 
@@ -147,7 +152,7 @@ SAMPLERS = {
 @pytest.mark.parametrize("name", BY_CONSTRUCTION)
 def test_at_least_half_of_the_draws_of_each_sampler_are_feasible(name, sampler):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = SPACES[f"{name}-minilm-0.01"]
+    space = bind_shipped(name, MINILM, 0.01)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLERS[sampler]())
     totals = []
     for _ in range(30):
@@ -229,10 +234,50 @@ def test_shapes_are_what_their_names_say():
         ("same", {}, [1, 1, 1]),
         ("mask", {"x.layer0": 1, "x.layer1": 0, "x.layer2": 1}, [1, 0, 1]),
         ("top", {"x.top": 2}, [0, 1, 1]),
+        ("groups", {"x.group0": 1, "x.group1": 0, "x.group2": 1}, [1, 0, 1]),
+        ("groups", {"x.group0": 0, "x.group1": 0, "x.group2": 0}, [1, 1, 1]),
     ],
 )
 def test_coupled_layouts_select_layers(kind, params, weights):
     assert Layout("x", LayoutKind(kind)).weights(params, 3) == weights
+
+
+@pytest.mark.parametrize("n_layers", range(1, 40))
+def test_groups_are_a_spindle_of_all_layers(n_layers):
+    """Chen et al. (2023): two groups of few layers at the ends, two of more in the middle."""
+    sizes = spindle(n_layers)
+    assert sum(sizes) == n_layers
+    assert len(sizes) == min(n_layers, 4)
+    assert min(sizes) >= 1
+    if n_layers >= 4:
+        bottom, low, high, top = sizes
+        assert max(bottom, top) <= min(low, high)
+        assert abs(bottom - top) <= 1
+    if n_layers >= 6:
+        assert max(bottom, top) < max(low, high)
+
+
+def test_groups_follow_their_sizes():
+    on = {f"x.group{i}": int(i in (0, 2)) for i in range(4)}
+    assert Layout("x", LayoutKind.GROUPS).weights(on, 12) == [1] * 2 + [0] * 4 + [1] * 4 + [0] * 2
+
+
+def test_the_published_s4_is_a_point_of_its_space():
+    """(A, L), (A, P), (A, P, B), (P, B, L) from the bottom group up."""
+    space = bind_shipped("s4", BERT_BASE, 0.05)
+    groups = {"adapter": (0, 1, 2), "prefix": (1, 2, 3), "bitfit": (2, 3), "lora": (0, 3)}
+    params = {"total": space.max_params, "learning_rate": 1e-3, "lora.scale": 1.0}
+    for name, present in groups.items():
+        params |= {f"{name}.group{i}": int(i in present) for i in range(4)}
+        params[f"{name}.share"] = 1.0
+    genotype = space.decode(params)
+    in_layer = [{op.form for op in genotype.ops if op.sizes[i]} for i in range(12)]
+    assert in_layer == [
+        *[{Form.BOTTLENECK, Form.LOWRANK}] * 2,
+        *[{Form.BOTTLENECK, Form.PREFIX}] * 4,
+        *[{Form.BOTTLENECK, Form.PREFIX, Form.BIAS}] * 4,
+        *[{Form.PREFIX, Form.BIAS, Form.LOWRANK}] * 2,
+    ]
 
 
 def test_a_coupled_slot_has_one_size_and_an_uncoupled_one_its_own():

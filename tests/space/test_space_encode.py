@@ -93,7 +93,7 @@ def test_a_slot_of_any_layout_comes_back(kind, draw, data):
     assert space.decode(params) == genotype
 
 
-@pytest.mark.parametrize("kind", ["same", "mask", "top"])
+@pytest.mark.parametrize("kind", ["same", "mask", "top", "groups"])
 @pytest.mark.parametrize("draw", ["budget", "filter"])
 def test_slots_that_share_a_layout_come_back(kind, draw):
     space = bind_text(two_slots(kind, draw), max_params=500)

@@ -248,8 +248,9 @@ def test_a_file_with_anything_anywhere_is_valid_or_refused_by_name(data):
 
 
 def test_there_are_shipped_spaces():
-    assert len(SHIPPED) >= 4
-    assert {"unified", "autopeft", "lora", "adapters"} <= {path.stem for path in SHIPPED}
+    assert {"unified", "autopeft", "lora", "adapters", "s3delta", "s4"} <= {
+        path.stem for path in SHIPPED
+    }
     assert set(shipped_spaces().values()) <= set(SHIPPED)
 
 
@@ -313,7 +314,9 @@ def test_a_space_is_found_by_name_and_by_path(tmp_path):
 
 @pytest.mark.parametrize("name", ["lorra", "gone.yaml", "x" * 5000, "a\0b", ""])
 def test_an_unknown_space_is_refused_with_the_shipped_ones(tmp_path, name):
-    with pytest.raises(ConfigError, match=r"shipped space \(adapters, autopeft, lora, unified\)"):
+    with pytest.raises(
+        ConfigError, match=r"shipped space \(adapters, autopeft, lora, s3delta, s4, unified\)"
+    ):
         load_space(name, tmp_path)
 
 
