@@ -1,0 +1,130 @@
+"""The same weights in the library `adapters` gave the same logits.
+
+It pins an older transformers, so what it computed is kept as tensors: see
+`tests/golden/make_adapters.py`.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForSequenceClassification
+
+from autopeft.model.inject import Injection
+from autopeft.space.forms import Activation, Form
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.taps import Tap
+
+GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "adapters.safetensors")
+N_LAYERS, D_MODEL, RANK, LENGTH = 2, 16, 4, 3
+
+
+def golden(prefix):
+    """The tensors below a prefix, by the rest of their names."""
+    return {
+        key.removeprefix(f"{prefix}."): tensor
+        for key, tensor in GOLDEN.items()
+        if key.startswith(f"{prefix}.")
+    }
+
+
+def tiny_bert():
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=D_MODEL,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=16,
+        num_labels=3,
+    )
+    model = BertForSequenceClassification(config).eval()
+    model.load_state_dict(golden("base"))
+    return model
+
+
+def batch(*, padded):
+    mask = GOLDEN["attention_mask"]
+    return {
+        "input_ids": GOLDEN["input_ids"],
+        "attention_mask": mask if padded else torch.ones_like(mask),
+    }
+
+
+def bottleneck(read, write, activation, scale=1.0):
+    return Op(Form.BOTTLENECK, read, write, (RANK,) * N_LAYERS, activation, scale)
+
+
+ATTN, FFN = "attention.output.adapters.x", "output.adapters.x"
+PREFIX = Op(Form.PREFIX, Tap.HEAD, Tap.HEAD, (LENGTH,) * N_LAYERS)
+PARALLEL = bottleneck(Tap.FFN_IN, Tap.FFN_OUT, Activation.RELU, 4.0)
+METHODS = {
+    "seq_bn": {FFN: bottleneck(Tap.FFN_NORM, Tap.FFN_OUT, Activation.RELU)},
+    "double_seq_bn": {
+        ATTN: bottleneck(Tap.ATTN_OUT, Tap.ATTN_OUT, Activation.SILU),
+        FFN: bottleneck(Tap.FFN_OUT, Tap.FFN_OUT, Activation.SILU),
+    },
+    "par_bn": {FFN: PARALLEL},
+    "prefix": {"prefix": PREFIX},
+    "mam": {"prefix": PREFIX, FFN: PARALLEL},
+}
+"""By module of the library."""
+
+
+def adapter(theirs, layer, module):
+    """A bottleneck's weights in the order of ours."""
+    name = f"bert.encoder.layer.{layer}.{module}"
+    return {
+        "down": theirs[f"{name}.adapter_down.0.weight"],
+        "down_bias": theirs[f"{name}.adapter_down.0.bias"],
+        "up": theirs[f"{name}.adapter_up.weight"].T,
+        "up_bias": theirs[f"{name}.adapter_up.bias"],
+    }
+
+
+def prefix(theirs, layer, _):
+    """All layers are in one vector: token, then layer and key or value, then head."""
+    (flat,) = [tensor for name, tensor in theirs.items() if name.endswith("control_trans")]
+    by_layer = flat.view(LENGTH, N_LAYERS, 2, D_MODEL)
+    return {"keys": by_layer[:, layer, 0], "values": by_layer[:, layer, 1]}
+
+
+def with_their_weights(method):
+    theirs, model = golden(method), tiny_bert()
+    ops = METHODS[method]
+    genotype = Genotype(N_LAYERS, tuple(ops.values()), learning_rate=1e-3)
+    own = Injection(model, [genotype], [0], "eager").tensors(0)
+    filled = set()
+    for module, op in ops.items():
+        read_theirs = prefix if op.form is Form.PREFIX else adapter
+        for layer in range(N_LAYERS):
+            for part, tensor in read_theirs(theirs, layer, module).items():
+                (name,) = [
+                    name
+                    for name in own
+                    if name.startswith(f"layers.{layer}.{op.form}.{op.read}.{op.write}.")
+                    and name.endswith(f".{part}")
+                ]
+                with torch.no_grad():
+                    own[name].copy_(tensor.view_as(own[name]))
+                filled.add(name)
+    assert filled == set(own)
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("padded", [True, False])
+def test_logits_are_those_of_the_library(method, padded):
+    logits = "logits" if padded else "logits_without_padding"
+    expected = GOLDEN[f"{method}.{logits}"]
+    with torch.no_grad():
+        found = with_their_weights(method)(**batch(padded=padded)).logits
+        plain = tiny_bert()(**batch(padded=padded)).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (expected - plain).abs().max() > 1e-2
+
+
+def test_the_golden_tensors_are_small():
+    size = sum(tensor.numel() * tensor.element_size() for tensor in GOLDEN.values())
+    assert size < 1_000_000
