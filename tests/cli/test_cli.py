@@ -354,8 +354,17 @@ def test_python_m(tmp_path):
     assert ran.stderr == "error: cannot read nowhere/front.json: No such file or directory\n"
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts background jobs with interrupts ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_search_is_continued_by_the_same_command(run, spec_of, tmp_path):
-    training = {"epochs": 40, "cohort": 1}  # seconds for what is left at the signal
+    training = {"epochs": 20, "cohort": 1}  # seconds for what is left at the signal
     file = tmp_path / "study.yaml"
     file.write_text(spec_yaml(spec_of(trials=8, training=training)), encoding="utf-8")
     arguments = ["search", str(file), "--out", "out"]
