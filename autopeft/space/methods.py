@@ -25,6 +25,7 @@ class Method(Strict):
         source: paper, and which of its variants.
         formula: what it does to h.
         slots: where it acts; several sizes are the published one and smaller ones.
+        from_depth: part of the depth, from the bottom, that has no ops.
         learning_rate: a starting point.
     """
 
@@ -32,6 +33,7 @@ class Method(Strict):
     source: str
     formula: str
     slots: tuple[SlotSpec, ...]
+    from_depth: float = Field(default=0.0, ge=0, lt=1)
     learning_rate: float = Field(gt=0)
 
     @property
@@ -40,17 +42,18 @@ class Method(Strict):
         return max((len(_sizes(slot)) for slot in self.slots), default=1)
 
     def genotype(self, shape: ModelShape, level: int = 0) -> Genotype:
-        """The method at its published size (level 0) or a smaller one, in every layer.
+        """The method at its published size (level 0) or a smaller one.
 
         Raises:
             ConfigError: the model lacks a tap that the method needs.
         """
         ops: list[Op] = []
+        without = round(self.from_depth * shape.n_layers)
         for spec in self.slots:
             sizes = _sizes(spec)
             slot = Slot(spec, Layout(spec.name, LayoutKind.SAME), sizes, shape)
             size = sizes[min(level, len(sizes) - 1)]
-            ops += slot.variant({}).ops([size] * shape.n_layers)
+            ops += slot.variant({}).ops([0] * without + [size] * (shape.n_layers - without))
         genotype = Genotype(shape.n_layers, tuple(ops), self.learning_rate)
         genotype.check_fits(shape)
         return genotype

@@ -128,7 +128,7 @@ def test_each_named_method_is_a_point_of_the_unified_space(name):
     assert_inside(UNIFIED, params)
     again = UNIFIED.decode(params)
     assert {op.kind for op in again.ops} == {op.kind for op in genotype.ops}
-    if name != "lora_ffn":  # its 102 is not a size of the space
+    if name != "adapterdrop":  # a profile cannot leave layers out at such a size
         assert again == genotype
 
 

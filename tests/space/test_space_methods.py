@@ -11,7 +11,8 @@ from autopeft.space.methods import TABLE, method, methods
 from autopeft.space.shape import BERT_BASE, ModelShape, encoder_shape
 from autopeft.space.taps import Tap
 
-REQUIRED = ["head", "lora", "houlsby", "pfeiffer", "parallel", "prefix", "bitfit", "ia3", "mam"]
+REQUIRED = ["adapterdrop", "hadamard", "ln_tuning", "s_bitfit", "lora_all", "parallel_attention"]
+REQUIRED += ["head", "lora", "houlsby", "pfeiffer", "parallel", "prefix", "bitfit", "ia3", "mam"]
 D, D_FF, N_LAYERS = 768, 3072, 12
 
 
@@ -32,11 +33,24 @@ def test_the_methods_of_the_field_are_there():
         ("ia3", N_LAYERS * (2 * D + D_FF)),
         ("lora_ffn", N_LAYERS * 2 * 102 * (D + D_FF)),
         ("scaled_parallel", N_LAYERS * (2 * 512 * D + 512 + D)),
+        ("lora_all", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
+        ("adapterdrop", 7 * 894_528 // N_LAYERS),
+        ("hadamard", N_LAYERS * 2 * D),
+        ("s_bitfit", N_LAYERS * (D + D_FF)),
+        ("ln_tuning", N_LAYERS * 4 * D),
+        ("parallel_attention", N_LAYERS * (2 * 200 * D + 200 + D)),
         ("mam", 552_960 + N_LAYERS * (2 * 512 * D + 512 + D)),
     ],
 )
 def test_parameters_are_the_published_ones(name, params):
     assert method(name).genotype(ROBERTA_BASE).count_params(ROBERTA_BASE) == params
+
+
+def test_adapterdrop_leaves_the_lowest_layers_out():
+    (op,) = method("adapterdrop").genotype(ROBERTA_BASE).ops
+    assert op.sizes == (0,) * 5 + (48,) * 7
+    (op,) = method("adapterdrop").genotype(MINILM).ops
+    assert op.sizes == (0,) * 2 + (48,) * 4
 
 
 def test_a_learned_scale_costs_one_parameter_in_each_layer():
