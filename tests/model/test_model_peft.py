@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import IA3Config, LNTuningConfig, LoraConfig, get_peft_model
 from tiny import FAMILIES, genotype, op, tiny_batch, tiny_model
 
 from autopeft.model.anatomy import Anatomy
@@ -103,4 +103,35 @@ def test_ia3(family):
     for name, (layer, tap) in places.items():
         vector = theirs.base_model.model.get_submodule(name).ia3_l["default"]
         vector.data.copy_(tensors[f"layers.{layer}.scale.{tap}.{tap}.factors"].view_as(vector))
+    assert_same_logits(model, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+def test_ln_tuning(family):
+    """A trained LayerNorm, g x + b, is a scale and a bias of what the pretrained one puts out."""
+    taps = {Tap.ATTN_NORM: "attn_norm", Tap.FFN_NORM: "ffn_norm"}
+    ops = [op(form, tap, tap) for tap in taps for form in (Form.SCALE, Form.BIAS)]
+    model, tensors = with_ops(family, *ops)
+    anatomy = Anatomy(model)
+    full = {module: name for name, module in model.named_modules()}
+    places = {
+        full[anatomy.module(layer, role)]: (layer, tap)
+        for layer in range(len(anatomy.layers))
+        for tap, role in taps.items()
+    }
+    theirs = get_peft_model(tiny_model(family), LNTuningConfig(target_modules=list(places)))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, (layer, tap) in places.items():
+            norm = theirs.base_model.model.get_submodule(name).ln_tuning_layers["default"]
+            old = model.get_submodule(name)
+            # Away from 0: a scale cannot bring back what a gain of 0 has put out.
+            old.weight.copy_(old.weight.sign() * (old.weight.abs() + 0.1))
+            theirs.base_model.model.get_submodule(name).base_layer.weight.copy_(old.weight)
+            norm.weight.copy_(torch.randn(old.weight.shape, generator=generator) + 2)
+            norm.bias.copy_(torch.randn(old.bias.shape, generator=generator))
+            gain = norm.weight / old.weight
+            tensors[f"layers.{layer}.scale.{tap}.{tap}.factors"].copy_(gain[None])
+            bias = norm.bias / gain - old.bias
+            tensors[f"layers.{layer}.bias.{tap}.{tap}.bias"].copy_(bias[None])
     assert_same_logits(model, theirs)
