@@ -11,6 +11,16 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -25,7 +35,15 @@ from autopeft.tasks.task import Classification, Regression
 from autopeft.training.cohort import train_cohort
 from autopeft.training.settings import TrainingSettings
 
-FAMILIES = ("bert", "roberta", "distilbert")
+FAMILIES = ("bert", "roberta", "distilbert", "electra")
+DECODERS = {
+    "llama": (LlamaForSequenceClassification, LlamaConfig),
+    "mistral": (MistralForSequenceClassification, MistralConfig),
+    "qwen2": (Qwen2ForSequenceClassification, Qwen2Config),
+    "qwen3": (Qwen3ForSequenceClassification, Qwen3Config),
+}
+"""LayerNorms before the sublayers, gated FFNs, two queries to a key, a head at the last token."""
+
 N_LAYERS, D_MODEL, D_FFN, N_HEADS, N_POSITIONS, N_WORDS, N_OUTPUTS = 3, 32, 48, 4, 40, 60, 3
 FIRST_WORD = 5
 """Smaller token numbers are special in one family or another."""
@@ -49,6 +67,14 @@ def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS):
             model = BertForSequenceClassification(BertConfig(**encoder, **shared))
         elif family == "roberta":
             model = RobertaForSequenceClassification(RobertaConfig(**encoder, **shared))
+        elif family == "electra":
+            narrow = {"embedding_size": D_MODEL // 2}
+            model = ElectraForSequenceClassification(ElectraConfig(**encoder, **shared, **narrow))
+        elif family in DECODERS:
+            cls, config = DECODERS[family]
+            special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+            grouped = {"num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
+            model = cls(config(**encoder, **shared, **special, **grouped))
         else:
             renamed = {
                 "dim": D_MODEL,

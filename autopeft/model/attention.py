@@ -70,8 +70,8 @@ def check_called(calls: Mapping[str, int], model_type: str) -> None:
 def attend(
     kernel: Kernel,
     query: Float[Tensor, "row head query d_head"],
-    key: Float[Tensor, "row head token d_head"],
-    value: Float[Tensor, "row head token d_head"],
+    key: Float[Tensor, "row kv_head token d_head"],
+    value: Float[Tensor, "row kv_head token d_head"],
     mask: Float[Tensor, "batch 1 query token"] | None,
     scaling: float,
     dropout: float,
@@ -87,6 +87,9 @@ def attend(
         scaling: of the scores.
         dropout: probability, of the weights.
     """
+    if key.shape[1] != query.shape[1]:  # grouped queries share keys and values
+        shared = query.shape[1] // key.shape[1]
+        key, value = (t.repeat_interleave(shared, 1) for t in (key, value))
     if kernel == "sdpa":
         if mask is not None:
             mask = mask.repeat(len(query) // len(mask), 1, 1, 1)
@@ -159,8 +162,8 @@ def _attention(
     kernel: Kernel,
     module: nn.Module,
     query: Float[Tensor, "row head query d_head"],
-    key: Float[Tensor, "row head token d_head"],
-    value: Float[Tensor, "row head token d_head"],
+    key: Float[Tensor, "row kv_head token d_head"],
+    value: Float[Tensor, "row kv_head token d_head"],
     attention_mask: Float[Tensor, "batch 1 query token"] | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -178,8 +181,8 @@ def _forward(
     kernel: Kernel,
     module: nn.Module,
     query: Float[Tensor, "row head query d_head"],
-    key: Float[Tensor, "row head token d_head"],
-    value: Float[Tensor, "row head token d_head"],
+    key: Float[Tensor, "row kv_head token d_head"],
+    value: Float[Tensor, "row kv_head token d_head"],
     mask: Float[Tensor, "batch 1 query token"] | None,
     scale: float,
     dropout: float,

@@ -4,7 +4,7 @@ The head is what the checkpoint did not bring plus the final classifier; each of
 becomes one weight per trial. A pooler that came with the checkpoint is backbone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -67,6 +67,27 @@ class StackedLinear(nn.Module):
         return out.reshape(*x.shape[:-1], self.out_features)
 
 
+def last_token_logits(
+    model: PreTrainedModel, head: str, batch: Mapping[str, Tensor]
+) -> Float[Tensor, "row output"]:
+    """What a head puts out at the last token of every row, of several trials.
+
+    The model's own forward pass looks for the last tokens of as many rows as it was given.
+
+    Args:
+        model: with ops.
+        head: name of the Linear.
+        batch: as the model takes it, of the examples that all trials have.
+    """
+    states: Tensor = model.base_model(**batch, use_cache=False).last_hidden_state
+    mask = batch["attention_mask"]
+    last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(-1)
+    of_trials = states.view(-1, *mask.shape, states.shape[-1])
+    pooled = of_trials[:, torch.arange(len(mask), device=mask.device), last]
+    out: Tensor = model.get_submodule(head)(pooled.flatten(0, 1))
+    return out
+
+
 class StackedHead:
     """The head of a model, stacked over trials. `remove` puts the old one back.
 
@@ -113,16 +134,20 @@ class StackedHead:
 
 
 def head_linears(model: PreTrainedModel, fresh: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
-    """The Linears of the head, in the order of the forward pass.
+    """The Linears of the task head, in the order of the forward pass.
+
+    What a language model puts its words out with is not one.
 
     Raises:
         DataError: the head has parameters outside Linear layers.
     """
     prefix = f"{model.base_model_prefix}."
     fresh_pooler = any(name.startswith(f"{prefix}pooler.") for name in fresh)
+    vocabulary = model.get_output_embeddings()
     names = [
         name
         for name, _ in model.named_parameters()
+        if vocabulary is None or model.get_submodule(name.rpartition(".")[0]) is not vocabulary
         if not name.startswith((prefix, f"{OPS_ATTRIBUTE}."))
         or (fresh_pooler and name.startswith(f"{prefix}pooler."))
     ]

@@ -24,7 +24,7 @@ from autopeft.model.attention import (
     remove_prefixes,
     use_attention,
 )
-from autopeft.model.forks import Forks, Placeholder, join_hook, join_top_hook
+from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import StackedOp
 from autopeft.ops.build import Group, build_layer
@@ -170,8 +170,8 @@ class Injection:
 
     def _skip(self, anatomy: Anatomy) -> None:
         """Take out what is below the lowest fork, since its outcome is given."""
-        stub = Placeholder(next(self.model.parameters()).dtype)
-        self._swapped.enter_context(anatomy.swapped(anatomy.family.embeddings, stub))
+        dtype = next(self.model.parameters()).dtype
+        self._swapped.enter_context(anatomy.without_embeddings(dtype))
         self._swapped.enter_context(anatomy.only(self.forks.first, self.forks.n_layers))
 
     def _join(self, anatomy: Anatomy) -> None:

@@ -91,6 +91,8 @@ def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
         return None
     if read in (Tap.Q, Tap.K, Tap.V) and write in (Tap.Q, Tap.K, Tap.V):
         return "q, k and v are computed side by side"
+    if {read, write} == {Tap.FFN_GATE, Tap.FFN_UP}:
+        return "the gate and the other projection are computed side by side"
     if ORDER[read] > ORDER[write]:
         return f"`{read}` is computed after `{write}`"
     return None

@@ -27,8 +27,9 @@ class ModelShape:
 
 
 def encoder_shape(n_layers: int, d_model: int, d_ff: int, backbone_params: int) -> ModelShape:
-    """The shape of an encoder with one width everywhere but inside its FFN."""
+    """The shape of an encoder with one width everywhere but inside its ungated FFN."""
     widths = dict.fromkeys(Tap, d_model) | {Tap.FFN_UP: d_ff, Tap.FFN_MID: d_ff}
+    del widths[Tap.FFN_GATE]
     return ModelShape(n_layers, widths, backbone_params)
 
 

@@ -24,6 +24,8 @@ class Tap(StrEnum):
     ATTN_NORM = "attn_norm"
     """Output of the attention sublayer's LayerNorm."""
     FFN_IN = "ffn_in"
+    FFN_GATE = "ffn_gate"
+    """Output of a gated FFN's gate projection, before the activation."""
     FFN_UP = "ffn_up"
     """Output of the FFN's first projection, before the activation."""
     FFN_MID = "ffn_mid"
@@ -43,6 +45,7 @@ LINEAR_INPUT = {
     Tap.K: Tap.ATTN_IN,
     Tap.V: Tap.ATTN_IN,
     Tap.ATTN_OUT: Tap.PRE_O,
+    Tap.FFN_GATE: Tap.FFN_IN,
     Tap.FFN_UP: Tap.FFN_IN,
     Tap.FFN_OUT: Tap.FFN_MID,
 }

@@ -9,6 +9,7 @@ from autopeft.space.taps import LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
 
 _SHORT = {
     Tap.ATTN_OUT: "o",
+    Tap.FFN_GATE: "gate",
     Tap.FFN_UP: "up",
     Tap.FFN_OUT: "down",
     Tap.FFN_MID: "ffn",

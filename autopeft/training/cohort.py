@@ -14,7 +14,7 @@ from torch import Tensor
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import Backbone
-from autopeft.model.head import StackedHead
+from autopeft.model.head import StackedHead, last_token_logits
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded, collate
@@ -85,6 +85,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
         self._cache = cache
         self.genotypes = tuple(genotypes)
         self.n_trials = len(genotypes)
+        self._family = Anatomy(backbone.model, backbone.fresh).family
         self.injection = Injection(
             backbone.model,
             genotypes,
@@ -92,7 +93,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
             settings.kernel,
             fresh=backbone.fresh,
             given=cache is not None,
-            first_token=Anatomy(backbone.model, backbone.fresh).family.first_token,
+            first_token=self._family.first_token,
         )
         try:
             self.head = StackedHead(backbone.model, backbone.fresh, seeds)
@@ -133,7 +134,10 @@ class Cohort(AbstractContextManager["Cohort", None]):
         if self._cache is not None:
             for fork in set(self.injection.forks.forks) - {0}:
                 self.injection.states[fork] = self._cache.take(rows, fork, indices)
-        out: Tensor = self.backbone.model(**moved).logits
+        model, end_head = self.backbone.model, self._family.end_head
+        out: Tensor = (
+            last_token_logits(model, end_head, moved) if end_head else model(**moved).logits
+        )
         return out.float().view(self.n_trials, len(indices), -1)
 
     def _there(self, tensor: Tensor) -> Tensor:

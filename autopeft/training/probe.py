@@ -92,8 +92,9 @@ def _layer_seconds(
     ]
     states = [weight.new_ones(n_rows * n_tokens, weight.shape[1]) for weight in weights]
     heads = int(backbone.model.config.num_attention_heads)
+    d_head = len(weights[0]) // heads
     q, k, v = (
-        torch.ones(n_rows, heads, n_tokens, len(weight) // heads).to(weight).requires_grad_()
+        torch.ones(n_rows, len(weight) // d_head, n_tokens, d_head).to(weight).requires_grad_()
         for weight in weights[:3]
     )
     mask = q.new_zeros(n_rows, 1, n_tokens, n_tokens)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from study_factory import ROWS, rows_of, tree, write_data, write_jsonl
-from transformers import ElectraConfig, ElectraModel
+from transformers import GPT2Config, GPT2Model
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.space.shape import ModelShape
@@ -145,17 +145,11 @@ def test_damaged_model(refused, study, name):
 
 
 def test_model_of_an_unknown_family(refused, study):
-    config = ElectraConfig(
-        vocab_size=19,
-        embedding_size=16,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    ElectraModel(config).save_pretrained(study.parent / "model")
+    config = GPT2Config(vocab_size=19, n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    GPT2Model(config).save_pretrained(study.parent / "model")
     message = refused(3, "search", "study.yaml", "--out", "out")
-    assert message == "models of type `electra` are not known; known: bert, distilbert, roberta"
+    known = "bert, distilbert, electra, llama, mistral, qwen2, qwen3, roberta"
+    assert message == f"models of type `gpt2` are not known; known: {known}"
 
 
 def test_space_that_needs_a_tap_that_the_model_lacks(refused, study, monkeypatch):

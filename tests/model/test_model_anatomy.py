@@ -1,7 +1,7 @@
 """The table of families: its taps are those of the model, and strangers are refused."""
 
 import pytest
-from tiny import D_FFN, D_MODEL, FAMILIES, N_LAYERS, N_POSITIONS, tiny_batch, tiny_model
+from tiny import D_FFN, D_MODEL, DECODERS, FAMILIES, N_LAYERS, N_POSITIONS, tiny_batch, tiny_model
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
@@ -17,14 +17,15 @@ def model(request):
 
 
 def test_the_tiny_families_are_all_there_are():
-    assert set(FAMILIES) == set(anatomy.FAMILIES)
+    assert {*FAMILIES, *DECODERS} == set(anatomy.FAMILIES)
 
 
 def test_shape(model):
     shape = Anatomy(model).shape()
     assert shape.n_layers == N_LAYERS
     wide = {Tap.FFN_UP, Tap.FFN_MID}
-    assert shape.widths == {tap: D_FFN if tap in wide else D_MODEL for tap in Tap}
+    taps = set(Tap) - {Tap.FFN_GATE}
+    assert shape.widths == {tap: D_FFN if tap in wide else D_MODEL for tap in taps}
     assert shape.backbone_params == sum(p.numel() for p in model.base_model.parameters())
 
 
@@ -52,7 +53,9 @@ def test_a_model_without_a_head_has_the_same_taps(model):
 def test_an_unknown_family_is_refused_naming_the_known_ones():
     config = GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9)
     model = GPT2ForSequenceClassification(config)
-    with pytest.raises(DataError, match=r"`gpt2` are not known; known: bert, distilbert, roberta$"):
+    with pytest.raises(
+        DataError, match=r"`gpt2` are not known; known: bert, distilbert, electra, .*, roberta$"
+    ):
         Anatomy(model)
 
 

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, FIRST_WORD, N_WORDS, genotype, op, tiny_batch, tiny_model, tiny_rows
+from tiny import (
+    DECODERS,
+    FAMILIES,
+    FIRST_WORD,
+    N_WORDS,
+    genotype,
+    op,
+    tiny_batch,
+    tiny_model,
+    tiny_rows,
+)
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from autopeft.errors import DataError
@@ -16,7 +26,7 @@ LONGER = op(Form.PREFIX, Tap.HEAD, Tap.HEAD, 12)
 BIAS = op(Form.BIAS, Tap.V, Tap.V)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, *DECODERS])
 def family(request):
     return request.param
 

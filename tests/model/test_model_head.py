@@ -27,6 +27,7 @@ from autopeft.training.settings import TrainingSettings
 LINEARS = {
     "bert": ["classifier"],
     "roberta": ["classifier.dense", "classifier.out_proj"],
+    "electra": ["classifier.dense", "classifier.out_proj"],
     "distilbert": ["pre_classifier", "classifier"],
 }
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from peft import IA3Config, LNTuningConfig, LoraConfig, get_peft_model
-from tiny import FAMILIES, genotype, op, tiny_batch, tiny_model
+from tiny import DECODERS, FAMILIES, genotype, op, tiny_batch, tiny_model
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
@@ -26,7 +26,7 @@ SIZES = {
 SCALES = {Tap.Q: 1.0, Tap.V: 2.0, Tap.ATTN_OUT: 0.5, Tap.FFN_UP: 4.0, Tap.FFN_OUT: 1.5}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, *DECODERS])
 def family(request):
     return request.param
 
@@ -106,6 +106,7 @@ def test_ia3(family):
     assert_same_logits(model, theirs)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
 def test_ln_tuning(family):
     """A trained LayerNorm, g x + b, is a scale and a bias of what the pretrained one puts out."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import (
+    DECODERS,
     FAMILIES,
     TASK,
     assert_same_training,
@@ -31,7 +32,7 @@ DIVERGING = 1e30
 """A learning rate after which a trial is NaN or infinite from its second step on."""
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, *DECODERS])
 def family(request):
     return request.param
 
@@ -263,7 +264,13 @@ class TestSequentialBottleneck(ScaledContract):
 
 
 class TestBottleneckThroughNorm(ScaledContract):
+    """Where a sublayer ends with a LayerNorm."""
+
     random = frozenset({"down"})
+
+    @pytest.fixture(params=FAMILIES)
+    def family(self, request):
+        return request.param
 
     def make(self, sizes, scale=1.0):
         return op(Form.BOTTLENECK, Tap.FFN_NORM, Tap.FFN_OUT, sizes, scale=scale)

@@ -146,7 +146,7 @@ def test_sampler_learns_what_pays(sampler, history):
     """Were all of one size, the best would be adapters and nothing else."""
     same = [Measured(m.genotype, m.quality, 500) for m in history]
     space = space_of()
-    learned = fmean(map(adapter_share, drawn(space, 8, sampler, history=same, first=60)))
+    learned = fmean(map(adapter_share, drawn(space, 24, sampler, history=same, first=60)))
     by_chance = fmean(m.quality for m in history)
     assert learned > by_chance + 0.2, (learned, by_chance)
 
@@ -157,7 +157,7 @@ def test_sampler_learns_that_less_is_better(sampler, history):
     same = [Measured(m.genotype, 0.5, m.params) for m in history]
     space = space_of()
     learned = fmean(
-        math.log(g.count_params(SHAPE)) for g in drawn(space, 8, sampler, history=same, first=60)
+        math.log(g.count_params(SHAPE)) for g in drawn(space, 24, sampler, history=same, first=60)
     )
     by_chance = fmean(math.log(m.params) for m in history)
     assert learned < by_chance - 0.5, (learned, by_chance)

@@ -1,0 +1,197 @@
+"""Decoders: norms before the sublayers, a gated FFN, grouped queries, a head at the last token."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    D_FFN,
+    D_MODEL,
+    DECODERS,
+    HEAD,
+    N_HEADS,
+    N_LAYERS,
+    PFEIFFER,
+    TASK,
+    assert_same_training,
+    genotype,
+    lora,
+    op,
+    same,
+    same_bits,
+    state,
+    tiny_backbone,
+    tiny_batch,
+    tiny_model,
+    tiny_rows,
+    train,
+)
+from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+
+import autopeft
+from autopeft.errors import ConfigError
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.inject import Injection
+from autopeft.space.forms import Form
+from autopeft.space.taps import Tap
+from autopeft.training.cohort import Cohort
+from autopeft.training.frozen import FrozenCache
+from autopeft.training.settings import TrainingSettings
+
+GATED = genotype(
+    lora(Tap.FFN_GATE, (3, 0, 9)),
+    lora(Tap.K, (0, 2, 2)),
+    lora(Tap.FFN_OUT, (4, 4, 0), scale=2.0),
+    learning_rate=2e-2,
+)
+MAM = genotype(
+    same(Form.PREFIX, Tap.HEAD, (5, 0, 9)),
+    op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 17, scale=4.0),
+    learning_rate=5e-3,
+)
+HOULSBY = genotype(
+    same(Form.BOTTLENECK, Tap.ATTN_OUT, (7, 1, 2)),
+    same(Form.BOTTLENECK, Tap.FFN_OUT, 2, scale="learned"),
+    op(Form.BOTTLENECK, Tap.ATTN_IN, Tap.ATTN_OUT, (0, 2, 3)),
+)
+VECTORS = genotype(
+    *(same(Form.BIAS, tap) for tap in (Tap.ATTN_IN, Tap.V, Tap.FFN_GATE, Tap.BLOCK_OUT)),
+    *(same(Form.SCALE, tap) for tap in (Tap.K, Tap.FFN_IN, Tap.FFN_MID)),
+    learning_rate=3e-2,
+)
+TOP = genotype(lora(Tap.V, (0, 0, 3)), learning_rate=2e-2)
+COMPANY = (GATED, MAM, HOULSBY, VECTORS)
+LANGUAGE_MODELS = {
+    "llama": LlamaForCausalLM,
+    "mistral": MistralForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+}
+
+
+@pytest.fixture(params=DECODERS)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def backbone(family):
+    return tiny_backbone(family)
+
+
+def test_shape(family):
+    model = tiny_model(family)
+    shape = Anatomy(model).shape()
+    narrow, wide = {Tap.K, Tap.V, Tap.HEAD}, {Tap.FFN_GATE, Tap.FFN_UP, Tap.FFN_MID}
+    lacking = {Tap.ATTN_NORM, Tap.FFN_NORM}
+    assert shape.widths == {
+        tap: D_MODEL // 2 if tap in narrow else D_FFN if tap in wide else D_MODEL
+        for tap in set(Tap) - lacking
+    }
+    assert shape.backbone_params == sum(p.numel() for p in model.base_model.parameters())
+    assert len(Anatomy(model).layers) == N_LAYERS
+
+
+def test_what_reads_through_a_norm_behind_a_sublayer_is_refused(family):
+    with pytest.raises(ConfigError, match="the model has no tap ffn_norm; it has: attn_in"):
+        Injection(tiny_model(family), [PFEIFFER], [0], "eager")
+
+
+def test_a_trial_alone_has_the_logits_of_the_model_itself(backbone):
+    rows = tiny_rows(5)
+    settings = TrainingSettings(epochs=1)
+    with Cohort(backbone, [HEAD], [0], TASK, settings) as cohort, torch.no_grad():
+        found = cohort.logits(rows, range(5))[0]
+        # transformers adds the head up in another order.
+        expected = backbone.model(**tiny_batch(backbone.model)).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_the_last_token_is_the_last_real_one(backbone):
+    rows, settings = tiny_rows(5), TrainingSettings(epochs=1)
+    with Cohort(backbone, COMPANY, range(4), TASK, settings) as cohort, torch.no_grad():
+        padded = cohort.logits(rows, range(5))
+        for row in range(5):
+            alone = cohort.logits(rows, [row])
+            torch.testing.assert_close(padded[:, row], alone[:, 0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_i1_i2_together_is_alone(backbone, precision):
+    """To the bit in bf16; in fp32 SiLU has other bits in the last elements of a tensor."""
+    lost = genotype(*MAM.ops, learning_rate=1e30)
+
+    def run(company, seeds):
+        return train(backbone, company, seeds, n_rows=25, epochs=10, precision=precision)
+
+    together = run([*COMPANY, lost], range(5))
+    assert not together[-1].finite
+    for i, one in enumerate(COMPANY):
+        (alone,) = run([one], [i])
+        assert len(alone.losses) == 50
+        assert np.mean(alone.losses[-5:]) < np.mean(alone.losses[:5])
+        if precision == "bf16":
+            assert_same_training(alone, together[i])
+        np.testing.assert_allclose(together[i].losses, alone.losses, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("company", [[TOP], [HEAD, HEAD], [TOP, HEAD, GATED]])
+def test_kept_states_change_nothing(backbone, company):
+    plain = train(backbone, company, epochs=4)
+    cached = train(backbone, company, epochs=4, cache=FrozenCache(backbone, "eager", 7))
+    for one, other in zip(plain, cached, strict=True):
+        np.testing.assert_allclose(other.losses, one.losses, rtol=0, atol=1e-5)
+        assert np.std(one.losses) > 1e-3, "it learns"
+
+
+def language_model(family):
+    torch.manual_seed(0)
+    config = tiny_model(family).config
+    config.use_cache = True
+    model = LANGUAGE_MODELS[family](config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.15 * torch.randn_like(parameter)
+    return model
+
+
+def excited(model, genotype):
+    """The model with ops whose parameters are all random."""
+    injection = autopeft.attach(model, genotype, seed=0)
+    with torch.no_grad():
+        for tensor in injection.tensors(0).values():
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
+    return injection
+
+
+@pytest.mark.parametrize("one", COMPANY, ids=["lora", "mam", "houlsby", "vectors"])
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_generation_with_a_cache_is_generation_without(family, one, beams, side):
+    model = language_model(family)
+    plain = state(model)
+    injection = excited(model, one)
+    batch = tiny_batch(model, 3)
+    if side == "left":
+        batch = {name: tensor.flip(1) for name, tensor in batch.items()}
+
+    def generate(*, cached):
+        settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+        return model.generate(
+            **batch, num_beams=beams, use_cache=cached, eos_token_id=None, **settings
+        )
+
+    assert torch.equal(generate(cached=True), generate(cached=False))
+    injection.remove()
+    assert same_bits(state(model), plain)
+
+
+def test_what_words_come_out_of_stays_frozen(family):
+    model = language_model(family)
+    autopeft.attach(model, GATED, seed=0)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(name.startswith("autopeft_ops.") for name in trained)
+
+
+def test_heads_are_grouped():
+    model = tiny_model("llama")
+    assert model.config.num_key_value_heads == N_HEADS // 2
