@@ -185,9 +185,9 @@ def show_methods(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(
             row["name"],
-            f"{row['params']:,}",
-            percent(row["fraction"]),
-            escape(row["summary"]),
+            "-" if row["lacking"] else f"{row['params']:,}",
+            "-" if row["lacking"] else percent(row["fraction"]),
+            escape(row["summary"] or f"the model has no {', '.join(row['lacking'])}"),
             escape(row["source"].split(",")[0]),
         )
     stdout().print(table)

@@ -35,27 +35,32 @@ def method_rows(name: str | None, model: str | None) -> list[dict[str, Any]]:
         name: one of them; all if None.
         model: Hub name or folder; a BERT-base if None.
 
+    Returns:
+        Rows; what of a row depends on the model is None if the model lacks a tap.
+
     Raises:
-        ConfigError: there is no method of this name.
+        ConfigError: there is no method of this name, or the model lacks a tap that it needs.
         DataError: the model cannot be loaded.
     """
     chosen = {name: method(name)} if name else methods()
     shape = _shape(model)
     rows = []
     for key, item in chosen.items():
-        genotype = item.genotype(shape)
-        count = genotype.count_params(shape)
+        lacking = item.lacking(shape)
+        genotype = None if lacking and name is None else item.genotype(shape)
+        count = None if genotype is None else genotype.count_params(shape)
         rows.append(
             {
                 "name": key,
                 "title": item.title,
                 "params": count,
-                "fraction": count / shape.backbone_params,
-                "summary": describe(genotype),
+                "fraction": None if count is None else count / shape.backbone_params,
+                "summary": None if genotype is None else describe(genotype),
+                "lacking": list(lacking),
                 "formula": item.formula,
                 "source": item.source,
                 "model": model or "BERT-base",
-                "genotype": genotype.to_dict(),
+                "genotype": None if genotype is None else genotype.to_dict(),
             }
         )
     return rows

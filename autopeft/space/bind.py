@@ -1,8 +1,7 @@
 """Fitting a search space file to a model and a parameter budget."""
 
-from collections.abc import Iterable
-
 from autopeft.errors import ConfigError, NoFeasibleTrialError
+from autopeft.space.fit import fit
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import SearchSpace
 from autopeft.space.shape import ModelShape
@@ -14,8 +13,8 @@ from autopeft.space.taps import Tap
 def bind(spec: SpaceSpec, shape: ModelShape, max_params: int) -> SearchSpace:
     """Fit a space to a model and a budget.
 
-    In a space by construction, slots whose smallest op is over the budget are left out, with a
-    note.
+    What a slot needs of taps that the model lacks is left out, and, in a space by construction,
+    slots whose smallest op is over the budget; both with a note.
 
     Args:
         spec: the validated file.
@@ -23,10 +22,16 @@ def bind(spec: SpaceSpec, shape: ModelShape, max_params: int) -> SearchSpace:
         max_params: hard limit on the parameters of the ops.
 
     Raises:
-        ConfigError: a slot uses a tap that the model lacks.
+        ConfigError: the model has no tap that the space uses.
         NoFeasibleTrialError: no op of the space fits the budget.
     """
-    slots = [_slot(slot_spec, spec, shape) for slot_spec in spec.slots]
+    fitted = [fit(slot_spec, shape) for slot_spec in spec.slots]
+    slots = [_slot(slot_spec, spec, shape) for slot_spec, _ in fitted if slot_spec is not None]
+    if not slots:
+        raise ConfigError(
+            f"the model has none of the taps of space {spec.name}; it has: "
+            f"{', '.join(shape.widths)}"
+        )
     least = min(slot.least_in_a_layer() for slot in slots)
     kept = slots
     if spec.draw == "budget":
@@ -37,26 +42,18 @@ def bind(spec: SpaceSpec, shape: ModelShape, max_params: int) -> SearchSpace:
             f"nothing in space {spec.name} fits {max_params:,} parameters; "
             f"its smallest op has {least:,}"
         )
-    notes = tuple(
+    lacking = [note for _, note in fitted if note is not None]
+    dear = [
         f"slot {slot.name} is left out: its smallest op has {slot.entry_price():,} parameters, "
         f"the budget is {max_params:,}"
         for slot in slots
         if slot not in kept
-    )
-    return SearchSpace(spec, shape, max_params, tuple(kept), notes)
+    ]
+    return SearchSpace(spec, shape, max_params, tuple(kept), (*lacking, *dear))
 
 
 def _slot(slot_spec: SlotSpec, spec: SpaceSpec, shape: ModelShape) -> Slot:
-    _check_taps(slot_spec.name, (tap for place in slot_spec.places() for tap in place[1:]), shape)
     shared = slot_spec.layout in spec.layouts
     kind = spec.layouts[slot_spec.layout] if shared else LayoutKind(slot_spec.layout)
     layout = Layout(slot_spec.layout if shared else slot_spec.name, kind)
     return Slot(slot_spec, layout, allowed_sizes(slot_spec, shape.widths[Tap.ATTN_IN]), shape)
-
-
-def _check_taps(slot: str, taps: Iterable[Tap], shape: ModelShape) -> None:
-    if missing := sorted(set(taps) - set(shape.widths)):
-        raise ConfigError(
-            f"slot {slot} needs the tap {', '.join(missing)}, which this model lacks; "
-            f"it has: {', '.join(shape.widths)}"
-        )

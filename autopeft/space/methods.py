@@ -13,6 +13,7 @@ from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.shape import ModelShape
 from autopeft.space.slot import Slot
 from autopeft.space.spec import SlotSpec, Strict
+from autopeft.space.taps import Tap
 
 TABLE = Path(__file__).with_name("methods.yaml")
 
@@ -40,6 +41,11 @@ class Method(Strict):
     def n_sizes(self) -> int:
         """How many sizes the method comes in."""
         return max((len(_sizes(slot)) for slot in self.slots), default=1)
+
+    def lacking(self, shape: ModelShape) -> tuple[Tap, ...]:
+        """The taps that the method needs and the model does not have."""
+        used = {tap for slot in self.slots for _, *taps in slot.places() for tap in taps}
+        return tuple(tap for tap in Tap if tap in used - set(shape.widths))
 
     def genotype(self, shape: ModelShape, level: int = 0) -> Genotype:
         """The method at its published size (level 0) or a smaller one.

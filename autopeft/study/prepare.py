@@ -130,6 +130,9 @@ def starting_points(
     notes = []
     shape = ground.backbone.shape
     for name in names:
+        if lacking := method(name).lacking(shape):
+            notes.append(f"method {name} is left out: the model has no tap {', '.join(lacking)}")
+            continue
         genotype = method(name).largest(shape, ground.max_params)
         if genotype is None:
             least = method(name).genotype(shape, method(name).n_sizes - 1).count_params(shape)

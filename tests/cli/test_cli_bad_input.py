@@ -161,9 +161,15 @@ def test_space_that_needs_a_tap_that_the_model_lacks(refused, study, monkeypatch
         return ModelShape(found.n_layers, widths, found.backbone_params)
 
     monkeypatch.setattr(Anatomy, "shape", shape)
-    message = refused(2, "search", "study.yaml", "--out", "out")
-    assert message.startswith("slot prefix needs the tap head, which this model lacks; it has: ")
-    assert "attn_in, q, k, v, pre_o" in message
+    (study.parent / "prefixes.yaml").write_text(
+        "name: prefixes\n"
+        "description: prefixes alone\n"
+        "slots:\n"
+        "  - {name: prefix, form: prefix, read: same, write: head, size: [1, 2]}\n"
+        "training: {learning_rate: 1e-3}\n"
+    )
+    message = refused(2, "search", "study.yaml", "--space", "prefixes.yaml", "--out", "out")
+    assert message.startswith("the model has none of the taps of space prefixes; it has: attn_in")
 
 
 def row(text="good film", label="good"):

@@ -118,3 +118,11 @@ def test_an_unknown_method_is_refused_with_the_nearest_and_all():
 def test_the_table_is_in_the_package():
     assert TABLE.is_file()
     assert all(entry.title and entry.source and entry.formula for entry in methods().values())
+
+
+def test_a_method_says_which_taps_a_model_lacks():
+    widths = {tap: 4 for tap in Tap if tap not in (Tap.ATTN_NORM, Tap.FFN_NORM)}
+    shape = ModelShape(2, widths, 1000)
+    assert method("pfeiffer").lacking(shape) == (Tap.FFN_NORM,)
+    assert method("ln_tuning").lacking(shape) == (Tap.ATTN_NORM, Tap.FFN_NORM)
+    assert method("mam").lacking(shape) == ()

@@ -299,10 +299,41 @@ def test_a_space_of_which_nothing_fits_is_refused(draw):
         bind_text(two_slots("free", draw), max_params=7)
 
 
-def test_a_tap_that_the_model_lacks_is_refused_with_those_it_has():
-    widths = {tap: 4 for tap in Tap if tap is not Tap.FFN_UP}
-    with pytest.raises(ConfigError, match=r"slot b needs the tap ffn_up, .* it has: attn_in, q, k"):
-        bind_text(two_slots("free"), ModelShape(2, widths, 1000))
+def without(*taps):
+    return ModelShape(2, {tap: 4 for tap in Tap if tap not in taps}, 1000)
+
+
+def test_a_slot_whose_taps_the_model_lacks_is_left_out_with_a_note():
+    space = bind_text(two_slots("free"), without(Tap.FFN_UP))
+    assert [slot.name for slot in space.slots] == ["a"]
+    assert space.notes == ("slot b is left out: the model has no tap ffn_up",)
+
+
+def test_a_slot_keeps_what_the_model_has():
+    shape = without(Tap.ATTN_NORM, Tap.FFN_NORM)
+    space = bind(load_space("unified"), shape, NO_LIMIT)
+    kept = {slot.name: slot.spec for slot in space.slots}
+    assert len(kept) == len(space.spec.slots)
+    assert kept["ffn_adapter"].read == (Tap.FFN_IN, Tap.FFN_OUT)
+    assert kept["biases"].write == (*("q+ffn_up", "q+k+v+attn_out+ffn_up+ffn_out", "attn_out"),)
+    assert kept["scales"].write == ("k+v+ffn_mid", "v", "ffn_mid", "attn_out")
+    assert set(space.notes) == {
+        "slot ffn_adapter goes without ffn_norm, which the model lacks",
+        "slot scales goes without attn_norm, ffn_norm, which the model lacks",
+        "slot biases goes without attn_norm, ffn_norm, which the model lacks",
+    }
+
+
+def test_a_space_of_which_nothing_is_left_is_refused_with_the_taps_there_are():
+    shape = ModelShape(2, {Tap.ATTN_IN: 4, Tap.K: 4}, 1000)
+    with pytest.raises(ConfigError, match="none of the taps of space small; it has: attn_in, k"):
+        bind_text(two_slots("free"), shape)
+
+
+def test_a_weight_whose_input_the_model_lacks_is_left_out():
+    text = two_slots("free").replace("write: [q, q+v]", "write: ffn_up")
+    space = bind_text(text, without(Tap.FFN_IN))
+    assert [slot.name for slot in space.slots] == ["b"]
 
 
 def test_a_space_is_found_by_name_and_by_path(tmp_path):
