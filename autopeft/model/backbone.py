@@ -89,6 +89,7 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
     fresh = _fresh(name, model, loading)
     anatomy = Anatomy(model, fresh)
     tokenizer.model_max_length = min(tokenizer.model_max_length, anatomy.longest_row())
+    model.config.use_cache = False  # decoders would keep keys and values of every batch
     model.eval().requires_grad_(requires_grad=False).to(device)
     return Backbone(
         model=model,
