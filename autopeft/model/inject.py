@@ -195,6 +195,9 @@ class Injection:
         self._handles.append(norm.register_forward_pre_hook(hook))
 
     def _hook(self, anatomy: Anatomy, index: int, layer: LayerOps) -> None:
+        for tap, written in layer.writes.items():
+            for _, op in written:
+                op.stand_at(anatomy.point(index, tap)[0])
         for tap in sorted(layer.taps):
             module, side = anatomy.point(index, tap)
             if side == "in":

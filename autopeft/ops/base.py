@@ -68,6 +68,8 @@ class StackedOp(nn.Module, ABC):
     """
 
     form: ClassVar[Form]
+    scales_h: ClassVar[bool] = False
+    """It reads another state and yet does more to h than to add to it."""
 
     def __init__(
         self, members: Sequence[Member], *, layout: Sequence[int], d_read: int, d_write: int
@@ -101,6 +103,9 @@ class StackedOp(nn.Module, ABC):
         self, name: str, rows: int, width: int, generator: torch.Generator
     ) -> Float[Tensor, "rows width"]:
         """A fresh parameter of one trial."""
+
+    def stand_at(self, module: nn.Module) -> None:
+        """Be told the module whose output is written; most ops need not know."""
 
     @abstractmethod
     def forward(

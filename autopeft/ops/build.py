@@ -7,15 +7,19 @@ from typing import NamedTuple
 from autopeft.ops.base import Member, StackedOp, padded_size
 from autopeft.ops.bias import Bias
 from autopeft.ops.bottleneck import Bottleneck
+from autopeft.ops.dora import Dora
 from autopeft.ops.lowrank import LowRank
+from autopeft.ops.lowrank_fa import LowRankFrozenA
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.scale import ElementwiseScale
+from autopeft.ops.vera import Vera
 from autopeft.space.forms import FORMS, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import Tap
 
 FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
-    cls.form: cls for cls in (LowRank, Bottleneck, Prefix, Bias, ElementwiseScale)
+    cls.form: cls
+    for cls in (LowRank, LowRankFrozenA, Dora, Vera, Bottleneck, Prefix, Bias, ElementwiseScale)
 }
 
 

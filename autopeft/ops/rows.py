@@ -84,14 +84,14 @@ class _Graph(NamedTuple):
 
     Attributes:
         op: which.
-        sequential: it read the state that it changed.
-        x: what it read, a leaf.
+        h: what it changed, a leaf; None if it only added to it.
+        x: what it read, a leaf; None if that was h.
         new: what came out.
     """
 
     op: StackedOp
-    sequential: bool
-    x: Float[Tensor, "member token d_read"]
+    h: Float[Tensor, "member token d"] | None
+    x: Float[Tensor, "member token d_read"] | None
     new: Float[Tensor, "member token d"]
 
 
@@ -113,14 +113,12 @@ def _changed(
         if graphs is None:
             _overwrite(whole, op.blocks, op(h, h if read is None else read))
             continue
+        changed = h.clone().requires_grad_() if read is None or op.scales_h else None
+        x = None if read is None else read.detach().requires_grad_(read.requires_grad)
         with torch.enable_grad():
-            if read is None:
-                h = x = h.clone().requires_grad_()
-            else:
-                x = read.detach().requires_grad_(read.requires_grad)
-            new = op(h, x)
+            new = op(h if changed is None else changed, changed if x is None else x)
         _overwrite(whole, op.blocks, new.detach())
-        graphs.append(_Graph(op, read is None, x, new))
+        graphs.append(_Graph(op, changed, x, new))
     return out
 
 
@@ -152,19 +150,19 @@ class _Change(Function):
         (grad,) = grads
         whole, copied = _by_block(grad, ctx.n_blocks), False
         of_reads: list[Tensor | None] = []
-        of_parameters: list[Tensor] = []
+        of_parameters: list[Tensor | None] = []
         while ctx.graphs:
-            op, sequential, x, new = ctx.graphs.pop()
-            leaves = [*([x] if x.requires_grad else []), *op.parameters()]
-            found = list(torch.autograd.grad(new, leaves, _own(whole, op.blocks)))
-            of_x = found.pop(0) if x.requires_grad else None
-            of_parameters[:0] = found
-            of_reads.insert(0, None if sequential else of_x)
-            if sequential and of_x is not None:
-                # An op that reads elsewhere adds to h, whose gradient is then that of the outcome.
+            op, h, x, new = ctx.graphs.pop()
+            leaves = [leaf for leaf in (h, x) if leaf is not None and leaf.requires_grad]
+            found = torch.autograd.grad(new, [*leaves, *op.parameters()], _own(whole, op.blocks))
+            of = dict(zip(map(id, leaves), found, strict=False))
+            of_parameters[:0] = found[len(leaves) :]
+            of_reads.insert(0, None if x is None else of.get(id(x)))
+            if h is not None:
+                # An op that only adds to h passes the gradient of the outcome on.
                 if not copied:
                     whole, copied = whole.clone(), True
-                _overwrite(whole, op.blocks, of_x)
+                _overwrite(whole, op.blocks, of[id(h)])
         of_state = whole.reshape(grad.shape) if ctx.needs_input_grad[0] else None
         return (of_state, None, None, None, *of_reads, *of_parameters)
 

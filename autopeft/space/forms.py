@@ -16,6 +16,12 @@ class Form(StrEnum):
 
     LOWRANK = "lowrank"
     """f(x) = x A B (LoRA, Hu et al. 2022)."""
+    LOWRANK_FA = "lowrank_fa"
+    """f(x) = x A B with A frozen at its random start (LoRA-FA, Zhang et al. 2023)."""
+    DORA = "dora"
+    """W x -> m (W + A B) x / ||W + A B|| (DoRA, Liu et al. 2024)."""
+    VERA = "vera"
+    """f(x) = ((x A * d) B) * b with A and B random and frozen (VeRA, Kopiczko et al. 2024)."""
     BOTTLENECK = "bottleneck"
     """f(x) = act(x Wd + bd) Wu + bu (adapters, Houlsby et al. 2019; He et al. 2022)."""
     PREFIX = "prefix"
@@ -31,6 +37,8 @@ class Compose(StrEnum):
 
     ADD = "add"
     """h + s f(x)."""
+    RENORMALISE = "renormalise"
+    """c (h + s f(x)), c keeps the norm of each output's weights at a trained magnitude."""
     MULTIPLY = "multiply"
     """h * l."""
     SOFTMAX = "softmax"
@@ -67,6 +75,9 @@ class FormRule:
 
 FORMS: dict[Form, FormRule] = {
     Form.LOWRANK: FormRule(Compose.ADD, True, True, False, lambda r, m, n: r * (m + n)),
+    Form.LOWRANK_FA: FormRule(Compose.ADD, True, True, False, lambda r, _, n: r * n),
+    Form.DORA: FormRule(Compose.RENORMALISE, True, True, False, lambda r, m, n: r * (m + n) + n),
+    Form.VERA: FormRule(Compose.ADD, True, True, False, lambda r, _, n: r + n),
     Form.BOTTLENECK: FormRule(Compose.ADD, True, True, True, lambda r, m, n: r * (m + n) + r + n),
     Form.PREFIX: FormRule(Compose.SOFTMAX, True, False, False, lambda r, m, _: 2 * r * m),
     Form.BIAS: FormRule(Compose.ADD, False, False, False, lambda r, m, _: r * m),
@@ -87,6 +98,8 @@ def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
         return None if read == write else f"a {form} reads where it writes"
     if Tap.HEAD in (read, write):
         return "only a prefix acts at `head`"
+    if form is Form.DORA and LINEAR_INPUT.get(write) is not read:
+        return "a dora reads the input of the weight matrix whose output it writes"
     if is_sequential(read, write):
         return None
     if read in (Tap.Q, Tap.K, Tap.V) and write in (Tap.Q, Tap.K, Tap.V):

@@ -17,6 +17,13 @@ _SHORT = {
     Tap.FFN_NORM: "ffn LN",
 }
 
+_ON_WEIGHTS = {
+    Form.LOWRANK: "LoRA",
+    Form.LOWRANK_FA: "LoRA-FA",
+    Form.DORA: "DoRA",
+    Form.VERA: "VeRA",
+}
+
 
 def describe(genotype: Genotype) -> str:
     """One line of what the ops are, where and how large; `head only` without any."""
@@ -38,14 +45,14 @@ def _group(op: Op) -> tuple[str, str, str, tuple[int, ...], str]:
 
 
 def _is_weight(op: Op) -> bool:
-    return op.form is Form.LOWRANK and LINEAR_INPUT.get(op.write) == op.read
+    return op.form in _ON_WEIGHTS and LINEAR_INPUT.get(op.write) == op.read
 
 
 def _name(ops: Sequence[Op]) -> str:
     op = ops[0]
     taps = ",".join(_SHORT.get(op.write, str(op.write)) for op in ops)
     if _is_weight(op):
-        return f"LoRA {taps}"
+        return f"{_ON_WEIGHTS[op.form]} {taps}"
     if op.form is Form.PREFIX:
         return "prefix"
     if op.form in (Form.BIAS, Form.SCALE):
@@ -54,7 +61,9 @@ def _name(ops: Sequence[Op]) -> str:
     if op.read in THROUGH_NORM:
         side = "Pfeiffer"
     where = "FFN" if op.write in (Tap.FFN_OUT, Tap.FFN_UP, Tap.FFN_MID) else "attention"
-    linear = "linear " if op.form is Form.LOWRANK else ""
+    linear = {Form.LOWRANK: "linear ", Form.LOWRANK_FA: "linear FA ", Form.VERA: "VeRA "}.get(
+        op.form, ""
+    )
     activation = f" {op.activation}" if op.activation and op.activation != "relu" else ""
     return f"{side} {linear}{where}{activation}"
 

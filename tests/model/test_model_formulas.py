@@ -82,9 +82,9 @@ class Bench:
     def __init__(self, family, *ops):
         self.model = tiny_model(family)
         self.batch = tiny_batch(self.model)
-        injection = Injection(self.model, [genotype(*ops)], [0], "eager")
+        self.injection = Injection(self.model, [genotype(*ops)], [0], "eager")
         self.model.double()
-        self.tensors = injection.tensors(0)
+        self.tensors = self.injection.tensors(0)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for tensor in self.tensors.values():
@@ -137,6 +137,37 @@ def test_low_rank_on_every_weight(family, write):
     bench = Bench(family, at(Form.LOWRANK, read, write, 3, scale=2.0))
     a, b = bench.own("a"), bench.own("b")
     bench.check({write: lambda h, seen: h + 2 * seen[read] @ a.T @ b})
+
+
+@pytest.mark.parametrize("write", [Tap.Q, Tap.ATTN_OUT, Tap.FFN_UP])
+def test_low_rank_with_a_frozen_factor(family, write):
+    read = LINEAR_INPUT[write]
+    bench = Bench(family, at(Form.LOWRANK_FA, read, write, 3, scale=2.0))
+    (stack,) = bench.injection.stacks()
+    a, b = stack.a[0, :3].double(), bench.own("b")
+    bench.check({write: lambda h, seen: h + 2 * seen[read] @ a.T @ b})
+
+
+@pytest.mark.parametrize("write", [Tap.Q, Tap.ATTN_OUT, Tap.FFN_UP])
+def test_vera(family, write):
+    read = LINEAR_INPUT[write]
+    bench = Bench(family, at(Form.VERA, read, write, 3, scale=2.0))
+    (stack,) = bench.injection.stacks()
+    down, up = stack.down[0, :3].double(), stack.up[0, :3].double()
+    d, b = bench.own("d"), bench.own("b")
+    bench.check({write: lambda h, seen: h + 2 * (seen[read] @ down.T * d[:, 0]) @ up * b})
+
+
+@pytest.mark.parametrize("write", [Tap.V, Tap.FFN_UP, Tap.FFN_OUT])
+def test_dora(family, write):
+    """m (W + s B A) / ||W + s B A|| in place of W."""
+    read = LINEAR_INPUT[write]
+    bench = Bench(family, at(Form.DORA, read, write, 3, scale=2.0))
+    linear = Anatomy(bench.model).point(LAYER, write)[0]
+    moved = linear.weight + 2 * bench.own("b").T @ bench.own("a")
+    magnitude = linear.weight.norm(dim=1) + bench.own("magnitude")[0]
+    weight = moved * (magnitude / moved.norm(dim=1))[:, None]
+    bench.check({write: lambda _, seen: seen[read] @ weight.T + linear.bias})
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import re
 
 import pytest
 import torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, get_peft_model
-from tiny import DECODERS, FAMILIES, genotype, op, tiny_batch, tiny_model
+from peft import IA3Config, LNTuningConfig, LoraConfig, VeraConfig, get_peft_model
+from tiny import D_MODEL, DECODERS, FAMILIES, genotype, op, tiny_batch, tiny_model
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
+from autopeft.ops.vera import random_factor
 from autopeft.space.forms import Form
 from autopeft.space.taps import LINEAR_INPUT, Tap
 
@@ -89,6 +90,48 @@ def test_lora_with_a_rank_and_a_scale_for_each_matrix(family):
         }
         lora.lora_A["default"].weight.data.copy_(own["a"])
         lora.lora_B["default"].weight.data.copy_(own["b"].T)
+    assert_same_logits(model, theirs)
+
+
+def test_dora(family):
+    ops = [op(Form.DORA, LINEAR_INPUT[tap], tap, 3, scale=2.0) for tap in (Tap.Q, Tap.FFN_OUT)]
+    model, tensors = with_ops(family, *ops)
+    names = module_names(model)
+    places = {names[i, ROLES[op.write]]: (i, op) for op in ops for i in range(3)}
+    config = LoraConfig(target_modules=list(places), r=3, lora_alpha=6, use_dora=True)
+    theirs = get_peft_model(tiny_model(family), config)
+    with torch.no_grad():
+        for name, (layer, one) in places.items():
+            lora = theirs.base_model.model.get_submodule(name)
+            own = {
+                key.rpartition(".")[2]: tensor
+                for key, tensor in tensors.items()
+                if key.startswith(f"layers.{layer}.dora.{one.read}.{one.write}.")
+            }
+            lora.lora_A["default"].weight.copy_(own["a"])
+            lora.lora_B["default"].weight.copy_(own["b"].T)
+            magnitude = lora.lora_magnitude_vector["default"].weight
+            magnitude.add_(own["magnitude"][0])  # theirs starts at the norm of the weights
+    assert_same_logits(model, theirs)
+
+
+# Theirs cuts one pair of matrices to every weight; so that it can be ours, all have one shape.
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vera(family):
+    model, tensors = with_ops(
+        family, *(op(Form.VERA, Tap.ATTN_IN, tap, 5) for tap in (Tap.Q, Tap.V))
+    )
+    names = module_names(model)
+    places = {names[i, ROLES[tap]]: (i, tap) for tap in (Tap.Q, Tap.V) for i in range(3)}
+    theirs = get_peft_model(tiny_model(family), VeraConfig(target_modules=list(places), r=5))
+    with torch.no_grad():
+        for name, (layer, tap) in places.items():
+            vera = theirs.base_model.model.get_submodule(name)
+            path = f"layers.{layer}.vera.attn_in.{tap}"
+            vera.vera_lambda_d["default"].copy_(tensors[f"{path}.d"][:, 0])
+            vera.vera_lambda_b["default"].copy_(tensors[f"{path}.b"][0])
+            vera.vera_A["default"].copy_(random_factor("down", 5, D_MODEL))
+            vera.vera_B["default"].copy_(random_factor("up", 5, D_MODEL).T)
     assert_same_logits(model, theirs)
 
 

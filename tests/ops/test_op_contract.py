@@ -249,6 +249,23 @@ class TestLowRankOnFfn(ScaledContract):
         return op(Form.LOWRANK, Tap.FFN_MID, Tap.FFN_OUT, sizes, scale=scale)
 
 
+class TestLowRankFrozenA(ScaledContract):
+    def make(self, sizes, scale=1.0):
+        return op(Form.LOWRANK_FA, Tap.ATTN_IN, Tap.V, sizes, scale=scale)
+
+
+class TestDora(ScaledContract):
+    random = frozenset({"a"})
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.DORA, Tap.FFN_IN, Tap.FFN_UP, sizes, scale=scale)
+
+
+class TestVera(ScaledContract):
+    def make(self, sizes, scale=1.0):
+        return op(Form.VERA, Tap.PRE_O, Tap.ATTN_OUT, sizes, scale=scale)
+
+
 class TestParallelBottleneck(ScaledContract):
     random = frozenset({"down"})
 

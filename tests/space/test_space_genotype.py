@@ -258,7 +258,7 @@ def test_a_genotype_is_read_from_yaml_and_from_its_own_json(tmp_path, text):
         ("[4, 0, 2]", "[4, 0, '2']", "4: ops.0.sizes.2: '2': has to be a whole number"),
         ("[4, 0, 2]", "[4, 0, -2]", "4: ops.0.sizes.2: -2: has to be greater than or equal to 0"),
         ("[4, 0, 2]", "4", "4: ops.0.sizes: 4: has to be a list"),
-        ("lowrank", "lora", "4: ops.0.form: 'lora': has to be 'lowrank', 'bottleneck', 'prefix', "),
+        ("lowrank", "lora", "4: ops.0.form: 'lora': has to be 'lowrank', 'lowrank_fa', 'dora', "),
         (
             "write: q",
             "write: qq",

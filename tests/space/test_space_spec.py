@@ -87,7 +87,7 @@ REFUSED = [
     (
         "form: lowrank",
         "form: lora",
-        "5: slots.0.form: 'lora': has to be 'lowrank', 'bottleneck', '",
+        "5: slots.0.form: 'lora': has to be 'lowrank', 'lowrank_fa', '",
     ),
     ("relu", "elu", "13: slots.1.activation: 'elu': has to be 'relu', 'gelu', 'tanh' or 'silu'"),
     (
@@ -346,7 +346,8 @@ def test_a_space_is_found_by_name_and_by_path(tmp_path):
 @pytest.mark.parametrize("name", ["lorra", "gone.yaml", "x" * 5000, "a\0b", ""])
 def test_an_unknown_space_is_refused_with_the_shipped_ones(tmp_path, name):
     with pytest.raises(
-        ConfigError, match=r"shipped space \(adapters, autopeft, lora, s3delta, s4, unified\)"
+        ConfigError,
+        match=r"shipped space \(adapters, autopeft, lora, s3delta, s4, unified, weights\)",
     ):
         load_space(name, tmp_path)
 
