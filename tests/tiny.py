@@ -13,6 +13,8 @@ from transformers import (
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    Gemma3TextConfig,
+    Gemma3TextForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     MistralConfig,
@@ -37,12 +39,18 @@ from autopeft.training.settings import TrainingSettings
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra")
 DECODERS = {
+    "gemma3_text": (Gemma3TextForSequenceClassification, Gemma3TextConfig),
     "llama": (LlamaForSequenceClassification, LlamaConfig),
     "mistral": (MistralForSequenceClassification, MistralConfig),
     "qwen2": (Qwen2ForSequenceClassification, Qwen2Config),
     "qwen3": (Qwen3ForSequenceClassification, Qwen3Config),
 }
 """LayerNorms before the sublayers, gated FFNs, two queries to a key, a head at the last token."""
+
+MIXED_WINDOWS = {
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+}
 
 N_LAYERS, D_MODEL, D_FFN, N_HEADS, N_POSITIONS, N_WORDS, N_OUTPUTS = 3, 32, 48, 4, 40, 60, 3
 FIRST_WORD = 5
@@ -74,7 +82,8 @@ def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS):
             cls, config = DECODERS[family]
             special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
             grouped = {"num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
-            model = cls(config(**encoder, **shared, **special, **grouped))
+            more = MIXED_WINDOWS if family == "gemma3_text" else {}
+            model = cls(config(**encoder, **shared, **special, **grouped, **more))
         else:
             renamed = {
                 "dim": D_MODEL,

@@ -112,6 +112,7 @@ FAMILIES: Mapping[str, Family] = {
         attn_norm="sa_layer_norm",
         ffn_norm="output_layer_norm",
     ),
+    "gemma3_text": replace(_LLAMA, ffn_input="pre_feedforward_layernorm"),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,

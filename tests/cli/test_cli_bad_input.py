@@ -148,7 +148,7 @@ def test_model_of_an_unknown_family(refused, study):
     config = GPT2Config(vocab_size=19, n_embd=16, n_layer=2, n_head=2, n_positions=32)
     GPT2Model(config).save_pretrained(study.parent / "model")
     message = refused(3, "search", "study.yaml", "--out", "out")
-    known = "bert, distilbert, electra, llama, mistral, qwen2, qwen3, roberta"
+    known = "bert, distilbert, electra, gemma3_text, llama, mistral, qwen2, qwen3, roberta"
     assert message == f"models of type `gpt2` are not known; known: {known}"
 
 

@@ -154,7 +154,10 @@ SPOILT = {
     "wrong type": (lambda f: change_config(f, hidden_size="x"), "field 'hidden_size'"),
     "impossible": (lambda f: change_config(f, num_attention_heads=5), "not a multiple"),
     "unknown": (lambda f: change_config(f, model_type="nope"), "model type `nope`"),
-    "other family": (other_family, "`gpt2` are not known; known: bert, distilbert, electra, llama"),
+    "other family": (
+        other_family,
+        "`gpt2` are not known; known: bert, distilbert, electra",
+    ),
     "no tokenizer": (without_tokenizer, "has no tokenizer: its vocabulary is empty"),
     "a layer short": (
         lambda f: change_config(f, num_hidden_layers=4),

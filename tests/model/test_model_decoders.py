@@ -25,7 +25,13 @@ from tiny import (
     tiny_rows,
     train,
 )
-from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 import autopeft
 from autopeft.errors import ConfigError
@@ -61,6 +67,7 @@ VECTORS = genotype(
 TOP = genotype(lora(Tap.V, (0, 0, 3)), learning_rate=2e-2)
 COMPANY = (GATED, MAM, HOULSBY, VECTORS)
 LANGUAGE_MODELS = {
+    "gemma3_text": Gemma3ForCausalLM,
     "llama": LlamaForCausalLM,
     "mistral": MistralForCausalLM,
     "qwen2": Qwen2ForCausalLM,
