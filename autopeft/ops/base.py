@@ -98,11 +98,15 @@ class StackedOp(nn.Module, ABC):
     def declare(self) -> Mapping[str, Declared]:
         """The parameters of the form, by name."""
 
-    @abstractmethod
     def initial(
-        self, name: str, rows: int, width: int, generator: torch.Generator
+        self,
+        name: str,  # noqa: ARG002
+        rows: int,
+        width: int,
+        generator: torch.Generator,  # noqa: ARG002
     ) -> Float[Tensor, "rows width"]:
-        """A fresh parameter of one trial."""
+        """A fresh parameter of one trial; zero if a form does not say otherwise."""
+        return torch.zeros(rows, width)
 
     def stand_at(self, module: nn.Module) -> None:
         """Be told the module whose output is written; most ops need not know."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,16 +18,6 @@ class Bias(StackedOp):
     def declare(self) -> Mapping[str, Declared]:
         """One vector."""
         return {"bias": Declared("one", self.d_write, decays=False)}
-
-    def initial(
-        self,
-        name: str,  # noqa: ARG002
-        rows: int,
-        width: int,
-        generator: torch.Generator,  # noqa: ARG002
-    ) -> Float[Tensor, "rows width"]:
-        """Zero."""
-        return torch.zeros(rows, width)
 
     def forward(
         self,

@@ -34,16 +34,6 @@ class LowRankFrozenA(StackedOp):
             frozen[i, : member.size] = kaiming(member.size, self.d_read, generator)
         self.register_buffer("a", frozen, persistent=False)
 
-    def initial(
-        self,
-        name: str,  # noqa: ARG002
-        rows: int,
-        width: int,
-        generator: torch.Generator,  # noqa: ARG002
-    ) -> Float[Tensor, "rows width"]:
-        """Zero."""
-        return torch.zeros(rows, width)
-
     def forward(
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
     ) -> Float[Tensor, "member token d_write"]:
