@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from peft import PrefixTuningConfig, get_peft_model
 from tiny import (
     D_FFN,
     D_MODEL,
@@ -189,6 +190,36 @@ def test_generation_with_a_cache_is_generation_without(family, one, beams, side)
     assert torch.equal(generate(cached=True), generate(cached=False))
     injection.remove()
     assert same_bits(state(model), plain)
+
+
+# A sliding window, as Gemma3's, slides past what is in the cache; ours always sees its prefix.
+@pytest.mark.parametrize("family", [name for name in DECODERS if name != "gemma3_text"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@torch.no_grad()
+def test_a_prefix_is_that_of_peft_with_positions_from_zero(family):
+    """Its wrapper counts the prefix as positions, so its keys and values are used as a cache."""
+    length, batch = 4, tiny_batch(tiny_model(family))
+    model = language_model(family)
+    own = excited(model, genotype(same(Form.PREFIX, Tap.HEAD, length))).tensors(0)
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
+    theirs = get_peft_model(language_model(family), config).eval()
+    by_layer = [
+        own[f"layers.{layer}.prefix.head.head.{part}"]
+        for layer in range(N_LAYERS)
+        for part in ("keys", "values")
+    ]
+    theirs.prompt_encoder["default"].embedding.weight.copy_(torch.cat(by_layer, 1))
+    n_rows, n_tokens = batch["input_ids"].shape
+    expected = theirs.base_model(
+        input_ids=batch["input_ids"],
+        attention_mask=torch.cat([torch.ones(n_rows, length), batch["attention_mask"]], 1),
+        position_ids=torch.arange(n_tokens).expand(n_rows, -1),
+        past_key_values=theirs.get_prompt(n_rows),
+    ).logits
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(model(**batch).logits[real], expected[real], rtol=0, atol=1e-5)
+    plain = language_model(family)(**batch).logits
+    assert (plain[real] - expected[real]).abs().max() > 1e-2
 
 
 def test_what_words_come_out_of_stays_frozen(family):
