@@ -254,3 +254,24 @@ def test_what_is_read_is_what_earlier_ops_have_written(family):
             Tap.FFN_OUT: lambda h, seen: h + bottleneck(bench, seen[Tap.FFN_IN]),
         }
     )
+
+
+def test_a_parallel_adapter_with_the_ffns_activation_is_a_wider_ffn(family):
+    """Down projections side by side, up projections one over the other, biases added."""
+    size, scale = 7, 4.0
+    ffn = at(
+        Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, size, activation=Activation.GELU, scale=scale
+    )
+    bench = Bench(family, ffn)
+    wide = Bench(family)
+    anatomy = Anatomy(wide.model)
+    up, down = (anatomy.module(LAYER, role) for role in ("up", "down"))
+    up.weight.data = torch.cat([up.weight, bench.own("down")])
+    up.bias.data = torch.cat([up.bias, bench.own("down_bias")[:, 0]])
+    down.weight.data = torch.cat([down.weight, scale * bench.own("up").T], 1)
+    down.bias.data += scale * bench.own("up_bias")[0]
+    with torch.no_grad():
+        found, expected = (one.model(**one.batch).logits for one in (bench, wide))
+        plain = Bench(family).model(**bench.batch).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert (found - plain).abs().max() > 1e-2
