@@ -27,6 +27,7 @@ def search(
     metric: str | None = None,
     space: str | Path = "unified",
     max_params: int | str = "1%",
+    max_trained: int | str | None = None,
     trials: int = 40,
     time: float | str | None = None,
     training: Mapping[str, Any] | None = None,
@@ -45,6 +46,7 @@ def search(
         metric: the task's default one if None.
         space: a shipped name or a path.
         max_params: parameters of the ops at most, a number or a percentage like "1%".
+        max_trained: likewise of those that are trained, where a method trains more than it stores.
         trials: in all.
         time: training time in all, in seconds or like "2h".
         training: the `training` section of a study file.
@@ -64,7 +66,12 @@ def search(
         "data": data_section(data),
         "metric": metric,
         "space": str(space),
-        "budget": {"max_params": max_params, "trials": trials, "time": time},
+        "budget": {
+            "max_params": max_params,
+            "max_trained": max_trained,
+            "trials": trials,
+            "time": time,
+        },
         "training": dict(training or {}),
         "sampler": sampler,
         "seed": seed,

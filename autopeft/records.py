@@ -12,6 +12,8 @@ from autopeft.errors import ConfigError, DataError
 from autopeft.files import parse_json, read_json, write_atomic, write_new
 
 RECORD_VERSION = 1
+RECORD_VERSION_STORED = 2
+"""Of records whose trial trained other parameters than it stored; the others stay as they were."""
 
 State = Literal["complete", "failed"]
 FailureKind = Literal["nan", "diverged", "out_of_memory", "crash", "error"]
@@ -61,7 +63,7 @@ class Record:
     """What is known about one trial at one rung with one seed; never changed once written.
 
     Attributes:
-        version: of this format, `RECORD_VERSION`.
+        version: of this format, `RECORD_VERSION`; `RECORD_VERSION_STORED` if it has the last two.
         trial: number of the trial in its study.
         rung: level of the training budget, from 0.
         replicate: number of the repetition with another seed, from 0.
@@ -71,7 +73,7 @@ class Record:
         seed: of initialisation and op dropout.
         metrics: scores by name.
         objectives: other measurements by name.
-        trainable_params: of the ops, the head not counted.
+        trainable_params: of the ops as they are stored, the head not counted.
         fraction: `trainable_params` over the parameters of the backbone.
         head_params: trainable parameters of the task head.
         steps: optimizer steps from the start of the trial.
@@ -83,6 +85,8 @@ class Record:
         split: the rows that the metrics were computed on.
         failure: why it failed, or None.
         weights: where the trained weights lie, a POSIX path relative to the study's folder.
+        trained_params: of the ops while they were trained; None if those that are stored.
+        stored: the genotype that the weights are of, where it is not the one that was trained.
 
     Raises:
         ConfigError: naming each key that is wrong, its value and what is allowed.
@@ -110,6 +114,8 @@ class Record:
     split: str
     failure: Failure | None = None
     weights: str | None = None
+    trained_params: int | None = None
+    stored: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         checks.refuse_if_any(_problems(self.to_dict()), "record")
@@ -119,9 +125,17 @@ class Record:
         """(trial, rung, replicate): what a study measures once."""
         return (self.trial, self.rung, self.replicate)
 
+    @property
+    def stored_genotype(self) -> dict[str, Any]:
+        """The genotype that the weights are of."""
+        return self.genotype if self.stored is None else self.stored
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, keys in the order of the fields."""
-        return {**asdict(self), "cohort": list(self.cohort)}
+        data = {**asdict(self), "cohort": list(self.cohort)}
+        if self.version == RECORD_VERSION:
+            data = {key: data[key] for key in data if key not in _MORE or data[key] is not None}
+        return data
 
     def to_json(self) -> str:
         """One line of strict JSON."""
@@ -236,7 +250,8 @@ def _is_utc(value: object) -> bool:
 
 
 def _problems(data: Any) -> list[str]:
-    problems = _check_fields(data, "")
+    more = isinstance(data, dict) and data.get("version") == RECORD_VERSION_STORED
+    problems = (_check_more_fields if more else _check_fields)(data, "")
     if problems:
         return problems
     if (data["state"] == "failed") != (data["failure"] is not None):
@@ -264,31 +279,32 @@ check_objectives = checks.named(
         },
     ),
 )
-_check_fields = checks.fields(
-    {
-        "version": checks.one_of(RECORD_VERSION),
-        "trial": checks.COUNT,
-        "rung": checks.COUNT,
-        "replicate": checks.COUNT,
-        "state": checks.one_of(*get_args(State)),
-        "genotype": checks.PLAIN_OBJECT,
-        "hash": checks.matching("[0-9a-f]{16}", "16 hexadecimal digits"),
-        "seed": checks.COUNT,
-        "metrics": checks.named(_METRIC),
-        "objectives": check_objectives,
-        "trainable_params": checks.COUNT,
-        "fraction": checks.NUMBER_FROM_0,
-        "head_params": checks.COUNT,
-        "steps": checks.COUNT,
-        "seconds": checks.NUMBER_FROM_0,
-        "started": checks.leaf("a time in UTC such as 2026-01-31T12:00:00Z", _is_utc),
-        "worker": checks.TEXT,
-        "cohort": checks.list_of(checks.COUNT),
-        "precision": checks.TEXT,
-        "split": checks.TEXT,
-        "failure": checks.optional(_FAILURE),
-        "weights": checks.optional(
-            checks.matching(_PATH, "a relative POSIX path without . and .."),
-        ),
-    },
-)
+_FIELDS = {
+    "version": checks.one_of(RECORD_VERSION, RECORD_VERSION_STORED),
+    "trial": checks.COUNT,
+    "rung": checks.COUNT,
+    "replicate": checks.COUNT,
+    "state": checks.one_of(*get_args(State)),
+    "genotype": checks.PLAIN_OBJECT,
+    "hash": checks.matching("[0-9a-f]{16}", "16 hexadecimal digits"),
+    "seed": checks.COUNT,
+    "metrics": checks.named(_METRIC),
+    "objectives": check_objectives,
+    "trainable_params": checks.COUNT,
+    "fraction": checks.NUMBER_FROM_0,
+    "head_params": checks.COUNT,
+    "steps": checks.COUNT,
+    "seconds": checks.NUMBER_FROM_0,
+    "started": checks.leaf("a time in UTC such as 2026-01-31T12:00:00Z", _is_utc),
+    "worker": checks.TEXT,
+    "cohort": checks.list_of(checks.COUNT),
+    "precision": checks.TEXT,
+    "split": checks.TEXT,
+    "failure": checks.optional(_FAILURE),
+    "weights": checks.optional(
+        checks.matching(_PATH, "a relative POSIX path without . and .."),
+    ),
+}
+_MORE = {"trained_params": checks.COUNT, "stored": checks.optional(checks.PLAIN_OBJECT)}
+_check_fields = checks.fields(_FIELDS)
+_check_more_fields = checks.fields(_FIELDS | _MORE)

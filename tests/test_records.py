@@ -81,7 +81,9 @@ def changed(key, value):
 
 # key, value, and whether a JSON schema can say it too
 MALFORMED = [
-    ("version", 2, True),
+    ("version", 3, True),
+    ("trained_params", 5, True),
+    ("stored", {}, True),
     ("version", True, True),
     ("trial", -1, True),
     ("trial", "3", True),
@@ -205,6 +207,41 @@ def test_all_problems_are_told_at_once_and_long_values_are_cut():
 def test_not_an_object_is_refused(data):
     with pytest.raises(ConfigError, match=r"the document is .*, allowed: an object"):
         Record.from_dict(data)
+
+
+MORE = {"version": 2, "trained_params": 9000, "stored": {"version": 1, "ops": []}}
+
+
+def test_what_was_trained_and_what_is_stored_make_another_version():
+    plain, more = make_record(), make_record(**MORE)
+    assert set(more.to_dict()) - set(plain.to_dict()) == {"trained_params", "stored"}
+    assert (plain.stored_genotype, more.stored_genotype) == (plain.genotype, MORE["stored"])
+    failed = make_failure(**MORE | {"stored": None})
+    for record in (more, failed):
+        data = json.loads(record.to_json())
+        validator().validate(data)
+        assert Record.from_dict(data) == record
+    assert failed.stored_genotype == failed.genotype
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("trained_params", None), ("trained_params", -1), ("stored", []), ("version", 1)],
+)
+def test_a_record_of_that_version_that_is_malformed_is_refused(key, value):
+    data = make_record(**MORE).to_dict() | {key: value}
+    with pytest.raises(ConfigError, match="trained_params" if key == "version" else key):
+        Record.from_dict(data)
+    assert not validator().is_valid(data)
+
+
+@pytest.mark.parametrize("key", ["trained_params", "stored"])
+def test_a_record_of_that_version_has_both_keys(key):
+    data = make_record(**MORE).to_dict()
+    del data[key]
+    with pytest.raises(ConfigError, match=f"{key} is missing"):
+        Record.from_dict(data)
+    assert not validator().is_valid(data)
 
 
 def test_failed_needs_a_failure():

@@ -42,6 +42,10 @@ MaxParamsOption = Annotated[
     str | None, typer.Option(help="Most parameters of the ops: a number or like 1%.")
 ]
 
+MaxTrainedOption = Annotated[
+    str | None, typer.Option(help="Most parameters that are trained, where more are than stored.")
+]
+
 
 def _version(value: bool) -> None:  # noqa: FBT001
     if value:
@@ -70,6 +74,7 @@ def search(
     metric: Annotated[str | None, typer.Option(help="What to maximise.")] = None,
     space: Annotated[str | None, typer.Option(help="A shipped space or a path.")] = None,
     max_params: MaxParamsOption = None,
+    max_trained: MaxTrainedOption = None,
     trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
     time: Annotated[str | None, typer.Option(help="Training time in all, like 2h.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
@@ -98,6 +103,7 @@ def search(
             ("sampler",): sampler,
             ("seed",): seed,
             ("budget", "max_params"): max_params,
+            ("budget", "max_trained"): max_trained,
             ("budget", "trials"): trials,
             ("budget", "time"): time,
             ("training", "epochs"): epochs,
@@ -146,6 +152,7 @@ def train(
     label: Annotated[str | None, typer.Option(help="Label column.")] = None,
     train_rows: Annotated[int | None, typer.Option(help="Use so many training rows.")] = None,
     max_params: MaxParamsOption = None,
+    max_trained: MaxTrainedOption = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for record and weights.")] = Path("trained"),
@@ -162,6 +169,7 @@ def train(
         ("task",): task,
         ("seed",): seed,
         ("budget", "max_params"): max_params or (None if study else "100%"),
+        ("budget", "max_trained"): max_trained,
         ("training", "epochs"): epochs,
         ("data", "text"): text.split(",") if text else None,
         ("data", "label"): label,

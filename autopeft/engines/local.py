@@ -14,7 +14,14 @@ from safetensors.torch import save_file
 from autopeft.engines.job import Job, JobTrial
 from autopeft.model.backbone import Backbone
 from autopeft.objectives import objectives_of
-from autopeft.records import RECORD_VERSION, Failure, Metric, Record
+from autopeft.records import (
+    RECORD_VERSION,
+    RECORD_VERSION_STORED,
+    Failure,
+    Metric,
+    Record,
+)
+from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import Task
 from autopeft.training.cohort import EVALUATION_FACTOR, Trained, train_cohort
@@ -124,6 +131,7 @@ class LocalEngine:
             metrics=None if failure else metrics,
             failure=failure,
             weights=weights,
+            stored=result.stored,
             head_params=result.head_params,
             steps=len(result.losses),
         )
@@ -152,13 +160,16 @@ class LocalEngine:
         metrics: Mapping[str, Metric] | None = None,
         failure: Failure | None = None,
         weights: str | None = None,
+        stored: Genotype | None = None,
         head_params: int = 0,
         steps: int = 0,
     ) -> Record:
         place = self._place
         params = trial.genotype.count_params(place.backbone.shape)
+        trained = trial.genotype.count_trained(place.backbone.shape)
+        becomes = any(op.stored is not op for op in trial.genotype.ops)
         return Record(
-            version=RECORD_VERSION,
+            version=RECORD_VERSION_STORED if becomes or trained != params else RECORD_VERSION,
             trial=trial.number,
             rung=job.rung,
             replicate=job.replicate,
@@ -180,6 +191,8 @@ class LocalEngine:
             split=place.split,
             failure=failure,
             weights=weights,
+            trained_params=trained if becomes or trained != params else None,
+            stored=stored.to_dict() if becomes and stored else None,
         )
 
 

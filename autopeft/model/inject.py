@@ -7,6 +7,7 @@ scales, then sequential ops transform what came out.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,11 +28,11 @@ from autopeft.model.attention import (
 from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import StackedOp
-from autopeft.ops.build import Group, build_layer
+from autopeft.ops.build import Group, build_layer, op_path
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, change
 from autopeft.space.forms import Form
-from autopeft.space.genotype import Genotype
+from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import THROUGH_NORM, Tap
 
 KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm)
@@ -118,6 +119,7 @@ class Injection:
     Attributes:
         ops: the module that holds all parameters of the ops.
         forks: where the trials leave the trunk.
+        genotypes: one for each trial.
         n_trials: trials in the cohort.
         states: for each fork above 0 the frozen state [batch, token, d_model] that layer reads,
             if they are given.
@@ -140,6 +142,7 @@ class Injection:
         shape = anatomy.shape()
         for genotype in genotypes:
             genotype.check_fits(shape)
+        self.genotypes = tuple(genotypes)
         self.n_trials = len(genotypes)
         self.model = model
         self._handles: list[RemovableHandle] = []
@@ -225,6 +228,26 @@ class Injection:
     def tensors(self, trial: int) -> dict[str, Tensor]:
         """The parameters of one trial by full name, without padding; views."""
         return {name: own for op in self.stacks() for name, own in op.tensors(trial)}
+
+    def stored(self, trial: int) -> tuple[Genotype, dict[str, Tensor]]:
+        """What a trained trial has become: its genotype as it is stored, and that one's tensors."""
+        genotype = self.genotypes[trial]
+        found = {
+            member.path: op.stored(i)
+            for op in self.stacks()
+            for i, member in enumerate(op.stack)
+            if member.trial == trial
+        }
+        ops: list[Op] = []
+        tensors: dict[str, Tensor] = {}
+        for op in genotype.ops:
+            sizes = [0] * genotype.n_layers
+            for layer in (i for i, size in enumerate(op.sizes) if size):
+                sizes[layer], own = found[op_path(layer, op)]
+                path = op_path(layer, op.stored)
+                tensors |= {f"{path}.{name}": tensor for name, tensor in own.items()}
+            ops.append(replace(op.stored, sizes=tuple(sizes)))
+        return replace(genotype, ops=tuple(ops)), tensors
 
     def count(self, trial: int) -> int:
         """The parameters of one trial's ops, counted in the tensors."""

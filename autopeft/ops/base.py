@@ -150,6 +150,13 @@ class StackedOp(nn.Module, ABC):
                 for name in self.declared:
                     yield f"{member.path}.{name}", self.own(name, i)
 
+    def stored(self, member: int) -> tuple[int, dict[str, Tensor]]:
+        """What a trained member has become: its size, and its tensors by name.
+
+        A form that becomes another one says it in the words of that one.
+        """
+        return self.stack[member].size, {name: self.own(name, member) for name in self.declared}
+
     def scaled(self, last: Float[Tensor, "member rows d"]) -> Float[Tensor, "member rows d"]:
         """S * the last linear map of f, so that f needs no pass of its own for s."""
         if self.learned_scale:

@@ -10,7 +10,9 @@ from autopeft.space.spec import SlotSpec, SpaceSpec
 from autopeft.space.taps import Tap
 
 
-def bind(spec: SpaceSpec, shape: ModelShape, max_params: int) -> SearchSpace:
+def bind(
+    spec: SpaceSpec, shape: ModelShape, max_params: int, max_trained: int | None = None
+) -> SearchSpace:
     """Fit a space to a model and a budget.
 
     What a slot needs of taps that the model lacks is left out, and, in a space by construction,
@@ -19,14 +21,20 @@ def bind(spec: SpaceSpec, shape: ModelShape, max_params: int) -> SearchSpace:
     Args:
         spec: the validated file.
         shape: the model.
-        max_params: hard limit on the parameters of the ops.
+        max_params: hard limit on the parameters of the ops, as they are stored.
+        max_trained: hard limit on those that are trained, or None.
 
     Raises:
         ConfigError: the model has no tap that the space uses.
         NoFeasibleTrialError: no op of the space fits the budget.
     """
     fitted = [fit(slot_spec, shape) for slot_spec in spec.slots]
-    slots = [_slot(slot_spec, spec, shape) for slot_spec, _ in fitted if slot_spec is not None]
+    if max_trained is not None:  # what is stored was trained
+        max_params = min(max_params, max_trained)
+    exchange = max_params / max_trained if max_trained else 0.0
+    slots = [
+        _slot(slot_spec, spec, shape, exchange) for slot_spec, _ in fitted if slot_spec is not None
+    ]
     if not slots:
         raise ConfigError(
             f"the model has none of the taps of space {spec.name}; it has: "
@@ -42,18 +50,20 @@ def bind(spec: SpaceSpec, shape: ModelShape, max_params: int) -> SearchSpace:
             f"nothing in space {spec.name} fits {max_params:,} parameters; "
             f"its smallest op has {least:,}"
         )
+    limit = "" if max_trained is None else f", {max_trained:,} of them trained"
     lacking = [note for _, note in fitted if note is not None]
     dear = [
         f"slot {slot.name} is left out: its smallest op has {slot.entry_price():,} parameters, "
-        f"the budget is {max_params:,}"
+        f"the budget is {max_params:,}{limit}"
         for slot in slots
         if slot not in kept
     ]
-    return SearchSpace(spec, shape, max_params, tuple(kept), (*lacking, *dear))
+    return SearchSpace(spec, shape, max_params, tuple(kept), (*lacking, *dear), max_trained)
 
 
-def _slot(slot_spec: SlotSpec, spec: SpaceSpec, shape: ModelShape) -> Slot:
+def _slot(slot_spec: SlotSpec, spec: SpaceSpec, shape: ModelShape, exchange: float) -> Slot:
     shared = slot_spec.layout in spec.layouts
     kind = spec.layouts[slot_spec.layout] if shared else LayoutKind(slot_spec.layout)
     layout = Layout(slot_spec.layout if shared else slot_spec.name, kind)
-    return Slot(slot_spec, layout, allowed_sizes(slot_spec, shape.widths[Tap.ATTN_IN]), shape)
+    sizes = allowed_sizes(slot_spec, shape.widths[Tap.ATTN_IN])
+    return Slot(slot_spec, layout, sizes, shape, exchange)

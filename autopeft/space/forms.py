@@ -64,6 +64,8 @@ class FormRule:
         scalable: a constant or learned factor s applies.
         activated: it has an activation.
         count: parameters in one layer for (size, width read, width written), without a learned s.
+        trained: how many of them are trained, likewise; None if those that are stored.
+        becomes: the form that it has once it is trained, and is stored in; None if its own.
     """
 
     compose: Compose
@@ -71,6 +73,8 @@ class FormRule:
     scalable: bool
     activated: bool
     count: Callable[[int, int, int], int]
+    trained: Callable[[int, int, int], int] | None = None
+    becomes: "Form | None" = None
 
 
 FORMS: dict[Form, FormRule] = {

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from autopeft.errors import ConfigError
@@ -72,11 +73,33 @@ class Op:
         return (self.form, self.read, self.write, self.activation or "", scale)
 
     def params_in_layer(self, size: int, shape: ModelShape) -> int:
-        """Trainable parameters of this op in one layer where it has this size."""
+        """Parameters that are stored of this op in one layer where it has this size."""
+        return self._count(FORMS[self.form].count, size, shape)
+
+    def trained_in_layer(self, size: int, shape: ModelShape) -> int:
+        """Parameters that are trained in one layer where it has this size."""
+        rule = FORMS[self.form]
+        return self._count(rule.trained or rule.count, size, shape)
+
+    def _count(self, rule: Callable[[int, int, int], int], size: int, shape: ModelShape) -> int:
         if size == 0:
             return 0
-        count = FORMS[self.form].count(size, shape.widths[self.read], shape.widths[self.write])
+        count = rule(size, shape.widths[self.read], shape.widths[self.write])
         return count + (self.scale == "learned")
+
+    @property
+    def stored(self) -> "Op":
+        """What becomes of it once it is trained; itself for most forms."""
+        form = FORMS[self.form].becomes
+        if form is None:
+            return self
+        rule = FORMS[form]
+        return replace(
+            self,
+            form=form,
+            activation=self.activation if rule.activated else None,
+            scale=self.scale if rule.scalable else 1.0,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; defaults are left out."""
@@ -107,7 +130,8 @@ class Genotype:
         weight_decay: decoupled weight decay.
 
     Raises:
-        ConfigError: two ops of one kind in one layer, or sizes for another depth.
+        ConfigError: two ops in one layer that are of one kind or become so, or sizes for another
+            depth.
     """
 
     n_layers: int
@@ -125,8 +149,12 @@ class Genotype:
         object.__setattr__(self, "ops", _canonical(self.ops, self.n_layers))
 
     def count_params(self, shape: ModelShape) -> int:
-        """Trainable parameters of the ops, in closed form; the task head is counted apart."""
+        """Parameters of the ops as they are stored, in closed form; the head is counted apart."""
         return sum(op.params_in_layer(size, shape) for op in self.ops for size in op.sizes)
+
+    def count_trained(self, shape: ModelShape) -> int:
+        """Parameters of the ops that are trained; what is stored of some methods is less."""
+        return sum(op.trained_in_layer(size, shape) for op in self.ops for size in op.sizes)
 
     @property
     def fork(self) -> int:
@@ -187,4 +215,19 @@ def _canonical(ops: tuple[Op, ...], n_layers: int) -> tuple[Op, ...]:
             raise ConfigError(f"op {op.form} {op.read}->{op.write} is given twice in one layer")
         sizes = tuple(a + b for a, b in zip(op.sizes, other.sizes, strict=True))
         merged[op.kind] = Op(op.form, op.read, op.write, sizes, op.activation, op.scale)
-    return tuple(merged[kind] for kind in sorted(merged) if any(merged[kind].sizes))
+    found = tuple(merged[kind] for kind in sorted(merged) if any(merged[kind].sizes))
+    if any(op.stored is not op for op in found):
+        _check_stored(found)
+    return found
+
+
+def _check_stored(ops: tuple[Op, ...]) -> None:
+    """Refuse ops that could not be told apart once they are trained."""
+    seen: dict[tuple[str, ...], Op] = {}
+    for op in ops:
+        other = seen.setdefault(op.stored.kind, op)
+        if other is not op:
+            raise ConfigError(
+                f"op {op.form} {op.read}->{op.write}: once it is trained it is a "
+                f"{op.stored.form}, as {other.form} {other.read}->{other.write} is"
+            )

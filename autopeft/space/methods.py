@@ -10,6 +10,7 @@ from autopeft.errors import ConfigError
 from autopeft.space import yaml
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
+from autopeft.space.search_space import within
 from autopeft.space.shape import ModelShape
 from autopeft.space.slot import Slot
 from autopeft.space.spec import SlotSpec, Strict
@@ -64,11 +65,13 @@ class Method(Strict):
         genotype.check_fits(shape)
         return genotype
 
-    def largest(self, shape: ModelShape, max_params: int) -> Genotype | None:
+    def largest(
+        self, shape: ModelShape, max_params: int, max_trained: int | None = None
+    ) -> Genotype | None:
         """The method at the largest of its sizes that fits the budget, None if none does."""
         for level in range(self.n_sizes):
             genotype = self.genotype(shape, level)
-            if genotype.count_params(shape) <= max_params:
+            if within(genotype, shape, max_params, max_trained):
                 return genotype
         return None
 

@@ -29,9 +29,10 @@ class SearchSpace:
     Attributes:
         spec: the file.
         shape: the model.
-        max_params: no genotype may have more parameters in its ops.
+        max_params: no genotype may have more parameters in its ops once they are trained.
         slots: those that fit, in the order of the file.
         notes: what had to be left out, for the user.
+        max_trained: no genotype may have more parameters in its ops while they are trained.
     """
 
     spec: SpaceSpec
@@ -39,6 +40,11 @@ class SearchSpace:
     max_params: int
     slots: tuple[Slot, ...]
     notes: tuple[str, ...]
+    max_trained: int | None = None
+
+    def admits(self, genotype: Genotype) -> bool:
+        """Whether it is within the limits on parameters."""
+        return within(genotype, self.shape, self.max_params, self.max_trained)
 
     @property
     def by_construction(self) -> bool:
@@ -165,6 +171,13 @@ class SearchSpace:
             for name, value in self.training().items()
             if isinstance(value, Range)
         ]
+
+
+def within(genotype: Genotype, shape: ModelShape, max_params: int, max_trained: int | None) -> bool:
+    """Whether a genotype has at most so many parameters, stored and trained."""
+    return genotype.count_params(shape) <= max_params and (
+        max_trained is None or genotype.count_trained(shape) <= max_trained
+    )
 
 
 def _cell(prices: Mapping[int, int], n_layers: int, weight: float) -> Cell:

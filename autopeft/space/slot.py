@@ -1,5 +1,6 @@
 """A slot bound to a model: its choices resolved, its ops built, its costs known."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,12 +46,14 @@ class Slot:
         layout: how sizes are laid over the layers.
         sizes: the allowed positive sizes, ascending.
         shape: the model.
+        exchange: how many parameters of `max_params` one of `max_trained` is worth.
     """
 
     spec: SlotSpec
     layout: Layout
     sizes: tuple[int, ...]
     shape: ModelShape
+    exchange: float = 0.0
 
     @property
     def name(self) -> str:
@@ -90,9 +93,14 @@ class Slot:
             )
 
     def cost(self, variant: Variant, size: int) -> int:
-        """Parameters in one layer."""
+        """Parameters in one layer: those stored, or more where more of `max_trained` is used up.
+
+        So what costs at most `max_params` in all is within both limits.
+        """
         ops = variant.ops([size]) if size else ()
-        return sum(op.params_in_layer(size, self.shape) for op in ops)
+        stored = sum(op.params_in_layer(size, self.shape) for op in ops)
+        trained = sum(op.trained_in_layer(size, self.shape) for op in ops)
+        return max(stored, math.ceil(trained * self.exchange))
 
     def least_in_a_layer(self) -> int:
         """Parameters of the cheapest variant at the smallest size in one layer."""

@@ -102,6 +102,10 @@ class SlotSpec(Strict):
             for part in joint.split("+")
         }
 
+    def stored_places(self) -> set[tuple[Form, Tap, Tap]]:
+        """What becomes of them once they are trained."""
+        return {(FORMS[form].becomes or form, read, write) for form, read, write in self.places()}
+
     def _form_problems(self) -> Iterator[Problem]:
         for form in self.form:
             rule = FORMS[form]
@@ -187,7 +191,7 @@ class SpaceSpec(Strict):
     def _overlap_problems(self) -> Iterator[Problem]:
         owner: dict[tuple[Form, Tap, Tap], str] = {}
         for i, slot in enumerate(self.slots):
-            for place in sorted(slot.places()):
+            for place in sorted({*slot.places(), *slot.stored_places()}):
                 if (other := owner.setdefault(place, slot.name)) != slot.name:
                     form, read, write = place
                     text = f"slots {other} and {slot.name} both put a {form} at {read}->{write}"

@@ -17,9 +17,10 @@ from autopeft.space.bind import bind
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method
 from autopeft.space.search_space import SearchSpace
+from autopeft.space.shape import ModelShape
 from autopeft.space.shipped import load_space
 from autopeft.space.spec import SpaceSpec
-from autopeft.study.spec import StudySpec
+from autopeft.study.spec import StudySpec, limit
 from autopeft.tasks.data import Dataset, load
 from autopeft.tasks.encode import Encoded, encode
 from autopeft.tasks.task import Task, make_task
@@ -86,7 +87,19 @@ class Ground:
     @property
     def max_params(self) -> int:
         """The parameter budget."""
-        return self.spec.budget.parameters(self.backbone.shape.backbone_params)
+        return limit(self.spec.budget.max_params, self.backbone.shape.backbone_params)
+
+    @property
+    def max_trained(self) -> int | None:
+        """The budget of parameters that are trained, if there is one."""
+        wanted = self.spec.budget.max_trained
+        return None if wanted is None else limit(wanted, self.backbone.shape.backbone_params)
+
+    @property
+    def budget(self) -> str:
+        """Both in words."""
+        trained = "" if self.max_trained is None else f", {self.max_trained:,} of them trained"
+        return f"{self.max_params:,}{trained}"
 
 
 def device() -> str:
@@ -133,16 +146,22 @@ def starting_points(
         if lacking := method(name).lacking(shape):
             notes.append(f"method {name} is left out: the model has no tap {', '.join(lacking)}")
             continue
-        genotype = method(name).largest(shape, ground.max_params)
+        genotype = method(name).largest(shape, ground.max_params, ground.max_trained)
         if genotype is None:
-            least = method(name).genotype(shape, method(name).n_sizes - 1).count_params(shape)
+            least = method(name).genotype(shape, method(name).n_sizes - 1)
             notes.append(
-                f"method {name} is left out: at its smallest it has {least:,} parameters, "
-                f"the budget is {ground.max_params:,}"
+                f"method {name} is left out: at its smallest it has {counts_of(least, shape)}, "
+                f"the budget is {ground.budget}"
             )
         elif genotype.hash not in {other.hash for _, other in found}:
             found.append((name, genotype))
     return found, notes
+
+
+def counts_of(genotype: Genotype, shape: ModelShape) -> str:
+    """The parameters of a genotype in words, those trained where they differ."""
+    stored, trained = genotype.count_params(shape), genotype.count_trained(shape)
+    return f"{stored:,} parameters" + (f", {trained:,} while training" if trained > stored else "")
 
 
 @dataclass(frozen=True)
@@ -250,7 +269,7 @@ def _keeps_states(ground: Ground, precision: Precision) -> bool:
 
 def bound_space(ground: Ground, space: SpaceSpec) -> SearchSpace:
     """The space on this model and budget."""
-    return bind(space, ground.backbone.shape, ground.max_params)
+    return bind(space, ground.backbone.shape, ground.max_params, ground.max_trained)
 
 
 def read_space(spec: StudySpec, base: Path, folder: Path) -> SpaceSpec:
@@ -281,6 +300,7 @@ def fingerprint_of(ground: Ground, space: SpaceSpec) -> dict[str, Any]:
         "task": spec.task,
         "metric": ground.task.metric,
         "max_params": ground.max_params,
+        **({} if ground.max_trained is None else {"max_trained": ground.max_trained}),
         "training": spec.training.model_dump(mode="json"),
         "methods": list(spec.methods),
         "sampler": spec.sampler,

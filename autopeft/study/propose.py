@@ -38,7 +38,7 @@ class Measured:
     Attributes:
         genotype: what was trained.
         quality: the metric; None if the trial failed.
-        params: trainable parameters of its ops.
+        params: parameters of its ops, as they are stored.
     """
 
     genotype: Genotype
@@ -91,7 +91,7 @@ def propose(
     for attempt in range(ATTEMPTS):
         params = _ask(space, sampler, seed_of(seed, "slot", str(slot), str(attempt)), told)
         genotype = space.decode(params)
-        if not genotype.ops or genotype.count_params(space.shape) > space.max_params:
+        if not genotype.ops or not space.admits(genotype):
             continue
         proposal = Proposal(genotype, params, sampler)
         if genotype.hash not in taken:

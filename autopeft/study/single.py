@@ -8,8 +8,9 @@ from autopeft.errors import ConfigError
 from autopeft.ops.base import seed_of
 from autopeft.records import Record, write_record
 from autopeft.space.genotype import Genotype
+from autopeft.space.search_space import within
 from autopeft.study.folder import check_new
-from autopeft.study.prepare import decide, prepare
+from autopeft.study.prepare import counts_of, decide, prepare
 from autopeft.study.spec import StudySpec
 
 
@@ -38,9 +39,9 @@ def train_one(
     ground = prepare(spec, base or Path.cwd())
     shape = ground.backbone.shape
     genotype.check_fits(shape)
-    if (count := genotype.count_params(shape)) > ground.max_params:
+    if not within(genotype, shape, ground.max_params, ground.max_trained):
         raise ConfigError(
-            f"the genotype has {count:,} parameters, the budget is {ground.max_params:,}"
+            f"the genotype has {counts_of(genotype, shape)}, the budget is {ground.budget}"
         )
     decided = decide(ground, [genotype], 1)
     ground = ground.computing_in(decided.settings.precision)

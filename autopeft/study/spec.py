@@ -56,27 +56,35 @@ def _known_method(name: str) -> str:
     return name
 
 
+Limit = Annotated[int | str, BeforeValidator(_percent_or_count)]
+
+
+def limit(given: int | str, backbone_params: int) -> int:
+    """A number of parameters, given as such or as a percentage of the backbone's."""
+    if isinstance(given, str):
+        return int(backbone_params * float(given.removesuffix("%")) / 100)
+    return given
+
+
 class BudgetSpec(Strict):
     """Hard limits.
 
     Attributes:
-        max_params: parameters of the ops of any trial, a number or a percentage of the backbone.
+        max_params: parameters of the ops of any trial as they are stored, a number or a percentage
+            of the backbone.
+        max_trained: those that are trained, likewise, since some methods train more than they
+            store; or None.
         trials: trials in all, over every run on the folder.
         time: seconds of training in all, or None.
     """
 
-    max_params: Annotated[int | str, BeforeValidator(_percent_or_count)] = "1%"
+    max_params: Limit = "1%"
+    max_trained: Limit | None = None
     trials: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 40
     time: (
         Annotated[float, BeforeValidator(_seconds), Field(strict=True, gt=0, allow_inf_nan=False)]
         | None
     ) = None
-
-    def parameters(self, backbone_params: int) -> int:
-        """The limit in parameters."""
-        if isinstance(self.max_params, str):
-            return int(backbone_params * float(self.max_params.removesuffix("%")) / 100)
-        return self.max_params
 
 
 class TrainingSpec(Strict):

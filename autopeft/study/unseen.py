@@ -124,7 +124,7 @@ def _score(
     path: Path = study.folder / record.weights
     if not path.is_file():
         raise DataError(f"{path}: the weights of trial {record.trial} are missing")
-    genotype = genotype_from_dict(record.genotype)
+    genotype = genotype_from_dict(record.stored_genotype)
     rows = encode(test, ground.backbone.tokenizer, ground.spec.training.max_length)
     with Cohort(ground.backbone, [genotype], [record.seed], ground.task, settings) as cohort:
         try:

@@ -38,14 +38,16 @@ class Trained:
     Attributes:
         losses: training loss at every step; NaN or infinite from where it diverged.
         predictions: one for each evaluation row.
+        stored: the genotype that the tensors are of; of most methods the one that was trained.
         tensors: parameters of ops and head, without padding, on the CPU.
-        op_params: parameters of the ops, counted.
+        op_params: parameters of the ops in `tensors`, counted.
         head_params: parameters of the head, counted.
         finite: all losses and logits were.
     """
 
     losses: tuple[float, ...]
     predictions: np.ndarray
+    stored: Genotype
     tensors: dict[str, Tensor]
     op_params: int
     head_params: int
@@ -197,6 +199,22 @@ class Cohort(AbstractContextManager["Cohort", None]):
             raise ValueError("there are no rows to predict")
         return out, finite.numpy()
 
+    def trained(
+        self, trial: int, losses: Sequence[float], predictions: np.ndarray, *, finite: bool
+    ) -> Trained:
+        """What a trial has come to, its tensors copied to the CPU."""
+        stored, ops = self.injection.stored(trial)
+        own = ops | self.head.tensors(trial)
+        return Trained(
+            losses=tuple(losses),
+            predictions=predictions,
+            stored=stored,
+            tensors={name: tensor.detach().cpu().clone() for name, tensor in own.items()},
+            op_params=sum(tensor.numel() for tensor in ops.values() if tensor.is_floating_point()),
+            head_params=self.head.count(),
+            finite=finite,
+        )
+
     def tensors(self, trial: int) -> dict[str, Tensor]:
         """A copy of one trial's parameters on the CPU, by full name, without padding."""
         own = self.injection.tensors(trial) | self.head.tensors(trial)
@@ -261,12 +279,10 @@ def train_cohort(
         release_memory()
         predictions, finite = cohort.predict(validation)
         trained = [
-            Trained(
-                losses=tuple(losses[:, i].tolist()),
-                predictions=predictions[i],
-                tensors=cohort.tensors(i),
-                op_params=cohort.injection.count(i),
-                head_params=cohort.head.count(),
+            cohort.trained(
+                i,
+                losses[:, i].tolist(),
+                predictions[i],
                 finite=bool(finite[i]) and bool(losses[:, i].isfinite().all()),
             )
             for i in range(cohort.n_trials)

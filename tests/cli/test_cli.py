@@ -88,7 +88,11 @@ def test_search_by_flags_alone(run, checkpoint, data_folder, tmp_path):
     assert spec.data.train == data_folder / "train.jsonl"
     assert (spec.data.text, spec.data.label, spec.data.train_rows) == (("text",), "label", 20)
     assert (spec.space, spec.sampler, spec.seed) == ("lora", "nsga2", 7)
-    assert spec.budget.model_dump() == {"max_params": "20%", "trials": 2, "time": 5400}
+    assert spec.budget.model_dump(exclude_none=True) == {
+        "max_params": "20%",
+        "trials": 2,
+        "time": 5400,
+    }
     training = spec.training
     assert (training.epochs, training.batch_size, training.max_length) == (2, 8, 12)
     assert (training.cohort, training.precision) == (2, "bf16")

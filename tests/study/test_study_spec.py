@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from autopeft.errors import ConfigError
-from autopeft.study.spec import DEFAULT_METHODS, BudgetSpec, StudySpec, load_study_spec
+from autopeft.study.spec import (
+    DEFAULT_METHODS,
+    BudgetSpec,
+    StudySpec,
+    limit,
+    load_study_spec,
+)
 from autopeft.study.write import spec_yaml
 
 LEAST = """\
@@ -66,7 +72,15 @@ def test_parameter_budgets(study, text, params):
     spec = study(
         f"budget: {{max_params: {text}}}\n" if "'" in text else f"budget:\n  max_params: {text}\n"
     )
-    assert spec.budget.parameters(200_000) == params
+    assert limit(spec.budget.max_params, 200_000) == params
+
+
+def test_a_limit_on_what_is_trained_is_optional_and_of_the_same_kind(study, refusal):
+    assert study("").budget.max_trained is None
+    assert limit(study("budget: {max_trained: 2%}\n").budget.max_trained, 1000) == 20
+    assert study("budget: {max_trained: 500}\n").budget.max_trained == 500
+    message = refusal("budget:\n  max_trained: 0%\n")
+    assert message.startswith("study.yaml:4: budget.max_trained: ")
 
 
 @pytest.mark.parametrize("percent", ["0.9999999%", "33.3333333333333%", "1e-3%"])
@@ -134,7 +148,11 @@ def test_times_that_are_none(refusal, text):
     ("text", "place", "allowed"),
     [
         ("sede: 1\n", "study.yaml:3: sede: unknown key; allowed: budget, data, ", "training"),
-        ("budget:\n  trails: 4\n", "study.yaml:4: budget.trails: unknown key; ", "max_params, t"),
+        (
+            "budget:\n  trails: 4\n",
+            "study.yaml:4: budget.trails: unknown key; ",
+            "max_params, max_t",
+        ),
         ("training: {epoch: 1}\n", "study.yaml:3: training.epoch: unknown key; ", "batch_size, "),
         ("metric: rouge\n", "study.yaml:", "accuracy, f1, mcc"),
         ("task: regression\nmetric: f1\n", "study.yaml:", "pearson, spearman"),
