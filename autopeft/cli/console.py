@@ -185,9 +185,9 @@ def show_methods(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(
             row["name"],
-            "-" if row["lacking"] else f"{row['params']:,}",
-            "-" if row["lacking"] else percent(row["fraction"]),
-            escape(row["summary"] or f"the model has no {', '.join(row['lacking'])}"),
+            "-" if row["misfit"] else f"{row['params']:,}",
+            "-" if row["misfit"] else percent(row["fraction"]),
+            escape(row["summary"] or row["misfit"]),
             escape(row["source"].split(",")[0]),
         )
     stdout().print(table)

@@ -36,18 +36,19 @@ def method_rows(name: str | None, model: str | None) -> list[dict[str, Any]]:
         model: Hub name or folder; a BERT-base if None.
 
     Returns:
-        Rows; what of a row depends on the model is None if the model lacks a tap.
+        Rows; what of a row depends on the model is None if the method does not fit it, and
+        `misfit` says why.
 
     Raises:
-        ConfigError: there is no method of this name, or the model lacks a tap that it needs.
+        ConfigError: there is no method of this name, or it does not fit the model.
         DataError: the model cannot be loaded.
     """
     chosen = {name: method(name)} if name else methods()
     shape = _shape(model)
     rows = []
     for key, item in chosen.items():
-        lacking = item.lacking(shape)
-        genotype = None if lacking and name is None else item.genotype(shape)
+        misfit = item.misfit(shape)
+        genotype = None if misfit and name is None else item.genotype(shape)
         count = None if genotype is None else genotype.count_params(shape)
         rows.append(
             {
@@ -56,7 +57,8 @@ def method_rows(name: str | None, model: str | None) -> list[dict[str, Any]]:
                 "params": count,
                 "fraction": None if count is None else count / shape.backbone_params,
                 "summary": None if genotype is None else describe(genotype),
-                "lacking": list(lacking),
+                "lacking": list(item.lacking(shape)),
+                "misfit": misfit,
                 "formula": item.formula,
                 "source": item.source,
                 "model": model or "BERT-base",

@@ -11,7 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -47,12 +47,13 @@ class Declared:
     """One parameter of an op, before stacking.
 
     Attributes:
-        rows: its size in dimension 1: "size" for one row per unit of the op's size, or "one".
+        rows: its size in dimension 1: "size" for one row per unit of the op's size, "one", or a
+            number that follows from the size and the widths, where sizes are not padded.
         width: its size in dimension 2.
         decays: weight decay applies.
     """
 
-    rows: str
+    rows: Literal["size", "one"] | int
     width: int
     decays: bool = True
 
@@ -68,6 +69,8 @@ class StackedOp(nn.Module, ABC):
     """
 
     form: ClassVar[Form]
+    pads: ClassVar[bool] = True
+    """Ops of sizes that are padded alike stand in one stack; otherwise those of one size do."""
     scales_h: ClassVar[bool] = False
     """It reads another state and yet does more to h than to add to it."""
 
@@ -81,7 +84,7 @@ class StackedOp(nn.Module, ABC):
         if list(self.blocks) != sorted(set(self.blocks)):
             raise ValueError("the members of a stack have to be different trials in rising order")
         self.d_read, self.d_write = d_read, d_write
-        (self.padded,) = {padded_size(m.size) for m in members}
+        (self.padded,) = {self.room(m.size) for m in members}
         self.declared = dict(self.declare())
         self.learned_scale = members[0].scale == "learned"
         if self.learned_scale:
@@ -90,9 +93,20 @@ class StackedOp(nn.Module, ABC):
             factors = [1.0 if m.scale == "learned" else m.scale for m in members]
             self.register_buffer("factor", torch.tensor(factors).view(-1, 1, 1), persistent=False)
         for name, what in self.declared.items():
-            rows = self.padded if what.rows == "size" else 1
+            rows = self._rows(what, self.padded)
             self.register_parameter(name, nn.Parameter(torch.zeros(len(members), rows, what.width)))
         self.reset()
+
+    @classmethod
+    def room(cls, size: int) -> int:
+        """Rows that a size takes in a stack."""
+        return padded_size(size) if cls.pads else size
+
+    @staticmethod
+    def _rows(what: Declared, size: int) -> int:
+        if isinstance(what.rows, int):
+            return what.rows
+        return size if what.rows == "size" else 1
 
     @abstractmethod
     def declare(self) -> Mapping[str, Declared]:
@@ -136,7 +150,7 @@ class StackedOp(nn.Module, ABC):
 
     def rows_of(self, name: str, member: int) -> int:
         """Rows of a parameter that belong to a member; the rest is padding."""
-        return self.stack[member].size if self.declared[name].rows == "size" else 1
+        return self._rows(self.declared[name], self.stack[member].size)
 
     def own(self, name: str, member: int) -> Float[Tensor, "rows width"]:
         """A member's part of a parameter, without padding; a view."""

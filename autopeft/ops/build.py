@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from autopeft.ops.base import Member, StackedOp, padded_size
+from autopeft.ops.base import Member, StackedOp
 from autopeft.ops.bias import Bias
 from autopeft.ops.bottleneck import Bottleneck
 from autopeft.ops.dora import Dora
+from autopeft.ops.kronecker import Kronecker
 from autopeft.ops.lowrank import LowRank
 from autopeft.ops.lowrank_fa import LowRankFrozenA
 from autopeft.ops.prefix import Prefix
@@ -19,7 +20,10 @@ from autopeft.space.taps import Tap
 
 FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
     cls.form: cls
-    for cls in (LowRank, LowRankFrozenA, Dora, Vera, Bottleneck, Prefix, Bias, ElementwiseScale)
+    for cls in (
+        *(LowRank, LowRankFrozenA, Dora, Vera, Kronecker),
+        *(Bottleneck, Prefix, Bias, ElementwiseScale),
+    )
 }
 
 
@@ -35,7 +39,7 @@ class Group(NamedTuple):
         write: the tap.
         activation: its name, or nothing.
         learned: the scale is a parameter.
-        padded: their padded size; 0 for forms without a size.
+        padded: their size, padded if the form pads; 0 for forms without a size.
         nth: of a trial's ops that share all this, since every member is another trial.
     """
 
@@ -91,7 +95,7 @@ def build_layer(
 
 
 def _group(op: Op, size: int) -> Group:
-    padded = padded_size(size) if FORMS[op.form].sized else 0
+    padded = FORM_CLASSES[op.form].room(size) if FORMS[op.form].sized else 0
     return Group(op.form, op.read, op.write, op.activation or "", op.scale == "learned", padded, 0)
 
 

@@ -12,7 +12,7 @@ class Cell:
 
     Attributes:
         weight: its part of the budget, relative to the other cells.
-        sizes: the allowed positive sizes, ascending.
+        sizes: the allowed positive sizes, in any order.
         cost: parameters for a size.
     """
 
@@ -24,9 +24,9 @@ class Cell:
 def allocate(cells: Sequence[Cell], total: float) -> list[int]:
     """Choose a size for each cell so that the costs sum to at most `total`.
 
-    Each cell gets the largest size that its part pays for; what it leaves over goes to the next
+    Each cell gets the dearest size that its part pays for; what it leaves over goes to the next
     larger cell. So small parts are not starved by rounding, the total is never exceeded, and
-    at least one cell gets something if `total` pays for the smallest size of the heaviest cell.
+    at least one cell gets something if `total` pays for the cheapest size of the heaviest cell.
 
     Args:
         cells: the sizes to choose; a weight of 0 means absent.
@@ -46,6 +46,7 @@ def allocate(cells: Sequence[Cell], total: float) -> list[int]:
         granted += cell.weight / whole
         # Float error takes nothing from a cell whose part pays for it exactly.
         left = min(total * granted * (1 + _SLACK), total) - spent
-        chosen[i] = max((size for size in cell.sizes if cell.cost(size) <= left), default=0)
-        spent += cell.cost(chosen[i]) if chosen[i] else 0
+        payable = [(cell.cost(size), size) for size in cell.sizes]
+        cost, chosen[i] = max((pair for pair in payable if pair[0] <= left), default=(0, 0))
+        spent += cost
     return chosen

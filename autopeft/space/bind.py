@@ -1,11 +1,11 @@
 """Fitting a search space file to a model and a parameter budget."""
 
 from autopeft.errors import ConfigError, NoFeasibleTrialError
-from autopeft.space.fit import fit
+from autopeft.space.fit import fit, fit_sizes
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import SearchSpace
 from autopeft.space.shape import ModelShape
-from autopeft.space.slot import Slot, allowed_sizes
+from autopeft.space.slot import Slot, listed_sizes
 from autopeft.space.spec import SlotSpec, SpaceSpec
 from autopeft.space.taps import Tap
 
@@ -15,8 +15,9 @@ def bind(
 ) -> SearchSpace:
     """Fit a space to a model and a budget.
 
-    What a slot needs of taps that the model lacks is left out, and, in a space by construction,
-    slots whose smallest op is over the budget; both with a note.
+    What a slot needs of taps that the model lacks is left out, sizes that do not divide its widths
+    where they have to, and, in a space by construction, slots whose smallest op is over the budget;
+    each with a note.
 
     Args:
         spec: the validated file.
@@ -28,17 +29,16 @@ def bind(
         ConfigError: the model has no tap that the space uses.
         NoFeasibleTrialError: no op of the space fits the budget.
     """
-    fitted = [fit(slot_spec, shape) for slot_spec in spec.slots]
     if max_trained is not None:  # what is stored was trained
         max_params = min(max_params, max_trained)
     exchange = max_params / max_trained if max_trained else 0.0
-    slots = [
-        _slot(slot_spec, spec, shape, exchange) for slot_spec, _ in fitted if slot_spec is not None
-    ]
+    notes: list[str] = []
+    fitted = [_slot(slot_spec, spec, shape, exchange, notes) for slot_spec in spec.slots]
+    slots = [slot for slot in fitted if slot is not None]
     if not slots:
         raise ConfigError(
-            f"the model has none of the taps of space {spec.name}; it has: "
-            f"{', '.join(shape.widths)}"
+            f"nothing of space {spec.name} can stand in the model: {'; '.join(notes)}; "
+            f"it has: {', '.join(shape.widths)}"
         )
     least = min(slot.least_in_a_layer() for slot in slots)
     kept = slots
@@ -51,19 +51,28 @@ def bind(
             f"its smallest op has {least:,}"
         )
     limit = "" if max_trained is None else f", {max_trained:,} of them trained"
-    lacking = [note for _, note in fitted if note is not None]
-    dear = [
+    notes += [
         f"slot {slot.name} is left out: its smallest op has {slot.entry_price():,} parameters, "
         f"the budget is {max_params:,}{limit}"
         for slot in slots
         if slot not in kept
     ]
-    return SearchSpace(spec, shape, max_params, tuple(kept), (*lacking, *dear), max_trained)
+    return SearchSpace(spec, shape, max_params, tuple(kept), tuple(notes), max_trained)
 
 
-def _slot(slot_spec: SlotSpec, spec: SpaceSpec, shape: ModelShape, exchange: float) -> Slot:
+def _slot(
+    listed: SlotSpec, spec: SpaceSpec, shape: ModelShape, exchange: float, notes: list[str]
+) -> Slot | None:
+    """The slot in this model, None if nothing of it remains; `notes` are added to."""
+    slot_spec, note = fit(listed, shape)
+    notes += [note] if note else []
+    if slot_spec is None:
+        return None
+    sizes, note = fit_sizes(slot_spec, listed_sizes(slot_spec, shape.widths[Tap.ATTN_IN]), shape)
+    notes += [note] if note else []
+    if not sizes:
+        return None
     shared = slot_spec.layout in spec.layouts
     kind = spec.layouts[slot_spec.layout] if shared else LayoutKind(slot_spec.layout)
     layout = Layout(slot_spec.layout if shared else slot_spec.name, kind)
-    sizes = allowed_sizes(slot_spec, shape.widths[Tap.ATTN_IN])
     return Slot(slot_spec, layout, sizes, shape, exchange)

@@ -1,5 +1,8 @@
-"""Cutting the slots of a space down to the taps that a model has."""
+"""Cutting the slots of a space down to the taps and the widths that a model has."""
 
+from collections.abc import Sequence
+
+from autopeft.space.forms import FORMS
 from autopeft.space.shape import ModelShape
 from autopeft.space.spec import SlotSpec, resolve_read
 from autopeft.space.taps import Tap
@@ -38,3 +41,28 @@ def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]
         return None, f"slot {slot.name} is left out: the model has no tap {names}"
     fitted = slot.model_copy(update={"read": read, "write": write})
     return fitted, f"slot {slot.name} goes without {names}, which the model lacks"
+
+
+def fit_sizes(
+    slot: SlotSpec, sizes: Sequence[int], shape: ModelShape
+) -> tuple[tuple[int, ...], str | None]:
+    """The sizes that every op of the slot can have in a model, and a note on the others.
+
+    Args:
+        slot: cut down to the taps that the model has.
+        sizes: of the slot.
+        shape: of the model.
+
+    Returns:
+        The sizes, in their order, and the note, None if all sizes remain.
+    """
+    at, places = shape.widths, slot.places()
+    kept = tuple(
+        size for size in sizes if all(FORMS[form].fits(size, at[r], at[w]) for form, r, w in places)
+    )
+    if len(kept) == len(sizes):
+        return kept, None
+    others = ", ".join(str(size) for size in sizes if size not in kept)
+    if not kept:
+        return (), f"slot {slot.name} is left out: no size of {others} divides the widths there"
+    return kept, f"slot {slot.name} goes without sizes {others}, which do not divide the widths"

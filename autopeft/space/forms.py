@@ -22,6 +22,8 @@ class Form(StrEnum):
     """W x -> m (W + A B) x / ||W + A B|| (DoRA, Liu et al. 2024)."""
     VERA = "vera"
     """f(x) = ((x A * d) B) * b with A and B random and frozen (VeRA, Kopiczko et al. 2024)."""
+    KRONECKER = "kronecker"
+    """f(x) = x (A (x) B)^T with A of size x size (KronA, Edalati et al. 2022; LoKr)."""
     BOTTLENECK = "bottleneck"
     """f(x) = act(x Wd + bd) Wu + bu (adapters, Houlsby et al. 2019; He et al. 2022)."""
     PREFIX = "prefix"
@@ -63,9 +65,11 @@ class FormRule:
         sized: it has a free size (rank, bottleneck width, prefix length); otherwise size is 1.
         scalable: a constant or learned factor s applies.
         activated: it has an activation.
-        count: parameters in one layer for (size, width read, width written), without a learned s.
+        count: parameters in one layer for (size, width read, width written), without a learned s;
+            it need not grow with the size.
         trained: how many of them are trained, likewise; None if those that are stored.
         becomes: the form that it has once it is trained, and is stored in; None if its own.
+        fits: whether the form comes in this size between these widths.
     """
 
     compose: Compose
@@ -75,6 +79,7 @@ class FormRule:
     count: Callable[[int, int, int], int]
     trained: Callable[[int, int, int], int] | None = None
     becomes: "Form | None" = None
+    fits: Callable[[int, int, int], bool] = lambda _, __, ___: True
 
 
 FORMS: dict[Form, FormRule] = {
@@ -82,6 +87,11 @@ FORMS: dict[Form, FormRule] = {
     Form.LOWRANK_FA: FormRule(Compose.ADD, True, True, False, lambda r, _, n: r * n),
     Form.DORA: FormRule(Compose.RENORMALISE, True, True, False, lambda r, m, n: r * (m + n) + n),
     Form.VERA: FormRule(Compose.ADD, True, True, False, lambda r, _, n: r + n),
+    Form.KRONECKER: FormRule(
+        *(Compose.ADD, True, True, False),
+        count=lambda r, m, n: r * r + (m // r) * (n // r),
+        fits=lambda r, m, n: m % r == n % r == 0,
+    ),
     Form.BOTTLENECK: FormRule(Compose.ADD, True, True, True, lambda r, m, n: r * (m + n) + r + n),
     Form.PREFIX: FormRule(Compose.SOFTMAX, True, False, False, lambda r, m, _: 2 * r * m),
     Form.BIAS: FormRule(Compose.ADD, False, False, False, lambda r, m, _: r * m),

@@ -87,6 +87,11 @@ class Op:
         count = rule(size, shape.widths[self.read], shape.widths[self.write])
         return count + (self.scale == "learned")
 
+    def fits(self, size: int, shape: ModelShape) -> bool:
+        """Whether the op can be of this size where it stands in this model."""
+        widths = shape.widths[self.read], shape.widths[self.write]
+        return size == 0 or FORMS[self.form].fits(size, *widths)
+
     @property
     def stored(self) -> "Op":
         """What becomes of it once it is trained; itself for most forms."""
@@ -165,7 +170,7 @@ class Genotype:
         )
 
     def check_fits(self, shape: ModelShape) -> None:
-        """Refuse a model of another depth or without a tap that an op uses.
+        """Refuse a model of another depth, without a tap that an op uses, or of other widths.
 
         Raises:
             ConfigError: naming what is missing and what the model has.
@@ -179,6 +184,14 @@ class Genotype:
             raise ConfigError(
                 f"the model has no tap {', '.join(missing)}; it has: {', '.join(shape.widths)}"
             )
+        for op in self.ops:
+            if misfits := sorted({size for size in op.sizes if not op.fits(size, shape)}):
+                read, write = shape.widths[op.read], shape.widths[op.write]
+                raise ConfigError(
+                    f"op {op.form} {op.read}->{op.write} cannot be of size "
+                    f"{', '.join(map(str, misfits))} between widths {read} and {write}: "
+                    "it has to divide both"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

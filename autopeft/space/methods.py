@@ -8,6 +8,7 @@ from pydantic import Field, RootModel
 
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
+from autopeft.space.fit import fit_sizes
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import within
@@ -38,38 +39,49 @@ class Method(Strict):
     from_depth: float = Field(default=0.0, ge=0, lt=1)
     learning_rate: float = Field(gt=0)
 
-    @property
-    def n_sizes(self) -> int:
-        """How many sizes the method comes in."""
-        return max((len(_sizes(slot)) for slot in self.slots), default=1)
+    def n_sizes(self, shape: ModelShape) -> int:
+        """How many sizes the method comes in on a model that has its taps."""
+        return max((len(_sizes(slot, shape)) for slot in self.slots), default=1)
 
     def lacking(self, shape: ModelShape) -> tuple[Tap, ...]:
         """The taps that the method needs and the model does not have."""
         used = {tap for slot in self.slots for _, *taps in slot.places() for tap in taps}
         return tuple(tap for tap in Tap if tap in used - set(shape.widths))
 
+    def misfit(self, shape: ModelShape) -> str | None:
+        """Why the method cannot stand in the model, None if it can."""
+        if lacking := self.lacking(shape):
+            return f"the model has no tap {', '.join(lacking)}"
+        if not all(_sizes(slot, shape) for slot in self.slots):
+            return "none of its sizes divides the widths of the model"
+        return None
+
     def genotype(self, shape: ModelShape, level: int = 0) -> Genotype:
         """The method at its published size (level 0) or a smaller one.
 
         Raises:
-            ConfigError: the model lacks a tap that the method needs.
+            ConfigError: the model lacks a tap that the method needs, or has other widths.
         """
+        if reason := self.misfit(shape):
+            raise ConfigError(f"{reason}; it has: {', '.join(shape.widths)}")
         ops: list[Op] = []
         without = round(self.from_depth * shape.n_layers)
         for spec in self.slots:
-            sizes = _sizes(spec)
+            sizes = _sizes(spec, shape)
             slot = Slot(spec, Layout(spec.name, LayoutKind.SAME), sizes, shape)
             size = sizes[min(level, len(sizes) - 1)]
             ops += slot.variant({}).ops([0] * without + [size] * (shape.n_layers - without))
-        genotype = Genotype(shape.n_layers, tuple(ops), self.learning_rate)
-        genotype.check_fits(shape)
-        return genotype
+        return Genotype(shape.n_layers, tuple(ops), self.learning_rate)
+
+    def smallest(self, shape: ModelShape) -> Genotype:
+        """The method at the least of its sizes."""
+        return self.genotype(shape, self.n_sizes(shape) - 1)
 
     def largest(
         self, shape: ModelShape, max_params: int, max_trained: int | None = None
     ) -> Genotype | None:
         """The method at the largest of its sizes that fits the budget, None if none does."""
-        for level in range(self.n_sizes):
+        for level in range(self.n_sizes(shape)):
             genotype = self.genotype(shape, level)
             if within(genotype, shape, max_params, max_trained):
                 return genotype
@@ -97,7 +109,8 @@ def method(name: str) -> Method:
     return table[name]
 
 
-def _sizes(spec: SlotSpec) -> tuple[int, ...]:
+def _sizes(spec: SlotSpec, shape: ModelShape) -> tuple[int, ...]:
+    """Its sizes that fit the model, the published one first."""
     if not isinstance(spec.size, tuple):
         raise ConfigError(f"{TABLE.name}: slot {spec.name}: a method lists its sizes")
-    return spec.size
+    return fit_sizes(spec, spec.size, shape)[0]

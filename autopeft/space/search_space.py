@@ -103,7 +103,7 @@ class SearchSpace:
         affordable = {
             name: cells
             for name, cells in placed.items()
-            if any(cell.cost(cell.sizes[0]) <= total for cell, _ in cells)
+            if any(min(map(cell.cost, cell.sizes)) <= total for cell, _ in cells)
         }
         shares = self._shares(params, affordable)
         cells, layers = [], []

@@ -103,11 +103,11 @@ class Slot:
         return max(stored, math.ceil(trained * self.exchange))
 
     def least_in_a_layer(self) -> int:
-        """Parameters of the cheapest variant at the smallest size in one layer."""
-        return min(self.cost(variant, self.sizes[0]) for variant, _ in self.variants())
+        """Parameters of the cheapest variant at its cheapest size in one layer."""
+        return min(self._cheapest(variant) for variant, _ in self.variants())
 
     def entry_price(self) -> int:
-        """Parameters of the dearest variant at the smallest size, in all layers if they are tied.
+        """Parameters of the dearest variant at its cheapest size, in all layers if they are tied.
 
         A total from here on is always enough for something.
         """
@@ -115,7 +115,10 @@ class Slot:
 
     @cached_property
     def _dearest(self) -> int:
-        return max(self.cost(variant, self.sizes[0]) for variant, _ in self.variants())
+        return max(self._cheapest(variant) for variant, _ in self.variants())
+
+    def _cheapest(self, variant: Variant) -> int:
+        return min(self.cost(variant, size) for size in self.sizes)
 
     def _choices(self, field: str) -> tuple[object, ...]:
         value = getattr(self.spec, field)
@@ -143,7 +146,7 @@ class Slot:
         )
 
 
-def allowed_sizes(spec: SlotSpec, d_model: int) -> tuple[int, ...]:
+def listed_sizes(spec: SlotSpec, d_model: int) -> tuple[int, ...]:
     """The positive sizes of a slot, ascending, halvings of the model's width worked out."""
     if isinstance(spec.size, Halvings):
         raw = {d_model // 2**k for k in range(spec.size.halvings + 1)}

@@ -22,7 +22,19 @@ _ON_WEIGHTS = {
     Form.LOWRANK_FA: "LoRA-FA",
     Form.DORA: "DoRA",
     Form.VERA: "VeRA",
+    Form.KRONECKER: "KronA",
 }
+
+_LINEAR = {
+    Form.LOWRANK: "linear ",
+    Form.LOWRANK_FA: "linear FA ",
+    Form.VERA: "VeRA ",
+    Form.KRONECKER: "KronA ",
+}
+"""Linear forms that are beside no weight of their own."""
+
+_LETTERS = {Form.PREFIX: "l", Form.KRONECKER: "f"}
+"""What sizes are called; ranks otherwise."""
 
 
 def describe(genotype: Genotype) -> str:
@@ -61,9 +73,7 @@ def _name(ops: Sequence[Op]) -> str:
     if op.read in THROUGH_NORM:
         side = "Pfeiffer"
     where = "FFN" if op.write in (Tap.FFN_OUT, Tap.FFN_UP, Tap.FFN_MID) else "attention"
-    linear = {Form.LOWRANK: "linear ", Form.LOWRANK_FA: "linear FA ", Form.VERA: "VeRA "}.get(
-        op.form, ""
-    )
+    linear = _LINEAR.get(op.form, "")
     activation = f" {op.activation}" if op.activation and op.activation != "relu" else ""
     return f"{side} {linear}{where}{activation}"
 
@@ -72,7 +82,7 @@ def _size(op: Op) -> str:
     if op.form in (Form.BIAS, Form.SCALE):
         return ""
     sizes = sorted({size for size in op.sizes if size})
-    letter = "l" if op.form is Form.PREFIX else "r"
+    letter = _LETTERS.get(op.form, "r")
     return f"{letter}{sizes[0]}" if len(sizes) == 1 else f"{letter}{sizes[0]}-{sizes[-1]}"
 
 

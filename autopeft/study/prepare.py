@@ -143,12 +143,12 @@ def starting_points(
     notes = []
     shape = ground.backbone.shape
     for name in names:
-        if lacking := method(name).lacking(shape):
-            notes.append(f"method {name} is left out: the model has no tap {', '.join(lacking)}")
+        if reason := method(name).misfit(shape):
+            notes.append(f"method {name} is left out: {reason}")
             continue
         genotype = method(name).largest(shape, ground.max_params, ground.max_trained)
         if genotype is None:
-            least = method(name).genotype(shape, method(name).n_sizes - 1)
+            least = method(name).smallest(shape)
             notes.append(
                 f"method {name} is left out: at its smallest it has {counts_of(least, shape)}, "
                 f"the budget is {ground.budget}"

@@ -158,6 +158,14 @@ def test_vera(family, write):
     bench.check({write: lambda h, seen: h + 2 * (seen[read] @ down.T * d[:, 0]) @ up * b})
 
 
+@pytest.mark.parametrize("write", [Tap.Q, Tap.ATTN_OUT, Tap.FFN_UP])
+def test_kronecker(family, write):
+    read = LINEAR_INPUT[write]
+    bench = Bench(family, at(Form.KRONECKER, read, write, 4, scale=2.0))
+    product = torch.kron(bench.own("a"), bench.own("b"))
+    bench.check({write: lambda h, seen: h + 2 * seen[read] @ product.T})
+
+
 @pytest.mark.parametrize("write", [Tap.V, Tap.FFN_UP, Tap.FFN_OUT])
 def test_dora(family, write):
     """m (W + s B A) / ||W + s B A|| in place of W."""

@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, VeraConfig, get_peft_model
-from tiny import D_MODEL, DECODERS, FAMILIES, genotype, op, tiny_batch, tiny_model
+from peft import IA3Config, LNTuningConfig, LoKrConfig, LoraConfig, VeraConfig, get_peft_model
+from tiny import D_FFN, D_MODEL, DECODERS, FAMILIES, genotype, op, tiny_batch, tiny_model
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
@@ -132,6 +132,23 @@ def test_vera(family):
             vera.vera_lambda_b["default"].copy_(tensors[f"{path}.b"][0])
             vera.vera_A["default"].copy_(random_factor("down", 5, D_MODEL))
             vera.vera_B["default"].copy_(random_factor("up", 5, D_MODEL).T)
+    assert_same_logits(model, theirs)
+
+
+def test_lokr(family):
+    """With a whole second factor, theirs is a Kronecker product with a square first factor."""
+    ops = [op(Form.KRONECKER, LINEAR_INPUT[tap], tap, 4, scale=2.0) for tap in (Tap.Q, Tap.FFN_OUT)]
+    model, tensors = with_ops(family, *ops)
+    names = module_names(model)
+    places = {names[i, ROLES[op.write]]: (i, op) for op in ops for i in range(3)}
+    config = LoKrConfig(target_modules=list(places), r=D_FFN, alpha=2 * D_FFN, decompose_factor=4)
+    theirs = get_peft_model(tiny_model(family), config)
+    with torch.no_grad():
+        for name, (layer, one) in places.items():
+            lokr = theirs.base_model.model.get_submodule(name)
+            path = f"layers.{layer}.kronecker.{one.read}.{one.write}.x2"
+            lokr.lokr_w1["default"].copy_(tensors[f"{path}.a"])
+            lokr.lokr_w2["default"].copy_(tensors[f"{path}.b"])
     assert_same_logits(model, theirs)
 
 

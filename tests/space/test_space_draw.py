@@ -172,7 +172,9 @@ def test_at_least_half_of_the_draws_of_each_sampler_are_feasible(name, sampler):
 
 cells = st.lists(
     st.builds(
-        lambda weight, sizes, price, flat: Cell(weight, sorted(sizes), lambda n: price * n + flat),
+        lambda weight, sizes, price, flat: Cell(
+            weight, list(sizes), lambda n: price * (n + 100 // n) + flat
+        ),
         st.just(0.0) | st.floats(1e-6, 1e6),
         st.sets(st.integers(1, 100), min_size=1, max_size=5),
         st.integers(1, 10_000),
@@ -197,8 +199,16 @@ def test_allocation_never_exceeds_the_total(cells, total):
 @given(cells.filter(lambda cells: any(cell.weight for cell in cells)), st.floats(0, 1e6))
 def test_allocation_that_can_pay_for_the_heaviest_cell_is_not_empty(cells, extra):
     heaviest = max(cells, key=lambda cell: cell.weight)
-    dearest = max(c.cost(c.sizes[0]) for c in cells if c.weight == heaviest.weight)
+    dearest = max(min(map(c.cost, c.sizes)) for c in cells if c.weight == heaviest.weight)
     assert any(allocate(cells, dearest + extra))
+
+
+def test_what_is_spent_counts_and_not_the_size():
+    """A Kronecker product of 24 x 24 and 32 x 32 is cheaper than one of 2 x 2 and 384 x 384."""
+    cell = Cell(1.0, (2, 24), lambda n: n**2 + (768 // n) ** 2)
+    assert allocate([cell], 2000) == [24]
+    assert allocate([cell], 150_000) == [2]
+    assert allocate([cell], 1500) == [0]
 
 
 @settings(deadline=None, max_examples=50)

@@ -119,7 +119,7 @@ def test_different_masks_are_not_of_a_space_with_one_mask(draw):
 
 
 WEIGHTS = bind_shipped("weights", BERT_BASE, 1.0)
-ELSEWHERE = {"lora_fa": WEIGHTS, "dora": WEIGHTS, "vera": WEIGHTS}
+ELSEWHERE = {"lora_fa": WEIGHTS, "dora": WEIGHTS, "vera": WEIGHTS, "krona": WEIGHTS}
 
 
 @pytest.mark.parametrize("name", methods())

@@ -167,6 +167,7 @@ WIDE = ModelShape(1, {tap: 10 + 7 * i for i, tap in enumerate(Tap)}, 1)
             Op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, (3,), Activation.RELU, "learned"),
             3 * (66 + 94) + 98,
         ),
+        (Op(Form.KRONECKER, Tap.PRE_O, Tap.FFN_IN, (3,)), 3 * 3 + 15 * 22),
         (Op(Form.PREFIX, Tap.HEAD, Tap.HEAD, (3,)), 2 * 3 * 38),
         (Op(Form.BIAS, Tap.FFN_UP, Tap.FFN_UP, (1,)), 80),
         (Op(Form.SCALE, Tap.K, Tap.K, (1,)), 24),
@@ -177,7 +178,7 @@ def test_parameters_in_closed_form(op, params):
     assert Genotype(1, (op,), 1e-3).count_params(WIDE) == params
 
 
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", [form for form in Form if form is not Form.KRONECKER])
 def test_parameters_grow_with_the_size_and_absent_ones_cost_nothing(form):
     read, write = next((r, w) for r in Tap for w in Tap if misplaced(form, r, w) is None)
     activation = Activation.RELU if FORMS[form].activated else None
@@ -194,6 +195,13 @@ def test_a_model_that_does_not_fit_is_refused_with_what_it_has():
     with pytest.raises(ConfigError, match="the model has no tap ffn_in, ffn_out; it has: q, attn"):
         GENOTYPE.check_fits(ModelShape(3, {Tap.Q: 4, Tap.ATTN_IN: 4}, 1))
     GENOTYPE.check_fits(encoder_shape(3, 4, 8, 1))
+
+
+def test_a_size_that_does_not_divide_the_widths_is_refused():
+    kronecker = Genotype(2, (Op(Form.KRONECKER, Tap.FFN_IN, Tap.FFN_UP, (4, 3)),), 1e-3)
+    kronecker.check_fits(encoder_shape(2, 12, 24, 1))
+    with pytest.raises(ConfigError, match=r"ffn_in->ffn_up cannot be of size 3 between widths 4 "):
+        kronecker.check_fits(TINY)
 
 
 @settings(deadline=None, max_examples=50)

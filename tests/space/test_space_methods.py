@@ -36,6 +36,7 @@ def test_the_methods_of_the_field_are_there():
         ("lora_fa", N_LAYERS * 2 * 16 * D),
         ("dora", 294_912 + N_LAYERS * 2 * D),
         ("vera", N_LAYERS * 2 * (256 + D)),
+        ("krona", N_LAYERS * 2 * (8 * 8 + 96 * 96)),
         ("lora_all", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("adapterdrop", 7 * 894_528 // N_LAYERS),
         ("hadamard", N_LAYERS * 2 * D),
@@ -74,7 +75,7 @@ def test_grouped_query_attention_makes_prefixes_and_key_scales_narrower():
 @pytest.mark.parametrize("model", MODELS)
 def test_each_level_is_smaller_than_the_one_before(name, model):
     shape, entry = MODELS[model], method(name)
-    levels = range(entry.n_sizes)
+    levels = range(entry.n_sizes(shape))
     costs = [entry.genotype(shape, level).count_params(shape) for level in levels]
     assert costs == sorted(set(costs), reverse=True)
 
@@ -86,7 +87,7 @@ def test_the_largest_that_fits_fits_and_the_next_does_not(name, fraction, model)
     shape, entry = MODELS[model], method(name)
     budget = int(fraction * shape.backbone_params)
     genotype = entry.largest(shape, budget)
-    costs = [entry.genotype(shape, i).count_params(shape) for i in range(entry.n_sizes)]
+    costs = [entry.genotype(shape, i).count_params(shape) for i in range(entry.n_sizes(shape))]
     fitting = [cost for cost in costs if cost <= budget]
     if genotype is None:
         assert not fitting
@@ -104,6 +105,15 @@ def test_a_method_without_its_tap_is_refused_with_those_there_are():
     widths = {tap: 4 for tap in Tap if tap is not Tap.HEAD}
     with pytest.raises(ConfigError, match="the model has no tap head; it has: attn_in, q, k, v"):
         method("prefix").genotype(ModelShape(2, widths, 100))
+
+
+def test_a_method_without_a_size_for_the_widths_is_refused():
+    shape = encoder_shape(2, 44, 88, 100)
+    assert method("krona").misfit(shape) == "none of its sizes divides the widths of the model"
+    with pytest.raises(ConfigError, match="none of its sizes divides the widths"):
+        method("krona").genotype(shape)
+    (*_, op) = method("krona").genotype(encoder_shape(2, 40, 80, 100)).ops
+    assert op.sizes == (8, 8)
 
 
 def test_a_method_stands_in_every_layer_of_any_depth():

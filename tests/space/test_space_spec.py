@@ -21,7 +21,7 @@ from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.space import yaml
 from autopeft.space.bind import bind
 from autopeft.space.forms import Form
-from autopeft.space.shape import BERT_BASE, ModelShape
+from autopeft.space.shape import BERT_BASE, ModelShape, encoder_shape
 from autopeft.space.shipped import load_space, shipped_spaces, spaces_folder
 from autopeft.space.spec import SpaceSpec
 from autopeft.space.taps import Tap
@@ -326,7 +326,7 @@ def test_a_slot_keeps_what_the_model_has():
 
 def test_a_space_of_which_nothing_is_left_is_refused_with_the_taps_there_are():
     shape = ModelShape(2, {Tap.ATTN_IN: 4, Tap.K: 4}, 1000)
-    with pytest.raises(ConfigError, match="none of the taps of space small; it has: attn_in, k"):
+    with pytest.raises(ConfigError, match=r"nothing of space small can .* no tap q.*: attn_in, k"):
         bind_text(two_slots("free"), shape)
 
 
@@ -334,6 +334,32 @@ def test_a_weight_whose_input_the_model_lacks_is_left_out():
     text = two_slots("free").replace("write: [q, q+v]", "write: ffn_up")
     space = bind_text(text, without(Tap.FFN_IN))
     assert [slot.name for slot in space.slots] == ["b"]
+
+
+KRONECKER = """
+name: small
+description: one slot
+slots:
+  - {name: a, form: [kronecker, lowrank], read: weight, write: [q, ffn_up], size: [4, 3, 16, 8]}
+training: {learning_rate: 1e-3}
+"""
+
+
+def test_sizes_that_do_not_divide_the_widths_are_left_out_with_a_note():
+    space = bind_text(KRONECKER, encoder_shape(2, 24, 40, 1000))
+    assert space.slots[0].sizes == (4, 8)
+    note = "slot a goes without sizes 3, 16, which do not divide the widths"
+    assert space.notes == (note,)
+    with pytest.raises(ConfigError, match=r"left out: no size of 3, 4, 8, 16 divides the widths"):
+        bind_text(KRONECKER, encoder_shape(2, 7, 40, 1000))
+
+
+def test_the_cheapest_size_is_not_always_the_smallest():
+    text = KRONECKER.replace("[kronecker, lowrank]", "kronecker").replace("[q, ffn_up]", "q")
+    (slot,) = bind_text(text, encoder_shape(2, 48, 96, 1000)).slots
+    assert slot.sizes == (3, 4, 8, 16)
+    assert slot.least_in_a_layer() == 8 * 8 + 6 * 6
+    assert slot.entry_price() == 2 * (8 * 8 + 6 * 6)
 
 
 def test_a_space_is_found_by_name_and_by_path(tmp_path):

@@ -64,6 +64,8 @@ def test_methods_in_words(name, said):
         ((lora(Tap.Q, (1, 2, 0, 8, 0, 4)),), "LoRA q r1-8 in layers 0-1,3,5"),
         ((lora(Tap.Q, (0, 0, 3, 0, 0, 0), "learned"),), "LoRA q r3 x learned in layer 2"),
         ((lora(Tap.Q, ALL, 0.5),), "LoRA q r16 x0.5"),
+        ((Op(Form.KRONECKER, Tap.ATTN_IN, Tap.Q, ALL),), "KronA q f16"),
+        ((Op(Form.KRONECKER, Tap.FFN_IN, Tap.FFN_OUT, ALL),), "parallel KronA FFN f16"),
         ((lora(Tap.FFN_OUT, ALL, read=Tap.FFN_IN),), "parallel linear FFN r16"),
         ((adapter(Tap.FFN_OUT, Tap.FFN_OUT, ALL, Activation.GELU),), "sequential FFN gelu r16"),
         ((adapter(Tap.ATTN_NORM, Tap.ATTN_OUT, ALL),), "Pfeiffer attention r16"),
