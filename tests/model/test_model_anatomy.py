@@ -1,31 +1,52 @@
 """The table of families: its taps are those of the model, and strangers are refused."""
 
 import pytest
-from tiny import D_FFN, D_MODEL, DECODERS, FAMILIES, N_LAYERS, N_POSITIONS, tiny_batch, tiny_model
+from autopeft.model.families import FAMILIES as TABLE
+from tiny import (
+    D_FFN,
+    D_MODEL,
+    EVERY,
+    FAMILIES,
+    GATED,
+    N_LAYERS,
+    N_POSITIONS,
+    tiny_batch,
+    tiny_model,
+)
 from torch import nn
-from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers import MambaConfig, MambaModel
 
 from autopeft.errors import DataError
-from autopeft.model import anatomy
 from autopeft.model.anatomy import Anatomy
 from autopeft.space.taps import Tap
 
+WIDE = {Tap.FFN_GATE, Tap.FFN_UP, Tap.FFN_MID}
+UNGATED, PRE_NORM = {Tap.FFN_GATE}, {Tap.ATTN_NORM, Tap.FFN_NORM}
+LACKING = (
+    dict.fromkeys(FAMILIES, UNGATED)
+    | dict.fromkeys([*GATED, "modernbert"], PRE_NORM)
+    | {"gpt2": UNGATED | PRE_NORM}
+)
 
-@pytest.fixture(params=FAMILIES)
+
+@pytest.fixture(params=EVERY)
 def model(request):
     return tiny_model(request.param)
 
 
 def test_the_tiny_families_are_all_there_are():
-    assert {*FAMILIES, *DECODERS} == set(anatomy.FAMILIES)
+    assert set(EVERY) == set(TABLE)
 
 
 def test_shape(model):
     shape = Anatomy(model).shape()
     assert shape.n_layers == N_LAYERS
-    wide = {Tap.FFN_UP, Tap.FFN_MID}
-    taps = set(Tap) - {Tap.FFN_GATE}
-    assert shape.widths == {tap: D_FFN if tap in wide else D_MODEL for tap in taps}
+    kind = model.config.model_type
+    narrow = {Tap.K, Tap.V, Tap.HEAD} if kind in GATED else set()
+    assert shape.widths == {
+        tap: D_MODEL // 2 if tap in narrow else D_FFN if tap in WIDE else D_MODEL
+        for tap in set(Tap) - LACKING[kind]
+    }
     assert shape.backbone_params == sum(p.numel() for p in model.base_model.parameters())
 
 
@@ -37,7 +58,9 @@ def test_a_fresh_pooler_is_not_backbone():
     assert backbone_params - fresh == D_MODEL * D_MODEL + D_MODEL
 
 
-def test_the_longest_row_is_the_longest_that_the_model_reads(model):
+@pytest.mark.parametrize("family", [*FAMILIES, "gpt2"])
+def test_the_longest_row_is_the_longest_that_the_model_reads(family):
+    model = tiny_model(family)
     longest = Anatomy(model).longest_row()
     assert longest == N_POSITIONS - (2 if model.config.model_type == "roberta" else 0)
     batch = {name: tensor[:, :1] for name, tensor in tiny_batch(model, 1).items()}
@@ -51,10 +74,9 @@ def test_a_model_without_a_head_has_the_same_taps(model):
 
 
 def test_an_unknown_family_is_refused_naming_the_known_ones():
-    config = GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9)
-    model = GPT2ForSequenceClassification(config)
+    model = MambaModel(MambaConfig(num_hidden_layers=1, hidden_size=8, vocab_size=9))
     with pytest.raises(
-        DataError, match=r"`gpt2` are not known; known: bert, distilbert, electra, .*, roberta$"
+        DataError, match=r"`mamba` are not known; known: bert, distilbert, electra, .*, roberta$"
     ):
         Anatomy(model)
 

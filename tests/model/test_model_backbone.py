@@ -16,7 +16,7 @@ from tiny import (
     tiny_model,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
+from transformers import OPTConfig, OPTForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from autopeft.errors import DataError
@@ -32,6 +32,7 @@ HEADS = dict.fromkeys(DECODERS, ("score.weight",)) | {
         *("classifier.dense.bias", "classifier.dense.weight"),
         *("classifier.out_proj.bias", "classifier.out_proj.weight"),
     ),
+    "modernbert": ("classifier.bias", "classifier.weight", "head.dense.weight", "head.norm.weight"),
     "distilbert": (
         *("classifier.bias", "classifier.weight"),
         *("pre_classifier.bias", "pre_classifier.weight"),
@@ -135,9 +136,8 @@ def truncate(folder):
 
 
 def other_family(folder):
-    GPT2ForSequenceClassification(
-        GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=N_WORDS)
-    ).save_pretrained(folder)
+    config = OPTConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, ffn_dim=8)
+    OPTForSequenceClassification(config).save_pretrained(folder)
 
 
 def without_tokenizer(folder):
@@ -156,7 +156,7 @@ SPOILT = {
     "unknown": (lambda f: change_config(f, model_type="nope"), "model type `nope`"),
     "other family": (
         other_family,
-        "`gpt2` are not known; known: bert, distilbert, electra",
+        "`opt` are not known; known: bert, distilbert, electra",
     ),
     "no tokenizer": (without_tokenizer, "has no tokenizer: its vocabulary is empty"),
     "a layer short": (

@@ -1,0 +1,124 @@
+"""Which trials may train on: a pure function of what the rungs have measured.
+
+Trials come in brackets of `reduction ** rungs`. A rung of a bracket is full when each of its trials
+has arrived there, measured or failed; then it is decided, once, and only then. So a decision knows
+all that it compares, arrivals in any order lead to the same one, and no later arrival takes it
+back. Other brackets go on meanwhile, so no worker waits for a rung to fill.
+
+The number of parameters is the same at every rung. Compared with all others, tiny trials would
+stay non-dominated for ever and take the places: trials are compared with those of like size, in
+`reduction` bins of equal count, and each bin has a share of the places. Of a bin's non-dominated
+trials those that add most to the hypervolume go on (Emmerich, Beume and Naujoks 2005); a dominated
+one never does, even if places are left. Brackets are successive halving (Jamieson and Talwalkar
+2016), except that who does not go on is paused and not stopped.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+REFERENCE = 1.1
+"""Worst corner of a rung for the hypervolume, its values scaled to 0..1; beyond 1, so that the
+ends of a front count."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a rung has measured of a trial.
+
+    Attributes:
+        trial: its number in the study, from 0.
+        rung: level of the training budget, from 0.
+        params: parameters by which it is binned.
+        values: of the objectives, smaller is better; None if it failed.
+        feasible: it is within every budget; otherwise it never goes on.
+    """
+
+    trial: int
+    rung: int
+    params: int
+    values: tuple[float, ...] | None
+    feasible: bool = True
+
+
+def promotions(
+    standings: Iterable[Standing], *, trials: int, rungs: int, reduction: int
+) -> tuple[tuple[int, ...], ...]:
+    """The trials of each rung above the lowest, those that are there and those that may go there.
+
+    Args:
+        standings: at most one for each trial and rung, in any order.
+        trials: of the study in all; its last bracket may be a part of one.
+        rungs: levels of the training budget.
+        reduction: about one of so many trials goes on, at least 2.
+
+    Returns:
+        For rung 1, 2, ... the trial numbers, ascending. A trial that has a standing at a rung is
+        among them, so a study that is made longer goes back on nothing.
+    """
+    arrived: list[dict[int, Standing]] = [{} for _ in range(rungs)]
+    for standing in standings:
+        arrived[standing.rung][standing.trial] = standing
+    size = reduction**rungs
+    chosen: list[list[int]] = [[] for _ in range(rungs - 1)]
+    for first in range(0, trials, size):
+        bracket = range(first, min(first + size, trials))
+        members, is_full = list(bracket), True
+        for rung, above in enumerate(arrived[1:]):
+            here = [arrived[rung][trial] for trial in members if trial in arrived[rung]]
+            is_full = is_full and len(here) == len(members)
+            decided = winners(here, reduction) if is_full else ()
+            members = sorted({*decided, *(trial for trial in bracket if trial in above)})
+            chosen[rung] += members
+    return tuple(map(tuple, chosen))
+
+
+def winners(standings: Iterable[Standing], reduction: int) -> tuple[int, ...]:
+    """The trials that go on from a full rung of a bracket.
+
+    Args:
+        standings: of all trials of the rung, in any order.
+        reduction: about one of so many goes on.
+
+    Returns:
+        Trial numbers, ascending. Of trials with equal values only the first counts.
+    """
+    usable = sorted(
+        (s for s in standings if s.values is not None and s.feasible), key=lambda s: s.trial
+    )
+    if not usable:
+        return ()
+    values = np.array([s.values for s in usable], np.float64)
+    span = np.ptp(values, axis=0)
+    scaled = (values - values.min(axis=0)) / np.where(span > 0, span, 1.0)
+    best: list[int] = []
+    for members in _bins([s.params for s in usable], reduction):
+        places = max(1, len(members) // reduction)
+        front = members[moocore.is_nondominated(values[members])]
+        added = moocore.hv_contributions(scaled[front], ref=[REFERENCE] * values.shape[1])
+        best += front[np.argsort(-added, kind="stable")][:places].tolist()
+    return tuple(sorted(usable[i].trial for i in best))
+
+
+def rung_steps(steps: int, rungs: int, reduction: int) -> tuple[int, ...]:
+    """Optimizer steps from the start of a trial to each rung, the last one being all of them.
+
+    Args:
+        steps: of the whole training.
+        rungs: levels at most; fewer come out where there are too few steps to tell them apart.
+        reduction: ratio of one level to the one below.
+    """
+    levels = {max(1, round(steps / reduction**below)) for below in range(rungs)}
+    return tuple(sorted(levels))
+
+
+def _bins(params: Sequence[int], reduction: int) -> list[NDArray[np.int64]]:
+    """Positions by size, in bins of equal count; those of one size are never parted."""
+    n_bins = max(1, min(reduction, len(params) // reduction))
+    ordered = sorted(params)
+    edges = [ordered[len(ordered) * i // n_bins] for i in range(1, n_bins)]
+    where = np.searchsorted(edges, params, side="right")
+    return [np.flatnonzero(where == i) for i in range(n_bins) if (where == i).any()]
