@@ -69,8 +69,16 @@ def steps() -> Iterator[Callable[[int, int], None]]:
         yield lambda step, total: watcher.stepped((), step, total)
 
 
-def show_front(front: Front, folder: Path) -> None:
-    """The front as a table, the recommendation, and what to do next."""
+def show_front(
+    front: Front, folder: Path, in_the_way: Mapping[int, Sequence[str]] | None = None
+) -> None:
+    """The front as a table, the recommendation, and what to do next.
+
+    Args:
+        front: of a study.
+        folder: of the study.
+        in_the_way: for each trial what keeps it from becoming part of the weights, if known.
+    """
     out = stdout()
     table = Table(title=f"Pareto front of {folder}", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
@@ -78,6 +86,7 @@ def show_front(front: Front, folder: Path) -> None:
     table.add_column(front.metric, justify="right")
     table.add_column("parameters", justify="right")
     table.add_column("of backbone", justify="right")
+    table.add_column("merges")
     table.add_column("what it is")
     for point in front.points:
         marks = ("*" if point.trial == front.recommended else "") + (
@@ -89,6 +98,7 @@ def show_front(front: Front, folder: Path) -> None:
             f"{point.quality:.4f} ± {point.stderr:.4f}",
             f"{point.trainable_params:,}",
             percent(point.fraction),
+            "?" if in_the_way is None else ("no" if in_the_way[point.trial] else "yes"),
             escape(point.summary),
         )
     out.print(table)

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from autopeft.front import Front
 from autopeft.space.bind import bind
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.merge import obstacles
 from autopeft.space.methods import method, methods
 from autopeft.space.shape import BERT_BASE, ModelShape
 from autopeft.space.shipped import load_space, shipped_spaces
@@ -66,6 +69,20 @@ def method_rows(name: str | None, model: str | None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def merging(front: Front, shape: ModelShape | None) -> dict[int, tuple[str, ...]] | None:
+    """For each trial of a front what is in the way of merging it into the weights.
+
+    Args:
+        front: of a study.
+        shape: of its model; None if it is not known.
+    """
+    if shape is None:
+        return None
+    return {
+        point.trial: obstacles(genotype_from_dict(point.genotype), shape) for point in front.points
+    }
 
 
 def _shape(model: str | None) -> ModelShape:

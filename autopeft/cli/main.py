@@ -256,13 +256,16 @@ def methods(
 
 
 def _show_front(folder: Path, output: Format) -> None:
+    from autopeft.cli.listings import merging
     from autopeft.study.folder import Study
 
-    found = Study(folder).front()
+    study = Study(folder)
+    found = study.front()
+    in_the_way = merging(found, study.shape())
     if output is Format.JSON:
-        typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+        typer.echo(json.dumps({**found.to_dict(), "not_mergeable": in_the_way}, allow_nan=False))
     else:
-        console.show_front(found, folder)
+        console.show_front(found, folder, in_the_way)
 
 
 def _name(model: str, data: str | None) -> str:

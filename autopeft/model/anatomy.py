@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
 from autopeft.model.forks import Passing, Placeholder
+from autopeft.space.forms import Activation
 from autopeft.space.shape import ModelShape
-from autopeft.space.taps import Tap
+from autopeft.space.taps import LINEAR_INPUT, Tap
 
 Side = Literal["in", "out"]
 
@@ -39,6 +40,8 @@ class Family:
         ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`.
         first_token: the task head reads the first token and no other one.
         end_head: a Linear, relative to the model, that is the task head and reads the last token.
+        activation: what the configuration calls the activation of the FFN.
+        ffn_width: what it calls the width of the FFN.
     """
 
     positions: str | None
@@ -59,6 +62,8 @@ class Family:
     ffn_input: str | None = None
     first_token: bool = True
     end_head: str | None = None
+    activation: str = "hidden_act"
+    ffn_width: str = "intermediate_size"
 
 
 _BERT = Family(
@@ -111,6 +116,8 @@ FAMILIES: Mapping[str, Family] = {
         down="ffn.lin2",
         attn_norm="sa_layer_norm",
         ffn_norm="output_layer_norm",
+        activation="activation",
+        ffn_width="hidden_dim",
     ),
     "gemma3_text": replace(_LLAMA, ffn_input="pre_feedforward_layernorm"),
     "llama": _LLAMA,
@@ -142,6 +149,15 @@ _POINTS: Mapping[Tap, tuple[str, Side]] = {
     Tap.FFN_NORM: ("ffn_norm", "out"),
     Tap.BLOCK_OUT: ("layer", "out"),
 }
+
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": Activation.GELU,
+    "relu": Activation.RELU,
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "tanh": Activation.TANH,
+}
+"""By their names in a configuration."""
 
 _INPUTS: Mapping[Tap, str] = {Tap.ATTN_IN: "attn_input", Tap.FFN_IN: "ffn_input"}
 """The role whose output a tap is, in families that have it."""
@@ -251,7 +267,18 @@ class Anatomy:
             linear = role in ("q", "k", "v", "o", "up", "down", "gate")
             widths[tap] = _features(self.module(0, role), side) if linear else d_model
         size = sum(p.numel() for name, p in self.base.named_parameters() if name not in self._fresh)
-        return ModelShape(len(self.layers), widths, size)
+        return ModelShape(len(self.layers), widths, size, self._activation(), self._biased(widths))
+
+    def _activation(self) -> Activation | None:
+        if self.family.gate:
+            return None
+        return _ACTIVATIONS.get(getattr(self.base.config, self.family.activation))
+
+    def _biased(self, taps: Collection[Tap]) -> frozenset[Tap]:
+        outputs = [tap for tap in (*LINEAR_INPUT, Tap.ATTN_NORM, Tap.FFN_NORM) if tap in taps]
+        return frozenset(
+            t for t in outputs if getattr(self.point(0, t)[0], "bias", None) is not None
+        )
 
 
 def _has(block: nn.Module, name: str) -> bool:

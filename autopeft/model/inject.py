@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -117,6 +118,7 @@ class Injection:
         first_token: behind the last attention compute what the head reads and nothing else.
 
     Attributes:
+        layers: the ops of each layer that has some.
         ops: the module that holds all parameters of the ops.
         forks: where the trials leave the trunk.
         genotypes: one for each trial.
@@ -157,6 +159,7 @@ class Injection:
             if (layout := self.forks.layout(i))
             and (ops := build_layer(genotypes, seeds, i, shape.widths, layout))
         }
+        self.layers: Mapping[int, LayerOps] = layers
         self.ops = nn.ModuleDict({f"layer{i}": layer for i, layer in layers.items()})
         self.ops.to(next(model.parameters()).device)
         model.requires_grad_(requires_grad=False)
@@ -249,6 +252,15 @@ class Injection:
             ops.append(replace(op.stored, sizes=tuple(sizes)))
         return replace(genotype, ops=tuple(ops)), tensors
 
+    @torch.no_grad()
+    def load(self, trial: int, tensors: Mapping[str, Tensor]) -> None:
+        """Put the parameters of one trial in, by full name, without padding.
+
+        Raises:
+            ValueError: names or shapes are not those of this trial.
+        """
+        fill(self.tensors(trial), tensors)
+
     def count(self, trial: int) -> int:
         """The parameters of one trial's ops, counted in the tensors."""
         return sum(tensor.numel() for tensor in self.tensors(trial).values())
@@ -264,6 +276,20 @@ class Injection:
         self.model.set_attn_implementation(self._kernel)
         for parameter in self._frozen:
             parameter.requires_grad_(requires_grad=True)
+
+
+def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into views of the same names and shapes.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    if set(own) != set(tensors):
+        raise ValueError(f"other parameters than expected: {sorted(set(own) ^ set(tensors))}")
+    for name, view in own.items():
+        if view.shape != tensors[name].shape:
+            raise ValueError(f"{name}: shape {tuple(tensors[name].shape)}, not {tuple(view.shape)}")
+        view.copy_(tensors[name])
 
 
 def _key(group: Group) -> str:

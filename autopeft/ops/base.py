@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autopeft.ops.affine import Affine
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Scale
 
@@ -170,6 +171,46 @@ class StackedOp(nn.Module, ABC):
         A form that becomes another one says it in the words of that one.
         """
         return self.stack[member].size, {name: self.own(name, member) for name in self.declared}
+
+    def as_factors(
+        self,
+        member: int,  # noqa: ARG002
+    ) -> tuple[Float[Tensor, "rank d_read"], Float[Tensor, "rank d_write"]] | None:
+        """Two factors of a member's `as_matrix`, s in the second; None if it has no such form."""
+        return None
+
+    def as_matrix(self, member: int) -> Float[Tensor, "d_write d_read"]:
+        """The linear map s f of a member, in double precision.
+
+        Raises:
+            NotImplementedError: f is not linear.
+        """
+        factors = self.as_factors(member)
+        if factors is None:
+            raise NotImplementedError(f"a {self.form} is no matrix")
+        down, up = (factor.double() for factor in factors)
+        return up.T @ down
+
+    def fold(self, member: int, h: Affine, *, sequential: bool) -> Affine:
+        """compose(h, s f(x)) as an affine map, where h is one.
+
+        Args:
+            member: whose parameters.
+            h: as it is so far; a LayerNorm is a column, its gain.
+            sequential: f reads h; else what h is an affine map of.
+
+        Raises:
+            NotImplementedError: it is not affine.
+        """
+        matrix = self.as_matrix(member)
+        return h.then(matrix) if sequential else h.plus(matrix)
+
+    def factor_of(self, member: int) -> Float[Tensor, "1 1"]:
+        """The factor s of a member, constant or learned."""
+        held: Tensor = (
+            self.get_parameter("scale") if self.learned_scale else self.get_buffer("factor")
+        )
+        return held[member]
 
     def scaled(self, last: Float[Tensor, "member rows d"]) -> Float[Tensor, "member rows d"]:
         """S * the last linear map of f, so that f needs no pass of its own for s."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autopeft.ops.affine import Affine
 from autopeft.ops.base import Declared, StackedOp
 from autopeft.space.forms import Form
 
@@ -18,6 +19,16 @@ class Bias(StackedOp):
     def declare(self) -> Mapping[str, Declared]:
         """One vector."""
         return {"bias": Declared("one", self.d_write, decays=False)}
+
+    def fold(
+        self,
+        member: int,
+        h: Affine,
+        *,
+        sequential: bool,  # noqa: ARG002
+    ) -> Affine:
+        """B joins the bias."""
+        return h.shifted(self.own("bias", member)[0].double())
 
     def forward(
         self,

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autopeft.ops.affine import Affine
 from autopeft.ops.base import Declared, Member, StackedOp
 from autopeft.ops.lowrank import kaiming
 from autopeft.space.forms import Activation, Form
@@ -58,6 +59,19 @@ class Bottleneck(StackedOp):
     ) -> Float[Tensor, "rows width"]:
         """The down projection by Kaiming, all else zero."""
         return kaiming(rows, width, generator) if name == "down" else torch.zeros(rows, width)
+
+    def fold(
+        self,
+        member: int,
+        h: Affine,
+        *,
+        sequential: bool,  # noqa: ARG002
+    ) -> Affine:
+        """Its neurons stand beside those that h reads, if they have the same activation."""
+        factor = self.factor_of(member).double()
+        up = factor * self.own("up", member).double()
+        up_bias = factor * self.own("up_bias", member).double()
+        return h.wider(up.T).shifted(up_bias[0])
 
     def forward(
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autopeft.ops.affine import Affine
 from autopeft.ops.base import Declared, StackedOp
 from autopeft.ops.lowrank import kaiming
 from autopeft.space.forms import Form
@@ -45,13 +46,38 @@ class Dora(StackedOp):
             raise TypeError(f"DoRA stands at a Linear, not at a {type(module).__name__}")
         self._linear = (module,)
 
+    def as_factors(
+        self, member: int
+    ) -> tuple[Float[Tensor, "rank d_read"], Float[Tensor, "rank d_write"]]:
+        """A and s B, of the direction alone."""
+        return self.own("a", member), self.own("b", member) * self.factor_of(member)
+
+    def fold(
+        self,
+        member: int,
+        h: Affine,
+        *,
+        sequential: bool,  # noqa: ARG002
+    ) -> Affine:
+        """C (h - bias + s B A x) + bias."""
+        linear, matrix = self._at, self.as_matrix(member)
+        weight = linear.weight.double()
+        norm = torch.linalg.vector_norm(weight + matrix, dim=1)
+        magnitude = torch.linalg.vector_norm(weight, dim=1) + self.own("magnitude", member)[0]
+        bias = torch.zeros_like(h.bias) if linear.bias is None else linear.bias.double()
+        return h.shifted(-bias).plus(matrix).scaled(magnitude / norm).shifted(bias)
+
+    @property
+    def _at(self) -> nn.Linear:
+        if self._linear is None:
+            raise ValueError("DoRA does not know its Linear yet")
+        return self._linear[0]
+
     def forward(
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
     ) -> Float[Tensor, "member token d_write"]:
         """C (h - bias + s x A^T B) + bias with c = m / ||W + s B A||."""
-        if self._linear is None:
-            raise ValueError("DoRA does not know its Linear yet")
-        (linear,) = self._linear
+        linear = self._at
         up = self.scaled(self.b)
         with torch.no_grad():
             weight = linear.weight.to(self.a.dtype)

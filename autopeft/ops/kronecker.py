@@ -36,6 +36,11 @@ class Kronecker(StackedOp):
         """A by Kaiming, B zero."""
         return kaiming(rows, width, generator) if name == "a" else torch.zeros(rows, width)
 
+    def as_matrix(self, member: int) -> Float[Tensor, "d_write d_read"]:
+        """S A (x) B."""
+        a, b = self.own("a", member).double(), self.own("b", member).double()
+        return torch.kron(a, b) * self.factor_of(member)
+
     def forward(
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
     ) -> Float[Tensor, "member token d_write"]:

@@ -34,6 +34,12 @@ class LowRank(StackedOp):
         """A by Kaiming, B zero."""
         return kaiming(rows, width, generator) if name == "a" else torch.zeros(rows, width)
 
+    def as_factors(
+        self, member: int
+    ) -> tuple[Float[Tensor, "rank d_read"], Float[Tensor, "rank d_write"]]:
+        """A and s B."""
+        return self.own("a", member), self.own("b", member) * self.factor_of(member)
+
     def forward(
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
     ) -> Float[Tensor, "member token d_write"]:

@@ -34,6 +34,13 @@ class LowRankFrozenA(StackedOp):
             frozen[i, : member.size] = kaiming(member.size, self.d_read, generator)
         self.register_buffer("a", frozen, persistent=False)
 
+    def as_factors(
+        self, member: int
+    ) -> tuple[Float[Tensor, "rank d_read"], Float[Tensor, "rank d_write"]]:
+        """A and s B."""
+        frozen = self.get_buffer("a")[member, : self.stack[member].size]
+        return frozen, self.own("b", member) * self.factor_of(member)
+
     def forward(
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
     ) -> Float[Tensor, "member token d_write"]:

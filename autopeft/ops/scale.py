@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autopeft.ops.affine import Affine
 from autopeft.ops.base import Declared, StackedOp
 from autopeft.space.forms import Form
 
@@ -29,6 +30,16 @@ class ElementwiseScale(StackedOp):
     ) -> Float[Tensor, "rows width"]:
         """One."""
         return torch.ones(rows, width)
+
+    def fold(
+        self,
+        member: int,
+        h: Affine,
+        *,
+        sequential: bool,  # noqa: ARG002
+    ) -> Affine:
+        """L scales rows."""
+        return h.scaled(self.own("factors", member)[0].double())
 
     def forward(
         self,

@@ -49,6 +49,14 @@ class Vera(StackedOp):
         """All of d 0.1, b zero."""
         return torch.full((rows, width), D_INITIAL if name == "d" else 0.0)
 
+    def as_factors(
+        self, member: int
+    ) -> tuple[Float[Tensor, "rank d_read"], Float[Tensor, "rank d_write"]]:
+        """With d in A, s and b in B: they are low-rank without what made them few parameters."""
+        size = self.stack[member].size
+        down, up = (self.get_buffer(name)[member, :size] for name in ("down", "up"))
+        return down * self.own("d", member), up * self.own("b", member) * self.factor_of(member)
+
     def forward(
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
     ) -> Float[Tensor, "member token d_write"]:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, Self
 
-from autopeft.space.taps import Tap
+from autopeft.space.forms import Activation
+from autopeft.space.taps import LINEAR_INPUT, Tap
 
 
 @dataclass(frozen=True)
@@ -16,21 +18,52 @@ class ModelShape:
         widths: hidden width at each tap the model has; a missing tap is one the model lacks.
             The width of `head` is that of the keys, `n_kv_heads * d_head`.
         backbone_params: parameters of the pretrained model without its task head.
+        ffn_activation: of an FFN without a gate, if it is one that a bottleneck can have.
+        biased: taps that are the output of a module with a bias.
     """
 
     n_layers: int
     widths: Mapping[Tap, int]
     backbone_params: int
+    ffn_activation: Activation | None = None
+    biased: frozenset[Tap] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "n_layers": self.n_layers,
+            "widths": {str(tap): width for tap, width in self.widths.items()},
+            "backbone_params": self.backbone_params,
+            "ffn_activation": None if self.ffn_activation is None else str(self.ffn_activation),
+            "biased": [str(tap) for tap in Tap if tap in self.biased],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`, of a mapping that may have more keys.
+
+        Raises:
+            KeyError, TypeError, ValueError: a key is missing or has another kind of value.
+        """
+        activation = data["ffn_activation"]
+        return cls(
+            n_layers=int(data["n_layers"]),
+            widths={Tap(tap): int(width) for tap, width in data["widths"].items()},
+            backbone_params=int(data["backbone_params"]),
+            ffn_activation=None if activation is None else Activation(activation),
+            biased=frozenset(Tap(tap) for tap in data["biased"]),
+        )
 
 
 def encoder_shape(n_layers: int, d_model: int, d_ff: int, backbone_params: int) -> ModelShape:
     """The shape of an encoder with one width everywhere but inside its ungated FFN."""
     widths = dict.fromkeys(Tap, d_model) | {Tap.FFN_UP: d_ff, Tap.FFN_MID: d_ff}
     del widths[Tap.FFN_GATE]
-    return ModelShape(n_layers, widths, backbone_params)
+    biased = frozenset({*LINEAR_INPUT, Tap.ATTN_NORM, Tap.FFN_NORM} - {Tap.FFN_GATE})
+    return ModelShape(n_layers, widths, backbone_params, Activation.GELU, biased)
 
 
 BERT_BASE = encoder_shape(12, 768, 3072, 109_482_240)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.errors import ConfigError, DataError
+from autopeft.files import read_json
 from autopeft.front import Front, read_front
 from autopeft.records import Record, read_records
+from autopeft.space.shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,15 @@ class Study:
     def records(self) -> list[Record]:
         """All measurements, by trial."""
         return read_records(self.folder)
+
+    def shape(self) -> ModelShape | None:
+        """What the manifest says of the model; None if it says too little."""
+        manifest = read_json(self.manifest_file) if self.manifest_file.is_file() else {}
+        model = manifest.get("model") if isinstance(manifest, dict) else None
+        try:
+            return ModelShape.from_dict(model) if isinstance(model, dict) else None
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def front(self) -> Front:
         """The Pareto front.

@@ -28,7 +28,7 @@ class Manifest:
         versions: of Python and the libraries.
         machine: processor architecture, and the device that trains.
         fingerprint: what a continued study must share with this one, by name.
-        model: name, revision, hash and size of the backbone.
+        model: name, revision, hash and shape of the backbone.
         data: hash, rows and notes.
         settings: of training, as decided by the probe.
         cohort: trials trained together.

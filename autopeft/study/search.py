@@ -308,7 +308,7 @@ def _new(
             "name": backbone.name,
             "revision": backbone.revision,
             "sha256": backbone.fingerprint,
-            "backbone_params": backbone.shape.backbone_params,
+            **backbone.shape.to_dict(),
         },
         data={
             "sha256": dataset.fingerprint,

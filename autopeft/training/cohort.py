@@ -15,7 +15,7 @@ from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import Backbone
 from autopeft.model.head import StackedHead, last_token_logits
-from autopeft.model.inject import Injection
+from autopeft.model.inject import Injection, fill
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded, collate
 from autopeft.tasks.task import Task
@@ -228,14 +228,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
             ValueError: names or shapes are not those of this trial.
         """
         own = self.injection.tensors(trial) | self.head.tensors(trial)
-        if set(own) != set(tensors):
-            raise ValueError(f"other parameters than expected: {sorted(set(own) ^ set(tensors))}")
-        for name, view in own.items():
-            if view.shape != tensors[name].shape:
-                raise ValueError(
-                    f"{name}: shape {tuple(tensors[name].shape)}, not {tuple(view.shape)}"
-                )
-            view.copy_(tensors[name])
+        fill(own, tensors)
 
 
 def train_cohort(

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from study_factory import ROWS, ledger_states, results, write_data
 
 from autopeft import __version__
 from autopeft.cli import console, demo
+from autopeft.cli.listings import merging
 from autopeft.records import Record
 from autopeft.space.genotype_file import load_genotype
 from autopeft.space.shipped import shipped_spaces
@@ -32,6 +34,10 @@ def study_file(spec_of, tmp_path):
     path = tmp_path / "sentiment.yaml"
     path.write_text(spec_yaml(spec_of(trials=3)), encoding="utf-8")
     return path
+
+
+def without(data, key):
+    return {name: value for name, value in data.items() if name != key}
 
 
 def assert_plain(text):
@@ -66,7 +72,8 @@ def test_search_continues_to_the_total(run, study_file):
     assert code == 0
     assert "continuing here: 2 trials are there\n" in err
     assert "[3/3, 0 s left] trial 2: " in err
-    assert json.loads(out) == Study(study_file.parent / "here").front().to_dict()
+    front = Study(study_file.parent / "here").front()
+    assert without(json.loads(out), "not_mergeable") == front.to_dict()
     code, _, err = run("search", study_file, "--out", "here")
     assert code == 0
     assert "\n0 trials, about " in err
@@ -129,6 +136,28 @@ def run_in(folder, run, monkeypatch, *arguments):
     return run(*arguments)
 
 
+def test_front_says_what_merges_and_what_is_in_the_way(run, done, tmp_path):
+    code, out, _ = run("front", done.folder)
+    assert code == 0
+    assert "merges" in out.splitlines()[1]
+    found = merging(done.front(), done.shape())
+    marks = [re.search(r"(yes|no)  ", line)[1] for line in out.splitlines()[2:]]
+    assert marks == ["no" if reasons else "yes" for reasons in found.values()]
+    adapter = {"form": "bottleneck", "read": "ffn_out", "write": "ffn_out", "sizes": [1, 1]}
+    genotype = {**done.front().points[0].genotype, "ops": [{**adapter, "activation": "relu"}]}
+    point = replace(done.front().points[0], genotype=genotype)
+    front = replace(done.front(), points=(point,), recommended=point.trial)
+    (reasons,) = merging(front, done.shape()).values()
+    assert [reason.split(":")[0] for reason in reasons] == ["bottleneck ffn_out->ffn_out"]
+    shutil.copytree(done.folder, tmp_path / "old")
+    manifest = json.loads((tmp_path / "old" / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["model"]["biased"]
+    (tmp_path / "old" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    code, out, _ = run("front", tmp_path / "old")
+    assert code == 0
+    assert all("  ?  " in line for line in out.splitlines()[2:])
+
+
 def test_progress_on_a_terminal_is_one_display(run, study_file, monkeypatch):
     screen = StringIO()
     terminal = Console(file=screen, force_terminal=True, width=120, highlight=False)
@@ -146,7 +175,11 @@ def test_progress_on_a_terminal_is_one_display(run, study_file, monkeypatch):
 def test_front_is_shown_for_people_and_programs(run, done):
     code, out, err = run("front", done.folder, "--format", "json")
     assert code == 0
-    assert json.loads(out) == done.front().to_dict()
+    found = json.loads(out)
+    assert without(found, "not_mergeable") == done.front().to_dict()
+    assert [int(trial) for trial in found["not_mergeable"]] == [
+        p.trial for p in done.front().points
+    ]
     assert err == ""
     code, out, err = run("front", done.folder)
     assert code == 0

@@ -19,10 +19,14 @@ from tiny import (
     train,
 )
 
+from autopeft.errors import ConfigError
+from autopeft.export.merged import merge
+from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
 from autopeft.ops.base import PAD
 from autopeft.ops.build import FORM_CLASSES
-from autopeft.space.forms import Form
+from autopeft.space.forms import Activation, Form
+from autopeft.space.merge import obstacles
 from autopeft.space.taps import Tap
 from autopeft.training.cohort import Cohort
 from autopeft.training.optimizer import CohortAdamW
@@ -58,11 +62,13 @@ class OpContract:
         small: its sizes in one trial, other ones in each layer.
         large: its sizes in another trial, absent at the bottom.
         fresh_is_nothing: its method promises that a fresh op changes nothing.
+        mergeable: it becomes a part of the weights.
     """
 
     small = (1, 1, 1)
     large = (0, 1, 1)
     fresh_is_nothing = True
+    mergeable = True
 
     def make(self, sizes):
         raise NotImplementedError
@@ -124,6 +130,31 @@ class OpContract:
                 in_file = cohort.tensors(1)
             names = [name for name in in_file if name.startswith("layers.")]
             assert sum(in_file[name].numel() for name in names) == one.count_params(backbone.shape)
+
+    @pytest.mark.parametrize("family", ["bert", "distilbert"])
+    def test_what_merges_is_a_plain_model_and_what_does_not_is_refused_by_name(self, family):
+        model = tiny_model(family)
+        batch, before = tiny_batch(model), state(model)
+        for ops in self.ops():
+            one = genotype(*ops)
+            injection = inject(model, [one])
+            scramble(injection)
+            trained, views = injection.stored(0)
+            tensors = {name: own.clone() for name, own in views.items()}
+            expected = hidden(model, batch)
+            injection.remove()
+            if reasons := obstacles(one, Anatomy(model).shape()):
+                assert not self.mergeable
+                for refused in ops:
+                    assert any(f"{refused.form} {refused.read}->" in text for text in reasons)
+                with pytest.raises(ConfigError, match="cannot be merged"):
+                    merge(model, trained, 0, tensors)
+                continue
+            assert self.mergeable
+            plain = merge(model, trained, 0, tensors)
+            torch.testing.assert_close(hidden(plain, batch), expected, rtol=0, atol=1e-4)
+            assert (hidden(model, batch) - expected).abs().max() > 1e-2
+        assert same_bits(state(model), before)
 
     def test_i6_i8_neither_backbone_nor_global_generators_are_touched(self, backbone):
         before = state(backbone.model)
@@ -281,13 +312,23 @@ class TestKronecker(ScaledContract):
 
 
 class TestParallelBottleneck(ScaledContract):
+    mergeable = False
     random = frozenset({"down"})
 
     def make(self, sizes, scale=1.0):
         return op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, sizes, scale=scale)
 
 
+class TestWiderFfn(ScaledContract):
+    random = frozenset({"down"})
+
+    def make(self, sizes, scale=1.0):
+        ffn = (Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, sizes)
+        return op(*ffn, scale=scale, activation=Activation.GELU)
+
+
 class TestSequentialBottleneck(ScaledContract):
+    mergeable = False
     random = frozenset({"down"})
 
     def make(self, sizes, scale=1.0):
@@ -297,6 +338,7 @@ class TestSequentialBottleneck(ScaledContract):
 class TestBottleneckThroughNorm(ScaledContract):
     """Where a sublayer ends with a LayerNorm."""
 
+    mergeable = False
     random = frozenset({"down"})
 
     @pytest.fixture(params=FAMILIES)
@@ -308,6 +350,7 @@ class TestBottleneckThroughNorm(ScaledContract):
 
 
 class TestPrefix(SizedContract):
+    mergeable = False
     fresh_is_nothing = False  # its keys take a share of the softmax, whatever they are
     random = frozenset({"keys", "values"})
 

@@ -140,8 +140,10 @@ def test_manifest_tells_what_it_was_made_with(done, spec_of):
         "name": ground.backbone.name,
         "revision": None,
         "sha256": ground.backbone.fingerprint,
-        "backbone_params": 5600,
+        **ground.backbone.shape.to_dict(),
     }
+    assert manifest.model["backbone_params"] == 5600
+    assert done.shape() == ground.backbone.shape
     assert manifest.data["sha256"] == ground.dataset.fingerprint
     assert manifest.data["rows"] == ROWS
     assert manifest.data["labels"] == ["bad", "good"]
