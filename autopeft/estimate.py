@@ -1,0 +1,151 @@
+"""How good something trained is over new seeds and new rows, and how much better than another.
+
+Each of several contenders is trained with some seeds, and each training is scored on the same rows.
+A score of contender i, seed s and row j is taken as `q_i + a_is + b_ij + e_isj`: what seeds add,
+what rows add, what only a pair of them does (a crossed design; Brennan 2001, chapter 2). The mean
+has the variance `var(a) / S + var(b) / J + var(e) / (S J)`. An interval over three seeds on the
+same rows knows the first part alone, and that part badly; so the variance of seeds is pooled over
+the contenders, and the rows have a part of their own.
+
+A difference to a baseline is taken row by row, for rows that are hard are so for both.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+FIRST_WEIGHT = 0.5
+"""Part of the error rate that is kept for the contender that the search thought best."""
+
+Scores = Float[NDArray[np.float64], "seed row"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and rows.
+
+    Attributes:
+        mean: the estimate.
+        stderr: its standard error over new seeds and new rows.
+        df: degrees of freedom of `stderr` (Satterthwaite 1946).
+    """
+
+    mean: float
+    stderr: float
+    df: float
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """The ends of Student's interval."""
+        half = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.stderr
+        return self.mean - half, self.mean + half
+
+    @property
+    def p_value(self) -> float:
+        """Of the hypothesis that there is nothing above 0."""
+        if self.stderr == 0:
+            return float(self.mean <= 0)
+        return float(stats.t.sf(self.mean / self.stderr, self.df))
+
+
+@dataclass(frozen=True)
+class SeedVariance:
+    """What seeds add to the mean over rows, pooled over contenders.
+
+    Attributes:
+        variance: of seeds alone, 0 or more.
+        observed: of the means over rows, which the interaction is a part of.
+        df: degrees of freedom of `observed`.
+    """
+
+    variance: float
+    observed: float
+    df: int
+
+
+def pooled_seeds(contenders: Sequence[Scores]) -> SeedVariance:
+    """The variance that seeds add.
+
+    Args:
+        contenders: scores of each, of any number of seeds, on one set of rows.
+
+    Raises:
+        ValueError: no contender has two seeds.
+    """
+    several = [scores for scores in contenders if len(scores) > 1]
+    df = sum(len(scores) - 1 for scores in several)
+    if not df:
+        raise ValueError("the variance of seeds needs a contender with two of them")
+    observed = sum((len(s) - 1) * s.mean(axis=1).var(ddof=1) for s in several) / df
+    interaction = sum((len(s) - 1) * _interaction(s) / s.shape[1] for s in several) / df
+    return SeedVariance(max(0.0, float(observed - interaction)), float(observed), df)
+
+
+def quality(scores: Scores, seeds: SeedVariance) -> Estimate:
+    """What a contender reaches with a new seed on new rows, in the mean.
+
+    Args:
+        scores: of the contender.
+        seeds: the pooled variance.
+    """
+    return _estimate(scores.mean(axis=0), 1 / len(scores), seeds)
+
+
+def difference(one: Scores, other: Scores, seeds: SeedVariance) -> Estimate:
+    """How much better one contender is than another, on the same rows.
+
+    Args:
+        one: scores of the first.
+        other: scores of the second, with seeds of its own.
+        seeds: the pooled variance.
+    """
+    of_rows = one.mean(axis=0) - other.mean(axis=0)
+    return _estimate(of_rows, 1 / len(one) + 1 / len(other), seeds)
+
+
+def adjusted(p_values: Mapping[int, float], first: int | None = None) -> dict[int, float]:
+    """P-values that hold for all comparisons together (Holm 1979, section 3, with weights).
+
+    The chance that any difference is found where there is none stays below the level, whatever
+    the comparisons share.
+
+    Args:
+        p_values: of each comparison, by any number.
+        first: the one that was thought the most promising before the scores were seen; it keeps
+            `FIRST_WEIGHT` of the error rate for itself.
+    """
+    rest = len(p_values) - (first in p_values)
+    others = 1.0 if first not in p_values else (1 - FIRST_WEIGHT) / max(1, rest)
+    weights = {key: FIRST_WEIGHT if key == first else others for key in p_values}
+    found: dict[int, float] = {}
+    largest, left = 0.0, sum(weights.values())
+    for key in sorted(p_values, key=lambda key: (p_values[key] / weights[key], key)):
+        largest = max(largest, min(1.0, p_values[key] * left / weights[key]))
+        found[key] = largest
+        left -= weights[key]
+    return found
+
+
+def _estimate(
+    of_rows: Float[NDArray[np.float64], " row"], per_seed: float, seeds: SeedVariance
+) -> Estimate:
+    """From the means of rows, in whose variance the interaction is, and the variance of seeds."""
+    n_rows = len(of_rows)
+    rows = float(of_rows.var(ddof=1)) / n_rows if n_rows > 1 else math.inf
+    variance = seeds.variance * per_seed + rows
+    parts = (seeds.observed * per_seed) ** 2 / seeds.df + rows**2 / (n_rows - 1)
+    df = variance**2 / parts if parts else math.inf
+    return Estimate(float(of_rows.mean()), math.sqrt(variance), df)
+
+
+def _interaction(scores: Scores) -> float:
+    """Variance of what is left of the scores without the means of seeds and rows."""
+    n_seeds, n_rows = map(int, scores.shape)
+    seeds, rows = scores.mean(axis=1, keepdims=True), scores.mean(axis=0, keepdims=True)
+    rest = scores - seeds - rows + scores.mean()
+    return float(np.square(rest).sum()) / ((n_seeds - 1) * (n_rows - 1))

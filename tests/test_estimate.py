@@ -1,0 +1,142 @@
+"""Intervals that hold the truth, differences that are real, and no more errors than promised."""
+
+import importlib.util
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from autopeft.estimate import (
+    FIRST_WEIGHT,
+    SeedVariance,
+    adjusted,
+    difference,
+    pooled_seeds,
+    quality,
+)
+
+CALM = SeedVariance(variance=0.0, observed=0.0, df=4)
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    """The benchmark's simulated studies."""
+    path = Path(__file__).parents[1] / "benchmarks" / "selection.py"
+    spec = importlib.util.spec_from_file_location("simulated_selection", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def crossed(rng, *, seeds=3, rows=40, seed_sd=0.0, row_sd=0.0, rest_sd=0.0, mean=0.5):
+    return (
+        mean
+        + seed_sd * rng.normal(size=(seeds, 1))
+        + row_sd * rng.normal(size=(1, rows))
+        + rest_sd * rng.normal(size=(seeds, rows))
+    )
+
+
+def test_variance_of_seeds_and_rows_is_that_of_fresh_ones():
+    """Against the spread of the mean over many draws of both."""
+    rng = np.random.default_rng(0)
+    world = {"seed_sd": 0.3, "row_sd": 1.0, "rest_sd": 1.5}
+    draws = [[crossed(rng, **world) for _ in range(6)] for _ in range(3000)]
+    truth = 0.3**2 / 3 + 1.0**2 / 40 + 1.5**2 / 120
+    assert np.var([draw[0].mean() for draw in draws]) == pytest.approx(truth, rel=0.06)
+    found = [quality(draw[0], pooled_seeds(draw)).stderr ** 2 for draw in draws]
+    assert np.mean(found) == pytest.approx(truth, rel=0.06)
+    pairs = [difference(draw[0], draw[1], pooled_seeds(draw)).stderr ** 2 for draw in draws]
+    assert np.mean(pairs) == pytest.approx(2 * truth, rel=0.06)
+
+
+def test_rows_that_are_hard_for_both_do_not_count_in_a_difference():
+    rng = np.random.default_rng(1)
+    hard = 5 * rng.normal(size=(1, 40))
+    one, other = crossed(rng, rest_sd=0.1) + hard, crossed(rng, rest_sd=0.1, mean=0.2) + hard
+    pooled = pooled_seeds([one, other])
+    assert quality(one, pooled).stderr > 0.5
+    apart = difference(one, other, pooled)
+    assert apart.mean == pytest.approx(0.3, abs=0.05)
+    assert apart.stderr < 0.05
+    assert apart.p_value < 1e-6
+
+
+def test_without_differences_between_rows_seeds_are_all():
+    """Then the interval is Student's, with the degrees of freedom of all contenders."""
+    means = np.array([[0.5, 0.6, 0.7], [0.2, 0.2, 0.5]])
+    scores = [np.repeat(row[:, None], 10, axis=1) for row in means]
+    pooled = pooled_seeds(scores)
+    assert pooled.df == 4
+    assert pooled.variance == pytest.approx(means.var(axis=1, ddof=1).mean())
+    estimate = quality(scores[0], pooled)
+    assert estimate.stderr == pytest.approx(math.sqrt(pooled.variance / 3))
+    assert estimate.df == pytest.approx(4)
+    low, high = estimate.interval(0.9)
+    assert (low + high) / 2 == pytest.approx(0.6)
+    assert high - 0.6 == pytest.approx(stats.t.ppf(0.95, 4) * estimate.stderr)
+
+
+def test_without_differences_between_seeds_rows_are_all():
+    scores = np.tile(np.arange(10.0), (3, 1))
+    estimate = quality(scores, pooled_seeds([scores, scores]))
+    assert estimate.stderr == pytest.approx(np.arange(10).std(ddof=1) / math.sqrt(10))
+    assert estimate.df == pytest.approx(9)
+
+
+def test_seeds_may_differ_in_number():
+    rng = np.random.default_rng(2)
+    one, two = crossed(rng, seeds=1, rest_sd=1.0), crossed(rng, seeds=4, rest_sd=1.0, seed_sd=1.0)
+    pooled = pooled_seeds([one, two])
+    assert pooled.df == 3
+    assert quality(one, pooled).stderr > quality(two, pooled).stderr
+    with pytest.raises(ValueError, match="two of them"):
+        pooled_seeds([one, one])
+
+
+def test_p_values_of_nothing_and_of_less():
+    same = np.tile(np.arange(10.0), (2, 1))
+    assert difference(same, same, CALM).p_value == 1
+    assert difference(same, same + 1, CALM).p_value == 1
+    assert difference(same + 1, same, CALM).p_value == 0
+
+
+def test_holm_as_printed_in_textbooks():
+    assert adjusted({5: 0.01, 6: 0.04, 7: 0.03}) == pytest.approx({5: 0.03, 6: 0.06, 7: 0.06})
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(-1, 6))
+def test_adjusted_is_the_closed_test_of_weighted_bonferroni(values, first):
+    """A p-value is the largest of all hypotheses that several differences are nothing together."""
+    p_values = dict(enumerate(values))
+    rest = max(1, len(values) - 1)
+    weights = dict.fromkeys(p_values, 1.0)
+    if first in p_values:
+        weights = {i: FIRST_WEIGHT if i == first else (1 - FIRST_WEIGHT) / rest for i in p_values}
+    found = adjusted(p_values, first)
+    subsets = [
+        some for n in range(1, len(values) + 1) for some in itertools.combinations(p_values, n)
+    ]
+    for i in p_values:
+        expected = max(
+            min(1, *(p_values[j] * sum(weights[k] for k in some) / weights[j] for j in some))
+            for some in subsets
+            if i in some
+        )
+        assert found[i] == pytest.approx(expected)
+
+
+def test_simulated_studies_find_what_is_there_and_nothing_else(simulation):
+    """200 studies each with a gain of three standard errors and with none."""
+    found = simulation.check(simulation.World(), number=200, seed=0)
+    assert 0.92 <= found["coverage"] <= 0.98
+    assert found["coverage_of_usual_interval"] < 0.9, "or the simulation knows no noise of rows"
+    assert found["false_better_than_lora"] <= 16
+    assert found["gain_of_three_standard_errors_found"] >= 160
