@@ -29,7 +29,7 @@ from transformers import (
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import Backbone, cast, fingerprint
-from autopeft.space.forms import Activation, Form
+from autopeft.space.forms import FORMS, Activation, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import LINEAR_INPUT, Tap
 from autopeft.tasks.encode import Encoded, collate
@@ -138,7 +138,7 @@ def tiny_batch(model, n_rows=5, *, seed=0):
 def op(form, read, write, size=1, **more):
     """An op with one size in every layer, or a tuple of sizes."""
     sizes = size if isinstance(size, tuple) else (size,) * N_LAYERS
-    defaults = {"activation": Activation.RELU} if form is Form.BOTTLENECK else {}
+    defaults = {"activation": Activation.RELU} if FORMS[form].activated else {}
     return Op(form, read, write, sizes, **(defaults | more))
 
 

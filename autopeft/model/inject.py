@@ -28,8 +28,8 @@ from autopeft.model.attention import (
 )
 from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
-from autopeft.ops.base import StackedOp
-from autopeft.ops.build import Group, build_layer, op_path
+from autopeft.ops.base import Stack, StackedOp
+from autopeft.ops.build import Group, build_layer, build_shared, op_path
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, change
 from autopeft.space.forms import Form
@@ -153,11 +153,12 @@ class Injection:
         self._kernel = model.config._attn_implementation  # noqa: SLF001
         self.forks = Forks(tuple(g.fork for g in genotypes), shape.n_layers, given)
         self.states: dict[int, Tensor] = {}
+        shared = build_shared(genotypes, seeds)
         layers = {
             i: LayerOps(ops, len(layout))
             for i in range(shape.n_layers)
             if (layout := self.forks.layout(i))
-            and (ops := build_layer(genotypes, seeds, i, shape.widths, layout))
+            and (ops := build_layer(genotypes, seeds, i, shape.widths, layout, shared))
         }
         self.layers: Mapping[int, LayerOps] = layers
         self.ops = nn.ModuleDict({f"layer{i}": layer for i, layer in layers.items()})
@@ -222,10 +223,10 @@ class Injection:
             check = partial(_called_hook, count_calls(attention), self.model.config.model_type)
             self._handles.append(self.model.register_forward_hook(check))
 
-    def stacks(self) -> Iterator[StackedOp]:
-        """Every stacked op, lowest layer first."""
+    def stacks(self) -> Iterator[Stack]:
+        """Every stack of parameters once, those of the lowest layer first."""
         for module in self.ops.modules():
-            if isinstance(module, StackedOp):
+            if isinstance(module, Stack):
                 yield module
 
     def tensors(self, trial: int) -> dict[str, Tensor]:
@@ -235,14 +236,16 @@ class Injection:
     def stored(self, trial: int) -> tuple[Genotype, dict[str, Tensor]]:
         """What a trained trial has become: its genotype as it is stored, and that one's tensors."""
         genotype = self.genotypes[trial]
-        found = {
-            member.path: op.stored(i)
-            for op in self.stacks()
-            for i, member in enumerate(op.stack)
-            if member.trial == trial
-        }
-        ops: list[Op] = []
+        found: dict[str, tuple[int, dict[str, Tensor]]] = {}
         tensors: dict[str, Tensor] = {}
+        for stack in self.stacks():
+            if not isinstance(stack, StackedOp):
+                tensors |= dict(stack.tensors(trial))
+                continue
+            for i, member in enumerate(stack.stack):
+                if member.trial == trial:
+                    found[member.path] = stack.stored(i)
+        ops: list[Op] = []
         for op in genotype.ops:
             sizes = [0] * genotype.n_layers
             for layer in (i for i, size in enumerate(op.sizes) if size):

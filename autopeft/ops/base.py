@@ -59,43 +59,28 @@ class Declared:
     decays: bool = True
 
 
-class StackedOp(nn.Module, ABC):
-    """An op of one form at one place, stacked over the trials that have it.
+class Stack(nn.Module, ABC):
+    """Parameters of one kind, stacked over the trials that have them.
 
     Args:
-        members: the ops of different trials, in the order of the stack, of one padded size.
-        layout: whose rows the layer computes, block by block.
-        d_read: width of the tap that is read.
-        d_write: width of the tap that is written.
+        members: of different trials, in the order of the stack, of sizes that take one room.
     """
 
-    form: ClassVar[Form]
     pads: ClassVar[bool] = True
-    """Ops of sizes that are padded alike stand in one stack; otherwise those of one size do."""
-    scales_h: ClassVar[bool] = False
-    """It reads another state and yet does more to h than to add to it."""
+    """Members of sizes that are padded alike share a stack; otherwise those of one size do."""
 
-    def __init__(
-        self, members: Sequence[Member], *, layout: Sequence[int], d_read: int, d_write: int
-    ) -> None:
+    def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
         self.stack = tuple(members)
-        self.blocks = tuple(layout.index(m.trial) for m in members)
-        self.n_blocks = len(layout)
-        if list(self.blocks) != sorted(set(self.blocks)):
-            raise ValueError("the members of a stack have to be different trials in rising order")
-        self.d_read, self.d_write = d_read, d_write
         (self.padded,) = {self.room(m.size) for m in members}
-        self.declared = dict(self.declare())
-        self.learned_scale = members[0].scale == "learned"
-        if self.learned_scale:
-            self.declared["scale"] = Declared("one", 1, decays=False)
-        else:
-            factors = [1.0 if m.scale == "learned" else m.scale for m in members]
-            self.register_buffer("factor", torch.tensor(factors).view(-1, 1, 1), persistent=False)
+        self.declared: dict[str, Declared] = {}
+
+    def _fill(self, declared: Mapping[str, Declared]) -> None:
+        """Make the parameters and initialise them."""
+        self.declared = dict(declared)
         for name, what in self.declared.items():
-            rows = self._rows(what, self.padded)
-            self.register_parameter(name, nn.Parameter(torch.zeros(len(members), rows, what.width)))
+            shape = (len(self.stack), self._rows(what, self.padded), what.width)
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
         self.reset()
 
     @classmethod
@@ -111,7 +96,7 @@ class StackedOp(nn.Module, ABC):
 
     @abstractmethod
     def declare(self) -> Mapping[str, Declared]:
-        """The parameters of the form, by name."""
+        """The parameters, by name."""
 
     def initial(
         self,
@@ -122,20 +107,6 @@ class StackedOp(nn.Module, ABC):
     ) -> Float[Tensor, "rows width"]:
         """A fresh parameter of one trial; zero if a form does not say otherwise."""
         return torch.zeros(rows, width)
-
-    def stand_at(self, module: nn.Module) -> None:
-        """Be told the module whose output is written; most ops need not know."""
-
-    @abstractmethod
-    def forward(
-        self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
-    ) -> Float[Tensor, "member token d_write"]:
-        """compose(h, s * f(x)).
-
-        Args:
-            h: the state to modify, the members' own blocks.
-            x: the state that f reads, likewise; h itself for a sequential op.
-        """
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -164,6 +135,54 @@ class StackedOp(nn.Module, ABC):
             if member.trial == trial:
                 for name in self.declared:
                     yield f"{member.path}.{name}", self.own(name, i)
+
+
+class StackedOp(Stack):
+    """An op of one form at one place, stacked over the trials that have it.
+
+    Args:
+        members: the ops of different trials, in the order of the stack, of sizes that take one
+            room.
+        layout: whose rows the layer computes, block by block.
+        d_read: width of the tap that is read.
+        d_write: width of the tap that is written.
+    """
+
+    form: ClassVar[Form]
+    scales_h: ClassVar[bool] = False
+    """It reads another state and yet does more to h than to add to it."""
+
+    def __init__(
+        self, members: Sequence[Member], *, layout: Sequence[int], d_read: int, d_write: int
+    ) -> None:
+        super().__init__(members)
+        self.blocks = tuple(layout.index(m.trial) for m in members)
+        self.n_blocks = len(layout)
+        if list(self.blocks) != sorted(set(self.blocks)):
+            raise ValueError("the members of a stack have to be different trials in rising order")
+        self.d_read, self.d_write = d_read, d_write
+        declared = dict(self.declare())
+        self.learned_scale = members[0].scale == "learned"
+        if self.learned_scale:
+            declared["scale"] = Declared("one", 1, decays=False)
+        else:
+            factors = [1.0 if m.scale == "learned" else m.scale for m in members]
+            self.register_buffer("factor", torch.tensor(factors).view(-1, 1, 1), persistent=False)
+        self._fill(declared)
+
+    def stand_at(self, module: nn.Module) -> None:
+        """Be told the module whose output is written; most ops need not know."""
+
+    @abstractmethod
+    def forward(
+        self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
+    ) -> Float[Tensor, "member token d_write"]:
+        """compose(h, s * f(x)).
+
+        Args:
+            h: the state to modify, the members' own blocks.
+            x: the state that f reads, likewise; h itself for a sequential op.
+        """
 
     def stored(self, member: int) -> tuple[int, dict[str, Tensor]]:
         """What a trained member has become: its size, and its tensors by name.

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from autopeft.ops.base import Member, StackedOp
+from autopeft.ops.base import Member, Stack, StackedOp
 from autopeft.ops.bias import Bias
 from autopeft.ops.bottleneck import Bottleneck
 from autopeft.ops.dora import Dora
 from autopeft.ops.kronecker import Kronecker
 from autopeft.ops.lowrank import LowRank
 from autopeft.ops.lowrank_fa import LowRankFrozenA
+from autopeft.ops.phm import PhmBottleneck, PhmRule
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.scale import ElementwiseScale
 from autopeft.ops.vera import Vera
@@ -22,9 +23,12 @@ FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
     cls.form: cls
     for cls in (
         *(LowRank, LowRankFrozenA, Dora, Vera, Kronecker),
-        *(Bottleneck, Prefix, Bias, ElementwiseScale),
+        *(Bottleneck, PhmBottleneck, Prefix, Bias, ElementwiseScale),
     )
 }
+
+SHARED_CLASSES: Mapping[Form, type[Stack]] = {Form.PHM: PhmRule}
+"""What the layers of a trial have in common, of forms that have such."""
 
 
 class Group(NamedTuple):
@@ -62,12 +66,22 @@ def op_path(layer: int, op: Op) -> str:
     return ".".join(["layers", str(layer), *words])
 
 
+def build_shared(genotypes: Sequence[Genotype], seeds: Sequence[int]) -> dict[Form, Stack]:
+    """What the layers of each trial share, by form, stacked over the trials that have it."""
+    members: dict[Form, list[Member]] = {}
+    for trial, (genotype, seed) in enumerate(zip(genotypes, seeds, strict=True)):
+        for form in {op.form for op in genotype.ops} & set(SHARED_CLASSES):
+            members.setdefault(form, []).append(Member(trial, seed, f"shared.{form}", 1))
+    return {form: SHARED_CLASSES[form](members[form]) for form in members}
+
+
 def build_layer(
     genotypes: Sequence[Genotype],
     seeds: Sequence[int],
     layer: int,
     widths: Mapping[Tap, int],
     layout: Sequence[int],
+    shared: Mapping[Form, Stack],
 ) -> dict[Group, StackedOp]:
     """The stacked ops of one layer, for all trials of a cohort.
 
@@ -77,6 +91,7 @@ def build_layer(
         layer: index from the bottom.
         widths: the model's width at each tap.
         layout: whose rows the layer computes, block by block.
+        shared: what the layers have in common, by form.
 
     Returns:
         The stacks in a fixed order that does not depend on the company.
@@ -91,7 +106,9 @@ def build_layer(
                 kinds[first] += 1
                 member = Member(trial, seed, op_path(layer, op), size, op.scale)
                 grouped.setdefault(group, []).append(member)
-    return {group: _build(group, grouped[group], layout, widths) for group in sorted(grouped)}
+    return {
+        group: _build(group, grouped[group], layout, widths, shared) for group in sorted(grouped)
+    }
 
 
 def _group(op: Op, size: int) -> Group:
@@ -100,9 +117,15 @@ def _group(op: Op, size: int) -> Group:
 
 
 def _build(
-    group: Group, members: Sequence[Member], layout: Sequence[int], widths: Mapping[Tap, int]
+    group: Group,
+    members: Sequence[Member],
+    layout: Sequence[int],
+    widths: Mapping[Tap, int],
+    shared: Mapping[Form, Stack],
 ) -> StackedOp:
-    more = {"activation": group.activation} if group.activation else {}
+    more: dict[str, Any] = {"activation": group.activation} if group.activation else {}
+    if group.form in shared:
+        more["shared"] = shared[group.form]
     cls = FORM_CLASSES[group.form]
     d_read, d_write = widths[group.read], widths[group.write]
     return cls(members, layout=layout, d_read=d_read, d_write=d_write, **more)

@@ -68,7 +68,8 @@ def change(
     """
     if any(len(act.op.blocks) < n_blocks for act in acts):
         ops, xs = [act.op for act in acts], [act.x for act in acts]
-        parameters = [p for op in ops for p in op.parameters()]
+        # The last op first: autograd sums up the gradients of what ops share in this order, too.
+        parameters = [p for op in reversed(ops) for p in op.parameters()]
         if not torch.is_grad_enabled():
             return _changed(state, n_blocks, ops, xs, fresh=fresh, graphs=None)
         out: Tensor = _Change.apply(state, n_blocks, fresh, ops, *xs, *parameters)  # type: ignore[no-untyped-call]
@@ -156,7 +157,7 @@ class _Change(Function):
             leaves = [leaf for leaf in (h, x) if leaf is not None and leaf.requires_grad]
             found = torch.autograd.grad(new, [*leaves, *op.parameters()], _own(whole, op.blocks))
             of = dict(zip(map(id, leaves), found, strict=False))
-            of_parameters[:0] = found[len(leaves) :]
+            of_parameters += found[len(leaves) :]
             of_reads.insert(0, None if x is None else of.get(id(x)))
             if h is not None:
                 # An op that only adds to h passes the gradient of the outcome on.

@@ -14,11 +14,20 @@ class Cell:
         weight: its part of the budget, relative to the other cells.
         sizes: the allowed positive sizes, in any order.
         cost: parameters for a size.
+        entry: further parameters that the first present cell of its pool pays for all of them.
+        pool: the cells that share them.
     """
 
     weight: float
     sizes: Sequence[int]
     cost: Callable[[int], int]
+    entry: int = 0
+    pool: str = ""
+
+    @property
+    def least(self) -> int:
+        """The cost of the cheapest size of this cell alone."""
+        return min(map(self.cost, self.sizes)) + self.entry
 
 
 def allocate(cells: Sequence[Cell], total: float) -> list[int]:
@@ -41,12 +50,16 @@ def allocate(cells: Sequence[Cell], total: float) -> list[int]:
     whole = sum(cells[i].weight for i in present)
     chosen = [0] * len(cells)
     granted, spent = 0.0, 0
+    entered: set[str] = set()
     for i in present:
         cell = cells[i]
         granted += cell.weight / whole
         # Float error takes nothing from a cell whose part pays for it exactly.
         left = min(total * granted * (1 + _SLACK), total) - spent
-        payable = [(cell.cost(size), size) for size in cell.sizes]
+        entry = 0 if cell.pool in entered else cell.entry
+        payable = [(cell.cost(size) + entry, size) for size in cell.sizes]
         cost, chosen[i] = max((pair for pair in payable if pair[0] <= left), default=(0, 0))
         spent += cost
+        if cost:
+            entered.add(cell.pool)
     return chosen

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from autopeft.space.dimension import Choice, Integer, Params, Real
+from autopeft.space.forms import shared_params
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.search_space import OFF, SearchSpace
 from autopeft.space.slot import Slot, Variant
@@ -33,7 +34,8 @@ def encode(space: SearchSpace, genotype: Genotype) -> Params | None:
                 del rest[op.kind]
     if rest or not genotype.ops:
         return None
-    placed = _shares(space, costs) if space.by_construction else _sizes(space, sizes)
+    shared = shared_params(op.form for op in genotype.ops)
+    placed = _shares(space, costs, shared) if space.by_construction else _sizes(space, sizes)
     if placed is None:
         return None
     params |= placed
@@ -55,8 +57,8 @@ def _match(slot: Slot, ops: _Ops) -> tuple[Variant, Params, Sequence[int]]:
     return max(candidates, key=lambda c: sum(slot.cost(c[0], size) for size in c[2]))
 
 
-def _shares(space: SearchSpace, costs: Mapping[str, list[int]]) -> Params | None:
-    total, most = sum(map(sum, costs.values())), max(map(sum, costs.values()))
+def _shares(space: SearchSpace, costs: Mapping[str, list[int]], shared: int) -> Params | None:
+    total, most = sum(map(sum, costs.values())) + shared, max(map(sum, costs.values()))
     params: dict[str, Choice] = {
         "total": min(max(float(total), space.least_total()), space.max_params)
     }

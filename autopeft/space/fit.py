@@ -58,11 +58,14 @@ def fit_sizes(
     """
     at, places = shape.widths, slot.places()
     kept = tuple(
-        size for size in sizes if all(FORMS[form].fits(size, at[r], at[w]) for form, r, w in places)
+        size
+        for size in sizes
+        if all(FORMS[form].fits.test(size, at[r], at[w]) for form, r, w in places)
     )
     if len(kept) == len(sizes):
         return kept, None
     others = ", ".join(str(size) for size in sizes if size not in kept)
+    reasons = "; ".join(FORMS[form].fits.words for form in slot.form if FORMS[form].choosy)
     if not kept:
-        return (), f"slot {slot.name} is left out: no size of {others} divides the widths there"
-    return kept, f"slot {slot.name} goes without sizes {others}, which do not divide the widths"
+        return (), f"slot {slot.name} is left out: no size of {others} fits: {reasons}"
+    return kept, f"slot {slot.name} goes without sizes {others}: {reasons}"

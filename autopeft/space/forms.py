@@ -4,9 +4,10 @@ He et al. (ICLR 2022) write every method as `h <- compose(h, s * f(x))`. A form 
 together with the way it composes with h.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from autopeft.space.taps import LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
 
@@ -26,6 +27,9 @@ class Form(StrEnum):
     """f(x) = x (A (x) B)^T with A of size x size (KronA, Edalati et al. 2022; LoKr)."""
     BOTTLENECK = "bottleneck"
     """f(x) = act(x Wd + bd) Wu + bu (adapters, Houlsby et al. 2019; He et al. 2022)."""
+    PHM = "phm"
+    """A bottleneck whose W are sum_i A_i (x) s_i t_i^T, A shared by all layers (Compacter, Karimi
+    Mahabadi et al. 2021)."""
     PREFIX = "prefix"
     """f(x) = softmax(q Pk) Pv, sharing the softmax with the keys (Li and Liang 2021)."""
     BIAS = "bias"
@@ -56,6 +60,30 @@ class Activation(StrEnum):
     SILU = "silu"
 
 
+PHM_PARTS = 4
+"""How many Kronecker products a phm sums, and their first factors' width, as published."""
+
+
+class Fits(NamedTuple):
+    """Which sizes a form has between which widths.
+
+    Attributes:
+        test: of (size, width read, width written).
+        words: the same for people.
+    """
+
+    test: Callable[[int, int, int], bool]
+    words: str
+
+
+_ANYWHERE = Fits(lambda _, __, ___: True, "any size fits")
+_DIVIDES = Fits(lambda r, m, n: m % r == n % r == 0, "a size has to divide both widths")
+_IN_PARTS = Fits(
+    lambda *numbers: all(number % PHM_PARTS == 0 for number in numbers),
+    f"size and widths have to be multiples of {PHM_PARTS}",
+)
+
+
 @dataclass(frozen=True)
 class FormRule:
     """What the form admits.
@@ -69,7 +97,8 @@ class FormRule:
             it need not grow with the size.
         trained: how many of them are trained, likewise; None if those that are stored.
         becomes: the form that it has once it is trained, and is stored in; None if its own.
-        fits: whether the form comes in this size between these widths.
+        fits: the sizes that the form comes in.
+        shared: parameters that all ops of the form in a genotype have in common, in all layers.
     """
 
     compose: Compose
@@ -79,7 +108,13 @@ class FormRule:
     count: Callable[[int, int, int], int]
     trained: Callable[[int, int, int], int] | None = None
     becomes: "Form | None" = None
-    fits: Callable[[int, int, int], bool] = lambda _, __, ___: True
+    fits: Fits = _ANYWHERE
+    shared: int = 0
+
+    @property
+    def choosy(self) -> bool:
+        """Whether not every size fits everywhere."""
+        return self.fits is not _ANYWHERE
 
 
 FORMS: dict[Form, FormRule] = {
@@ -90,13 +125,24 @@ FORMS: dict[Form, FormRule] = {
     Form.KRONECKER: FormRule(
         *(Compose.ADD, True, True, False),
         count=lambda r, m, n: r * r + (m // r) * (n // r),
-        fits=lambda r, m, n: m % r == n % r == 0,
+        fits=_DIVIDES,
     ),
     Form.BOTTLENECK: FormRule(Compose.ADD, True, True, True, lambda r, m, n: r * (m + n) + r + n),
+    Form.PHM: FormRule(
+        *(Compose.ADD, True, True, True),
+        count=lambda r, m, n: (m + r) + (r + n) + r + n,
+        fits=_IN_PARTS,
+        shared=PHM_PARTS**3,
+    ),
     Form.PREFIX: FormRule(Compose.SOFTMAX, True, False, False, lambda r, m, _: 2 * r * m),
     Form.BIAS: FormRule(Compose.ADD, False, False, False, lambda r, m, _: r * m),
     Form.SCALE: FormRule(Compose.MULTIPLY, False, False, False, lambda r, m, _: r * m),
 }
+
+
+def shared_params(forms: Iterable[Form]) -> int:
+    """Parameters that are there once for the layers of a genotype with ops of these forms."""
+    return sum(FORMS[form].shared for form in set(forms))
 
 
 def is_sequential(read: Tap, write: Tap) -> bool:

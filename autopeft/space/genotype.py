@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from autopeft.errors import ConfigError
-from autopeft.space.forms import FORMS, Activation, Form, is_sequential, misplaced
+from autopeft.space.forms import FORMS, Activation, Form, is_sequential, misplaced, shared_params
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
 
@@ -90,7 +90,7 @@ class Op:
     def fits(self, size: int, shape: ModelShape) -> bool:
         """Whether the op can be of this size where it stands in this model."""
         widths = shape.widths[self.read], shape.widths[self.write]
-        return size == 0 or FORMS[self.form].fits(size, *widths)
+        return size == 0 or FORMS[self.form].fits.test(size, *widths)
 
     @property
     def stored(self) -> "Op":
@@ -155,11 +155,13 @@ class Genotype:
 
     def count_params(self, shape: ModelShape) -> int:
         """Parameters of the ops as they are stored, in closed form; the head is counted apart."""
-        return sum(op.params_in_layer(size, shape) for op in self.ops for size in op.sizes)
+        in_layers = sum(op.params_in_layer(size, shape) for op in self.ops for size in op.sizes)
+        return in_layers + shared_params(op.stored.form for op in self.ops)
 
     def count_trained(self, shape: ModelShape) -> int:
         """Parameters of the ops that are trained; what is stored of some methods is less."""
-        return sum(op.trained_in_layer(size, shape) for op in self.ops for size in op.sizes)
+        in_layers = sum(op.trained_in_layer(size, shape) for op in self.ops for size in op.sizes)
+        return in_layers + shared_params(op.form for op in self.ops)
 
     @property
     def fork(self) -> int:
@@ -190,7 +192,7 @@ class Genotype:
                 raise ConfigError(
                     f"op {op.form} {op.read}->{op.write} cannot be of size "
                     f"{', '.join(map(str, misfits))} between widths {read} and {write}: "
-                    "it has to divide both"
+                    f"{FORMS[op.form].fits.words}"
                 )
 
     def to_dict(self) -> dict[str, Any]:

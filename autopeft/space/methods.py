@@ -9,6 +9,7 @@ from pydantic import Field, RootModel
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
 from autopeft.space.fit import fit_sizes
+from autopeft.space.forms import FORMS
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import within
@@ -53,7 +54,8 @@ class Method(Strict):
         if lacking := self.lacking(shape):
             return f"the model has no tap {', '.join(lacking)}"
         if not all(_sizes(slot, shape) for slot in self.slots):
-            return "none of its sizes divides the widths of the model"
+            forms = {form for slot in self.slots for form in slot.form if FORMS[form].choosy}
+            return "; ".join(FORMS[form].fits.words for form in sorted(forms))
         return None
 
     def genotype(self, shape: ModelShape, level: int = 0) -> Genotype:

@@ -5,11 +5,12 @@ over the layers, from which sizes follow by rounding down. With `draw: filter` s
 they are and whatever is over the budget is drawn again (published spaces of that kind).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autopeft.space.allocate import Cell, allocate
 from autopeft.space.dimension import Dimension, Integer, Params, Real
+from autopeft.space.forms import shared_params
 from autopeft.space.genotype import Genotype
 from autopeft.space.layout import Layout
 from autopeft.space.shape import ModelShape
@@ -103,7 +104,7 @@ class SearchSpace:
         affordable = {
             name: cells
             for name, cells in placed.items()
-            if any(min(map(cell.cost, cell.sizes)) <= total for cell, _ in cells)
+            if any(cell.least <= total for cell, _ in cells)
         }
         shares = self._shares(params, affordable)
         cells, layers = [], []
@@ -124,7 +125,7 @@ class SearchSpace:
         groups = [present] if slot.layout.coupled and present else [[i] for i in present]
         prices = {size: slot.cost(variant, size) for size in slot.sizes}
         return [
-            (_cell(prices, len(group), sum(weights[i] for i in group) / sum(weights)), group)
+            (_cell(prices, variant, sum(weights[i] for i in group) / sum(weights), group), group)
             for group in groups
         ]
 
@@ -180,11 +181,13 @@ def within(genotype: Genotype, shape: ModelShape, max_params: int, max_trained: 
     )
 
 
-def _cell(prices: Mapping[int, int], n_layers: int, weight: float) -> Cell:
+def _cell(
+    prices: Mapping[int, int], variant: Variant, weight: float, layers: Sequence[int]
+) -> Cell:
     def cost(size: int) -> int:
-        return n_layers * prices[size]
+        return len(layers) * prices[size]
 
-    return Cell(weight, tuple(prices), cost)
+    return Cell(weight, tuple(prices), cost, shared_params([variant.form]), variant.form)
 
 
 def _rounded(value: float) -> float:

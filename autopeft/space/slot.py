@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import product
 
 from autopeft.space.dimension import Categorical, Choice, Dimension, Params
-from autopeft.space.forms import FORMS, Activation, Form
+from autopeft.space.forms import FORMS, Activation, Form, shared_params
 from autopeft.space.genotype import Op, Scale
 from autopeft.space.layout import Layout
 from autopeft.space.shape import ModelShape
@@ -104,21 +104,24 @@ class Slot:
 
     def least_in_a_layer(self) -> int:
         """Parameters of the cheapest variant at its cheapest size in one layer."""
-        return min(self._cheapest(variant) for variant, _ in self.variants())
+        return min(self._cheapest(variant, 1) for variant, _ in self.variants())
 
     def entry_price(self) -> int:
         """Parameters of the dearest variant at its cheapest size, in all layers if they are tied.
 
         A total from here on is always enough for something.
         """
-        return self._dearest * (self.shape.n_layers if self.layout.coupled else 1)
+        return self._dearest
 
     @cached_property
     def _dearest(self) -> int:
-        return max(self._cheapest(variant) for variant, _ in self.variants())
+        n_layers = self.shape.n_layers if self.layout.coupled else 1
+        return max(self._cheapest(variant, n_layers) for variant, _ in self.variants())
 
-    def _cheapest(self, variant: Variant) -> int:
-        return min(self.cost(variant, size) for size in self.sizes)
+    def _cheapest(self, variant: Variant, n_layers: int) -> int:
+        """Parameters at the cheapest size in so many layers."""
+        least = min(self.cost(variant, size) for size in self.sizes)
+        return n_layers * least + shared_params([variant.form])
 
     def _choices(self, field: str) -> tuple[object, ...]:
         value = getattr(self.spec, field)

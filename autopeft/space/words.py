@@ -25,13 +25,17 @@ _ON_WEIGHTS = {
     Form.KRONECKER: "KronA",
 }
 
-_LINEAR = {
+_KINDS = {
     Form.LOWRANK: "linear ",
     Form.LOWRANK_FA: "linear FA ",
     Form.VERA: "VeRA ",
     Form.KRONECKER: "KronA ",
+    Form.PHM: "Compacter ",
 }
-"""Linear forms that are beside no weight of their own."""
+"""What stands beside or behind a sublayer and is not a bottleneck."""
+
+_USUAL = {Form.PHM: "gelu"}
+"""Activations that go without saying, of forms where it is not relu."""
 
 _LETTERS = {Form.PREFIX: "l", Form.KRONECKER: "f"}
 """What sizes are called; ranks otherwise."""
@@ -69,13 +73,14 @@ def _name(ops: Sequence[Op]) -> str:
         return "prefix"
     if op.form in (Form.BIAS, Form.SCALE):
         return f"{'BitFit' if op.form is Form.BIAS else 'IA3'} {taps}"
+    kind = _KINDS.get(op.form, "")
     side = "sequential" if is_sequential(op.read, op.write) else "parallel"
     if op.read in THROUGH_NORM:
         side = "Pfeiffer"
     where = "FFN" if op.write in (Tap.FFN_OUT, Tap.FFN_UP, Tap.FFN_MID) else "attention"
-    linear = _LINEAR.get(op.form, "")
-    activation = f" {op.activation}" if op.activation and op.activation != "relu" else ""
-    return f"{side} {linear}{where}{activation}"
+    unusual = op.activation not in (None, _USUAL.get(op.form, "relu"))
+    activation = f" {op.activation}" if unusual else ""
+    return f"{side} {kind}{where}{activation}"
 
 
 def _size(op: Op) -> str:

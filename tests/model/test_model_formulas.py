@@ -214,6 +214,25 @@ def bottleneck(bench, x, activation=torch.relu):
     return activation(x @ down.T + down_bias.T) @ up + up_bias
 
 
+@pytest.mark.parametrize("tap", [Tap.ATTN_OUT, Tap.FFN_OUT])
+def test_phm_is_a_bottleneck_of_sums_of_kronecker_products(family, tap):
+    bench = Bench(family, at(Form.PHM, tap, tap, 8, scale=2.0, activation=Activation.GELU))
+    rule = bench.own("rule").view(4, 4, 4)
+
+    def weight(left, right):
+        s, t = bench.own(left).view(4, -1), bench.own(right).view(4, -1)
+        return sum(torch.kron(rule[i], torch.outer(s[i], t[i])) for i in range(4))
+
+    down, up = weight("down_in", "down_out"), weight("up_in", "up_out")
+    gelu = ACTIVATIONS[Activation.GELU]
+
+    def adapter(h, _):
+        hidden = gelu(h @ down + bench.own("down_bias")[:, 0])
+        return h + 2 * (hidden @ up + bench.own("up_bias"))
+
+    bench.check({tap: adapter})
+
+
 def test_prefix_is_a_convex_combination_of_two_attentions(family):
     """He et al. 2022, eq. 7: (1 - lambda(x)) Attn(x) + lambda(x) softmax(q Pk^T) Pv."""
     bench = Bench(family, at(Form.PREFIX, Tap.HEAD, Tap.HEAD, 5))

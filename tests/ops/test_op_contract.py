@@ -128,7 +128,7 @@ class OpContract:
                 assert cohort.injection.count(0) == 0
                 assert cohort.injection.count(1) == one.count_params(backbone.shape) > 0
                 in_file = cohort.tensors(1)
-            names = [name for name in in_file if name.startswith("layers.")]
+                names = set(cohort.injection.tensors(1))
             assert sum(in_file[name].numel() for name in names) == one.count_params(backbone.shape)
 
     @pytest.mark.parametrize("family", ["bert", "distilbert"])
@@ -347,6 +347,30 @@ class TestBottleneckThroughNorm(ScaledContract):
 
     def make(self, sizes, scale=1.0):
         return op(Form.BOTTLENECK, Tap.FFN_NORM, Tap.FFN_OUT, sizes, scale=scale)
+
+
+class TestPhm(ScaledContract):
+    small = (4, 8, 12)
+    large = (0, 16, 4)
+    random = frozenset({"down_in", "down_out", "up_in"})
+    pads = False
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.PHM, Tap.FFN_OUT, Tap.FFN_OUT, sizes, scale=scale)
+
+    def test_layers_share_one_rule_for_each_trial(self, backbone):
+        company = self.company()
+        with Cohort(backbone, company, range(len(company)), TASK, TrainingSettings()) as cohort:
+            shared = [name for name in cohort.injection.tensors(0) if not name.startswith("layers")]
+            assert shared == ["shared.phm.rule"]
+            assert not any(name.startswith("shared") for name in cohort.injection.tensors(1))
+            rules = [p for p in backbone.model.parameters() if p.shape[1:] == (4, 16)]
+            (rule,) = rules
+            assert sum(item.parameter is rule for item in cohort.stacked()) == 1
+            assert len(rule) == len(company) - 1
+        assert company[0].count_params(backbone.shape) == 64 + sum(
+            op.params_in_layer(size, backbone.shape) for op in company[0].ops for size in op.sizes
+        )
 
 
 class TestPrefix(SizedContract):

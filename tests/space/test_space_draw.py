@@ -172,13 +172,14 @@ def test_at_least_half_of_the_draws_of_each_sampler_are_feasible(name, sampler):
 
 cells = st.lists(
     st.builds(
-        lambda weight, sizes, price, flat: Cell(
-            weight, list(sizes), lambda n: price * (n + 100 // n) + flat
+        lambda weight, sizes, price, flat, pool: Cell(
+            weight, list(sizes), lambda n: price * (n + 100 // n) + flat, 500 * len(pool), pool
         ),
         st.just(0.0) | st.floats(1e-6, 1e6),
         st.sets(st.integers(1, 100), min_size=1, max_size=5),
         st.integers(1, 10_000),
         st.integers(0, 10_000),
+        st.sampled_from(["", "a", "bb"]),
     ),
     max_size=12,
 )
@@ -190,7 +191,9 @@ cells = st.lists(
 def test_allocation_never_exceeds_the_total(cells, total):
     sizes = allocate(cells, total)
     assert len(sizes) == len(cells)
-    assert sum(cell.cost(size) for cell, size in zip(cells, sizes, strict=True) if size) <= total
+    present = [(cell, size) for cell, size in zip(cells, sizes, strict=True) if size]
+    shared = {cell.pool: cell.entry for cell, _ in present}
+    assert sum(cell.cost(size) for cell, size in present) + sum(shared.values()) <= total
     for cell, size in zip(cells, sizes, strict=True):
         assert size in ((0, *cell.sizes) if cell.weight else (0,))
 
@@ -199,8 +202,15 @@ def test_allocation_never_exceeds_the_total(cells, total):
 @given(cells.filter(lambda cells: any(cell.weight for cell in cells)), st.floats(0, 1e6))
 def test_allocation_that_can_pay_for_the_heaviest_cell_is_not_empty(cells, extra):
     heaviest = max(cells, key=lambda cell: cell.weight)
-    dearest = max(min(map(c.cost, c.sizes)) for c in cells if c.weight == heaviest.weight)
+    dearest = max(c.least for c in cells if c.weight == heaviest.weight)
     assert any(allocate(cells, dearest + extra))
+
+
+def test_what_cells_share_is_paid_for_once():
+    cells = [Cell(1.0, (1,), lambda n: 10 * n, 64, "rule") for _ in range(3)]
+    assert allocate(cells, 64 + 30) == [1, 1, 1]
+    assert sum(allocate(cells, 64 + 29)) == 2
+    assert allocate(cells, 64 + 9) == [0, 0, 0]
 
 
 def test_what_is_spent_counts_and_not_the_size():

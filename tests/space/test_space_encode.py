@@ -119,7 +119,10 @@ def test_different_masks_are_not_of_a_space_with_one_mask(draw):
 
 
 WEIGHTS = bind_shipped("weights", BERT_BASE, 1.0)
-ELSEWHERE = {"lora_fa": WEIGHTS, "dora": WEIGHTS, "vera": WEIGHTS, "krona": WEIGHTS}
+ELSEWHERE = {
+    **dict.fromkeys(("lora_fa", "dora", "vera", "krona"), WEIGHTS),
+    **dict.fromkeys(("compacter", "compacter_plus_plus"), bind_shipped("adapters", BERT_BASE, 1.0)),
+}
 
 
 @pytest.mark.parametrize("name", methods())

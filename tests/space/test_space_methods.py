@@ -37,6 +37,8 @@ def test_the_methods_of_the_field_are_there():
         ("dora", 294_912 + N_LAYERS * 2 * D),
         ("vera", N_LAYERS * 2 * (256 + D)),
         ("krona", N_LAYERS * 2 * (8 * 8 + 96 * 96)),
+        ("compacter", 57_088),
+        ("compacter_plus_plus", 28_576),
         ("lora_all", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("adapterdrop", 7 * 894_528 // N_LAYERS),
         ("hadamard", N_LAYERS * 2 * D),
@@ -109,8 +111,8 @@ def test_a_method_without_its_tap_is_refused_with_those_there_are():
 
 def test_a_method_without_a_size_for_the_widths_is_refused():
     shape = encoder_shape(2, 44, 88, 100)
-    assert method("krona").misfit(shape) == "none of its sizes divides the widths of the model"
-    with pytest.raises(ConfigError, match="none of its sizes divides the widths"):
+    assert method("krona").misfit(shape) == "a size has to divide both widths"
+    with pytest.raises(ConfigError, match="a size has to divide both widths"):
         method("krona").genotype(shape)
     (*_, op) = method("krona").genotype(encoder_shape(2, 40, 80, 100)).ops
     assert op.sizes == (8, 8)

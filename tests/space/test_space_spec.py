@@ -348,9 +348,9 @@ training: {learning_rate: 1e-3}
 def test_sizes_that_do_not_divide_the_widths_are_left_out_with_a_note():
     space = bind_text(KRONECKER, encoder_shape(2, 24, 40, 1000))
     assert space.slots[0].sizes == (4, 8)
-    note = "slot a goes without sizes 3, 16, which do not divide the widths"
+    note = "slot a goes without sizes 3, 16: a size has to divide both widths"
     assert space.notes == (note,)
-    with pytest.raises(ConfigError, match=r"left out: no size of 3, 4, 8, 16 divides the widths"):
+    with pytest.raises(ConfigError, match=r"left out: no size of 3, 4, 8, 16 fits: a size has to"):
         bind_text(KRONECKER, encoder_shape(2, 7, 40, 1000))
 
 
