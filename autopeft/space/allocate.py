@@ -47,10 +47,19 @@ def allocate(cells: Sequence[Cell], total: float) -> list[int]:
     present = sorted(
         (i for i, cell in enumerate(cells) if cell.weight > 0), key=lambda i: cells[i].weight
     )
+    pools = {cells[i].pool: cells[i].entry for i in present}
+    chosen = _spend(cells, present, total - sum(pools.values()), set(pools))
+    # What is shared comes off the top, unless nothing can be paid for then.
+    return chosen if any(chosen) else _spend(cells, present, total, set())
+
+
+def _spend(
+    cells: Sequence[Cell], present: Sequence[int], total: float, entered: set[str]
+) -> list[int]:
+    """The sizes when the entries of some pools have been paid."""
     whole = sum(cells[i].weight for i in present)
     chosen = [0] * len(cells)
     granted, spent = 0.0, 0
-    entered: set[str] = set()
     for i in present:
         cell = cells[i]
         granted += cell.weight / whole
