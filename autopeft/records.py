@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 from autopeft import checks
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import parse_json, read_json, write_atomic, write_new
+from autopeft.row_scores import LEVELS, RowScores
 
 RECORD_VERSION = 1
 RECORD_VERSION_STORED = 2
@@ -87,6 +88,7 @@ class Record:
         weights: where the trained weights lie, a POSIX path relative to the study's folder.
         trained_params: of the ops while they were trained; None if those that are stored.
         stored: the genotype that the weights are of, where it is not the one that was trained.
+        row_scores: what each row of the split adds to the study's metric; None where not kept.
 
     Raises:
         ConfigError: naming each key that is wrong, its value and what is allowed.
@@ -116,6 +118,7 @@ class Record:
     weights: str | None = None
     trained_params: int | None = None
     stored: dict[str, Any] | None = None
+    row_scores: RowScores | None = None
 
     def __post_init__(self) -> None:
         checks.refuse_if_any(_problems(self.to_dict()), "record")
@@ -135,6 +138,8 @@ class Record:
         data = {**asdict(self), "cohort": list(self.cohort)}
         if self.version == RECORD_VERSION:
             data = {key: data[key] for key in data if key not in _MORE or data[key] is not None}
+        if self.row_scores is None:
+            del data["row_scores"]
         return data
 
     def to_json(self) -> str:
@@ -157,6 +162,8 @@ class Record:
         objectives = {name: Objective(**item) for name, item in data["objectives"].items()}
         failure = Failure(**data["failure"]) if data["failure"] else None
         parts = {"metrics": metrics, "objectives": objectives, "failure": failure}
+        if "row_scores" in data:
+            parts["row_scores"] = RowScores(**data["row_scores"])
         return cls(**{**data, **parts, "cohort": tuple(data["cohort"])})
 
 
@@ -249,9 +256,16 @@ def _is_utc(value: object) -> bool:
     return True
 
 
+def _is_levels(value: object) -> bool:
+    return type(value) is int and 1 <= value <= LEVELS
+
+
 def _problems(data: Any) -> list[str]:
-    more = isinstance(data, dict) and data.get("version") == RECORD_VERSION_STORED
-    problems = (_check_more_fields if more else _check_fields)(data, "")
+    table = dict(_FIELDS)
+    if isinstance(data, dict):
+        table |= _MORE if data.get("version") == RECORD_VERSION_STORED else {}
+        table |= {key: check for key, check in _ROWS.items() if key in data}
+    problems = checks.fields(table)(data, "")
     if problems:
         return problems
     if (data["state"] == "failed") != (data["failure"] is not None):
@@ -306,5 +320,13 @@ _FIELDS = {
     ),
 }
 _MORE = {"trained_params": checks.COUNT, "stored": checks.optional(checks.PLAIN_OBJECT)}
-_check_fields = checks.fields(_FIELDS)
-_check_more_fields = checks.fields(_FIELDS | _MORE)
+_ROWS = {
+    "row_scores": checks.fields(
+        {
+            "low": checks.NUMBER,
+            "high": checks.NUMBER,
+            "levels": checks.leaf(f"1 to {LEVELS}", _is_levels),
+            "codes": checks.matching("[A-Za-z0-9+/]+={0,2}", "base 64"),
+        }
+    )
+}

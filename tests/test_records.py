@@ -27,6 +27,7 @@ from autopeft.records import (
     read_records,
     write_record,
 )
+from autopeft.row_scores import RowScores
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "schema" / "record.schema.json"
 
@@ -56,6 +57,10 @@ common = {
     "worker": texts,
     "cohort": st.lists(counts, min_size=1, max_size=4, unique=True).map(tuple),
 }
+row_scores = st.builds(
+    RowScores, finite, finite, st.integers(1, 256), st.sampled_from(["eJw=", "eJxjYAAAAAIAAQ=="])
+)
+common["row_scores"] = st.none() | row_scores
 failures = st.builds(Failure, st.sampled_from(["nan", "diverged", "out_of_memory"]), texts)
 records = st.builds(make_record, metrics=metrics, **common) | st.builds(
     make_failure, failure=failures, **common
@@ -84,6 +89,13 @@ MALFORMED = [
     ("version", 3, True),
     ("trained_params", 5, True),
     ("stored", {}, True),
+    ("row_scores", None, True),
+    ("row_scores", {"low": 0.0, "high": 1.0, "levels": 2}, True),
+    ("row_scores", {"low": 0.0, "high": 1.0, "levels": 257, "codes": "eJw="}, True),
+    ("row_scores", {"low": 0.0, "high": 1.0, "levels": 0, "codes": "eJw="}, True),
+    ("row_scores", {"low": 0.0, "high": 1.0, "levels": True, "codes": "eJw="}, True),
+    ("row_scores", {"low": 0.0, "high": None, "levels": 2, "codes": "eJw="}, True),
+    ("row_scores", {"low": 0.0, "high": 1.0, "levels": 2, "codes": "no base!"}, True),
     ("version", True, True),
     ("trial", -1, True),
     ("trial", "3", True),

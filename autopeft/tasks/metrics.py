@@ -11,6 +11,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -98,6 +99,63 @@ def measure_numbers(predictions: AnyFloats, labels: AnyFloats) -> dict[str, Meas
         "pearson": Measurement(pearson, pearson_stderr),
         "spearman": Measurement(spearman, spearman_stderr),
     }
+
+
+def rows_of_classes(
+    metric: str, predictions: Ints, labels: Ints, n_labels: int
+) -> Float[NDArray[np.float64], " row"]:
+    """What each row adds to accuracy, F1 or MCC: numbers whose mean is the metric.
+
+    For the accuracy 1 where the prediction is right. For the others the jackknife's
+    pseudo-values (Tukey 1958): n times the metric less n - 1 times the metric without the row,
+    all moved by one number so that their mean is the metric. Their standard error is the metric's.
+
+    Args:
+        metric: one of the three.
+        predictions: [row], class numbers.
+        labels: [row], class numbers.
+        n_labels: number of classes.
+    """
+    if metric == "accuracy":
+        return np.asarray(predictions == labels, np.float64)
+    which = METRICS["classification"].index(metric) - 1
+    whole = _f1_and_mcc(predictions, labels, n_labels)[which]
+    if len(labels) == 1:
+        return np.array([whole])
+    # Rows with one prediction and label are alike.
+    _, first, kind = np.unique(
+        predictions * n_labels + labels, return_index=True, return_inverse=True
+    )
+    without = [
+        _f1_and_mcc(np.delete(predictions, row), np.delete(labels, row), n_labels)[which]
+        for row in first
+    ]
+    return _pseudo_values(whole, np.asarray(without)[kind])
+
+
+def rows_of_numbers(
+    metric: str, predictions: AnyFloats, labels: AnyFloats
+) -> Float[NDArray[np.float64], " row"]:
+    """What each row adds to Pearson's or Spearman's correlation, as `rows_of_classes`.
+
+    Args:
+        metric: one of the two.
+        predictions: [row], finite.
+        labels: [row], finite.
+    """
+    which = METRICS["regression"].index(metric)
+    x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+    if len(y) == 1:
+        return np.zeros(1)
+    every = [(np.delete(x, row), np.delete(y, row)) for row in range(len(y))]
+    without = [_correlations(*rest)[which] for rest in every]
+    return _pseudo_values(_correlations(x, y)[which], np.asarray(without))
+
+
+def _pseudo_values(whole: float, without: Floats) -> Floats:
+    """From a metric of all rows and those without each row."""
+    added = (len(without) - 1) * (whole - without)
+    return np.asarray(whole + added - added.mean(), np.float64)
 
 
 def _bootstrap(

@@ -11,7 +11,14 @@ from torch.nn.functional import cross_entropy
 
 from autopeft.errors import ConfigError
 from autopeft.tasks.data import Dataset
-from autopeft.tasks.metrics import METRICS, Measurement, measure_classes, measure_numbers
+from autopeft.tasks.metrics import (
+    METRICS,
+    Measurement,
+    measure_classes,
+    measure_numbers,
+    rows_of_classes,
+    rows_of_numbers,
+)
 from autopeft.tasks.spec import Kind
 
 
@@ -47,6 +54,12 @@ class Task(Protocol):
 
     def metrics(self, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, Measurement]:
         """Every metric of this kind of task on one trial's rows, the chosen one first."""
+        ...
+
+    def row_scores(
+        self, predictions: NDArray[Any], labels: NDArray[Any]
+    ) -> Float[NDArray[np.float64], " row"]:
+        """What each row adds to the chosen metric; their mean is the metric."""
         ...
 
 
@@ -95,6 +108,12 @@ class Classification:
         """
         return _first(self.metric, measure_classes(predictions, labels, self.n_labels))
 
+    def row_scores(
+        self, predictions: NDArray[Any], labels: NDArray[Any]
+    ) -> Float[NDArray[np.float64], " row"]:
+        """What each row adds to the chosen metric; their mean is the metric."""
+        return rows_of_classes(self.metric, predictions, labels, self.n_labels)
+
 
 @dataclass(frozen=True)
 class Regression:
@@ -137,6 +156,12 @@ class Regression:
             labels: [row].
         """
         return _first(self.metric, measure_numbers(predictions, labels))
+
+    def row_scores(
+        self, predictions: NDArray[Any], labels: NDArray[Any]
+    ) -> Float[NDArray[np.float64], " row"]:
+        """What each row adds to the chosen metric; their mean is the metric."""
+        return rows_of_numbers(self.metric, predictions, labels)
 
 
 def make_task(kind: Kind, metric: str | None, dataset: Dataset) -> Task:

@@ -15,6 +15,8 @@ from autopeft.tasks.metrics import (
     _f1_and_mcc,
     measure_classes,
     measure_numbers,
+    rows_of_classes,
+    rows_of_numbers,
 )
 
 
@@ -148,3 +150,41 @@ def test_measuring_twice_gives_the_same_numbers():
     assert measure_classes(predictions, labels, 3) == measure_classes(predictions, labels, 3)
     x, y = rng.normal(size=(2, 50))
     assert measure_numbers(x, y) == measure_numbers(x, y)
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 4).flatmap(classes), st.sampled_from(["accuracy", "f1", "mcc"]))
+def test_mean_of_the_rows_of_classes_is_the_metric(case, metric):
+    n_labels, (predictions, labels) = case
+    rows = rows_of_classes(metric, predictions, labels, n_labels)
+    measured = measure_classes(predictions, labels, n_labels)[metric]
+    assert rows.shape == labels.shape
+    assert rows.mean() == pytest.approx(measured.value, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "mcc"])
+@pytest.mark.parametrize("n_labels", [2, 5])
+def test_rows_of_classes_differ_as_the_metric_does_from_sample_to_sample(metric, n_labels):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(n_labels, size=600)
+    predictions = np.where(rng.random(600) < 0.7, labels, rng.integers(n_labels, size=600))
+    rows = rows_of_classes(metric, predictions, labels, n_labels)
+    measured = measure_classes(predictions, labels, n_labels)[metric]
+    assert rows.std(ddof=1) / math.sqrt(600) == pytest.approx(measured.stderr, rel=0.15)
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_rows_of_numbers_have_mean_and_error_of_the_metric(metric):
+    rng = np.random.default_rng(0)
+    labels = rng.normal(size=400)
+    predictions = labels + rng.normal(size=400)
+    rows = rows_of_numbers(metric, predictions, labels)
+    measured = measure_numbers(predictions, labels)[metric]
+    assert rows.mean() == pytest.approx(measured.value, abs=1e-9)
+    assert rows.std(ddof=1) / math.sqrt(400) == pytest.approx(measured.stderr, rel=0.15)
+
+
+def test_rows_of_one_row():
+    one = np.array([1])
+    assert rows_of_classes("f1", one, one, 2).tolist() == [1.0]
+    assert rows_of_numbers("pearson", one.astype(float), one.astype(float)).tolist() == [0.0]

@@ -41,6 +41,13 @@ class TaskContract:
             assert torch.equal(loss[0], losses[trial])
             assert torch.equal(gradient[0], gradients[trial])
 
+    def test_rows_add_up_to_the_chosen_metric(self):
+        predictions = self.task.predictions(self.logits(1, 40))[0].numpy()
+        labels = self.labels(40).numpy()
+        chosen = self.task.metrics(predictions, labels)[self.task.metric]
+        rows = self.task.row_scores(predictions, labels)
+        assert rows.mean() == pytest.approx(chosen.value)
+
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_a_diverged_trial_changes_no_bit_of_the_others(self, bad):
         logits = self.logits(3, 8)
