@@ -23,7 +23,7 @@ from typing import Any, Literal, Self, get_args
 from autopeft import checks
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
-from autopeft.records import Objective, Record, check_objectives
+from autopeft.records import SELECTION, Objective, Record, check_objectives
 
 FRONT_VERSION = 1
 
@@ -149,7 +149,7 @@ def front_of(
     A trial is measured by its complete records at its highest rung. A trial that ever gave NaN or
     diverged is left out: the replicates that survived would flatter it. Other failures are
     accidents and take nothing from its complete records. Of trials equal in quality and
-    parameters the one with the lowest number stays.
+    parameters the one with the lowest number stays. Records of the final selection do not count.
 
     Args:
         records: of one study, in any order.
@@ -166,13 +166,9 @@ def front_of(
         raise ConfigError(f"direction is {direction!r}, allowed: {', '.join(get_args(Direction))}")
     if max_params < 0:
         raise ConfigError(f"max_params is {max_params}, allowed: a whole number from 0")
-    candidates = [
-        _point_of(group, metric)
-        for group in _comparable(records)
-        if group[0].trainable_params <= max_params
-    ]
     points = tuple(
-        replace(point, summary=summarize(point.genotype)) for point in _non_dominated(candidates)
+        replace(point, summary=summarize(point.genotype))
+        for point in _non_dominated(points_of(records, metric, max_params))
     )
     return Front(
         metric=metric,
@@ -185,6 +181,19 @@ def front_of(
         reference=Reference(quality=0.0, trainable_params=max_params),
         recommended=_recommended(points),
     )
+
+
+def points_of(records: Iterable[Record], metric: str, max_params: int) -> list[Point]:
+    """Every usable trial of a search as a point without words, as `front_of` sees it.
+
+    Raises:
+        DataError: records that cannot be compared, see the message.
+    """
+    return [
+        _point_of(group, metric)
+        for group in _comparable(records)
+        if group[0].trainable_params <= max_params
+    ]
 
 
 def hypervolume(values: Sequence[tuple[int, float]], max_params: int) -> float:
@@ -230,7 +239,8 @@ def _comparable(records: Iterable[Record]) -> list[list[Record]]:
     """For each usable trial its complete records at its highest rung, by replicate."""
     trials: dict[int, list[Record]] = defaultdict(list)
     for record in records:
-        trials[record.trial].append(record)
+        if record.split != SELECTION:
+            trials[record.trial].append(record)
     groups = []
     for trial, group in trials.items():
         if len({(record.hash, record.trainable_params) for record in group}) > 1:

@@ -15,6 +15,8 @@ from autopeft.row_scores import LEVELS, RowScores
 RECORD_VERSION = 1
 RECORD_VERSION_STORED = 2
 """Of records whose trial trained other parameters than it stored; the others stay as they were."""
+SELECTION = "selection"
+"""The split of records that no search has selected on; see `selection.py`."""
 
 State = Literal["complete", "failed"]
 FailureKind = Literal["nan", "diverged", "out_of_memory", "crash", "error"]

@@ -1,0 +1,242 @@
+"""Selection: contenders trained anew and scored on rows that the search has not seen; the verdict.
+
+Reading one needs neither numpy nor torch. `study/select.py` makes it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from autopeft import checks
+from autopeft.errors import ConfigError, DataError
+from autopeft.files import read_json, write_atomic
+
+SELECTION_VERSION = 1
+LEVEL = 0.05
+"""Chance that something is said to beat LoRA where nothing does."""
+
+Role = Literal["recommended", "front", "lora", "head", "method"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A trial of the final selection.
+
+    Attributes:
+        trial: its number in the study.
+        role: why it is there: what the search recommends, another point of its front, its best
+            LoRA, the head alone, or its best genotype of another single method.
+        trainable_params: of its ops.
+        fraction: `trainable_params` over the parameters of the backbone.
+        summary: the genotype in words.
+        search_quality: the metric on the rows that the search selected on.
+        quality: the metric on the selection rows, mean over fresh seeds.
+        stderr: of `quality`, over new seeds and new rows.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        seeds: trainings that `quality` is the mean of.
+    """
+
+    trial: int
+    role: Role
+    trainable_params: int
+    fraction: float
+    summary: str
+    search_quality: float
+    quality: float
+    stderr: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def drop(self) -> float:
+        """How much the search flattered it."""
+        return self.search_quality - self.quality
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A contender against the tuned LoRA that has at least as many parameters.
+
+    Attributes:
+        trial: of the contender.
+        baseline: trial of the LoRA.
+        difference: of the metric, positive where the contender is better.
+        low: lower end of the 95 % interval of this difference alone.
+        high: upper end.
+        p_value: of "not better", corrected for all comparisons of the selection.
+    """
+
+    trial: int
+    baseline: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def beats(self) -> bool:
+        """Better beyond noise."""
+        return self.p_value < LEVEL
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the final selection found.
+
+    Attributes:
+        metric: the name of the quality.
+        rows: of the selection split.
+        contenders: by ascending trainable parameters.
+        comparisons: with tuned LoRA, by ascending p-value.
+        recommended: trial of the cheapest contender within one standard error of the best.
+        notes: what has to be known beside, a sentence each.
+    """
+
+    metric: str
+    rows: int
+    contenders: tuple[Contender, ...]
+    comparisons: tuple[Comparison, ...]
+    recommended: int
+    notes: tuple[str, ...] = ()
+
+    def contender(self, trial: int) -> Contender:
+        """The one of this number."""
+        return next(item for item in self.contenders if item.trial == trial)
+
+    @property
+    def verdict(self) -> str:
+        """Whether anything beats tuned LoRA at equal or fewer parameters, in words."""
+        loras = [item for item in self.contenders if item.role == "lora"]
+        if not loras:
+            return "There is no tuned LoRA to compare with."
+        if not self.comparisons:
+            return "Nothing else was tried again at as few parameters as tuned LoRA has."
+        named = f"tuned LoRA (trial {loras[-1].trial}, {loras[-1].trainable_params:,} parameters)"
+        winners = [item for item in self.comparisons if item.beats]
+        if winners:
+            what = ", ".join(f"trial {item.trial} {_by(item)}" for item in winners)
+            verb = "this beats" if len(winners) == 1 else "these beat"
+            return f"At equal or fewer parameters {verb} {named}: {what}."
+        best = max(self.comparisons, key=lambda item: item.difference)
+        return (
+            f"Nothing beats {named} here at equal or fewer parameters beyond noise; the nearest is "
+            f"trial {best.trial} {_by(best)}."
+        )
+
+    @property
+    def drop(self) -> float | None:
+        """Mean of what the search's scores of its front lost; None if none of it is here."""
+        drops = [c.drop for c in self.contenders if c.role in {"recommended", "front"}]
+        return sum(drops) / len(drops) if drops else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the version first and the verdict last."""
+        data = asdict(self)
+        lists = {name: list(data[name]) for name in ("contenders", "comparisons", "notes")}
+        return {"version": SELECTION_VERSION, **data, **lists, "verdict": self.verdict}
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "selection") -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: naming the source, each key that is wrong, its value and what is allowed.
+        """
+        checks.refuse_if_any(_problems(data), source)
+        return cls(
+            metric=data["metric"],
+            rows=data["rows"],
+            contenders=tuple(Contender(**item) for item in data["contenders"]),
+            comparisons=tuple(Comparison(**item) for item in data["comparisons"]),
+            recommended=data["recommended"],
+            notes=tuple(data["notes"]),
+        )
+
+
+def write_selection(path: Path, selection: Selection) -> None:
+    """Write it as a whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    write_atomic(path, json.dumps(selection.to_dict(), indent=2, allow_nan=False) + "\n")
+
+
+def read_selection(path: Path) -> Selection:
+    """Read a `selection.json`.
+
+    Raises:
+        DataError: naming the file and everything that is wrong with it.
+    """
+    try:
+        return Selection.from_dict(read_json(path), str(path))
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+
+
+def _by(item: Comparison) -> str:
+    return (
+        f"by {item.difference:+.4f} (95 % interval {item.low:+.4f} to {item.high:+.4f}, "
+        f"p {item.p_value:.2g})"
+    )
+
+
+def _problems(data: Any) -> list[str]:
+    problems = _check_fields(data, "")
+    if problems:
+        return problems
+    trials = [item["trial"] for item in data["contenders"]]
+    if len(set(trials)) < len(trials):
+        problems.append(f"contenders have the trials {trials}, allowed: distinct ones")
+    for key, found in (
+        ("recommended", [data["recommended"]]),
+        ("comparisons", [i[k] for i in data["comparisons"] for k in ("trial", "baseline")]),
+    ):
+        problems += [
+            f"{key} names trial {trial}, allowed: {trials}"
+            for trial in found
+            if trial not in trials
+        ]
+    return problems
+
+
+_CONTENDER = checks.fields(
+    {
+        "trial": checks.COUNT,
+        "role": checks.one_of(*get_args(Role)),
+        "trainable_params": checks.COUNT,
+        "fraction": checks.NUMBER_FROM_0,
+        "summary": checks.TEXT,
+        "search_quality": checks.NUMBER,
+        "quality": checks.NUMBER,
+        "stderr": checks.NUMBER_FROM_0,
+        "low": checks.NUMBER,
+        "high": checks.NUMBER,
+        "seeds": checks.COUNT,
+    }
+)
+_COMPARISON = checks.fields(
+    {
+        "trial": checks.COUNT,
+        "baseline": checks.COUNT,
+        "difference": checks.NUMBER,
+        "low": checks.NUMBER,
+        "high": checks.NUMBER,
+        "p_value": checks.NUMBER_FROM_0,
+    }
+)
+_check_fields = checks.fields(
+    {
+        "version": checks.one_of(SELECTION_VERSION),
+        "metric": checks.TEXT,
+        "rows": checks.COUNT,
+        "contenders": checks.list_of(_CONTENDER),
+        "comparisons": checks.list_of(_COMPARISON),
+        "recommended": checks.COUNT,
+        "notes": checks.list_of(checks.TEXT),
+        "verdict": checks.TEXT,
+    }
+)

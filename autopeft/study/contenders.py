@@ -1,0 +1,86 @@
+"""Who takes part in the final selection, and with how many seeds: a function of the search."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from autopeft.front import Front, Point
+from autopeft.selection import Role
+from autopeft.space.forms import Form
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.taps import LINEAR_INPUT
+
+MOST_OF_THE_FRONT = 10
+FEWEST = 2
+"""Contenders, and seeds of each, below which a selection says nothing."""
+ENOUGH = 4
+"""Contenders that are worth more than a third seed."""
+
+
+def contenders(points: Sequence[Point], front: Front, most: int) -> dict[int, Role]:
+    """The trials to train again, the most important first.
+
+    Args:
+        points: every usable trial of the search.
+        front: of the search.
+        most: how many there may be.
+
+    Returns:
+        Roles by trial: what is recommended, the best LoRA, the head alone, the front from its best
+        point down, and the best genotype of each other single form.
+    """
+    ordered: list[tuple[int, Role]] = []
+    best = _best_of_each_kind(points)
+    if front.recommended is not None:
+        ordered.append((front.recommended, "recommended"))
+    baselines: tuple[Role, ...] = ("lora", "head")
+    ordered += [(best.pop(kind).trial, kind) for kind in baselines if kind in best]
+    others = front.points[::-1][:MOST_OF_THE_FRONT]
+    ordered += [(point.trial, "front") for point in others]
+    by_quality = sorted(best.values(), key=lambda point: (-point.quality, point.trial))
+    ordered += [(point.trial, "method") for point in by_quality]
+    chosen: dict[int, Role] = {}
+    for trial, role in ordered:
+        if trial not in chosen and len(chosen) == most:
+            break
+        if chosen.get(trial) in {None, "recommended"} and role in {"lora", "head"}:
+            chosen[trial] = role  # a baseline stays one, even if it is recommended
+        chosen.setdefault(trial, role)
+    return chosen
+
+
+def affordable(trainings: int, seeds: int) -> tuple[int, int]:
+    """How many contenders with how many seeds a number of trainings pays for.
+
+    Args:
+        trainings: full ones.
+        seeds: wanted for each contender.
+
+    Returns:
+        (contenders, seeds); (0, 0) where it is too little for a selection.
+    """
+    while seeds > FEWEST and trainings // seeds < ENOUGH:
+        seeds -= 1
+    if seeds < FEWEST or trainings // seeds < FEWEST:
+        return 0, 0
+    return trainings // seeds, seeds
+
+
+def _best_of_each_kind(points: Iterable[Point]) -> dict[str, Point]:
+    """The best point of each single method; of equals the smaller, then the earlier."""
+    best: dict[str, Point] = {}
+    for point in sorted(points, key=lambda p: (-p.quality, p.trainable_params, p.trial)):
+        kind = kind_of(point.genotype)
+        if kind is not None:
+            best.setdefault(kind, point)
+    return best
+
+
+def kind_of(genotype: dict[str, Any]) -> str | None:
+    """`head`, `lora`, the form that all ops have, or None for a mixture."""
+    ops = genotype_from_dict(genotype).ops
+    if not ops:
+        return "head"
+    if all(op.form is Form.LOWRANK and LINEAR_INPUT.get(op.write) == op.read for op in ops):
+        return "lora"
+    forms = {op.form for op in ops}
+    return str(forms.pop()) if len(forms) == 1 else None

@@ -1,0 +1,138 @@
+"""The final selection from its records: estimates, comparisons with tuned LoRA, recommendation."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from autopeft.errors import DataError
+from autopeft.estimate import (
+    Estimate,
+    Scores,
+    SeedVariance,
+    adjusted,
+    difference,
+    pooled_seeds,
+    quality,
+)
+from autopeft.front import Point
+from autopeft.records import SELECTION, Record
+from autopeft.selection import Comparison, Contender, Role, Selection
+
+
+def selection_of(
+    records: Iterable[Record],
+    roles: Mapping[int, Role],
+    *,
+    points: Iterable[Point],
+    metric: str,
+    summarize: Callable[[dict[str, Any]], str],
+) -> Selection | None:
+    """What the final selection says.
+
+    Args:
+        records: of the study; those of the selection split count.
+        roles: of the contenders, the most important first.
+        points: every usable trial of the search.
+        metric: the name of the quality.
+        summarize: says in words what a genotype is.
+
+    Returns:
+        None if fewer than two contenders have two seeds each.
+
+    Raises:
+        DataError: the records are of different rows.
+    """
+    searched = {point.trial: point for point in points}
+    scores, notes = _scores(records, roles)
+    if len(scores) < 2:  # noqa: PLR2004
+        return None
+    if len({item.shape[1] for item in scores.values()}) > 1:
+        raise DataError("the records of the selection split are of different numbers of rows")
+    pooled = pooled_seeds(list(scores.values()))
+    estimates = {trial: quality(item, pooled) for trial, item in scores.items()}
+    found = [
+        _contender(searched[trial], roles[trial], estimates[trial], scores[trial], summarize)
+        for trial in scores
+    ]
+    found.sort(key=lambda item: (item.trainable_params, item.trial))
+    best = max(found, key=lambda item: item.quality)
+    return Selection(
+        metric=metric,
+        rows=next(iter(scores.values())).shape[1],
+        contenders=tuple(found),
+        comparisons=tuple(_comparisons(found, scores, pooled)),
+        recommended=next(c.trial for c in found if c.quality >= best.quality - best.stderr),
+        notes=tuple(notes),
+    )
+
+
+def _scores(
+    records: Iterable[Record], roles: Mapping[int, Role]
+) -> tuple[dict[int, Scores], list[str]]:
+    """Scores [seed, row] of each contender, and who dropped out."""
+    by_trial: dict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.split == SELECTION and record.trial in roles:
+            by_trial[record.trial].append(record)
+    scores: dict[int, Scores] = {}
+    notes = []
+    for trial in roles:
+        failed = [record.failure.kind for record in by_trial[trial] if record.failure]
+        rows = [
+            record.row_scores.values()
+            for record in sorted(by_trial[trial], key=lambda record: record.key)
+            if record.row_scores is not None
+        ]
+        if failed:
+            notes.append(f"trial {trial} is left out: with a fresh seed it failed ({failed[0]})")
+        elif len(rows) > 1:
+            scores[trial] = np.stack(rows)
+    return scores, notes
+
+
+def _contender(
+    point: Point,
+    role: Role,
+    estimate: Estimate,
+    scores: Scores,
+    summarize: Callable[[dict[str, Any]], str],
+) -> Contender:
+    low, high = estimate.interval()
+    return Contender(
+        trial=point.trial,
+        role=role,
+        trainable_params=point.trainable_params,
+        fraction=point.fraction,
+        summary=summarize(point.genotype),
+        search_quality=point.quality,
+        quality=estimate.mean,
+        stderr=estimate.stderr,
+        low=low,
+        high=high,
+        seeds=len(scores),
+    )
+
+
+def _comparisons(
+    found: list[Contender], scores: Mapping[int, Scores], pooled: SeedVariance
+) -> list[Comparison]:
+    """Each contender against the LoRA of at least its size that the search thought best."""
+    loras = [item for item in found if item.role == "lora"]
+    against: dict[int, int] = {}
+    estimates: dict[int, Estimate] = {}
+    for item in found:
+        larger = [lora for lora in loras if lora.trainable_params >= item.trainable_params]
+        if item.role not in {"lora", "head"} and larger:
+            baseline = max(larger, key=lambda lora: (lora.search_quality, -lora.trial))
+            against[item.trial] = baseline.trial
+            estimates[item.trial] = difference(scores[item.trial], scores[baseline.trial], pooled)
+    hoped = [item for item in found if item.trial in against]
+    first = max(hoped, key=lambda c: (c.search_quality, -c.trial)).trial if hoped else None
+    p_values = adjusted({trial: e.p_value for trial, e in estimates.items()}, first)
+    comparisons = [
+        Comparison(trial, against[trial], estimate.mean, *estimate.interval(), p_values[trial])
+        for trial, estimate in estimates.items()
+    ]
+    return sorted(comparisons, key=lambda item: (item.p_value, -item.difference, item.trial))

@@ -1,0 +1,130 @@
+"""The selection's file and its verdict in words."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from autopeft.errors import DataError
+from autopeft.selection import (
+    Comparison,
+    Contender,
+    Selection,
+    read_selection,
+    write_selection,
+)
+
+SCHEMA = Path(__file__).parents[1] / "docs" / "schema" / "selection.schema.json"
+
+
+def contender(trial, role, params, quality, **changes):
+    values = {
+        "fraction": params / 1e6,
+        "summary": f"genotype {trial}",
+        "search_quality": quality + 0.02,
+        "stderr": 0.01,
+        "low": quality - 0.02,
+        "high": quality + 0.02,
+        "seeds": 3,
+    }
+    return Contender(trial, role, params, quality=quality, **(values | changes))
+
+
+def selection(p_value=0.01):
+    return Selection(
+        metric="accuracy",
+        rows=500,
+        contenders=(
+            contender(0, "head", 0, 0.6),
+            contender(4, "recommended", 500, 0.84),
+            contender(1, "lora", 1000, 0.8),
+            contender(7, "front", 2000, 0.85, search_quality=0.9),
+        ),
+        comparisons=(Comparison(4, 1, 0.04, 0.01, 0.07, p_value),),
+        recommended=4,
+        notes=("trial 9 is left out",),
+    )
+
+
+def test_something_that_beats_lora_is_named():
+    found = selection()
+    assert found.comparisons[0].beats
+    assert found.verdict == (
+        "At equal or fewer parameters this beats tuned LoRA (trial 1, 1,000 parameters): "
+        "trial 4 by +0.0400 (95 % interval +0.0100 to +0.0700, p 0.01)."
+    )
+
+
+def test_several_that_beat_lora_are_named():
+    found = selection()
+    more = replace(found, comparisons=(*found.comparisons, Comparison(7, 1, 0.1, 0.0, 0.2, 0.02)))
+    assert "these beat tuned LoRA" in more.verdict
+    assert "trial 4 by +0.0400" in more.verdict
+    assert "trial 7 by +0.1000" in more.verdict
+
+
+def test_nothing_that_beats_lora_is_an_answer():
+    found = selection(p_value=0.05)
+    assert not found.comparisons[0].beats
+    assert found.verdict.startswith(
+        "Nothing beats tuned LoRA (trial 1, 1,000 parameters) here at equal or fewer parameters "
+        "beyond noise; the nearest is trial 4 by +0.0400"
+    )
+
+
+def test_without_lora_or_without_anything_smaller_the_verdict_says_so():
+    found = selection()
+    assert "as few parameters" in replace(found, comparisons=()).verdict
+    rest = tuple(item for item in found.contenders if item.role != "lora")
+    assert "no tuned LoRA" in replace(found, contenders=rest, comparisons=()).verdict
+
+
+def test_drop_is_what_the_front_lost():
+    found = selection()
+    assert found.contender(7).drop == pytest.approx(0.05)
+    assert found.drop == pytest.approx((0.02 + 0.05) / 2)
+    baselines = tuple(item for item in found.contenders if item.role in {"lora", "head"})
+    assert replace(found, contenders=baselines).drop is None
+
+
+def test_file_is_what_was_written_and_fits_the_schema(tmp_path):
+    path = tmp_path / "selection.json"
+    write_selection(path, selection())
+    assert read_selection(path) == selection()
+    schema = json.loads(SCHEMA.read_text())
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema).validate(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", 2),
+        ("rows", -1),
+        ("recommended", 5),
+        ("recommended", None),
+        ("contenders.0.role", "winner"),
+        ("contenders.0.trial", 7),
+        ("contenders.1.stderr", -0.1),
+        ("contenders.1.high", float("nan")),
+        ("comparisons.0.baseline", 3),
+        ("comparisons.0.p_value", "small"),
+        ("notes", [""]),
+        ("verdict", ""),
+        ("more", 1),
+    ],
+)
+def test_malformed_file_is_refused_by_name(tmp_path, key, value):
+    data = copy.deepcopy(selection().to_dict())
+    *parents, last = key.split(".")
+    place = data
+    for parent in parents:
+        place = place[int(parent) if isinstance(place, list) else parent]
+    place[last] = value
+    path = tmp_path / "selection.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"selection\.json"):
+        read_selection(path)
