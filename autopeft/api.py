@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from autopeft.model.attention import Kernel
-from autopeft.model.head import head_linears
+from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space import yaml
 from autopeft.space.genotype import Genotype
@@ -99,10 +99,10 @@ def attach(
 
     Raises:
         ConfigError: the model lacks a tap, has another depth, or has ops already.
-        DataError: the family is not known, or the head is not made of Linear layers.
+        DataError: the family is not known, or the head is not made of Linear layers and LayerNorms.
     """
-    head = [linear for _, linear in head_linears(model, ())]
+    head = [module for _, module in head_modules(model, ())]
     injection = Injection(model, [genotype], [seed], kernel)
-    for linear in head:
-        linear.requires_grad_(requires_grad=True)
+    for module in head:
+        module.requires_grad_(requires_grad=True)
     return injection

@@ -15,10 +15,14 @@ from transformers import (
     ElectraForSequenceClassification,
     Gemma3TextConfig,
     Gemma3TextForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     MistralConfig,
     MistralForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
     Qwen2Config,
     Qwen2ForSequenceClassification,
     Qwen3Config,
@@ -38,7 +42,9 @@ from autopeft.training.cohort import train_cohort
 from autopeft.training.settings import TrainingSettings
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra")
-DECODERS = {
+"""Encoders with a LayerNorm behind each sublayer, and a head at the first token."""
+
+GATED = {
     "gemma3_text": (Gemma3TextForSequenceClassification, Gemma3TextConfig),
     "llama": (LlamaForSequenceClassification, LlamaConfig),
     "mistral": (MistralForSequenceClassification, MistralConfig),
@@ -46,6 +52,12 @@ DECODERS = {
     "qwen3": (Qwen3ForSequenceClassification, Qwen3Config),
 }
 """LayerNorms before the sublayers, gated FFNs, two queries to a key, a head at the last token."""
+
+DECODERS = GATED | {"gpt2": (GPT2ForSequenceClassification, GPT2Config)}
+FUSED = ("gpt2", "modernbert")
+"""Query, key and value come out of one module."""
+
+EVERY = (*FAMILIES, "modernbert", *DECODERS)
 
 MIXED_WINDOWS = {
     "sliding_window": 4,
@@ -62,6 +74,7 @@ TASK = Classification(N_OUTPUTS)
 def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS):
     """A frozen model with a task head, none of whose parameters is as it would be initialised."""
     shared = {"vocab_size": N_WORDS, "num_labels": n_outputs, "attn_implementation": "eager"}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     encoder = {
         "hidden_size": D_MODEL,
         "num_hidden_layers": N_LAYERS,
@@ -78,9 +91,16 @@ def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS):
         elif family == "electra":
             narrow = {"embedding_size": D_MODEL // 2}
             model = ElectraForSequenceClassification(ElectraConfig(**encoder, **shared, **narrow))
+        elif family == "modernbert":
+            more = special | {"classifier_pooling": "mean", "local_attention": 6}
+            model = ModernBertForSequenceClassification(
+                ModernBertConfig(**encoder, **shared, **more)
+            )
+        elif family == "gpt2":
+            encoder["n_inner"] = encoder.pop("intermediate_size")
+            model = GPT2ForSequenceClassification(GPT2Config(**encoder, **shared, **special))
         elif family in DECODERS:
             cls, config = DECODERS[family]
-            special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
             grouped = {"num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
             more = MIXED_WINDOWS if family == "gemma3_text" else {}
             model = cls(config(**encoder, **shared, **special, **grouped, **more))

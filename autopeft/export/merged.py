@@ -12,6 +12,7 @@ from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection, LayerOps
 from autopeft.ops.affine import Affine
 from autopeft.ops.bottleneck import Bottleneck
+from autopeft.ops.point import Point
 from autopeft.space.genotype import Genotype
 from autopeft.space.merge import CONSUMERS, ELEMENTWISE, NORMS, obstacles
 from autopeft.space.taps import LINEAR_INPUT, Tap
@@ -92,15 +93,16 @@ class FoldedLayer:
     def write(self, anatomy: Anatomy) -> None:
         """Put the weights into a model of the same shape; neurons in addition stay out."""
         for tap, affine in self.weights.items():
-            module, _ = anatomy.point(self._index, tap)
-            weight = module.get_parameter("weight")
-            own = affine.weight[:, : weight.shape[-1]] if weight.ndim > 1 else affine.weight[:, 0]
-            weight.copy_(own)
-            if getattr(module, "bias", None) is not None:
-                module.get_parameter("bias").copy_(affine.bias)
+            point = anatomy.point(self._index, tap)
+            if point.is_weight:
+                point.weight.copy_(affine.weight[:, : point.weight.shape[1]])
+            else:
+                point.module.get_parameter("weight").copy_(affine.weight[:, 0])
+            if point.bias is not None:
+                point.bias.copy_(affine.bias)
 
     def _own(self, tap: Tap) -> Affine:
-        return affine_of(self._anatomy.point(self._index, tap)[0])
+        return affine_of(self._anatomy.point(self._index, tap))
 
     def _written(self, tap: Tap, h: Affine) -> Affine:
         """What becomes of h by the ops that write at a tap, in their order."""
@@ -129,12 +131,10 @@ class FoldedLayer:
             self.neurons = _after(change, self.neurons)
 
 
-def affine_of(module: nn.Module) -> Affine:
-    """What a Linear computes, or what a LayerNorm does last."""
-    weight = module.get_parameter("weight").double()
-    if weight.ndim == 1:
-        weight = weight[:, None]
-    bias = getattr(module, "bias", None)
+def affine_of(point: Point) -> Affine:
+    """What a weight matrix computes, or what a LayerNorm does last."""
+    own = point.weight if point.is_weight else point.module.get_parameter("weight")[:, None]
+    weight, bias = own.double(), point.bias
     return Affine(weight, weight.new_zeros(len(weight)) if bias is None else bias.double())
 
 

@@ -81,17 +81,27 @@ def join(
 class Placeholder(nn.Module):
     """Stands for embeddings that nobody reads: the shape of a state and its precision."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, width: int) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.width = dtype, width
 
-    def forward(self, input_ids: Tensor, *_: Any, **__: Any) -> Float[Tensor, "batch token 0"]:
-        """Nothing for each token."""
-        return torch.empty(*input_ids.shape, 0, dtype=self.dtype, device=input_ids.device)
+    def forward(self, input_ids: Tensor, *_: Any, **__: Any) -> Float[Tensor, "batch token d"]:
+        """One zero, seen from every place of a state."""
+        zero = torch.zeros((), dtype=self.dtype, device=input_ids.device)
+        return zero.expand(*input_ids.shape, self.width)
 
 
 class Passing(nn.Module):
-    """Stands for layers that need not run."""
+    """Stands for layers that need not run.
+
+    Args:
+        layer: what it stands for.
+    """
+
+    def __init__(self, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        # ModernBERT asks a layer which mask it wants.
+        self.attention_type = getattr(layer, "attention_type", None)
 
     def forward(self, state: Tensor, *_: Any, **__: Any) -> Tensor:
         """What comes in."""

@@ -1,9 +1,10 @@
 """Task heads, stacked over the trials of a cohort.
 
-The head is what the checkpoint did not bring plus the final classifier; each of its Linears
-becomes one weight per trial. A pooler that came with the checkpoint is backbone.
+The head is what the checkpoint did not bring plus the final classifier; each of its Linears and
+LayerNorms gets parameters for every trial. A pooler that came with the checkpoint is backbone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -12,13 +13,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
+from autopeft.model.families import Pool
 from autopeft.ops.base import padded_size, seed_of
 
 OPS_ATTRIBUTE = "autopeft_ops"
 """The submodule of a model that holds all ops."""
 
 
-class StackedLinear(nn.Module):
+class StackedModule(nn.Module, ABC):
+    """A module of the head with parameters of its own for each trial."""
+
+    @abstractmethod
+    def decays(self, name: str) -> bool:
+        """Weight decay applies to a parameter."""
+
+    @abstractmethod
+    def tensors(self, trial: int) -> Iterator[tuple[str, Tensor]]:
+        """A trial's parameters, in the shapes that the module has them; views."""
+
+
+class StackedLinear(StackedModule):
     """A Linear with weights of its own for each trial.
 
     Args:
@@ -54,6 +68,16 @@ class StackedLinear(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
+    def decays(self, name: str) -> bool:
+        """The weight does."""
+        return name == "weight"
+
+    def tensors(self, trial: int) -> Iterator[tuple[str, Tensor]]:
+        """The weight and, if there is one, the bias."""
+        yield "weight", self.weight[trial]
+        if self.bias is not None:
+            yield "bias", self.bias[trial, 0]
+
     def forward(self, x: Float[Tensor, "row *rest d_in"]) -> Float[Tensor, "row *rest d_out"]:
         """X W^T + b, each row with the weights of its trial."""
         n_trials = len(self.seeds)
@@ -67,24 +91,72 @@ class StackedLinear(nn.Module):
         return out.reshape(*x.shape[:-1], self.out_features)
 
 
-def last_token_logits(
-    model: PreTrainedModel, head: str, batch: Mapping[str, Tensor]
-) -> Float[Tensor, "row output"]:
-    """What a head puts out at the last token of every row, of several trials.
+class StackedNorm(StackedModule):
+    """A LayerNorm with gains and biases of its own for each trial.
 
-    The model's own forward pass looks for the last tokens of as many rows as it was given.
+    Args:
+        norm: the layer that it stands in for.
+        fresh: it was not in the checkpoint; every trial starts it as no change of scale or mean.
+        n_trials: how many there are.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, *, fresh: bool, n_trials: int) -> None:
+        super().__init__()
+        self.weight: nn.Parameter
+        self.bias: nn.Parameter | None
+        self.shape, self.eps = norm.normalized_shape, norm.eps
+        for name, start in (("weight", 1.0), ("bias", 0.0)):
+            own: Tensor | None = getattr(norm, name)
+            if own is not None:
+                value = torch.full_like(own, start) if fresh else own.detach()
+                own = nn.Parameter(value.float().repeat(n_trials, 1, 1))
+            self.register_parameter(name, own)
+
+    def decays(self, name: str) -> bool:  # noqa: ARG002
+        """Nothing does."""
+        return False
+
+    def tensors(self, trial: int) -> Iterator[tuple[str, Tensor]]:
+        """The gains and, if there are any, the biases."""
+        for name, parameter in self.named_parameters():
+            yield name, parameter[trial, 0]
+
+    def forward(self, x: Float[Tensor, "row *rest d"]) -> Float[Tensor, "row *rest d"]:
+        """LN(x), each row with the gains of its trial."""
+        n_trials = len(self.weight)
+        normed = nn.functional.layer_norm(x.to(self.weight.dtype), self.shape, eps=self.eps)
+        out = normed.reshape(n_trials, -1, x.shape[-1]) * self.weight
+        if self.bias is not None:
+            out = out + self.bias
+        return out.reshape(x.shape)
+
+
+def pooled_logits(
+    model: PreTrainedModel, head: Sequence[str], pool: Pool, batch: Mapping[str, Tensor]
+) -> Float[Tensor, "row output"]:
+    """What a head puts out for every row of several trials.
+
+    The model's own forward pass looks for the tokens to read in as many rows as it was given.
 
     Args:
         model: with ops.
-        head: name of the Linear.
+        head: names of its modules in the order of computation.
+        pool: the tokens that it reads.
         batch: as the model takes it, of the examples that all trials have.
     """
     states: Tensor = model.base_model(**batch, use_cache=False).last_hidden_state
     mask = batch["attention_mask"]
-    last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(-1)
     of_trials = states.view(-1, *mask.shape, states.shape[-1])
-    pooled = of_trials[:, torch.arange(len(mask), device=mask.device), last]
-    out: Tensor = model.get_submodule(head)(pooled.flatten(0, 1))
+    if pool == "mean":
+        real = mask.unsqueeze(-1).to(states.dtype)
+        pooled = (of_trials * real).sum(2) / real.sum(1)
+    else:
+        last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(-1)
+        read = last if pool == "last" else torch.zeros_like(last)
+        pooled = of_trials[:, torch.arange(len(mask), device=mask.device), read]
+    out = pooled.flatten(0, 1)
+    for name in head:
+        out = model.get_submodule(name)(out)
     return out
 
 
@@ -97,31 +169,33 @@ class StackedHead:
         seeds: one for each trial.
 
     Raises:
-        DataError: the head has parameters outside Linear layers.
+        DataError: the head has parameters outside Linear layers and LayerNorms.
     """
 
     def __init__(self, model: PreTrainedModel, fresh: Sequence[str], seeds: Sequence[int]) -> None:
         self._model = model
         # All of them, before any is replaced: a head that is refused leaves the model alone.
-        self._old = dict(head_linears(model, fresh))
-        self.linears: dict[str, StackedLinear] = {}
+        self._old = dict(head_modules(model, fresh))
+        self.modules: dict[str, StackedModule] = {}
         std = float(getattr(model.config, "initializer_range", 0.02))
         device = next(model.parameters()).device
-        for name, linear in self._old.items():
-            stacked = StackedLinear(
-                linear, name, fresh=f"{name}.weight" in fresh, seeds=seeds, std=std
+        for name, old in self._old.items():
+            new = f"{name}.weight" in fresh
+            stacked: StackedModule = (
+                StackedNorm(old, fresh=new, n_trials=len(seeds))
+                if isinstance(old, nn.LayerNorm)
+                else StackedLinear(old, name, fresh=new, seeds=seeds, std=std)
             )
-            self.linears[name] = stacked.to(device)
-            model.set_submodule(name, self.linears[name])
+            self.modules[name] = stacked.to(device)
+            model.set_submodule(name, self.modules[name])
 
     def tensors(self, trial: int) -> dict[str, Tensor]:
         """The head's parameters of one trial, by the names they have in the model; views."""
-        out: dict[str, Tensor] = {}
-        for name, linear in self.linears.items():
-            out[f"{name}.weight"] = linear.weight[trial]
-            if linear.bias is not None:
-                out[f"{name}.bias"] = linear.bias[trial, 0]
-        return out
+        return {
+            f"{name}.{parameter}": tensor
+            for name, module in self.modules.items()
+            for parameter, tensor in module.tensors(trial)
+        }
 
     def count(self) -> int:
         """Parameters of one trial's head."""
@@ -129,17 +203,19 @@ class StackedHead:
 
     def remove(self) -> None:
         """Put the model's own head back."""
-        for name, linear in self._old.items():
-            self._model.set_submodule(name, linear)
+        for name, old in self._old.items():
+            self._model.set_submodule(name, old)
 
 
-def head_linears(model: PreTrainedModel, fresh: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
-    """The Linears of the task head, in the order of the forward pass.
+def head_modules(
+    model: PreTrainedModel, fresh: Sequence[str]
+) -> Iterator[tuple[str, nn.Linear | nn.LayerNorm]]:
+    """The modules of the task head that have parameters, in the order of the forward pass.
 
     What a language model puts its words out with is not one.
 
     Raises:
-        DataError: the head has parameters outside Linear layers.
+        DataError: the head has parameters outside Linear layers and LayerNorms.
     """
     prefix = f"{model.base_model_prefix}."
     fresh_pooler = any(name.startswith(f"{prefix}pooler.") for name in fresh)
@@ -155,9 +231,9 @@ def head_linears(model: PreTrainedModel, fresh: Sequence[str]) -> Iterator[tuple
     # A pooler runs before the classifier, whatever the order of registration.
     for owner in sorted(owners, key=lambda name: not name.startswith(prefix)):
         module = model.get_submodule(owner)
-        if not isinstance(module, nn.Linear):
+        if not isinstance(module, nn.Linear | nn.LayerNorm):
             raise DataError(
                 f"`{owner}` of the task head is a {type(module).__name__}; "
-                "only heads made of Linear layers can be trained"
+                "only heads made of Linear layers and LayerNorms can be trained"
             )
         yield owner, module

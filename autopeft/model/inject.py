@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
@@ -30,13 +31,14 @@ from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import Stack, StackedOp
 from autopeft.ops.build import Group, build_layer, build_shared, op_path
+from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, change
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype, Op
-from autopeft.space.taps import THROUGH_NORM, Tap
+from autopeft.space.taps import ORDER, THROUGH_NORM, Tap
 
-KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm)
+KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm, Conv1D)
 """Modules whose backward pass does not read what they put out."""
 
 
@@ -204,18 +206,23 @@ class Injection:
     def _hook(self, anatomy: Anatomy, index: int, layer: LayerOps) -> None:
         for tap, written in layer.writes.items():
             for _, op in written:
-                op.stand_at(anatomy.point(index, tap)[0])
-        for tap in sorted(layer.taps):
-            module, side = anatomy.point(index, tap)
+                op.stand_at(anatomy.point(index, tap))
+        fused: dict[nn.Module, dict[Tap, Part]] = {}
+        for tap in sorted(layer.taps, key=ORDER.__getitem__):
+            module, side, part = anatomy.point(index, tap)
+            if part is not None:
+                fused.setdefault(module, {})[tap] = part
+                continue
             if side == "in":
                 handle = module.register_forward_pre_hook(partial(_in_hook, layer, tap))
             else:
                 handle = module.register_forward_hook(partial(_out_hook, layer, tap))
             self._handles.append(handle)
+        for module, parts in fused.items():
+            self._handles.append(module.register_forward_hook(partial(_parts_hook, layer, parts)))
         for tap in layer.through:
-            module, _ = anatomy.point(index, tap)
             hook = partial(_norm_hook, layer, tap)
-            self._handles.append(module.register_forward_pre_hook(hook))
+            self._handles.append(anatomy.point(index, tap).module.register_forward_pre_hook(hook))
         prefixes = [op for op in layer.stacks.values() if isinstance(op, Prefix)]
         if prefixes:
             attention = self._attentions[index]
@@ -321,6 +328,17 @@ def _out_hook(layer: LayerOps, tap: Tap, module: nn.Module, _: tuple[Any, ...], 
     if isinstance(out, tuple):
         return (layer.pass_tap(tap, out[0], fresh=fresh), *out[1:])
     return layer.pass_tap(tap, out, fresh=fresh)
+
+
+def _parts_hook(
+    layer: LayerOps, parts: Mapping[Tap, Part], _: nn.Module, __: tuple[Any, ...], out: Tensor
+) -> Tensor:
+    pieces = list(out.chunk(next(iter(parts.values())).of, -1))
+    for tap, part in parts.items():
+        # A copy: the bits of a product depend on strides, and those on the company.
+        own = pieces[part.index].clone(memory_format=torch.contiguous_format)
+        pieces[part.index] = layer.pass_tap(tap, own, fresh=True)
+    return torch.cat(pieces, -1)
 
 
 def _norm_hook(

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autopeft.ops.affine import Affine
+from autopeft.ops.point import Point
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Scale
 
@@ -170,7 +171,7 @@ class StackedOp(Stack):
             self.register_buffer("factor", torch.tensor(factors).view(-1, 1, 1), persistent=False)
         self._fill(declared)
 
-    def stand_at(self, module: nn.Module) -> None:
+    def stand_at(self, point: Point) -> None:
         """Be told the module whose output is written; most ops need not know."""
 
     @abstractmethod

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from autopeft.ops.affine import Affine
 from autopeft.ops.base import Declared, StackedOp
 from autopeft.ops.lowrank import kaiming
+from autopeft.ops.point import Point
 from autopeft.space.forms import Form
 
 
@@ -24,7 +25,7 @@ class Dora(StackedOp):
     a: nn.Parameter
     b: nn.Parameter
     magnitude: nn.Parameter
-    _linear: tuple[nn.Linear] | None = None
+    _point: Point | None = None
 
     def declare(self) -> Mapping[str, Declared]:
         """Direction and magnitude."""
@@ -40,11 +41,13 @@ class Dora(StackedOp):
         """A by Kaiming, all else zero."""
         return kaiming(rows, width, generator) if name == "a" else torch.zeros(rows, width)
 
-    def stand_at(self, module: nn.Module) -> None:
-        """Take the Linear whose output is written, without registering it a second time."""
-        if not isinstance(module, nn.Linear):
-            raise TypeError(f"DoRA stands at a Linear, not at a {type(module).__name__}")
-        self._linear = (module,)
+    def stand_at(self, point: Point) -> None:
+        """Take the weight matrix whose output is written, without registering it a second time."""
+        if not point.is_weight:
+            raise TypeError(
+                f"DoRA stands at a weight matrix, not at a {type(point.module).__name__}"
+            )
+        self._point = point
 
     def as_factors(
         self, member: int
@@ -60,33 +63,34 @@ class Dora(StackedOp):
         sequential: bool,  # noqa: ARG002
     ) -> Affine:
         """C (h - bias + s B A x) + bias."""
-        linear, matrix = self._at, self.as_matrix(member)
-        weight = linear.weight.double()
+        at, matrix = self._at, self.as_matrix(member)
+        weight = at.weight.double()
         norm = torch.linalg.vector_norm(weight + matrix, dim=1)
         magnitude = torch.linalg.vector_norm(weight, dim=1) + self.own("magnitude", member)[0]
-        bias = torch.zeros_like(h.bias) if linear.bias is None else linear.bias.double()
+        bias = torch.zeros_like(h.bias) if at.bias is None else at.bias.double()
         return h.shifted(-bias).plus(matrix).scaled(magnitude / norm).shifted(bias)
 
     @property
-    def _at(self) -> nn.Linear:
-        if self._linear is None:
-            raise ValueError("DoRA does not know its Linear yet")
-        return self._linear[0]
+    def _at(self) -> Point:
+        if self._point is None:
+            raise ValueError("DoRA does not know its weight matrix yet")
+        return self._point
 
     def forward(
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
     ) -> Float[Tensor, "member token d_write"]:
         """C (h - bias + s x A^T B) + bias with c = m / ||W + s B A||."""
-        linear = self._at
+        at = self._at
         up = self.scaled(self.b)
         with torch.no_grad():
-            weight = linear.weight.to(self.a.dtype)
+            # Contiguous, or its norm would have other bits than that of the moved weight.
+            weight = at.weight.to(self.a.dtype).contiguous()
             moved = torch.baddbmm(weight[None], up.transpose(1, 2), self.a)
             norm = torch.linalg.vector_norm(moved, dim=2).unsqueeze(1)
             start = torch.linalg.vector_norm(weight[None], dim=2).unsqueeze(1)
         gain = (start + self.magnitude) / norm
         hidden = torch.bmm(x, self.a.to(x.dtype).transpose(1, 2))
         change = torch.bmm(hidden, up.to(x.dtype)) * gain
-        plain = h if linear.bias is None else h - linear.bias
+        plain = h if at.bias is None else h - at.bias
         out: Tensor = h + (plain * (gain - 1) + change)
         return out.to(h.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import Backbone
-from autopeft.model.head import StackedHead, last_token_logits
+from autopeft.model.head import StackedHead, pooled_logits
 from autopeft.model.inject import Injection, fill
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded, collate
@@ -87,7 +87,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
         self._cache = cache
         self.genotypes = tuple(genotypes)
         self.n_trials = len(genotypes)
-        self._family = Anatomy(backbone.model, backbone.fresh).family
+        self._anatomy = Anatomy(backbone.model, backbone.fresh)
         self.injection = Injection(
             backbone.model,
             genotypes,
@@ -95,7 +95,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
             settings.kernel,
             fresh=backbone.fresh,
             given=cache is not None,
-            first_token=self._family.first_token,
+            first_token=self._anatomy.family.first_token,
         )
         try:
             self.head = StackedHead(backbone.model, backbone.fresh, seeds)
@@ -123,10 +123,10 @@ class Cohort(AbstractContextManager["Cohort", None]):
                 parameter = op.get_parameter(name)
                 trials = tuple(member.trial for member in op.stack)
                 out.append(Stacked(parameter, trials, rows, what.decays))
-        for linear in self.head.linears.values():
-            for name, parameter in linear.named_parameters():
+        for module in self.head.modules.values():
+            for name, parameter in module.named_parameters():
                 rows = (parameter.shape[1],) * self.n_trials
-                out.append(Stacked(parameter, every, rows, name == "weight"))
+                out.append(Stacked(parameter, every, rows, module.decays(name)))
         return out
 
     def logits(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, "trial batch output"]:
@@ -136,9 +136,9 @@ class Cohort(AbstractContextManager["Cohort", None]):
         if self._cache is not None:
             for fork in set(self.injection.forks.forks) - {0}:
                 self.injection.states[fork] = self._cache.take(rows, fork, indices)
-        model, end_head = self.backbone.model, self._family.end_head
+        model, head = self.backbone.model, self._anatomy.family.head
         out: Tensor = (
-            last_token_logits(model, end_head, moved) if end_head else model(**moved).logits
+            pooled_logits(model, head, self._anatomy.pool, moved) if head else model(**moved).logits
         )
         return out.float().view(self.n_trials, len(indices), -1)
 

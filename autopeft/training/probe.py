@@ -11,13 +11,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import Kernel, attend
 from autopeft.model.backbone import DTYPES, Backbone, Precision
 from autopeft.space.genotype import Genotype
+from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import Task
 from autopeft.training.cohort import Cohort
@@ -85,11 +86,8 @@ def _layer_seconds(
     """Forward and backward of a layer's products and attention, the fastest of a few times."""
     anatomy, dtype = Anatomy(backbone.model, backbone.fresh), DTYPES[precision]
     n_rows, n_tokens = shape
-    weights = [
-        weight.detach().to(dtype)
-        for role in ("q", "k", "v", "o", "up", "down")
-        if isinstance(weight := anatomy.module(0, role).weight, nn.Parameter)
-    ]
+    taps = (Tap.Q, Tap.K, Tap.V, Tap.ATTN_OUT, Tap.FFN_UP, Tap.FFN_OUT)
+    weights = [anatomy.point(0, tap).weight.detach().to(dtype) for tap in taps]
     states = [weight.new_ones(n_rows * n_tokens, weight.shape[1]) for weight in weights]
     heads = int(backbone.model.config.num_attention_heads)
     d_head = len(weights[0]) // heads

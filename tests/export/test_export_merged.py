@@ -3,8 +3,8 @@
 import pytest
 import torch
 from tiny import (
-    DECODERS,
     FAMILIES,
+    GATED,
     N_LAYERS,
     genotype,
     lora,
@@ -93,9 +93,13 @@ def test_everything_at_once_is_a_plain_model(family, tmp_path):
     assert_same(model, again, expected)
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", [*GATED, "modernbert"])
 def test_everything_without_a_bias_merges_into_a_gated_model(family):
     assert_same(*merged(family, *WEIGHTS, lora(Tap.FFN_GATE, 2), same(Form.SCALE, Tap.FFN_GATE)))
+
+
+def test_vectors_and_matrices_merge_into_parts_of_a_fused_module():
+    assert_same(*merged("gpt2", *WEIGHTS, *VECTORS))
 
 
 def test_neurons_in_addition_do_nothing_where_a_layer_has_no_adapter():

@@ -1,7 +1,6 @@
 """The table of families: its taps are those of the model, and strangers are refused."""
 
 import pytest
-from autopeft.model.families import FAMILIES as TABLE
 from tiny import (
     D_FFN,
     D_MODEL,
@@ -18,6 +17,7 @@ from transformers import MambaConfig, MambaModel
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.families import FAMILIES as TABLE
 from autopeft.space.taps import Tap
 
 WIDE = {Tap.FFN_GATE, Tap.FFN_UP, Tap.FFN_MID}

@@ -3,8 +3,7 @@
 import pytest
 import torch
 from tiny import (
-    DECODERS,
-    FAMILIES,
+    EVERY,
     FIRST_WORD,
     N_WORDS,
     genotype,
@@ -26,7 +25,7 @@ LONGER = op(Form.PREFIX, Tap.HEAD, Tap.HEAD, 12)
 BIAS = op(Form.BIAS, Tap.V, Tap.V)
 
 
-@pytest.fixture(params=[*FAMILIES, *DECODERS])
+@pytest.fixture(params=EVERY)
 def family(request):
     return request.param
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import (
     DECODERS,
-    FAMILIES,
+    EVERY,
     N_POSITIONS,
     N_WORDS,
     same_bits,
@@ -61,7 +61,7 @@ def save_tokenizer(folder):
 def saved(tmp_path_factory):
     """A pretrained model of every family, without a head."""
     folder = tmp_path_factory.mktemp("saved")
-    for family in (*FAMILIES, *DECODERS):
+    for family in EVERY:
         tiny_model(family).base_model.save_pretrained(folder / family)
         save_tokenizer(folder / family)
     return folder
@@ -73,7 +73,7 @@ def checkpoint(saved, tmp_path):
     return shutil.copytree(saved / "bert", tmp_path / "bert")
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *DECODERS])
+@pytest.mark.parametrize("family", EVERY)
 def test_a_checkpoint_gets_a_fresh_head(saved, family):
     backbone = load_backbone(str(saved / family), 2)
     assert backbone.fresh == HEADS[family]

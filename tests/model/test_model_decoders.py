@@ -81,9 +81,9 @@ def family(request):
     return request.param
 
 
-@pytest.fixture
-def backbone(family):
-    return tiny_backbone(family)
+@pytest.fixture(params=["modernbert", *DECODERS])
+def backbone(request):
+    return tiny_backbone(request.param)
 
 
 def test_what_reads_through_a_norm_behind_a_sublayer_is_refused(family):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from tiny import (
     D_MODEL,
-    FAMILIES,
     N_OUTPUTS,
     TASK,
     genotype,
@@ -18,23 +17,24 @@ from tiny import (
 from torch import nn
 
 from autopeft.errors import DataError
-from autopeft.model.head import StackedHead, head_linears
+from autopeft.model.head import StackedHead, head_modules
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
 
-LINEARS = {
+MODULES = {
     "bert": ["classifier"],
     "roberta": ["classifier.dense", "classifier.out_proj"],
     "electra": ["classifier.dense", "classifier.out_proj"],
     "distilbert": ["pre_classifier", "classifier"],
+    "modernbert": ["head.dense", "head.norm", "classifier"],
 }
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 SEEDS = (3, 1, 2)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=MODULES)
 def backbone(request):
     return tiny_backbone(request.param)
 
@@ -44,16 +44,16 @@ def logits(model, batch):
     return model(**batch).logits
 
 
-def test_the_linears_of_the_head_in_the_order_of_the_forward_pass(backbone):
-    found = dict(head_linears(backbone.model, backbone.fresh))
-    assert list(found) == LINEARS[backbone.model.config.model_type]
+def test_the_modules_of_the_head_in_the_order_of_the_forward_pass(backbone):
+    found = dict(head_modules(backbone.model, backbone.fresh))
+    assert list(found) == MODULES[backbone.model.config.model_type]
 
 
 def test_a_pooler_is_head_only_if_it_is_fresh():
     model = tiny_model("bert")
-    assert [name for name, _ in head_linears(model, ["classifier.weight"])] == ["classifier"]
+    assert [name for name, _ in head_modules(model, ["classifier.weight"])] == ["classifier"]
     fresh = [*POOLER, "classifier.weight"]
-    assert [name for name, _ in head_linears(model, fresh)] == ["bert.pooler.dense", "classifier"]
+    assert [name for name, _ in head_modules(model, fresh)] == ["bert.pooler.dense", "classifier"]
 
 
 def for_each_trial(batch):
@@ -84,6 +84,10 @@ def test_a_fresh_pooler_is_stacked_too():
     torch.testing.assert_close(stacked[2], logits(model, batch), rtol=0, atol=1e-6)
 
 
+def is_weight(name):
+    return name.endswith("weight") and "norm" not in name
+
+
 def test_fresh_heads_are_initialised_by_seed_and_name_alone(backbone):
     alone = StackedHead(backbone.model, backbone.fresh, SEEDS[2:])
     own = {name: tensor.clone() for name, tensor in alone.tensors(0).items()}
@@ -91,11 +95,13 @@ def test_fresh_heads_are_initialised_by_seed_and_name_alone(backbone):
     torch.rand(5)
     company = StackedHead(backbone.model, backbone.fresh, SEEDS)
     assert same_bits(company.tensors(2), own)
-    weights = [t for name, t in company.tensors(1).items() if name.endswith("weight")]
-    others = [t for name, t in company.tensors(2).items() if name.endswith("weight")]
+    weights = [t for name, t in company.tensors(1).items() if is_weight(name)]
+    others = [t for name, t in company.tensors(2).items() if is_weight(name)]
     assert not any(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
     std = torch.cat([tensor.flatten() for tensor in weights]).std()
     assert 0.7 < std / backbone.model.config.initializer_range < 1.3
+    norms = [t for name, t in own.items() if name == "head.norm.weight"]
+    assert all((gain == 1).all() for gain in norms)
     assert not any(t.any() for name, t in own.items() if name.endswith("bias"))
 
 
@@ -125,12 +131,12 @@ def test_heads_are_counted_apart_from_ops(backbone):
         assert [cohort.injection.count(trial) for trial in (0, 1)] == [3 * D_MODEL, 0]
 
 
-def test_a_head_with_a_layer_norm_is_refused_and_nothing_is_left_behind(backbone):
+def test_a_head_with_other_modules_is_refused_and_nothing_is_left_behind(backbone):
     model = backbone.model
-    model.classifier = nn.Sequential(nn.Linear(D_MODEL, D_MODEL), nn.LayerNorm(D_MODEL))
+    model.classifier = nn.Sequential(nn.Linear(D_MODEL, D_MODEL), nn.BatchNorm1d(D_MODEL))
     modules = list(model.modules())
     bias = genotype(op(Form.BIAS, Tap.V, Tap.V))
-    with pytest.raises(DataError, match=r"`classifier.1` of the task head is a LayerNorm"):
+    with pytest.raises(DataError, match=r"`classifier.1` of the task head is a BatchNorm1d"):
         Cohort(backbone, [bias], [0], TASK, TrainingSettings())
     assert list(model.modules()) == modules
     assert model.config._attn_implementation == "eager"

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from peft import IA3Config, LNTuningConfig, LoKrConfig, LoraConfig, VeraConfig, get_peft_model
-from tiny import D_FFN, D_MODEL, DECODERS, FAMILIES, genotype, op, tiny_batch, tiny_model
+from tiny import D_FFN, D_MODEL, EVERY, FAMILIES, FUSED, genotype, op, tiny_batch, tiny_model
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
@@ -16,7 +16,6 @@ from autopeft.space.taps import LINEAR_INPUT, Tap
 # peft asks a model for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
-ROLES = {Tap.Q: "q", Tap.V: "v", Tap.ATTN_OUT: "o", Tap.FFN_UP: "up", Tap.FFN_OUT: "down"}
 SIZES = {
     Tap.Q: (1, 8, 0),
     Tap.V: (3, 0, 16),
@@ -27,7 +26,7 @@ SIZES = {
 SCALES = {Tap.Q: 1.0, Tap.V: 2.0, Tap.ATTN_OUT: 0.5, Tap.FFN_UP: 4.0, Tap.FFN_OUT: 1.5}
 
 
-@pytest.fixture(params=[*FAMILIES, *DECODERS])
+@pytest.fixture(params=EVERY)
 def family(request):
     return request.param
 
@@ -43,15 +42,32 @@ def with_ops(family, *ops):
     return model, tensors
 
 
-def module_names(model):
-    """Full names by (layer, role)."""
+def places(model, taps):
+    """Full name of the module and rows of its output, by layer and tap."""
     anatomy = Anatomy(model)
     full = {module: name for name, module in model.named_modules()}
-    return {
-        (layer, role): full[anatomy.module(layer, role)]
-        for layer in range(len(anatomy.layers))
-        for role in ("k", *ROLES.values())
-    }
+    found = {}
+    for layer in range(len(anatomy.layers)):
+        for tap in taps:
+            module, _, part = anatomy.point(layer, tap)
+            width = anatomy.point(layer, tap).width
+            first = part.index * width if part else 0
+            found[layer, tap] = full[module], slice(first, first + width)
+    return found
+
+
+def by_module(found):
+    """The places in each module."""
+    out = {}
+    for place, (name, _) in found.items():
+        out.setdefault(name, []).append(place)
+    return out
+
+
+def own_tensors(tensors, layer, *words):
+    """The parameters of an op in a layer, by their last name."""
+    prefix = ".".join(["layers", str(layer), *words, ""])
+    return {name.rpartition(".")[2]: t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def assert_same_logits(model, other):
@@ -63,55 +79,59 @@ def assert_same_logits(model, other):
     assert (logits - plain).abs().max() > 1e-2
 
 
+@torch.no_grad()
 def test_lora_with_a_rank_and_a_scale_for_each_matrix(family):
-    ops = [op(Form.LOWRANK, LINEAR_INPUT[tap], tap, SIZES[tap], scale=SCALES[tap]) for tap in ROLES]
+    """Several on one fused module are one of theirs: ranks side by side, scales in B."""
+    ops = [op(Form.LOWRANK, LINEAR_INPUT[tap], tap, SIZES[tap], scale=SCALES[tap]) for tap in SIZES]
     model, tensors = with_ops(family, *ops)
-    names = module_names(model)
-    places = {
-        names[layer, role]: (layer, tap, rank)
-        for tap, role in ROLES.items()
-        for layer, rank in enumerate(SIZES[tap])
-        if rank
+    found = places(model, SIZES)
+    modules = {
+        name: [(layer, tap) for layer, tap in where if SIZES[tap][layer]]
+        for name, where in by_module(found).items()
     }
+    modules = {name: where for name, where in modules.items() if where}
+    ranks = {name: sum(SIZES[tap][i] for i, tap in where) for name, where in modules.items()}
+    scales = {name: SCALES[where[0][1]] for name, where in modules.items()}
     config = LoraConfig(
-        target_modules=list(places),
-        rank_pattern={f"^{re.escape(name)}$": rank for name, (_, _, rank) in places.items()},
-        alpha_pattern={
-            f"^{re.escape(name)}$": SCALES[tap] * rank for name, (_, tap, rank) in places.items()
-        },
+        target_modules=list(modules),
+        rank_pattern={f"^{re.escape(name)}$": rank for name, rank in ranks.items()},
+        alpha_pattern={f"^{re.escape(name)}$": scales[name] * r for name, r in ranks.items()},
+        fan_in_fan_out=family == "gpt2",
     )
     theirs = get_peft_model(tiny_model(family), config)
-    for name, (layer, tap, _) in places.items():
+    for name, where in modules.items():
         lora = theirs.base_model.model.get_submodule(name)
-        own = {
-            key.rpartition(".")[2]: tensor
-            for key, tensor in tensors.items()
-            if key.startswith(f"layers.{layer}.lowrank.{LINEAR_INPUT[tap]}.{tap}.")
-        }
-        lora.lora_A["default"].weight.data.copy_(own["a"])
-        lora.lora_B["default"].weight.data.copy_(own["b"].T)
+        down, up = lora.lora_A["default"].weight, lora.lora_B["default"].weight
+        up.zero_()
+        first = 0
+        for layer, tap in where:
+            own = own_tensors(tensors, layer, "lowrank", LINEAR_INPUT[tap], tap)
+            rank = slice(first, first := first + SIZES[tap][layer])
+            down[rank] = own["a"]
+            up[found[layer, tap][1], rank] = own["b"].T * SCALES[tap] / scales[name]
     assert_same_logits(model, theirs)
 
 
+@torch.no_grad()
 def test_dora(family):
     ops = [op(Form.DORA, LINEAR_INPUT[tap], tap, 3, scale=2.0) for tap in (Tap.Q, Tap.FFN_OUT)]
     model, tensors = with_ops(family, *ops)
-    names = module_names(model)
-    places = {names[i, ROLES[op.write]]: (i, op) for op in ops for i in range(3)}
-    config = LoraConfig(target_modules=list(places), r=3, lora_alpha=6, use_dora=True)
+    found = places(model, (Tap.Q, Tap.FFN_OUT))
+    config = LoraConfig(
+        target_modules=[name for name, _ in found.values()],
+        r=3,
+        lora_alpha=6,
+        use_dora=True,
+        fan_in_fan_out=family == "gpt2",
+    )
     theirs = get_peft_model(tiny_model(family), config)
-    with torch.no_grad():
-        for name, (layer, one) in places.items():
-            lora = theirs.base_model.model.get_submodule(name)
-            own = {
-                key.rpartition(".")[2]: tensor
-                for key, tensor in tensors.items()
-                if key.startswith(f"layers.{layer}.dora.{one.read}.{one.write}.")
-            }
-            lora.lora_A["default"].weight.copy_(own["a"])
-            lora.lora_B["default"].weight.copy_(own["b"].T)
-            magnitude = lora.lora_magnitude_vector["default"].weight
-            magnitude.add_(own["magnitude"][0])  # theirs starts at the norm of the weights
+    for (layer, tap), (name, rows) in found.items():
+        lora = theirs.base_model.model.get_submodule(name)
+        own = own_tensors(tensors, layer, "dora", LINEAR_INPUT[tap], tap)
+        lora.lora_A["default"].weight.copy_(own["a"])
+        lora.lora_B["default"].weight[rows] = own["b"].T
+        magnitude = lora.lora_magnitude_vector["default"].weight
+        magnitude[rows] += own["magnitude"][0]  # theirs starts at the norm of the weights
     assert_same_logits(model, theirs)
 
 
@@ -121,48 +141,54 @@ def test_vera(family):
     model, tensors = with_ops(
         family, *(op(Form.VERA, Tap.ATTN_IN, tap, 5) for tap in (Tap.Q, Tap.V))
     )
-    names = module_names(model)
-    places = {names[i, ROLES[tap]]: (i, tap) for tap in (Tap.Q, Tap.V) for i in range(3)}
-    theirs = get_peft_model(tiny_model(family), VeraConfig(target_modules=list(places), r=5))
+    found = places(model, (Tap.Q, Tap.V))
+    config = VeraConfig(target_modules=[name for name, _ in found.values()], r=5)
+    theirs = get_peft_model(tiny_model(family), config)
     with torch.no_grad():
-        for name, (layer, tap) in places.items():
+        for (layer, tap), (name, _) in found.items():
             vera = theirs.base_model.model.get_submodule(name)
-            path = f"layers.{layer}.vera.attn_in.{tap}"
-            vera.vera_lambda_d["default"].copy_(tensors[f"{path}.d"][:, 0])
-            vera.vera_lambda_b["default"].copy_(tensors[f"{path}.b"][0])
+            own = own_tensors(tensors, layer, "vera", Tap.ATTN_IN, tap)
+            vera.vera_lambda_d["default"].copy_(own["d"][:, 0])
+            vera.vera_lambda_b["default"].copy_(own["b"][0])
             vera.vera_A["default"].copy_(random_factor("down", 5, D_MODEL))
             vera.vera_B["default"].copy_(random_factor("up", 5, D_MODEL).T)
     assert_same_logits(model, theirs)
 
 
+# Theirs is the product for a whole module, so that of a part of one is another one.
+@pytest.mark.parametrize("family", [name for name in EVERY if name not in FUSED])
+@torch.no_grad()
 def test_lokr(family):
     """With a whole second factor, theirs is a Kronecker product with a square first factor."""
-    ops = [op(Form.KRONECKER, LINEAR_INPUT[tap], tap, 4, scale=2.0) for tap in (Tap.Q, Tap.FFN_OUT)]
+    taps = (Tap.Q, Tap.FFN_OUT)
+    ops = [op(Form.KRONECKER, LINEAR_INPUT[tap], tap, 4, scale=2.0) for tap in taps]
     model, tensors = with_ops(family, *ops)
-    names = module_names(model)
-    places = {names[i, ROLES[op.write]]: (i, op) for op in ops for i in range(3)}
-    config = LoKrConfig(target_modules=list(places), r=D_FFN, alpha=2 * D_FFN, decompose_factor=4)
+    found = places(model, taps)
+    names = [name for name, _ in found.values()]
+    config = LoKrConfig(target_modules=names, r=D_FFN, alpha=2 * D_FFN, decompose_factor=4)
     theirs = get_peft_model(tiny_model(family), config)
-    with torch.no_grad():
-        for name, (layer, one) in places.items():
-            lokr = theirs.base_model.model.get_submodule(name)
-            path = f"layers.{layer}.kronecker.{one.read}.{one.write}.x2"
-            lokr.lokr_w1["default"].copy_(tensors[f"{path}.a"])
-            lokr.lokr_w2["default"].copy_(tensors[f"{path}.b"])
+    for (layer, tap), (name, _) in found.items():
+        lokr = theirs.base_model.model.get_submodule(name)
+        own = own_tensors(tensors, layer, "kronecker", LINEAR_INPUT[tap], tap)
+        lokr.lokr_w1["default"].copy_(own["a"])
+        lokr.lokr_w2["default"].copy_(own["b"])
     assert_same_logits(model, theirs)
 
 
+@torch.no_grad()
 def test_ia3(family):
-    taps = {Tap.K: "k", Tap.V: "v", Tap.FFN_MID: "down"}
+    taps = (Tap.K, Tap.V, Tap.FFN_MID)
     model, tensors = with_ops(family, *(op(Form.SCALE, tap, tap) for tap in taps))
-    names = module_names(model)
-    places = {names[layer, role]: (layer, tap) for tap, role in taps.items() for layer in range(3)}
-    down = [name for name, (_, tap) in places.items() if tap is Tap.FFN_MID]
-    config = IA3Config(target_modules=list(places), feedforward_modules=down)
+    found = places(model, taps)
+    config = IA3Config(
+        target_modules=[name for name, _ in found.values()],
+        feedforward_modules=[name for (_, tap), (name, _) in found.items() if tap is Tap.FFN_MID],
+        fan_in_fan_out=family == "gpt2",
+    )
     theirs = get_peft_model(tiny_model(family), config)
-    for name, (layer, tap) in places.items():
-        vector = theirs.base_model.model.get_submodule(name).ia3_l["default"]
-        vector.data.copy_(tensors[f"layers.{layer}.scale.{tap}.{tap}.factors"].view_as(vector))
+    for (layer, tap), (name, rows) in found.items():
+        vector = theirs.base_model.model.get_submodule(name).ia3_l["default"].view(-1)
+        vector[rows] = own_tensors(tensors, layer, "scale", tap, tap)["factors"][0]
     assert_same_logits(model, theirs)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import (
-    DECODERS,
+    EVERY,
     FAMILIES,
     TASK,
     assert_same_training,
@@ -36,7 +36,7 @@ DIVERGING = 1e30
 """A learning rate after which a trial is NaN or infinite from its second step on."""
 
 
-@pytest.fixture(params=[*FAMILIES, *DECODERS])
+@pytest.fixture(params=EVERY)
 def family(request):
     return request.param
 

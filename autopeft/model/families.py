@@ -1,0 +1,183 @@
+"""The table of model families. A new family is a row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Pool = Literal["first", "last", "mean"]
+"""The tokens that a task head reads."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Module names in the layers of a model, relative to a layer where not said otherwise.
+
+    A projection that is one of several equal parts of a module's output is written with its place,
+    `attn.c_attn 0/3`.
+
+    Attributes:
+        at: the list of layers, relative to the base model.
+        attention: the module that is handed to the attention function.
+        q: query projection; likewise k, v; o: output projection.
+        up: first FFN projection.
+        down: last FFN projection.
+        attn_norm: LayerNorm after attention and its residual; None where norms come first.
+        ffn_norm: LayerNorm after the FFN and its residual; likewise.
+        gate: gate projection of a gated FFN, the one that is activated.
+        attn_input: the module whose output q, k and v read, if that is not simply the input of
+            `attention`.
+        ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`.
+    """
+
+    at: str
+    attention: str
+    q: str
+    k: str
+    v: str
+    o: str
+    up: str
+    down: str
+    attn_norm: str | None = None
+    ffn_norm: str | None = None
+    gate: str | None = None
+    attn_input: str | None = None
+    ffn_input: str | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family.
+
+    Attributes:
+        layers: the names in its layers.
+        embeddings: what makes the first layer's input out of tokens, relative to the base model.
+        positions: the position embeddings, likewise; None if no table limits the length of a row.
+        projection: what takes embeddings to the width of the layers, if a model has it; likewise.
+        first_token: the task head reads the first token and no other one, and norms come last, so
+            that behind the last attention nothing else has to be computed.
+        pool: the tokens that the task head reads; `config.classifier_pooling` can say otherwise.
+        head: the modules of the task head in the order of computation, relative to the model, if
+            its own forward pass does not look for those tokens in as many rows as trials have.
+        activation: what the configuration calls the activation of the FFN.
+        ffn_width: what it calls the width of the FFN.
+    """
+
+    layers: Layers
+    embeddings: str
+    positions: str | None = None
+    projection: str | None = None
+    first_token: bool = False
+    pool: Pool = "first"
+    head: tuple[str, ...] = ()
+    activation: str = "hidden_act"
+    ffn_width: str = "intermediate_size"
+
+
+_BERT = Family(
+    embeddings="embeddings",
+    positions="embeddings.position_embeddings",
+    first_token=True,
+    layers=Layers(
+        at="encoder.layer",
+        attention="attention.self",
+        q="attention.self.query",
+        k="attention.self.key",
+        v="attention.self.value",
+        o="attention.output.dense",
+        up="intermediate.dense",
+        down="output.dense",
+        attn_norm="attention.output.LayerNorm",
+        ffn_norm="output.LayerNorm",
+    ),
+)
+
+_DISTILBERT = Family(
+    embeddings="embeddings",
+    positions="embeddings.position_embeddings",
+    first_token=True,
+    activation="activation",
+    ffn_width="hidden_dim",
+    layers=Layers(
+        at="transformer.layer",
+        attention="attention",
+        q="attention.q_lin",
+        k="attention.k_lin",
+        v="attention.v_lin",
+        o="attention.out_lin",
+        up="ffn.lin1",
+        down="ffn.lin2",
+        attn_norm="sa_layer_norm",
+        ffn_norm="output_layer_norm",
+    ),
+)
+
+_MODERNBERT = Family(
+    embeddings="embeddings",
+    head=("head", "classifier"),
+    layers=Layers(
+        at="layers",
+        attention="attn",
+        q="attn.Wqkv 0/3",
+        k="attn.Wqkv 1/3",
+        v="attn.Wqkv 2/3",
+        o="attn.Wo",
+        gate="mlp.Wi 0/2",
+        up="mlp.Wi 1/2",
+        down="mlp.Wo",
+    ),
+)
+
+_GPT2 = Family(
+    embeddings="wte",
+    positions="wpe",
+    pool="last",
+    head=("score",),
+    activation="activation_function",
+    ffn_width="n_inner",
+    layers=Layers(
+        at="h",
+        attention="attn",
+        q="attn.c_attn 0/3",
+        k="attn.c_attn 1/3",
+        v="attn.c_attn 2/3",
+        o="attn.c_proj",
+        up="mlp.c_fc",
+        down="mlp.c_proj",
+    ),
+)
+
+_LLAMA = Family(
+    embeddings="embed_tokens",
+    pool="last",
+    head=("score",),
+    layers=Layers(
+        at="layers",
+        attention="self_attn",
+        q="self_attn.q_proj",
+        k="self_attn.k_proj",
+        v="self_attn.v_proj",
+        o="self_attn.o_proj",
+        up="mlp.up_proj",
+        down="mlp.down_proj",
+        gate="mlp.gate_proj",
+        attn_input="input_layernorm",
+        ffn_input="post_attention_layernorm",
+    ),
+)
+
+_GEMMA3 = replace(_LLAMA, layers=replace(_LLAMA.layers, ffn_input="pre_feedforward_layernorm"))
+
+FAMILIES: Mapping[str, Family] = {
+    "bert": _BERT,
+    "distilbert": _DISTILBERT,
+    "electra": replace(_BERT, projection="embeddings_project"),
+    "gemma3_text": _GEMMA3,
+    "gpt2": _GPT2,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "modernbert": _MODERNBERT,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "roberta": _BERT,
+}
+"""By `config.model_type`."""

@@ -1,0 +1,73 @@
+"""A point: where in a model a tap is, as a module, a side of it, and perhaps a part of that."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+Side = Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several equal parts of a module's output, such as the query of a fused projection.
+
+    Attributes:
+        index: which, from 0.
+        of: how many there are.
+    """
+
+    index: int
+    of: int
+
+
+class Point(NamedTuple):
+    """The input or output of a module, or a part of its output.
+
+    Attributes:
+        module: that is hooked.
+        side: of the module.
+        part: of the output; None for the whole.
+    """
+
+    module: nn.Module
+    side: Side
+    part: Part | None = None
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the state is the output of a weight matrix."""
+        return self.side == "out" and isinstance(self.module, nn.Linear | Conv1D)
+
+    @property
+    def width(self) -> int:
+        """The width of the state, of a module that is a weight matrix."""
+        if isinstance(self.module, Conv1D):
+            sides = {"in": self.module.nx, "out": self.module.nf}
+        else:
+            sides = {"in": self.module.in_features, "out": self.module.out_features}
+        width = sides[self.side]
+        return int(width) // (self.part.of if self.part else 1)
+
+    @property
+    def weight(self) -> Float[Tensor, "d_out d_in"]:
+        """The weights that the state is computed with; a view, whatever way the module keeps them.
+
+        Raises:
+            TypeError: the module is no weight matrix.
+        """
+        if not isinstance(self.module, nn.Linear | Conv1D):
+            raise TypeError(f"a {type(self.module).__name__} is no weight matrix")
+        weight: Tensor = self.module.weight
+        weight = weight.T if isinstance(self.module, Conv1D) else weight
+        return weight if self.part is None else weight.chunk(self.part.of)[self.part.index]
+
+    @property
+    def bias(self) -> Float[Tensor, " d_out"] | None:
+        """The bias that the state is computed with, if there is one; a view."""
+        bias: Tensor | None = getattr(self.module, "bias", None)
+        if bias is None or self.part is None:
+            return bias
+        return bias.chunk(self.part.of)[self.part.index]
