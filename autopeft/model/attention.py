@@ -1,4 +1,4 @@
-"""Attention with prefixes, as a function that transformers models look up by name.
+"""Attention with prefixes and adapters, as a function that transformers models look up by name.
 
 Both the function and its mask builder are registered: a name without a mask builder would get no
 mask at all, and padding would leak. The mask is always the explicit additive one, because SDPA
@@ -7,7 +7,7 @@ without a mask and with `is_causal` would crop the keys that a prefix adds.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,12 +18,14 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from autopeft.errors import DataError
+from autopeft.ops.multihead import MultiHead
 from autopeft.ops.prefix import Prefix
+from autopeft.ops.rows import Act, Blocks, change
 
 Kernel = Literal["eager", "sdpa"]
 KERNELS: tuple[Kernel, ...] = ("eager", "sdpa")
 
-_PREFIXES = "_autopeft_prefixes"
+_OPS = "_autopeft_ops"
 _COUNTER = "_autopeft_calls"
 
 
@@ -32,14 +34,26 @@ def use_attention(model: PreTrainedModel, kernel: Kernel) -> None:
     model.set_attn_implementation(f"autopeft_{kernel}")
 
 
-def put_prefixes(attention: nn.Module, prefixes: list[Prefix]) -> None:
-    """Give an attention module its prefixes, without registering them a second time."""
-    object.__setattr__(attention, _PREFIXES, prefixes)
+class HeadOps(NamedTuple):
+    """What acts inside attention.
+
+    Attributes:
+        prefixes: of different trials.
+        adapters: add to what the heads put out.
+    """
+
+    prefixes: Sequence[Prefix]
+    adapters: Sequence[MultiHead]
 
 
-def remove_prefixes(attention: nn.Module) -> None:
-    """Undo `put_prefixes` and `count_calls`."""
-    for name in (_PREFIXES, _COUNTER):
+def put_ops(attention: nn.Module, ops: HeadOps) -> None:
+    """Give an attention module its ops, without registering them a second time."""
+    object.__setattr__(attention, _OPS, ops)
+
+
+def remove_ops(attention: nn.Module) -> None:
+    """Undo `put_ops` and `count_calls`."""
+    for name in (_OPS, _COUNTER):
         if hasattr(attention, name):
             object.__delattr__(attention, name)
 
@@ -63,7 +77,7 @@ def check_called(calls: Mapping[str, int], model_type: str) -> None:
     if not calls["n"]:
         raise DataError(
             f"models of type `{model_type}` do not call the registered attention function, "
-            "so prefixes would be ignored"
+            "so what acts in the heads would be ignored"
         )
 
 
@@ -173,13 +187,26 @@ def _attention(
     if (calls := getattr(module, _COUNTER, None)) is not None:
         calls["n"] += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = _forward(kernel, module, query, key, value, attention_mask, scale, dropout)
-    return out.contiguous(), None
+    ops: HeadOps = getattr(module, _OPS, HeadOps((), ()))
+    out = _forward(kernel, ops.prefixes, query, key, value, attention_mask, scale, dropout)
+    return _adapted(out.contiguous(), query, ops.adapters), None
+
+
+def _adapted(
+    out: Float[Tensor, "row query head d_head"],
+    query: Float[Tensor, "row head query d_head"],
+    adapters: Sequence[MultiHead],
+) -> Float[Tensor, "row query head d_head"]:
+    if not adapters:
+        return out
+    n_blocks = adapters[0].n_blocks
+    read = Blocks(query.transpose(1, 2), n_blocks)
+    return change(out, n_blocks, [Act(op, read.take(op.blocks)) for op in adapters], fresh=False)
 
 
 def _forward(
     kernel: Kernel,
-    module: nn.Module,
+    prefixes: Sequence[Prefix],
     query: Float[Tensor, "row head query d_head"],
     key: Float[Tensor, "row kv_head token d_head"],
     value: Float[Tensor, "row kv_head token d_head"],
@@ -187,7 +214,6 @@ def _forward(
     scale: float,
     dropout: float,
 ) -> Float[Tensor, "row query head d_head"]:
-    prefixes: list[Prefix] = getattr(module, _PREFIXES, [])
     if not prefixes:
         return attend(kernel, query, key, value, mask, scale, dropout)
     n_blocks = prefixes[0].n_blocks

@@ -20,17 +20,19 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import (
+    HeadOps,
     Kernel,
     check_called,
     count_calls,
-    put_prefixes,
-    remove_prefixes,
+    put_ops,
+    remove_ops,
     use_attention,
 )
 from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import Stack, StackedOp
 from autopeft.ops.build import Group, build_layer, build_shared, op_path
+from autopeft.ops.multihead import MultiHead
 from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, change
@@ -223,10 +225,13 @@ class Injection:
         for tap in layer.through:
             hook = partial(_norm_hook, layer, tap)
             self._handles.append(anatomy.point(index, tap).module.register_forward_pre_hook(hook))
-        prefixes = [op for op in layer.stacks.values() if isinstance(op, Prefix)]
-        if prefixes:
+        inside = HeadOps(
+            [op for op in layer.stacks.values() if isinstance(op, Prefix)],
+            [op for op in layer.stacks.values() if isinstance(op, MultiHead)],
+        )
+        if any(inside):
             attention = self._attentions[index]
-            put_prefixes(attention, prefixes)
+            put_ops(attention, inside)
             check = partial(_called_hook, count_calls(attention), self.model.config.model_type)
             self._handles.append(self.model.register_forward_hook(check))
 
@@ -281,7 +286,7 @@ class Injection:
             handle.remove()
         self._swapped.close()
         for attention in self._attentions:
-            remove_prefixes(attention)
+            remove_ops(attention)
         delattr(self.model, OPS_ATTRIBUTE)
         self.model.set_attn_implementation(self._kernel)
         for parameter in self._frozen:

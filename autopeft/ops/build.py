@@ -11,6 +11,7 @@ from autopeft.ops.dora import Dora
 from autopeft.ops.kronecker import Kronecker
 from autopeft.ops.lowrank import LowRank
 from autopeft.ops.lowrank_fa import LowRankFrozenA
+from autopeft.ops.multihead import MultiHead
 from autopeft.ops.phm import PhmBottleneck, PhmRule
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.scale import ElementwiseScale
@@ -23,7 +24,7 @@ FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
     cls.form: cls
     for cls in (
         *(LowRank, LowRankFrozenA, Dora, Vera, Kronecker),
-        *(Bottleneck, PhmBottleneck, Prefix, Bias, ElementwiseScale),
+        *(Bottleneck, PhmBottleneck, Prefix, MultiHead, Bias, ElementwiseScale),
     )
 }
 

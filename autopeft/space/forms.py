@@ -32,6 +32,8 @@ class Form(StrEnum):
     Mahabadi et al. 2021)."""
     PREFIX = "prefix"
     """f(x) = softmax(q Pk) Pv, sharing the softmax with the keys (Li and Liang 2021)."""
+    MULTIHEAD = "multihead"
+    """f(q) = relu(q Pk^T) Pv in each head (multi-head parallel adapter, He et al. 2022)."""
     BIAS = "bias"
     """f(x) = b (BitFit, Ben Zaken et al. 2022)."""
     SCALE = "scale"
@@ -135,6 +137,7 @@ FORMS: dict[Form, FormRule] = {
         shared=PHM_PARTS**3,
     ),
     Form.PREFIX: FormRule(Compose.SOFTMAX, True, False, False, lambda r, m, _: 2 * r * m),
+    Form.MULTIHEAD: FormRule(Compose.ADD, True, True, False, lambda r, _, n: 2 * r * n),
     Form.BIAS: FormRule(Compose.ADD, False, False, False, lambda r, m, _: r * m),
     Form.SCALE: FormRule(Compose.MULTIPLY, False, False, False, lambda r, m, _: r * m),
 }
@@ -152,12 +155,14 @@ def is_sequential(read: Tap, write: Tap) -> bool:
 
 def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
     """Say why an op of this form cannot read and write at these taps; None when it can."""
-    if (form is Form.PREFIX) != (write is Tap.HEAD):
-        return "a prefix acts at `head`, and nothing else does"
+    if (form in (Form.PREFIX, Form.MULTIHEAD)) != (write is Tap.HEAD):
+        return "a prefix acts at `head`, and nothing else but a multihead does"
+    if form is Form.MULTIHEAD:
+        return None if read is Tap.Q else "a multihead reads the queries, `q`"
     if form in (Form.PREFIX, Form.BIAS, Form.SCALE):
         return None if read == write else f"a {form} reads where it writes"
     if Tap.HEAD in (read, write):
-        return "only a prefix acts at `head`"
+        return "only a prefix reads at `head`"
     if form is Form.DORA and LINEAR_INPUT.get(write) is not read:
         return "a dora reads the input of the weight matrix whose output it writes"
     if is_sequential(read, write):

@@ -9,7 +9,11 @@ LINEAR = frozenset({Form.LOWRANK, Form.LOWRANK_FA, Form.VERA, Form.KRONECKER})
 """f is a matrix, which is added to the weight or multiplied with it."""
 ELEMENTWISE = frozenset({Form.BIAS, Form.SCALE})
 """A vector, which can join a bias, the rows of a weight or the gain of a LayerNorm."""
-NEVER = {Form.PREFIX: "trained keys and values are no weights"}
+NEVER = {
+    Form.PREFIX: "trained keys and values are no weights",
+    Form.MULTIHEAD: "trained keys and values are no weights",
+    Form.PHM: "only a bottleneck with projections of its own is part of a wider FFN",
+}
 """Forms that no weight can do."""
 
 NORMS = {Tap.ATTN_NORM: Tap.ATTN_NORM, Tap.FFN_NORM: Tap.FFN_NORM, Tap.BLOCK_OUT: Tap.FFN_NORM}

@@ -25,6 +25,9 @@ _ON_WEIGHTS = {
     Form.KRONECKER: "KronA",
 }
 
+_INSIDE = {Form.PREFIX: "prefix", Form.MULTIHEAD: "multi-head adapter"}
+"""What stands in the heads."""
+
 _KINDS = {
     Form.LOWRANK: "linear ",
     Form.LOWRANK_FA: "linear FA ",
@@ -69,8 +72,8 @@ def _name(ops: Sequence[Op]) -> str:
     taps = ",".join(_SHORT.get(op.write, str(op.write)) for op in ops)
     if _is_weight(op):
         return f"{_ON_WEIGHTS[op.form]} {taps}"
-    if op.form is Form.PREFIX:
-        return "prefix"
+    if op.form in _INSIDE:
+        return _INSIDE[op.form]
     if op.form in (Form.BIAS, Form.SCALE):
         return f"{'BitFit' if op.form is Form.BIAS else 'IA3'} {taps}"
     kind = _KINDS.get(op.form, "")

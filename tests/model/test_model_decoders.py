@@ -36,6 +36,8 @@ from transformers import (
 import autopeft
 from autopeft.errors import ConfigError
 from autopeft.model.inject import Injection
+from autopeft.ops.base import Member
+from autopeft.ops.multihead import MultiHead
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.training.cohort import Cohort
@@ -63,6 +65,7 @@ VECTORS = genotype(
     *(same(Form.SCALE, tap) for tap in (Tap.K, Tap.FFN_IN, Tap.FFN_MID)),
     learning_rate=3e-2,
 )
+HEADS = genotype(op(Form.MULTIHEAD, Tap.Q, Tap.HEAD, (5, 0, 9)), same(Form.PREFIX, Tap.HEAD, 3))
 TOP = genotype(lora(Tap.V, (0, 0, 3)), learning_rate=2e-2)
 GATE = genotype(lora(Tap.FFN_GATE, (3, 0, 9)), same(Form.BIAS, Tap.FFN_GATE))
 COMPANY = (LORA, MAM, HOULSBY, VECTORS)
@@ -157,7 +160,9 @@ def excited(model, genotype):
     return injection
 
 
-@pytest.mark.parametrize("one", COMPANY, ids=["lora", "mam", "houlsby", "vectors"])
+@pytest.mark.parametrize(
+    "one", [*COMPANY, HEADS], ids=["lora", "mam", "houlsby", "vectors", "heads"]
+)
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_generation_with_a_cache_is_generation_without(family, one, beams, side):
@@ -209,6 +214,23 @@ def test_a_prefix_is_that_of_peft_with_positions_from_zero(family):
     torch.testing.assert_close(model(**batch).logits[real], expected[real], rtol=0, atol=1e-5)
     plain = language_model(family)(**batch).logits
     assert (plain[real] - expected[real]).abs().max() > 1e-2
+
+
+def test_query_heads_that_share_keys_share_a_multihead_adapter():
+    """Two query heads to each of three heads of keys, four wide."""
+    (shared, heads, width, size) = (2, 3, 4, 5)
+    member = Member(0, 0, "x", size)
+    adapter = MultiHead([member], layout=[0], d_read=shared * heads * width, d_write=heads * width)
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(7, shared * heads, width, generator=generator)
+    keys, values = (adapter.own(name, 0).view(size, heads, width) for name in ("keys", "values"))
+    with torch.no_grad():
+        for tensor in (keys, values):
+            tensor.normal_(generator=generator)
+        found = adapter(torch.zeros(1, 42, width), queries.view(1, 42, width)).view_as(queries)
+        for i in range(shared * heads):
+            hidden = torch.relu(queries[:, i] @ keys[:, i // shared].T)
+            torch.testing.assert_close(found[:, i], hidden @ values[:, i // shared])
 
 
 def test_what_words_come_out_of_stays_frozen(family):

@@ -251,6 +251,20 @@ def test_prefix_is_a_convex_combination_of_two_attentions(family):
     bench.check({}, with_prefix)
 
 
+def test_a_multihead_adapter_adds_to_what_each_head_puts_out(family):
+    """He et al. 2022: relu(q_i Pk_i^T) Pv_i, in the model's own heads and beside a prefix."""
+    ops = [at(Form.MULTIHEAD, Tap.Q, Tap.HEAD, 5, scale=2.0), at(Form.BIAS, Tap.Q, Tap.Q)]
+    bench = Bench(family, *ops)
+    keys, values = (
+        bench.own(name).unflatten(-1, (N_HEADS, -1)).transpose(0, 1) for name in ("keys", "values")
+    )
+
+    def adapted(q, k, v, mask):
+        return attend(q, k, v, mask) + 2 * torch.relu(q @ keys.transpose(-1, -2)) @ values
+
+    bench.check({Tap.Q: lambda h, _: h + bench.own("bias", "bias")}, adapted)
+
+
 def test_parallel_ops_add_then_biases_then_scales_then_sequential_ops_transform(family):
     bench = Bench(
         family,

@@ -354,6 +354,7 @@ class TestPhm(ScaledContract):
     large = (0, 16, 4)
     random = frozenset({"down_in", "down_out", "up_in"})
     pads = False
+    mergeable = False
 
     def make(self, sizes, scale=1.0):
         return op(Form.PHM, Tap.FFN_OUT, Tap.FFN_OUT, sizes, scale=scale)
@@ -380,6 +381,14 @@ class TestPrefix(SizedContract):
 
     def make(self, sizes):
         return op(Form.PREFIX, Tap.HEAD, Tap.HEAD, sizes)
+
+
+class TestMultiHead(ScaledContract):
+    random = frozenset({"keys"})
+    mergeable = False
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.MULTIHEAD, Tap.Q, Tap.HEAD, sizes, scale=scale)
 
 
 class TestBias(OpContract):

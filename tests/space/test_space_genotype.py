@@ -114,7 +114,8 @@ def test_sizes_that_are_not_whole_numbers_are_refused(sizes):
     [
         ((Form.LOWRANK, Tap.FFN_OUT, Tap.Q, (1,)), "`ffn_out` is computed after `q`"),
         ((Form.LOWRANK, Tap.ATTN_IN, Tap.HEAD, (1,)), "a prefix acts at `head`"),
-        ((Form.LOWRANK, Tap.HEAD, Tap.PRE_O, (1,)), "only a prefix acts at `head`"),
+        ((Form.LOWRANK, Tap.HEAD, Tap.PRE_O, (1,)), "only a prefix reads at `head`"),
+        ((Form.MULTIHEAD, Tap.HEAD, Tap.HEAD, (1,)), "a multihead reads the queries"),
         ((Form.LOWRANK, Tap.Q, Tap.K, (1,)), "q, k and v are computed side by side"),
         ((Form.PREFIX, Tap.Q, Tap.Q, (1,)), "a prefix acts at `head`"),
         ((Form.BIAS, Tap.ATTN_IN, Tap.Q, (1,)), "a bias reads where it writes"),

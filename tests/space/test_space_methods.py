@@ -39,6 +39,7 @@ def test_the_methods_of_the_field_are_there():
         ("krona", N_LAYERS * 2 * (8 * 8 + 96 * 96)),
         ("compacter", 57_088),
         ("compacter_plus_plus", 28_576),
+        ("multihead_parallel", 552_960),
         ("lora_all", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("adapterdrop", 7 * 894_528 // N_LAYERS),
         ("hadamard", N_LAYERS * 2 * D),
