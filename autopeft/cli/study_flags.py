@@ -53,5 +53,5 @@ def _put(values: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
 
 
 def _absolute(section: dict[str, Any]) -> dict[str, Any]:
-    files = ("train", "validation", "test")
+    files = ("train", "validation", "selection", "test")
     return {k: str(Path(v).resolve()) if k in files else v for k, v in section.items()}

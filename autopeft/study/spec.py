@@ -133,7 +133,7 @@ class StudySpec(Strict):
         """The same study with absolute paths, so that its file means the same in any folder."""
         paths = {
             name: (base / path).resolve()
-            for name in ("train", "validation", "test")
+            for name in ("train", "validation", "selection", "test")
             if (path := getattr(self.data, name)) is not None
         }
         model = str((base / self.model).resolve()) if (base / self.model).is_dir() else self.model

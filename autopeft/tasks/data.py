@@ -14,6 +14,8 @@ from autopeft.tasks.spec import DataSpec, Kind
 from autopeft.tasks.splits import Split, carve, count_shared, draw
 
 MIN_TRAIN_ROWS = 2
+MIN_ROWS_FOR_SELECTION = 1_000
+"""Training rows from which some are set aside for the final selection unasked."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,15 @@ class Dataset:
     Attributes:
         train: what the ops learn from.
         validation: what the search selects on.
-        test: what neither has seen; optional.
+        selection: what the winners of the search are compared on, which it has not seen; optional.
+        test: what nothing of all this has seen; optional.
         label_names: the classes, by number; none for regression.
         notes: what was done to the rows that a user would not expect, a sentence each.
     """
 
     train: Split
     validation: Split
+    selection: Split | None = None
     test: Split | None = None
     label_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -37,7 +41,7 @@ class Dataset:
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits that are there, train first."""
-        return (self.train, self.validation, *([self.test] if self.test else []))
+        return (self.train, self.validation, *filter(None, (self.selection, self.test)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -56,8 +60,8 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
         seed: draws the rows that are carved, and those of `train_rows`.
 
     Returns:
-        The data set; a missing validation split, and a test split without labels, are carved from
-        the training rows.
+        The data set; missing validation and selection splits, and a test split without labels,
+        are carved from the training rows.
 
     Raises:
         DataError: telling what is wrong, with file and line.
@@ -77,14 +81,21 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
     }
     source = tables["train"].source
     _check_train(splits["train"], source)
-    notes = _carve_missing(splits, unlabelled, seed, stratified=kind == "classification")
+    stratified = kind == "classification"
+    notes = _carve_missing(splits, unlabelled, seed, stratified=stratified)
+    notes += _carve_selection(splits, spec.selection_rows, seed, stratified=stratified)
     notes += _limit_train(splits, spec.train_rows, label_names, seed)
     _check_train(splits["train"], f"{source}, what is left to train on")
     if not splits["validation"]:
         raise DataError(f"{source}: too few rows to set some aside for validation")
     notes += _leaks(splits)
     return Dataset(
-        splits["train"], splits["validation"], splits.get("test"), label_names, tuple(notes)
+        splits["train"],
+        splits["validation"],
+        splits.get("selection"),
+        splits.get("test"),
+        label_names,
+        tuple(notes),
     )
 
 
@@ -96,7 +107,8 @@ def _read(
         from autopeft.tasks.hub import read_hub  # noqa: PLC0415
 
         return read_hub(spec, problems)
-    files = {"train": spec.train, "validation": spec.validation, "test": spec.test}
+    names = ("train", "validation", "selection", "test")
+    files: dict[str, Path | None] = {name: getattr(spec, name) for name in names}
     text = spec.text or ("text",)
     tables = {
         name: read_table(base / path, text, spec.label, problems)
@@ -130,6 +142,22 @@ def _carve_missing(
     return notes
 
 
+def _carve_selection(
+    splits: dict[str, Split], n_rows: int | None, seed: int, *, stratified: bool
+) -> list[str]:
+    """Before the training rows are limited, so that rows which are not trained on come for free."""
+    train = splits["train"]
+    too_few = n_rows is None and len(train) < MIN_ROWS_FOR_SELECTION
+    if "selection" in splits or n_rows == 0 or too_few:
+        return []
+    splits["train"], splits["selection"] = carve(
+        train, "selection", seed, stratified=stratified, n_rows=n_rows
+    )
+    n_carved = len(splits["selection"])
+    note = f"selection: {n_carved:,} of {len(train):,} training rows were set aside "
+    return [note + "to compare the winners on"]
+
+
 def _limit_train(
     splits: dict[str, Split], n_rows: int | None, label_names: tuple[str, ...], seed: int
 ) -> list[str]:
@@ -148,7 +176,8 @@ def _limit_train(
 
 
 def _leaks(splits: Mapping[str, Split]) -> list[str]:
-    later = [splits[name] for name in ("validation", "test") if name in splits]
+    names = ("validation", "selection", "test")
+    later = [splits[name] for name in names if name in splits]
     shared = [(split, count_shared(split, splits["train"])) for split in later]
     return [
         f"{split.name}: {n_shared:,} of {len(split):,} rows have a text that is also in train"

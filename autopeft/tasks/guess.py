@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from autopeft.errors import DataError
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
-_SPLITS = ("train", "validation", "test")
+_SPLITS = ("train", "validation", "selection", "test")
 _PAIR = ["text_a", "text_b"]
 
 

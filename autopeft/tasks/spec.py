@@ -20,6 +20,8 @@ class DataSpec(BaseModel):
     Attributes:
         train: CSV, JSONL or Parquet file, by its suffix.
         validation: likewise; without it, a part of the training rows is set aside.
+        selection: likewise; rows for the final selection alone. Without it, a part of the
+            training rows is set aside, unless they are few.
         test: likewise; optional.
         hub: `owner/name`, `owner/name/configuration` or `glue/sst2`, each with an optional
             `@revision`; instead of files.
@@ -28,12 +30,14 @@ class DataSpec(BaseModel):
         label: the column of the label.
         train_rows: use only so many training rows, drawn with the seed; the first n of a larger
             draw are the draw of n.
+        selection_rows: set so many training rows aside for the final selection; 0 for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     train: Path | None = None
     validation: Path | None = None
+    selection: Path | None = None
     test: Path | None = None
     hub: Annotated[str, Field(pattern=_HUB)] | None = None
     text: (
@@ -42,15 +46,18 @@ class DataSpec(BaseModel):
     ) = None
     label: str = "label"
     train_rows: Annotated[int, Field(ge=2)] | None = None
+    selection_rows: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataSpec":
         if (self.hub is None) == (self.train is None):
             raise ValueError("give either `train` (a file) or `hub` (a name), one of the two")
-        if self.hub is not None and (self.validation or self.test):
+        if self.hub is not None and (self.validation or self.selection or self.test):
             raise ValueError(
-                "`validation` and `test` are files and go with `train`, not with `hub`"
+                "`validation`, `selection` and `test` are files and go with `train`, not with `hub`"
             )
+        if self.selection is not None and self.selection_rows is not None:
+            raise ValueError("give either `selection` (a file) or `selection_rows` (a number)")
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ class Split:
     """Rows that are used for one purpose.
 
     Attributes:
-        name: `train`, `validation` or `test`.
+        name: `train`, `validation`, `selection` or `test`.
         texts: one string a row, or the two of a pair.
         labels: a class number from 0, or a finite number.
     """
@@ -60,13 +60,16 @@ def draw(split: Split, n_rows: int, seed: int) -> Split:
     return split.take(sorted(shuffled(len(split), f"draw {seed}")[:n_rows]))
 
 
-def carve(split: Split, name: str, seed: int, *, stratified: bool) -> tuple[Split, Split]:
-    """Set a part of a split aside: 20 %, at most about 2,000 rows.
+def carve(
+    split: Split, name: str, seed: int, *, stratified: bool, n_rows: int | None = None
+) -> tuple[Split, Split]:
+    """Set a part of a split aside.
 
     Args:
         split: what to take from.
         name: of the new split.
         seed: draws the rows.
+        n_rows: how many, about; 20 % and at most 2,000 if None.
         stratified: take the same share of every class, at least one row of it; a class of a single
             row stays where it is.
 
@@ -74,6 +77,8 @@ def carve(split: Split, name: str, seed: int, *, stratified: bool) -> tuple[Spli
         What is left, and the new split.
     """
     n_carved = min(len(split) * CARVED_PERCENT // 100, CARVED_MAX_ROWS)
+    if n_rows is not None:
+        n_carved = min(n_rows, len(split))
     strata: dict[float, list[int]] = defaultdict(list)
     for row in shuffled(len(split), f"carve {name} {seed}"):
         strata[split.labels[row] if stratified else 0].append(row)

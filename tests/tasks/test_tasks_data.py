@@ -313,6 +313,58 @@ def test_a_missing_validation_split_is_carved_and_told(tmp_path):
     assert load(spec, "classification", tmp_path, seed=1).validation != data.validation
 
 
+def many_rows(tmp_path, n_rows=1000, name="t.jsonl"):
+    return write_jsonl(tmp_path / name, [{"text": f"t{i}", "label": i % 2} for i in range(n_rows)])
+
+
+def test_rows_for_the_selection_are_set_aside_before_training_rows_are_limited(tmp_path):
+    train = many_rows(tmp_path, 1010)
+    validation = write_jsonl(tmp_path / "v.jsonl", ROWS)
+    spec = DataSpec(train=train, validation=validation, train_rows=700)
+    data = load(spec, "classification", tmp_path, seed=0)
+    assert [len(split) for split in data.splits] == [700, len(ROWS), 202]
+    assert data.selection.name == "selection"
+    assert not count_shared(data.selection, data.train)
+    assert data.notes[0] == (
+        "selection: 202 of 1,010 training rows were set aside to compare the winners on"
+    )
+    other = load(spec.model_copy(update={"selection_rows": 10}), "classification", tmp_path, seed=0)
+    assert len(other.selection) == 10
+    assert other.fingerprint != data.fingerprint
+    without = load(spec.model_copy(update={"selection_rows": 0}), "classification", tmp_path, 0)
+    assert without.selection is None
+    assert len(without.train) == 700
+
+
+def test_all_four_splits_are_disjoint_whichever_are_given(tmp_path):
+    data = load(DataSpec(train=many_rows(tmp_path, 1500)), "classification", tmp_path, seed=0)
+    assert [(split.name, len(split)) for split in data.splits] == [
+        ("train", 960),
+        ("validation", 300),
+        ("selection", 240),
+    ]
+    texts = [text for split in data.splits for text in split.texts]
+    assert len(set(texts)) == len(texts) == 1500
+
+
+def test_few_training_rows_are_kept_for_training(tmp_path):
+    data = load(DataSpec(train=many_rows(tmp_path, 999)), "classification", tmp_path, seed=0)
+    assert data.selection is None
+    assert len(data.train) + len(data.validation) == 999
+
+
+def test_rows_for_the_selection_may_be_a_file(tmp_path):
+    train, mine = many_rows(tmp_path, 1200), write_jsonl(tmp_path / "s.jsonl", ROWS)
+    spec = DataSpec(train=train, validation=mine, selection=mine)
+    data = load(spec, "classification", tmp_path, seed=0)
+    assert data.selection.texts == data.validation.texts
+    assert len(data.train) == 1200
+    with pytest.raises(ValueError, match="either `selection` "):
+        DataSpec(train=train, selection=mine, selection_rows=5)
+    with pytest.raises(ValueError, match="not with `hub`"):
+        DataSpec(hub="owner/name", selection=mine)
+
+
 def test_rows_of_another_split_in_train_are_told(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", ROWS)
     other = [{"text": "new", "label": 1}]
