@@ -9,6 +9,8 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     ElectraConfig,
@@ -57,7 +59,11 @@ DECODERS = GATED | {"gpt2": (GPT2ForSequenceClassification, GPT2Config)}
 FUSED = ("gpt2", "modernbert")
 """Query, key and value come out of one module."""
 
-EVERY = (*FAMILIES, "modernbert", *DECODERS)
+HEADLESS = ("deberta-v2",)
+"""Attention that prefixes cannot reach; else like `FAMILIES`."""
+
+HEADED = (*FAMILIES, "modernbert", *DECODERS)
+EVERY = (*HEADED, *HEADLESS)
 
 MIXED_WINDOWS = {
     "sliding_window": 4,
@@ -91,6 +97,18 @@ def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS):
         elif family == "electra":
             narrow = {"embedding_size": D_MODEL // 2}
             model = ElectraForSequenceClassification(ElectraConfig(**encoder, **shared, **narrow))
+        elif family == "deberta-v2":
+            disentangled = {
+                "relative_attention": True,
+                "position_buckets": 4,
+                "pos_att_type": ["p2c", "c2p"],
+                "share_att_key": True,
+                "norm_rel_ebd": "layer_norm",
+                "position_biased_input": False,
+            }
+            model = DebertaV2ForSequenceClassification(
+                DebertaV2Config(**encoder, **shared, **disentangled)
+            )
         elif family == "modernbert":
             more = special | {"classifier_pooling": "mean", "local_attention": 6}
             model = ModernBertForSequenceClassification(

@@ -97,6 +97,11 @@ class Anatomy:
         ]
         if absent:
             raise DataError(f"this {kind} model has no module {', '.join(absent)} in its layers")
+        if self.family.without and _has(self.base, self.family.without):
+            raise DataError(
+                f"this {kind} model has a `{self.family.without}` between its layers, "
+                "which rows of several trials do not pass"
+            )
 
     def _name(self, role: str) -> str | None:
         name: str | None = getattr(self.family.layers, role)
@@ -147,7 +152,8 @@ class Anatomy:
     def only(self, first: int, end: int) -> Iterator[None]:
         """Let the base model run the layers from `first` to before `end`, and no others."""
         # Layers keep their index, by which some models choose a mask; others ask the layer.
-        below = [Passing(self.layers[i]) for i in range(first if end > first else 1)]
+        paired = self.family.disentangled
+        below = [Passing(self.layers[i], paired=paired) for i in range(first if end > first else 1)]
         some = nn.ModuleList([*below, *self.layers[first:end]])
         with self.swapped(self.family.layers.at, some):
             yield
@@ -171,7 +177,8 @@ class Anatomy:
         widths: dict[Tap, int] = {}
         for tap in Tap:
             if tap is Tap.HEAD:
-                widths[tap] = self.point(0, Tap.K).width
+                if self.family.heads:
+                    widths[tap] = self.point(0, Tap.K).width
                 continue
             role, _ = self._role(tap)
             if role == "layer" or self._name(role):

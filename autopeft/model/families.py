@@ -58,6 +58,10 @@ class Family:
         pool: the tokens that the task head reads; `config.classifier_pooling` can say otherwise.
         head: the modules of the task head in the order of computation, relative to the model, if
             its own forward pass does not look for those tokens in as many rows as trials have.
+        heads: attention is called by name through transformers' registry, so that prefixes can act.
+        disentangled: query and key projections also project positions, as in DeBERTa.
+        without: a module that some models of the family have, relative to the base model, and that
+            makes them unfit.
         activation: what the configuration calls the activation of the FFN.
         ffn_width: what it calls the width of the FFN.
     """
@@ -69,6 +73,9 @@ class Family:
     first_token: bool = False
     pool: Pool = "first"
     head: tuple[str, ...] = ()
+    heads: bool = True
+    disentangled: bool = False
+    without: str | None = None
     activation: str = "hidden_act"
     ffn_width: str = "intermediate_size"
 
@@ -88,6 +95,20 @@ _BERT = Family(
         down="output.dense",
         attn_norm="attention.output.LayerNorm",
         ffn_norm="output.LayerNorm",
+    ),
+)
+
+_DEBERTA = Family(
+    embeddings="embeddings",
+    first_token=True,
+    heads=False,
+    disentangled=True,
+    without="encoder.conv",
+    layers=replace(
+        _BERT.layers,
+        q="attention.self.query_proj",
+        k="attention.self.key_proj",
+        v="attention.self.value_proj",
     ),
 )
 
@@ -169,6 +190,7 @@ _GEMMA3 = replace(_LLAMA, layers=replace(_LLAMA.layers, ffn_input="pre_feedforwa
 
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
+    "deberta-v2": _DEBERTA,
     "distilbert": _DISTILBERT,
     "electra": replace(_BERT, projection="embeddings_project"),
     "gemma3_text": _GEMMA3,

@@ -96,16 +96,18 @@ class Passing(nn.Module):
 
     Args:
         layer: what it stands for.
+        paired: such layers return their attention as well.
     """
 
-    def __init__(self, layer: nn.Module | None = None) -> None:
+    def __init__(self, layer: nn.Module | None = None, *, paired: bool = False) -> None:
         super().__init__()
+        self._paired = paired
         # ModernBERT asks a layer which mask it wants.
         self.attention_type = getattr(layer, "attention_type", None)
 
-    def forward(self, state: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, state: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Tensor, None]:
         """What comes in."""
-        return state
+        return (state, None) if self._paired else state
 
 
 def join_hook(

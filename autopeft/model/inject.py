@@ -28,6 +28,11 @@ from autopeft.model.attention import (
     remove_ops,
     use_attention,
 )
+from autopeft.model.disentangled import (
+    project_positions_at_once,
+    project_positions_by_block,
+    repeat_mask,
+)
 from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import Stack, StackedOp
@@ -55,6 +60,8 @@ class LayerOps(nn.Module):
     def __init__(self, ops: Mapping[Group, StackedOp], n_blocks: int) -> None:
         super().__init__()
         self.n_blocks = n_blocks
+        self.block: int | None = None
+        self._positions: dict[Tap, tuple[Tensor, ...]] = {}
         self.stacks = nn.ModuleDict({_key(group): op for group, op in ops.items()})
         self.writes: dict[Tap, list[tuple[Tap, StackedOp]]] = {}
         self.through: dict[Tap, list[StackedOp]] = {}
@@ -99,6 +106,28 @@ class LayerOps(nn.Module):
             through = norm.forward(Blocks(state, self.n_blocks).take(op.blocks))
             state = change(state, self.n_blocks, [Act(op, through)], fresh=False)
         return state
+
+    def pass_positions(self, tap: Tap, x: Tensor, state: Tensor) -> Tensor:
+        """Apply what is written to projected positions, for the trial whose turn it is.
+
+        Args:
+            tap: where.
+            x: the positions before their projection, one row for all trials.
+            state: and after it.
+        """
+        if tap not in self._positions:
+            n = self.n_blocks
+            before = Blocks(x.repeat(n, 1, 1), n)
+            acts = [
+                Act(op, None if read == tap else before.take(op.blocks))
+                for read, op in self.writes[tap]
+            ]
+            self._positions[tap] = change(state.repeat(n, 1, 1), n, acts, fresh=True).chunk(n)
+        return self._positions[tap][self.block or 0]
+
+    def forget_positions(self) -> None:
+        """Let go of what `pass_positions` keeps from block to block."""
+        self._positions.clear()
 
     def keep_first_token(self) -> None:
         """Cut what was seen to the first token of every example."""
@@ -169,15 +198,28 @@ class Injection:
         self.ops.to(next(model.parameters()).device)
         model.requires_grad_(requires_grad=False)
         model.add_module(OPS_ATTRIBUTE, self.ops)
-        use_attention(model, kernel)
+        if anatomy.family.heads:
+            use_attention(model, kernel)
         self._swapped = ExitStack()
         if self.forks.first:
             self._skip(anatomy)
         self._join(anatomy)
         if first_token:
             self._cut(anatomy, layers.get(shape.n_layers - 1))
+        self._by_block: list[nn.Module] = []
+        if anatomy.family.disentangled:
+            self._disentangle(anatomy)
         for i, layer in layers.items():
             self._hook(anatomy, i, layer)
+
+    def _disentangle(self, anatomy: Anatomy) -> None:
+        """Let attention with projected positions work with rows of several trials."""
+        for i in range(self.forks.first, self.forks.n_layers):
+            attention = anatomy.module(i, "attention")
+            if len(self.forks.layout(i)) > 1:
+                self._handles.append(repeat_mask(attention))
+            if i in self.layers and project_positions_by_block(attention, self.layers[i]):
+                self._by_block.append(attention)
 
     def _skip(self, anatomy: Anatomy) -> None:
         """Take out what is below the lowest fork, since its outcome is given."""
@@ -287,8 +329,11 @@ class Injection:
         self._swapped.close()
         for attention in self._attentions:
             remove_ops(attention)
+        for attention in self._by_block:
+            project_positions_at_once(attention)
         delattr(self.model, OPS_ATTRIBUTE)
-        self.model.set_attn_implementation(self._kernel)
+        if self.model.config._attn_implementation != self._kernel:  # noqa: SLF001
+            self.model.set_attn_implementation(self._kernel)
         for parameter in self._frozen:
             parameter.requires_grad_(requires_grad=True)
 
@@ -328,7 +373,9 @@ def _in_hook(layer: LayerOps, tap: Tap, _: nn.Module, args: tuple[Any, ...]) -> 
     return (layer.pass_tap(tap, args[0], fresh=False), *args[1:])
 
 
-def _out_hook(layer: LayerOps, tap: Tap, module: nn.Module, _: tuple[Any, ...], out: Any) -> Any:
+def _out_hook(layer: LayerOps, tap: Tap, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+    if layer.block is not None:
+        return layer.pass_positions(tap, args[0], out)
     fresh = isinstance(module, KEEPS_NO_OUTPUT)
     if isinstance(out, tuple):
         return (layer.pass_tap(tap, out[0], fresh=fresh), *out[1:])

@@ -25,7 +25,7 @@ UNGATED, PRE_NORM = {Tap.FFN_GATE}, {Tap.ATTN_NORM, Tap.FFN_NORM}
 LACKING = (
     dict.fromkeys(FAMILIES, UNGATED)
     | dict.fromkeys([*GATED, "modernbert"], PRE_NORM)
-    | {"gpt2": UNGATED | PRE_NORM}
+    | {"gpt2": UNGATED | PRE_NORM, "deberta-v2": UNGATED | {Tap.HEAD}}
 )
 
 
@@ -76,7 +76,7 @@ def test_a_model_without_a_head_has_the_same_taps(model):
 def test_an_unknown_family_is_refused_naming_the_known_ones():
     model = MambaModel(MambaConfig(num_hidden_layers=1, hidden_size=8, vocab_size=9))
     with pytest.raises(
-        DataError, match=r"`mamba` are not known; known: bert, distilbert, electra, .*, roberta$"
+        DataError, match=r"`mamba` are not known; known: bert, deberta-v2, .*, roberta$"
     ):
         Anatomy(model)
 
@@ -86,6 +86,13 @@ def test_missing_modules_are_named():
     for layer in model.bert.encoder.layer:
         del layer.intermediate, layer.attention.self.key
     with pytest.raises(DataError, match=r"has no module attention.self.key, intermediate.dense"):
+        Anatomy(model)
+
+
+def test_a_convolution_between_the_layers_of_a_deberta_is_refused():
+    model = tiny_model("deberta-v2")
+    model.deberta.encoder.conv = nn.Identity()
+    with pytest.raises(DataError, match=r"has a `encoder\.conv` between its layers"):
         Anatomy(model)
 
 

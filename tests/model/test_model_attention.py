@@ -3,8 +3,8 @@
 import pytest
 import torch
 from tiny import (
-    EVERY,
     FIRST_WORD,
+    HEADED,
     N_WORDS,
     genotype,
     op,
@@ -25,7 +25,7 @@ LONGER = op(Form.PREFIX, Tap.HEAD, Tap.HEAD, 12)
 BIAS = op(Form.BIAS, Tap.V, Tap.V)
 
 
-@pytest.fixture(params=EVERY)
+@pytest.fixture(params=HEADED)
 def family(request):
     return request.param
 

@@ -24,6 +24,10 @@ from autopeft.model.backbone import cast, load_backbone
 
 HEADS = dict.fromkeys(DECODERS, ("score.weight",)) | {
     "bert": ("classifier.bias", "classifier.weight"),
+    "deberta-v2": (
+        *("classifier.bias", "classifier.weight"),
+        *("pooler.dense.bias", "pooler.dense.weight"),
+    ),
     "roberta": (
         *("classifier.dense.bias", "classifier.dense.weight"),
         *("classifier.out_proj.bias", "classifier.out_proj.weight"),
@@ -156,7 +160,7 @@ SPOILT = {
     "unknown": (lambda f: change_config(f, model_type="nope"), "model type `nope`"),
     "other family": (
         other_family,
-        "`opt` are not known; known: bert, distilbert, electra",
+        "`opt` are not known; known: bert, deberta-v2",
     ),
     "no tokenizer": (without_tokenizer, "has no tokenizer: its vocabulary is empty"),
     "a layer short": (

@@ -25,6 +25,7 @@ from autopeft.training.settings import TrainingSettings
 
 MODULES = {
     "bert": ["classifier"],
+    "deberta-v2": ["pooler.dense", "classifier"],
     "roberta": ["classifier.dense", "classifier.out_proj"],
     "electra": ["classifier.dense", "classifier.out_proj"],
     "distilbert": ["pre_classifier", "classifier"],

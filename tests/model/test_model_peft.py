@@ -5,7 +5,18 @@ import re
 import pytest
 import torch
 from peft import IA3Config, LNTuningConfig, LoKrConfig, LoraConfig, VeraConfig, get_peft_model
-from tiny import D_FFN, D_MODEL, EVERY, FAMILIES, FUSED, genotype, op, tiny_batch, tiny_model
+from tiny import (
+    D_FFN,
+    D_MODEL,
+    EVERY,
+    FAMILIES,
+    FUSED,
+    HEADLESS,
+    genotype,
+    op,
+    tiny_batch,
+    tiny_model,
+)
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
@@ -192,7 +203,7 @@ def test_ia3(family):
     assert_same_logits(model, theirs)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *HEADLESS])
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
 def test_ln_tuning(family):
     """A trained LayerNorm, g x + b, is a scale and a bias of what the pretrained one puts out."""

@@ -6,6 +6,8 @@ import torch
 from tiny import (
     EVERY,
     FAMILIES,
+    HEADED,
+    HEADLESS,
     TASK,
     assert_same_training,
     genotype,
@@ -31,6 +33,9 @@ from autopeft.space.taps import Tap
 from autopeft.training.cohort import Cohort
 from autopeft.training.optimizer import CohortAdamW
 from autopeft.training.settings import TrainingSettings
+
+ALONE_AND_TOGETHER = [*((name, "fp32") for name in (*HEADLESS, *FAMILIES)), ("bert", "bf16")]
+"""Families and precisions in which it is to the bit."""
 
 DIVERGING = 1e30
 """A learning rate after which a trial is NaN or infinite from its second step on."""
@@ -82,9 +87,7 @@ class OpContract:
         first, *rest = [genotype(*ops) for ops in self.ops()]
         return [first, genotype(), *rest, genotype(self.make(self.small), **last)]
 
-    @pytest.mark.parametrize(
-        ("family", "precision"), [*((name, "fp32") for name in FAMILIES), ("bert", "bf16")]
-    )
+    @pytest.mark.parametrize(("family", "precision"), ALONE_AND_TOGETHER)
     def test_i1_trained_together_is_trained_alone(self, backbone, precision):
         company = self.company()
         together = train(backbone, company, precision=precision)
@@ -341,7 +344,7 @@ class TestBottleneckThroughNorm(ScaledContract):
     mergeable = False
     random = frozenset({"down"})
 
-    @pytest.fixture(params=FAMILIES)
+    @pytest.fixture(params=[*FAMILIES, *HEADLESS])
     def family(self, request):
         return request.param
 
@@ -374,7 +377,20 @@ class TestPhm(ScaledContract):
         )
 
 
-class TestPrefix(SizedContract):
+class InAttention:
+    """Where attention is called through the registry."""
+
+    @pytest.fixture(params=HEADED)
+    def family(self, request):
+        return request.param
+
+    # The parameters of a test go before those of a fixture.
+    @pytest.mark.parametrize(("family", "precision"), ALONE_AND_TOGETHER[len(HEADLESS) :])
+    def test_i1_trained_together_is_trained_alone(self, backbone, precision):
+        super().test_i1_trained_together_is_trained_alone(backbone, precision)
+
+
+class TestPrefix(InAttention, SizedContract):
     mergeable = False
     fresh_is_nothing = False  # its keys take a share of the softmax, whatever they are
     random = frozenset({"keys", "values"})
@@ -383,7 +399,7 @@ class TestPrefix(SizedContract):
         return op(Form.PREFIX, Tap.HEAD, Tap.HEAD, sizes)
 
 
-class TestMultiHead(ScaledContract):
+class TestMultiHead(InAttention, ScaledContract):
     random = frozenset({"keys"})
     mergeable = False
 

@@ -1,0 +1,79 @@
+"""DeBERTa's attention with rows of several trials (He et al. 2021, eq. 4).
+
+Its query and key projections also project embeddings of relative positions, once for all rows. So
+where trials have ops there, every trial has projected positions of its own, and the scores that
+come of them are computed block by block. And its mask has to have as many rows as the states.
+"""
+
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from autopeft.space.taps import Tap
+
+_SCORES = "disentangled_attention_bias"
+"""The method of an attention module that projects positions and scores them."""
+
+
+@runtime_checkable
+class OwnPositions(Protocol):
+    """The ops of a layer, as far as they change projected positions.
+
+    Attributes:
+        n_blocks: blocks of rows that the layer computes.
+        writes: the ops by the tap that they write.
+        block: whose positions are projected; None while it is states.
+    """
+
+    n_blocks: int
+    writes: dict[Tap, Any]
+    block: int | None
+
+    def forget_positions(self) -> None:
+        """Let go of what was kept from block to block."""
+
+
+def repeat_mask(attention: nn.Module) -> RemovableHandle:
+    """Let the mask have the rows that the states have."""
+    return attention.register_forward_pre_hook(_mask_hook)
+
+
+def project_positions_by_block(attention: nn.Module, layer: OwnPositions) -> bool:
+    """Let every trial have positions of its own, if ops change how they are projected.
+
+    Returns:
+        Whether the attention module was changed; `project_positions_at_once` undoes it.
+    """
+    shares = getattr(attention, "relative_attention", False) and attention.share_att_key
+    if not shares or not {Tap.Q, Tap.K} & set(layer.writes):
+        return False
+    object.__setattr__(attention, _SCORES, partial(_scores, attention, layer))
+    return True
+
+
+def project_positions_at_once(attention: nn.Module) -> None:
+    """Undo `project_positions_by_block`."""
+    object.__delattr__(attention, _SCORES)
+
+
+def _scores(
+    attention: nn.Module, layer: OwnPositions, query: Tensor, key: Tensor, *others: Any
+) -> Tensor:
+    own: Any = getattr(type(attention), _SCORES)
+    scores = []
+    blocks = zip(query.chunk(layer.n_blocks), key.chunk(layer.n_blocks), strict=True)
+    try:
+        for layer.block, (q, k) in enumerate(blocks):
+            scores.append(own(attention, q, k, *others))
+    finally:
+        layer.block = None
+        layer.forget_positions()
+    return torch.cat(scores)
+
+
+def _mask_hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    states, mask, *others = args
+    return (states, mask.repeat(len(states) // len(mask), 1, 1, 1), *others)
