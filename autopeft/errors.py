@@ -19,6 +19,10 @@ class DataError(AutopeftError):
     exit_code = 3
 
 
+class DiskFullError(DataError):
+    """There is no room to write; what is on the disk is whole."""
+
+
 class NoFeasibleTrialError(AutopeftError):
     """Nothing in the space fits the budget."""
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from autopeft.errors import DataError
+from autopeft.errors import DataError, DiskFullError
 
 MAX_JSON_BYTES = 64 * 2**20
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -23,7 +24,16 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         DataError: the file cannot be written; the old one is untouched.
     """
-    with _temporary(path, text) as temporary:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file by `data`, so that a reader or a crash sees the old or the new one.
+
+    Raises:
+        DataError: the file cannot be written; the old one is untouched.
+    """
+    with _temporary(path, data) as temporary:
         temporary.replace(path)
 
 
@@ -33,13 +43,19 @@ def write_new(path: Path, text: str) -> None:
     Raises:
         DataError: the file cannot be written, or it exists with another text.
     """
-    with _temporary(path, text) as temporary:
+    with _temporary(path, text.encode()) as temporary:
         try:
             _publish(temporary, path)
         except FileExistsError:
             if path.read_bytes() != text.encode():
                 message = f"{path} exists with other content and is never overwritten"
                 raise DataError(message) from None
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed have left; only while nobody writes there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -78,18 +94,19 @@ def parse_json(data: bytes, source: str) -> Any:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, text: str) -> Iterator[Path]:
-    """A synced file with `text` in the folder of `path`; afterwards the folder is synced."""
+def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+    """A synced file with `data` in the folder of `path`; afterwards the folder is synced."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as handle:
-            handle.write(text)
+        with temporary.open("xb") as handle:
+            handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
         yield temporary
         _sync_folder(path.parent)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+        kind = DiskFullError if error.errno in _NO_ROOM else DataError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):  # an error above says more, and readers skip *.tmp
             temporary.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from autopeft.training.batches import batch_order, evaluation_order
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import RELEASE_ABOVE, release_memory, resident_bytes
 from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
+from autopeft.training.paused import Paused
 from autopeft.training.settings import TrainingSettings
 
 EVALUATION_FACTOR = 2
@@ -122,11 +123,13 @@ class Cohort(AbstractContextManager["Cohort", None]):
                 rows = tuple(op.rows_of(name, i) for i in range(len(op.stack)))
                 parameter = op.get_parameter(name)
                 trials = tuple(member.trial for member in op.stack)
-                out.append(Stacked(parameter, trials, rows, what.decays))
-        for module in self.head.modules.values():
+                names = tuple(f"{member.path}.{name}" for member in op.stack)
+                out.append(Stacked(parameter, trials, rows, what.decays, names))
+        for path, module in self.head.modules.items():
             for name, parameter in module.named_parameters():
                 rows = (parameter.shape[1],) * self.n_trials
-                out.append(Stacked(parameter, every, rows, module.decays(name)))
+                names = (f"{path}.{name}",) * self.n_trials
+                out.append(Stacked(parameter, every, rows, module.decays(name), names))
         return out
 
     def logits(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, "trial batch output"]:
@@ -149,28 +152,46 @@ class Cohort(AbstractContextManager["Cohort", None]):
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def train(
-        self, rows: Encoded, *, order_seed: int, progress: Progress | None = None
+        self,
+        rows: Encoded,
+        *,
+        order_seed: int,
+        until: int | None = None,
+        paused: Sequence[Paused] = (),
+        progress: Progress | None = None,
     ) -> Float[Tensor, "step trial"]:
-        """Train all trials to the end.
+        """Train all trials to the end, or to a rung.
+
+        Batches and schedule are those of the whole training, so a trial that pauses and goes on,
+        in whatever company, is the trial that did not.
 
         Args:
             rows: the training rows.
             order_seed: of the order of batches.
-            progress: called with (steps done, steps in all).
+            until: steps from the start of the trials; all if None.
+            paused: where each trial goes on from, all after the same number of steps; none to
+                start afresh.
+            progress: called with (steps done, steps to do in all), from the start of the trials.
 
         Returns:
-            The loss of each trial at each step, on the CPU.
+            The loss of each trial at each new step, on the CPU.
+
+        Raises:
+            ValueError: trials were paused after different numbers of steps, or are others.
         """
         settings = self.settings
         order = batch_order(rows.lengths, settings.batch_size, settings.epochs, order_seed)
-        optimizer = CohortAdamW(
+        last = len(order) if until is None else until
+        (first,) = {item.steps for item in paused} or {0}
+        self._optimizer = optimizer = CohortAdamW(
             self.stacked(),
             learning_rates=[g.learning_rate for g in self.genotypes],
             weight_decays=[g.weight_decay for g in self.genotypes],
             clip=settings.clip,
         )
+        optimizer.resume([item.tensors for item in paused], first)
         history = []
-        for step, indices in enumerate(order):
+        for step, indices in enumerate(order[first:last], first):
             labels = self._there(rows.labels[indices])
             losses = self.task.loss(self.logits(rows, indices), labels)
             torch.autograd.backward(losses.sum())
@@ -179,8 +200,17 @@ class Cohort(AbstractContextManager["Cohort", None]):
             if resident_bytes() > self._most_bytes:
                 release_memory()
             if progress is not None:
-                progress(step + 1, len(order))
+                progress(step + 1, last)
         return torch.stack(history).cpu()
+
+    def pause(self, trial: int, losses: Sequence[float]) -> Paused:
+        """What a trial needs to go on from where `train` has ended.
+
+        Args:
+            trial: index in the cohort.
+            losses: of all its steps, from its start.
+        """
+        return Paused(tuple(losses), self._optimizer.state(trial))
 
     @torch.no_grad()
     def predict(self, rows: Encoded) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
 """AdamW for stacked parameters: a learning rate, a clip and a state for each trial."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from autopeft.model.inject import fill
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
@@ -19,12 +21,14 @@ class Stacked:
         trials: the trial of each member.
         rows: rows of each member that are not padding.
         decays: weight decay applies.
+        names: full name of the parameter in each member's trial; unique there.
     """
 
     parameter: nn.Parameter
     trials: tuple[int, ...]
     rows: tuple[int, ...]
     decays: bool
+    names: tuple[str, ...] = ()
 
 
 class CohortAdamW:
@@ -96,6 +100,32 @@ class CohortAdamW:
             ]
         )
         return torch.stack([rows[own].sum() for own in self._own_rows]).sqrt()
+
+    def state(self, trial: int) -> dict[str, Tensor]:
+        """A trial's parameters and moments without padding, copied to the CPU."""
+        return {name: view.detach().cpu().clone() for name, view in self._views(trial)}
+
+    @torch.no_grad()
+    def resume(self, states: Sequence[Mapping[str, Tensor]], step: int) -> None:
+        """Go on where trials have been paused, all of them after the same number of steps.
+
+        Args:
+            states: of each trial, as `state` gave it.
+            step: that they have done.
+
+        Raises:
+            ValueError: a state is not that of its trial.
+        """
+        for trial, state in enumerate(states):
+            fill(dict(self._views(trial)), state)
+        self._step = step
+
+    def _views(self, trial: int) -> Iterator[tuple[str, Tensor]]:
+        for item, mean, square in zip(self._stacked, self._mean, self._square, strict=True):
+            for i, (owner, rows) in enumerate(zip(item.trials, item.rows, strict=True)):
+                if owner == trial:
+                    for kind, tensor in (("", item.parameter), ("/m", mean), ("/v", square)):
+                        yield f"{item.names[i]}{kind}", tensor[i, :rows]
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
