@@ -8,6 +8,7 @@ from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json
 from autopeft.front import Front, read_front
 from autopeft.records import Record, read_records
+from autopeft.selection import Selection, read_selection
 from autopeft.space.shape import ModelShape
 
 
@@ -40,6 +41,11 @@ class Study:
     def database(self) -> Path:
         """The Optuna study."""
         return self.folder / "study.db"
+
+    @property
+    def selection_file(self) -> Path:
+        """What the final selection found, once it is done."""
+        return self.folder / "selection.json"
 
     @property
     def test_file(self) -> Path:
@@ -76,6 +82,10 @@ class Study:
             DataError: nothing has been measured yet.
         """
         return read_front(self.folder / "front.json")
+
+    def selection(self) -> Selection | None:
+        """The final selection; None if there was none, or not yet."""
+        return read_selection(self.selection_file) if self.selection_file.is_file() else None
 
 
 def check_new(folder: Path) -> None:

@@ -1,0 +1,116 @@
+"""The rungs of a study, and who waits for a place in a job: functions of what is known so far."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from autopeft.records import SELECTION, Record
+from autopeft.study.promote import Standing, promotions, rung_steps
+from autopeft.study.propose import objective_values
+
+FEWEST_TRIALS = 30
+"""A study of fewer trials trains all of them to the end."""
+
+Key = tuple[int, int, int]
+"""(trial, rung, replicate)."""
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """Levels of the training budget.
+
+    Attributes:
+        steps: optimizer steps from the start of a trial to each rung; the last is the end.
+        reduction: about one of so many trials goes on from one to the next.
+    """
+
+    steps: tuple[int, ...]
+    reduction: int
+
+    @property
+    def top(self) -> int:
+        """The rung at which training is complete."""
+        return len(self.steps) - 1
+
+    def share(self, rung: int) -> float:
+        """The part of a whole training that leads from the rung below to this one."""
+        below = self.steps[rung - 1] if rung else 0
+        return (self.steps[rung] - below) / self.steps[-1]
+
+    @property
+    def mean_share(self) -> float:
+        """The part of a whole training that a trial takes in the mean, promotions included."""
+        return sum(self.share(rung) * self.reduction**-rung for rung in range(len(self.steps)))
+
+    def waiting(
+        self, records: Iterable[Record], metric: str, trials: int, asked: Collection[Key]
+    ) -> dict[int, tuple[int, ...]]:
+        """Trials that may train on and that no job has been asked for.
+
+        Args:
+            records: of the study.
+            metric: its quality.
+            trials: of the study in all.
+            asked: what jobs have been asked for.
+
+        Returns:
+            By rung, the highest first; rungs for which nobody waits are left out.
+        """
+        standings = [
+            _standing(record, metric)
+            for record in records
+            if record.replicate == 0 and record.split != SELECTION
+        ]
+        promoted = promotions(
+            standings, trials=trials, rungs=len(self.steps), reduction=self.reduction
+        )
+        found = {
+            rung: tuple(t for t in there if (t, rung, 0) not in asked)
+            for rung, there in enumerate(promoted, 1)
+        }
+        return {rung: found[rung] for rung in sorted(found, reverse=True) if found[rung]}
+
+
+def rungs_of(steps: int, trials: int, rungs: int, reduction: int) -> Rungs:
+    """The rungs of a new study; a small one has only one.
+
+    Args:
+        steps: of a whole training.
+        trials: that are planned.
+        rungs: wanted.
+        reduction: wanted.
+    """
+    wanted = rungs if trials >= FEWEST_TRIALS else 1
+    return Rungs(rung_steps(steps, wanted, reduction), reduction)
+
+
+def next_replicate(
+    contenders: Sequence[int], seeds: int, top: int, size: int, asked: Collection[Key]
+) -> tuple[int, tuple[int, ...]] | None:
+    """The next cohort of the final selection.
+
+    All contenders are trained with one seed before any is with the next, so that whenever time
+    runs out they have been treated alike.
+
+    Args:
+        contenders: trials, the most important first.
+        seeds: trainings of each.
+        top: the rung that they are trained to.
+        size: of a cohort.
+        asked: what jobs have been asked for.
+
+    Returns:
+        (replicate, trials), or None if all has been asked for.
+    """
+    for replicate in range(1, seeds + 1):
+        missing = [trial for trial in contenders if (trial, top, replicate) not in asked]
+        if missing:
+            return replicate, tuple(missing[:size])
+    return None
+
+
+def _standing(record: Record, metric: str) -> Standing:
+    values = None
+    if record.state == "complete":
+        quality, size = objective_values(record.metrics[metric].value, record.trainable_params)
+        values = (-quality, size)
+    return Standing(record.trial, record.rung, record.trainable_params, values)
