@@ -7,6 +7,10 @@ has the variance `var(a) / S + var(b) / J + var(e) / (S J)`. An interval over th
 same rows knows the first part alone, and that part badly; so the variance of seeds is pooled over
 the contenders, and the rows have a part of their own.
 
+With few data each seed has rows of its own, left out of its training rows (`crossed` is false);
+then rows and seeds add to the variance by themselves. That these trainings share most of their
+rows makes such intervals a little narrow; no estimate is free of that (Bengio and Grandvalet 2004).
+
 A difference to a baseline is taken row by row, for rows that are hard are so for both.
 """
 
@@ -59,20 +63,23 @@ class SeedVariance:
 
     Attributes:
         variance: of seeds alone, 0 or more.
-        observed: of the means over rows, which the interaction is a part of.
+        observed: of the means over rows, which what rows add for one seed is a part of.
         df: degrees of freedom of `observed`.
+        crossed: all seeds were scored on the same rows.
     """
 
     variance: float
     observed: float
     df: int
+    crossed: bool = True
 
 
-def pooled_seeds(contenders: Sequence[Scores]) -> SeedVariance:
+def pooled_seeds(contenders: Sequence[Scores], *, crossed: bool = True) -> SeedVariance:
     """The variance that seeds add.
 
     Args:
-        contenders: scores of each, of any number of seeds, on one set of rows.
+        contenders: scores of each, of any number of seeds.
+        crossed: all seeds were scored on the same rows, otherwise each on rows of its own.
 
     Raises:
         ValueError: no contender has two seeds.
@@ -82,8 +89,9 @@ def pooled_seeds(contenders: Sequence[Scores]) -> SeedVariance:
     if not df:
         raise ValueError("the variance of seeds needs a contender with two of them")
     observed = sum((len(s) - 1) * s.mean(axis=1).var(ddof=1) for s in several) / df
-    interaction = sum((len(s) - 1) * _interaction(s) / s.shape[1] for s in several) / df
-    return SeedVariance(max(0.0, float(observed - interaction)), float(observed), df)
+    rows = _interaction if crossed else _within
+    by_rows = sum((len(s) - 1) * rows(s) / s.shape[1] for s in several) / df
+    return SeedVariance(max(0.0, float(observed - by_rows)), float(observed), df, crossed)
 
 
 def quality(scores: Scores, seeds: SeedVariance) -> Estimate:
@@ -93,7 +101,8 @@ def quality(scores: Scores, seeds: SeedVariance) -> Estimate:
         scores: of the contender.
         seeds: the pooled variance.
     """
-    return _estimate(scores.mean(axis=0), 1 / len(scores), seeds)
+    of_rows = scores.mean(axis=0) if seeds.crossed else scores.ravel()
+    return _estimate(of_rows, 1 / len(scores), seeds)
 
 
 def difference(one: Scores, other: Scores, seeds: SeedVariance) -> Estimate:
@@ -101,10 +110,10 @@ def difference(one: Scores, other: Scores, seeds: SeedVariance) -> Estimate:
 
     Args:
         one: scores of the first.
-        other: scores of the second, with seeds of its own.
+        other: scores of the second, with seeds of its own; of as many if each has its own rows.
         seeds: the pooled variance.
     """
-    of_rows = one.mean(axis=0) - other.mean(axis=0)
+    of_rows = one.mean(axis=0) - other.mean(axis=0) if seeds.crossed else (one - other).ravel()
     return _estimate(of_rows, 1 / len(one) + 1 / len(other), seeds)
 
 
@@ -149,3 +158,8 @@ def _interaction(scores: Scores) -> float:
     seeds, rows = scores.mean(axis=1, keepdims=True), scores.mean(axis=0, keepdims=True)
     rest = scores - seeds - rows + scores.mean()
     return float(np.square(rest).sum()) / ((n_seeds - 1) * (n_rows - 1))
+
+
+def _within(scores: Scores) -> float:
+    """Variance over rows for one seed, the mean over seeds."""
+    return float(scores.var(axis=1, ddof=1).mean())

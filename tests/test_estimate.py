@@ -57,6 +57,24 @@ def test_variance_of_seeds_and_rows_is_that_of_fresh_ones():
     assert np.mean(pairs) == pytest.approx(2 * truth, rel=0.06)
 
 
+def test_each_seed_may_have_rows_of_its_own():
+    """Then rows that are hard for a seed are not hard for the next one, and stay paired."""
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(3000):
+        hard = rng.normal(size=(3, 20))
+        draws.append([hard + crossed(rng, rows=20, seed_sd=0.3, rest_sd=0.5) for _ in range(5)])
+    pooled = [pooled_seeds(draw, crossed=False) for draw in draws]
+    truth = 0.3**2 / 3 + (1.0 + 0.5**2) / 60
+    found = [quality(draw[0], p).stderr ** 2 for draw, p in zip(draws, pooled, strict=True)]
+    assert np.mean(found) == pytest.approx(truth, rel=0.06)
+    assert np.var([draw[0].mean() for draw in draws]) == pytest.approx(truth, rel=0.06)
+    pairs = [difference(*draw[:2], p) for draw, p in zip(draws, pooled, strict=True)]
+    apart = 2 * (0.3**2 / 3 + 0.5**2 / 60)
+    assert np.mean([pair.stderr**2 for pair in pairs]) == pytest.approx(apart, rel=0.06)
+    assert np.var([pair.mean for pair in pairs]) == pytest.approx(apart, rel=0.06)
+
+
 def test_rows_that_are_hard_for_both_do_not_count_in_a_difference():
     rng = np.random.default_rng(1)
     hard = 5 * rng.normal(size=(1, 40))

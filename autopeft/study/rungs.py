@@ -39,7 +39,9 @@ class Rungs:
     @property
     def mean_share(self) -> float:
         """The part of a whole training that a trial takes in the mean, promotions included."""
-        return sum(self.share(rung) * self.reduction**-rung for rung in range(len(self.steps)))
+        return sum(
+            self.share(rung) * float(self.reduction) ** -rung for rung in range(len(self.steps))
+        )
 
     def waiting(
         self, records: Iterable[Record], metric: str, trials: int, asked: Collection[Key]
