@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autopeft.api import attach, search
+    from autopeft.export.native import load
     from autopeft.front import Front
     from autopeft.records import Record
     from autopeft.space.genotype import Genotype, Op
@@ -25,6 +26,7 @@ _HOMES = {
     "Record": "autopeft.records",
     "Study": "autopeft.study.folder",
     "attach": "autopeft.api",
+    "load": "autopeft.export.native",
     "load_genotype": "autopeft.space.genotype_file",
     "method": "autopeft.space.methods",
     "search": "autopeft.api",
@@ -37,6 +39,7 @@ __all__ = [
     "Record",
     "Study",
     "attach",
+    "load",
     "load_genotype",
     "method",
     "search",

@@ -15,6 +15,7 @@ from autopeft.cli.progress import LiveWatcher, PlainWatcher, tell_step
 from autopeft.front import Front
 
 if TYPE_CHECKING:
+    from autopeft.export.run import Exported
     from autopeft.records import Record
     from autopeft.study.events import Watcher
     from autopeft.study.unseen import Opening
@@ -161,6 +162,33 @@ def show_opening(opening: "Opening") -> None:
     out.print(table)
     if opening.nth > 1:
         stderr().print(f"This was look {opening.nth} at the test split; it is no longer unseen.")
+
+
+def show_exported(exported: "Exported") -> None:
+    """What was exported, why, and that it is equal."""
+    out, hints = stdout(), stderr()
+    out.print(
+        f"trial {exported.choice.trial} -> {exported.folder} ({exported.target})", markup=False
+    )
+    hints.print(f"chosen: {exported.choice.reason}", markup=False)
+    for note in exported.notes:
+        hints.print(f"note: {note}", markup=False)
+    proof = exported.proof
+    if proof is not None:
+        hints.print(
+            f"loaded again in a fresh process: on {proof.rows:,} validation rows outputs differ by "
+            f"{proof.difference:.1e} at most (allowed {proof.tolerance:.1e}), {proof.changed} "
+            "predictions differ"
+        )
+
+
+def show_loaded(told: Mapping[str, Any]) -> None:
+    """A loaded adapter, and what it says of texts."""
+    out = stdout()
+    for key in ("folder", "backbone", "summary", "parameters", "outputs"):
+        out.print(f"{key:<11} {told[key]}", markup=False)
+    for row in told["texts"]:
+        out.print(f"{row['says']:<20} {row['text']}", markup=False)
 
 
 def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:

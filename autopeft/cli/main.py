@@ -1,6 +1,7 @@
 """The commands. Each imports what it needs when it runs, so that help and `front` are instant."""
 
 import json
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -204,6 +205,50 @@ def test(
         typer.echo(json.dumps(asdict(opening), allow_nan=False))
     else:
         console.show_opening(opening)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the export, a new one.")],
+    pick: Annotated[
+        str,
+        typer.Option(help='cheapest, best, knee, "params<0.3%", "quality>0.8", or a trial.'),
+    ] = "cheapest",
+    to: Annotated[str, typer.Option(help="native, peft or merged.")] = "native",
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """Export a trained trial, load it again in a fresh process and compare what it puts out."""
+    from autopeft.export.run import export as run_export
+    from autopeft.study.folder import Study
+
+    command = shlex.join(["autopeft", *sys.argv[1:]])
+    exported = run_export(Study(folder), how=pick, target=to, out=out, command=command)
+    if output is Format.JSON:
+        typer.echo(json.dumps(exported.to_dict(), allow_nan=False))
+    else:
+        console.show_exported(exported)
+
+
+@app.command()
+def load(
+    folder: Annotated[Path, typer.Argument(help="Folder of a native export.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Take the pretrained weights from here.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Say what the model says of it; can be repeated.")
+    ] = None,
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """Load an export, check that it is whole and on the backbone it was trained on, and use it."""
+    from autopeft.cli.loading import load_and_tell
+
+    told = load_and_tell(folder, backbone, text or [])
+    if output is Format.JSON:
+        typer.echo(json.dumps(told, allow_nan=False))
+    else:
+        console.show_loaded(told)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from autopeft.space.shape import ModelShape
 Precision = Literal["fp32", "bf16"]
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
     *(SafetensorError, StrictDataclassError),
 )
@@ -81,7 +81,7 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
                 **arguments,
             )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **arguments)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"model `{name}` cannot be loaded: {_cause(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # What transformers makes of missing files: every word would be the unknown one.

@@ -145,7 +145,7 @@ class Injection:
         model: a model of a known family.
         genotypes: one for each trial.
         seeds: one for each trial.
-        kernel: how attention is computed.
+        kernel: how attention is computed; None for as it is, where no op acts inside of it.
         fresh: parameters that were not in the checkpoint.
         given: frozen states are put into `states` before each call of the model.
         first_token: behind the last attention compute what the head reads and nothing else.
@@ -165,7 +165,7 @@ class Injection:
         model: PreTrainedModel,
         genotypes: Sequence[Genotype],
         seeds: Sequence[int],
-        kernel: Kernel,
+        kernel: Kernel | None,
         *,
         fresh: Collection[str] = (),
         given: bool = False,
@@ -198,7 +198,7 @@ class Injection:
         self.ops.to(next(model.parameters()).device)
         model.requires_grad_(requires_grad=False)
         model.add_module(OPS_ATTRIBUTE, self.ops)
-        if anatomy.family.heads:
+        if kernel is not None and anatomy.family.heads:
             use_attention(model, kernel)
         self._swapped = ExitStack()
         if self.forks.first:

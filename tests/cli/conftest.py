@@ -1,26 +1,6 @@
 """The tiny model, text and study, and the command line in this process."""
 
-import sys
-
-import pytest
+from command_line import run
 from study_factory import checkpoint, data_folder, done, spec_of
 
-from autopeft.cli.main import main
-
-__all__ = ["checkpoint", "data_folder", "done", "spec_of"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["autopeft", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return command
+__all__ = ["checkpoint", "data_folder", "done", "run", "spec_of"]

@@ -1,0 +1,50 @@
+"""`autopeft load`: an exported adapter, checked, and what it says of some texts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autopeft.export.native import load, read_description
+from autopeft.space.words import describe
+
+
+def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> dict[str, Any]:
+    """Load an adapter and let it predict.
+
+    Args:
+        folder: of a native export.
+        backbone: to take the pretrained weights from, if not from where the adapter says.
+        texts: to predict; a pair has a tab between its two.
+
+    Raises:
+        DataError: the folder is not an export, or the backbone is another one.
+    """
+    description, _ = read_description(folder)
+    model, tokenizer = load(folder, backbone=backbone)
+    outputs = description.outputs
+    said = []
+    for text in texts:
+        cut = {"truncation": True, "max_length": description.max_length}
+        batch = tokenizer(*text.split("\t", 1), return_tensors="pt", **cut)
+        with torch.no_grad():
+            logits = model(**batch).logits[0].float()
+        if outputs.labels:
+            share, label = logits.softmax(-1).max(-1)
+            says, value = f"{outputs.labels[int(label)]} ({float(share):.3f})", float(share)
+        else:
+            value = float(logits[0]) * outputs.std + outputs.mean
+            says = f"{value:.4g}"
+        said.append({"text": text, "says": says, "value": value})
+    stacked = sum(p.numel() for name, p in model.named_parameters() if "autopeft_ops" in name)
+    return {
+        "folder": str(folder),
+        "backbone": description.backbone,
+        "revision": description.revision,
+        "summary": describe(description.genotype),
+        "parameters": stacked,
+        "outputs": ", ".join(outputs.labels) or outputs.kind,
+        "genotype": description.genotype.to_dict(),
+        "texts": said,
+    }

@@ -1,0 +1,192 @@
+"""An adapter: a trained genotype with its head, and what it has to be put on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from autopeft import checks
+from autopeft.errors import ConfigError
+from autopeft.model.attention import Kernel
+from autopeft.model.head import head_linears
+from autopeft.model.inject import Injection
+from autopeft.space.genotype import Genotype
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.taps import Tap
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the outputs of a model mean.
+
+    Attributes:
+        kind: "classification" or "regression".
+        labels: names of the classes in the order of the outputs.
+        mean: an output times `std` plus `mean` is the label; 0 and 1 where the head does so itself.
+        std: see `mean`.
+    """
+
+    kind: str
+    labels: tuple[str, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the head."""
+        return max(1, len(self.labels))
+
+
+@dataclass(frozen=True)
+class Description:
+    """All of an adapter but its tensors.
+
+    Attributes:
+        backbone: Hub name or folder of the pretrained model.
+        revision: its commit on the Hub, None for a folder.
+        backbone_sha256: over its weights, as loaded.
+        genotype: the ops, as they are stored.
+        seed: of the trial, for what is random and not stored.
+        outputs: what they mean.
+        max_length: longest row in tokens that it was trained on.
+    """
+
+    backbone: str
+    revision: str | None
+    backbone_sha256: str
+    genotype: Genotype
+    seed: int
+    outputs: Outputs
+    max_length: int
+
+    def to_dict(self, sha256: str, autopeft: str) -> dict[str, Any]:
+        """What `autopeft_config.json` says.
+
+        Args:
+            sha256: of the tensor file.
+            autopeft: version that writes it.
+        """
+        outputs = self.outputs
+        return {
+            "version": FORMAT_VERSION,
+            "autopeft": autopeft,
+            "backbone": {
+                "name": self.backbone,
+                "revision": self.revision,
+                "sha256": self.backbone_sha256,
+            },
+            "genotype": self.genotype.to_dict(),
+            "seed": self.seed,
+            "outputs": {
+                "kind": outputs.kind,
+                "labels": list(outputs.labels),
+                "mean": outputs.mean,
+                "std": outputs.std,
+            },
+            "max_length": self.max_length,
+            "tensors": {"sha256": sha256},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str) -> tuple[Self, str]:
+        """The inverse of `to_dict`, and the SHA-256 of the tensor file.
+
+        Raises:
+            ConfigError: naming the source and everything that is wrong.
+        """
+        checks.refuse_if_any(_check(data, ""), source)
+        backbone, outputs = data["backbone"], data["outputs"]
+        labels = tuple(outputs["labels"])
+        if (outputs["kind"] == "classification") != bool(labels):
+            raise ConfigError(f"{source}: outputs.labels: classification has some, regression none")
+        description = cls(
+            backbone=backbone["name"],
+            revision=backbone["revision"],
+            backbone_sha256=backbone["sha256"],
+            genotype=genotype_from_dict(data["genotype"], source),
+            seed=data["seed"],
+            outputs=Outputs(outputs["kind"], labels, outputs["mean"], outputs["std"]),
+            max_length=data["max_length"],
+        )
+        return description, data["tensors"]["sha256"]
+
+
+def mount(
+    model: PreTrainedModel,
+    fresh: Sequence[str],
+    description: Description,
+    kernel: Kernel | None = None,
+) -> tuple[Injection, dict[str, Tensor]]:
+    """Put an adapter on a model, as it was before its training.
+
+    Args:
+        model: the backbone with a head of the right size.
+        fresh: parameters that were not in its checkpoint.
+        description: of the adapter.
+        kernel: of attention; None for the model's own, where no op acts inside of it.
+
+    Returns:
+        The ops, and views of the parameters of ops and head by name, to be filled.
+
+    Raises:
+        ConfigError: the genotype does not fit the model.
+    """
+    genotype = description.genotype
+    if kernel is None and any(op.write is Tap.HEAD for op in genotype.ops):
+        kernel = "sdpa"
+    injection = Injection(model, [genotype], [description.seed], kernel, fresh=fresh)
+    name_outputs(model, description.outputs)
+    return injection, injection.tensors(0) | head_tensors(model, fresh)
+
+
+def head_tensors(model: PreTrainedModel, fresh: Sequence[str]) -> dict[str, Tensor]:
+    """The parameters of a model's task head, by name, in the order of the forward pass."""
+    return {
+        f"{name}.{part}": parameter
+        for name, linear in head_linears(model, fresh)
+        for part, parameter in linear.named_parameters()
+    }
+
+
+def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
+    """Let a model's configuration say what its outputs mean."""
+    if outputs.kind == "regression":
+        model.config.problem_type = "regression"
+        return
+    model.config.problem_type = "single_label_classification"
+    model.config.id2label = dict(enumerate(outputs.labels))
+    model.config.label2id = {label: i for i, label in enumerate(outputs.labels)}
+
+
+_HASH = checks.matching("[0-9a-f]{64}", "64 hexadecimal digits")
+# A name is never made a path unless it is that of a folder; nothing leaves it by `..`.
+_NAME = checks.matching(r"(?!.*\.\.)[^\x00-\x1f@]{1,4096}", "a Hub name or a folder")
+_check = checks.fields(
+    {
+        "version": checks.one_of(FORMAT_VERSION),
+        "autopeft": checks.TEXT,
+        "backbone": checks.fields(
+            {
+                "name": _NAME,
+                "revision": checks.optional(checks.matching(r"[\w.-]{1,100}", "a revision")),
+                "sha256": _HASH,
+            }
+        ),
+        "genotype": checks.PLAIN_OBJECT,
+        "seed": checks.COUNT,
+        "outputs": checks.fields(
+            {
+                "kind": checks.one_of("classification", "regression"),
+                "labels": checks.list_of(checks.TEXT),
+                "mean": checks.NUMBER,
+                "std": checks.NUMBER,
+            }
+        ),
+        "max_length": checks.COUNT,
+        "tensors": checks.fields({"sha256": _HASH}),
+    }
+)

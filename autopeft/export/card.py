@@ -1,0 +1,171 @@
+"""The model card: what was exported, how good it is, and where it comes from."""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+
+from autopeft.export.proof import Proof
+from autopeft.export.winner import Winner
+from autopeft.space.words import describe
+
+_Z = 1.96
+"""Standard errors to either side of a 95 % interval."""
+_PACKAGES = ("autopeft", "torch", "transformers", "peft", "safetensors")
+
+USE = {
+    "native": """\
+import autopeft
+
+model, tokenizer = autopeft.load({folder!r})""",
+    "merged": """\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained({folder!r})
+tokenizer = AutoTokenizer.from_pretrained({folder!r})""",
+    "peft": """\
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+base = AutoModelForSequenceClassification.from_pretrained(
+    {backbone!r}, revision={revision!r}, num_labels={n_outputs}
+)
+model = PeftModel.from_pretrained(base, {folder!r}).eval()
+tokenizer = AutoTokenizer.from_pretrained({folder!r})""",
+}
+
+
+def model_card(
+    winner: Winner, target: str, name: str, command: str, proof: Proof | None, notes: Sequence[str]
+) -> str:
+    """README.md of an export, in Markdown with the metadata that the Hub reads.
+
+    Args:
+        winner: that was exported.
+        target: format.
+        name: of the folder.
+        command: that exported it.
+        proof: that it is equal, where its format can be loaded.
+        notes: what else the user has to know.
+    """
+    blocks = [
+        _front_matter(winner, target),
+        f"# {name}",
+        _what(winner),
+        _use(winner, target, name),
+        "## How good",
+        _quality(winner),
+        _proof(proof),
+        *(f"Note: {note}" for note in notes),
+        "## The front it was chosen from",
+        _front(winner),
+        "## Where it comes from",
+        _origin(winner, command),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _front_matter(winner: Winner, target: str) -> str:
+    kind = {"classification": "text-classification"}.get(winner.outputs.kind, "text-regression")
+    lines = ["library_name: " + {"peft": "peft", "merged": "transformers"}.get(target, "autopeft")]
+    if winner.description.revision:
+        lines.append(f"base_model: {winner.description.backbone}")
+    tags = "".join(f"\n- {tag}" for tag in ("autopeft", kind))
+    return "\n".join(["---", *lines, f"tags:{tags}", "---"])
+
+
+def _what(winner: Winner) -> str:
+    return (
+        f"{describe(winner.genotype)} on `{winner.backbone.name}`, found by autopeft: trial "
+        f"{winner.record.trial} of `{winner.study.folder.name}`, {winner.choice.reason}."
+    )
+
+
+def _use(winner: Winner, target: str, name: str) -> str:
+    if target not in USE:
+        return ""
+    code = USE[target].format(
+        folder=name,
+        backbone=winner.description.backbone,
+        revision=winner.description.revision or "main",
+        n_outputs=winner.outputs.n_outputs,
+    )
+    outputs = winner.outputs
+    lines = [f"```python\n{code}\n```"]
+    if outputs.kind == "regression" and (outputs.mean, outputs.std) != (0.0, 1.0):
+        lines.append(f"The label is {outputs.std!r} times the output plus {outputs.mean!r}.")
+    if outputs.labels:
+        lines.append(f"Classes: {', '.join(outputs.labels)}.")
+    return "\n\n".join(lines)
+
+
+def _quality(winner: Winner) -> str:
+    """Metrics with intervals, and what they are worth."""
+    record = winner.record
+    rows = ["| metric | value | 95 % interval |", "| --- | --- | --- |"]
+    for name, metric in record.metrics.items():
+        low, high = metric.value - _Z * metric.stderr, metric.value + _Z * metric.stderr
+        rows.append(f"| {name} | {metric.value:.4f} | {low:.4f} to {high:.4f} |")
+    rows_scored = winner.manifest.data["rows"].get(record.split, len(winner.ground.validation))
+    said = (
+        f"On the {rows_scored:,} rows of `{record.split}`, on which the search selected, so they "
+        f"flatter it. Precision while training: {record.precision}."
+    )
+    return "\n".join([*rows, "", said])
+
+
+def _proof(proof: Proof | None) -> str:
+    if proof is None:
+        return ""
+    return (
+        f"This folder was loaded again in a fresh process: on all {proof.rows:,} validation rows "
+        f"its outputs differ from those of the trained weights by {proof.difference:.1e} at most "
+        f"(allowed: {proof.tolerance:.1e}), and {proof.changed} predictions differ."
+    )
+
+
+def _front(winner: Winner) -> str:
+    front = winner.front
+    rows = [f"| trial | {front.metric} | parameters | what it is |", "| --- | --- | --- | --- |"]
+    for point in front.points:
+        mark = " (this)" if point.trial == winner.record.trial else ""
+        rows.append(
+            f"| {point.trial}{mark} | {point.quality:.4f} ± {point.stderr:.4f} | "
+            f"{point.trainable_params:,} | {point.summary} |"
+        )
+    return "\n".join(rows)
+
+
+def _origin(winner: Winner, command: str) -> str:
+    record, manifest, data = winner.record, winner.manifest, winner.manifest.data
+    seconds = sum(r.seconds for r in winner.records)
+    rows = " + ".join(f"{count:,} {split}" for split, count in data["rows"].items())
+    replicates = sorted({r.replicate for r in winner.records if r.trial == record.trial})
+    backbone = winner.description
+    revision = f" at revision {backbone.revision}" if backbone.revision else ""
+    facts = {
+        "backbone": f"`{backbone.backbone}`{revision}, weights sha256 {backbone.backbone_sha256}",
+        "parameters": f"{record.trainable_params:,} in the ops ({100 * record.fraction:.3g} % of "
+        f"the backbone), {record.head_params:,} in the head",
+        "seeds": f"study {winner.ground.spec.seed}, trial {record.seed}, replicate "
+        f"{record.replicate} of {len(replicates)} (the median one)",
+        "search": f"{len({r.trial for r in winner.records})} trials, {seconds:,.0f} s of training",
+        "data": f"{rows} rows, sha256 {data['sha256']}",
+        "exported by": f"`{command}`",
+        "searched with": _versions(manifest.versions),
+        "exported with": _versions(_installed()),
+    }
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items())])
+
+
+def _installed() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

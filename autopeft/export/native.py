@@ -1,0 +1,159 @@
+"""The native format: `autopeft_config.json`, `adapter_model.safetensors` and the tokenizer."""
+
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from autopeft.errors import ConfigError, DataError
+from autopeft.export.adapter import Description, head_tensors, mount
+from autopeft.export.tensors import read_shapes, tensors_of, write_tensors
+from autopeft.files import read_json, write_atomic
+from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone
+from autopeft.model.head import OPS_ATTRIBUTE
+from autopeft.model.inject import fill
+from autopeft.ops.base import StackedOp
+
+CONFIG = "autopeft_config.json"
+TENSORS = "adapter_model.safetensors"
+_UNWELCOME = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
+"""Files that can hold code; nothing here reads them, and what brings one is not trusted."""
+
+
+def write_native(folder: Path, description: Description, tensors: Mapping[str, Tensor]) -> None:
+    """Write an adapter into a folder that is there; the tokenizer writes itself.
+
+    Args:
+        folder: where to.
+        description: of the adapter.
+        tensors: parameters of its ops and head, by full name.
+    """
+    sha256 = write_tensors(folder / TENSORS, tensors)
+    version = importlib.metadata.version("autopeft")
+    text = json.dumps(description.to_dict(sha256, version), indent=2, allow_nan=False)
+    write_atomic(folder / CONFIG, text + "\n")
+
+
+def load(
+    folder: str | Path,
+    *,
+    backbone: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> tuple[PreTrainedModel, Any]:
+    """Load an exported adapter on its backbone.
+
+    Args:
+        folder: of the export.
+        backbone: Hub name or folder to take the pretrained weights from, if not from where the
+            adapter says; they have to be the same.
+        device: where the model goes.
+        dtype: of all weights; fp32 if None.
+
+    Returns:
+        The model, in evaluation mode, and the tokenizer. The model is the `transformers` class of
+        the backbone: it generates, goes into a pipeline, moves, compiles as any other. What
+        `save_pretrained` writes is a folder for this function.
+
+    Raises:
+        DataError: the folder is not an export or has been changed, or the backbone is another one.
+    """
+    folder = Path(folder)
+    description, sha256 = read_description(folder)
+    data, shapes = read_shapes(folder / TENSORS, sha256)
+    base = base_of(description, backbone)
+    own = _mounted(folder, description, base, shapes)
+    expected = {name: tuple(view.shape) for name, view in own.items()}
+    with torch.no_grad():
+        fill(own, tensors_of(data, shapes, expected, folder / TENSORS))
+    model = base.model
+    model.save_pretrained = partial(_save_again, model, description, base.fresh)
+    tokenizer = _tokenizer(folder, base)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(device=device, dtype=dtype or torch.float32), tokenizer
+
+
+def read_description(folder: Path) -> tuple[Description, str]:
+    """What the folder says of its adapter, and the SHA-256 of its tensor file.
+
+    Raises:
+        DataError: it is not an export.
+    """
+    if not (folder / CONFIG).is_file():
+        raise DataError(f"{folder}: not an export: it has no {CONFIG}")
+    if unwelcome := sorted(p.name for p in folder.rglob("*") if p.suffix.lower() in _UNWELCOME):
+        raise DataError(f"{folder}: {unwelcome[0]} can hold code; no export of autopeft has such")
+    try:
+        return Description.from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
+    except ConfigError as error:  # in a file that was written for us it is the data that is wrong
+        raise DataError(str(error)) from None
+
+
+def base_of(description: Description, name: str | Path | None = None) -> Backbone:
+    """The backbone of an adapter, with a head of the right size.
+
+    Raises:
+        DataError: it cannot be loaded, or has other weights than those that were trained on.
+    """
+    source = str(name or description.backbone)
+    if name is None and description.revision is not None:
+        source = f"{source}@{description.revision}"
+    base = load_backbone(source, description.outputs.n_outputs)
+    if base.fingerprint != description.backbone_sha256:
+        raise DataError(
+            f"{source} has other weights (sha256 {base.fingerprint}) than those that the adapter "
+            f"was trained on ({description.backbone_sha256})"
+        )
+    return base
+
+
+def _mounted(
+    folder: Path, description: Description, base: Backbone, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Views of the parameters to fill, once their number is what the file has."""
+    head = head_tensors(base.model, base.fresh)
+    found = sum(math.prod(shape) for name, shape in shapes.items() if name not in head)
+    try:
+        description.genotype.check_fits(base.shape)
+        # Before anything is made of a size that a stranger chose.
+        if found != (expected := description.genotype.count_params(base.shape)):
+            raise DataError(
+                f"{folder / TENSORS}: its ops have {found:,} parameters, those of its genotype "
+                f"{expected:,}"
+            )
+        return mount(base.model, base.fresh, description)[1]
+    except ConfigError as error:
+        raise DataError(f"{folder / CONFIG}: {error}") from None
+
+
+def _tokenizer(folder: Path, base: Backbone) -> Any:
+    """The one in the folder, or else that of the backbone."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return base.tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise DataError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
+
+
+def _save_again(
+    model: PreTrainedModel,
+    description: Description,
+    fresh: Sequence[str],
+    save_directory: str | Path,
+    **_: Any,
+) -> None:
+    """`save_pretrained` of a loaded model: the folder that it came from, as it is now."""
+    folder = Path(save_directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    stacks = (m for m in getattr(model, OPS_ATTRIBUTE).modules() if isinstance(m, StackedOp))
+    ops = {name: own for op in stacks for name, own in op.tensors(0)}
+    write_native(folder, description, ops | head_tensors(model, fresh))

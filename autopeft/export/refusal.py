@@ -1,0 +1,83 @@
+"""What a target cannot hold, told by the names of the ops, with the targets that could."""
+
+from collections.abc import Callable, Mapping
+
+from autopeft.errors import ConfigError
+from autopeft.space.forms import Form
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.merge import NORMS, obstacle
+from autopeft.space.shape import ModelShape
+from autopeft.space.taps import LINEAR_INPUT, Tap
+
+Reason = Callable[[Op, ModelShape], str | None]
+
+LORA_LIKE = frozenset({Form.LOWRANK, Form.LOWRANK_FA, Form.VERA, Form.DORA})
+"""What LoRA of peft can do: an update of low rank, with a trained magnitude if asked for."""
+IA3_INPUTS = {Tap.PRE_O: Tap.ATTN_OUT, Tap.FFN_MID: Tap.FFN_OUT}
+"""Taps that one weight matrix alone reads, and the tap it puts out."""
+
+
+def refuse(target: str, genotype: Genotype, shape: ModelShape) -> None:
+    """Refuse what a target cannot hold.
+
+    Raises:
+        ConfigError: naming each op that is in the way, and the targets that can hold it.
+    """
+    problems = []
+    for op in genotype.ops:
+        if reason := _reason(target, op, shape):
+            able = [name for name in HOLDS if _reason(name, op, shape) is None]
+            problems.append(f"{op.form} {op.read}->{op.write}: {reason} ({', '.join(able)} can)")
+    if not problems and target == "peft":
+        problems = _peft_together(genotype)
+    if problems:
+        hint = "; --as-lora R approximates what merges" if target == "peft" else ""
+        raise ConfigError(f"--to {target} cannot hold this: {'; '.join(problems)}{hint}")
+
+
+def _reason(target: str, op: Op, shape: ModelShape) -> str | None:
+    return HOLDS[target](op, shape)
+
+
+def _peft(op: Op, shape: ModelShape) -> str | None:
+    op = op.stored
+    if op.form in LORA_LIKE:
+        if LINEAR_INPUT.get(op.write) is op.read:
+            return None
+        return "peft's LoRA stands at one weight matrix, from its input to its output"
+    if op.form is Form.SCALE:
+        if op.write in LINEAR_INPUT or op.write in IA3_INPUTS or _is_norm(op, shape):
+            return None
+        return "peft's IA3 scales the output of a weight matrix, or an input that it alone reads"
+    if op.form is Form.BIAS:
+        if obstacle(op, shape) is None and (op.write in LINEAR_INPUT or _is_norm(op, shape)):
+            return None
+        return "peft trains biases that the model has"
+    return f"peft has no {op.form}"
+
+
+def _is_norm(op: Op, shape: ModelShape) -> bool:
+    return op.write in NORMS and NORMS[op.write] in shape.widths
+
+
+def _peft_together(genotype: Genotype) -> list[str]:
+    """Ops that peft holds, but not in one model."""
+    ops = [op.stored for op in genotype.ops]
+    scales = [op for op in ops if op.form is Form.SCALE and op.write not in NORMS]
+    others = [op for op in ops if op.form is not Form.SCALE and op.write not in NORMS]
+    if scales and others:
+        names = ", ".join(f"{op.form} {op.write}" for op in others)
+        told = f"peft holds one type in a model, and IA3 is another one than what {names} needs"
+        return [f"scale {scales[0].write}: {told} (native, merged can)"]
+    twice = {IA3_INPUTS.get(op.write, op.write) for op in scales}
+    if len(twice) < len(scales):
+        return ["scale: peft's IA3 scales the input or the output of a weight matrix, not both"]
+    return []
+
+
+HOLDS: Mapping[str, Reason] = {
+    "native": lambda _, __: None,
+    "peft": _peft,
+    "merged": obstacle,
+}
+"""By target: why it cannot hold an op; None if it can."""

@@ -1,0 +1,99 @@
+"""Exporting: choose, write beside, prove, and only then give the folder its name."""
+
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import ConfigError, DataError
+from autopeft.export.card import model_card
+from autopeft.export.merged import merge
+from autopeft.export.native import write_native
+from autopeft.export.pick import Choice
+from autopeft.export.proof import TOLERANCE, Proof, prove
+from autopeft.export.refusal import refuse
+from autopeft.export.winner import Winner, winner_of
+from autopeft.files import write_atomic
+from autopeft.study.folder import Study, check_new
+
+Notes = list[str]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        folder: where it lies.
+        target: its format.
+        choice: which trial, and why.
+        proof: that it is equal; None for formats that are not weights.
+        notes: what else the user has to know.
+    """
+
+    folder: Path
+    target: str
+    choice: Choice
+    proof: Proof | None
+    notes: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "folder": str(self.folder), "notes": list(self.notes)}
+
+
+def export(study: Study, *, how: str, target: str, out: Path, command: str) -> Exported:
+    """Export a trial of a study. A folder that could not be proven equal does not stay.
+
+    Args:
+        study: on disk.
+        how: which trial, see `pick`.
+        target: one of `TARGETS`.
+        out: folder of the export; must be new or empty.
+        command: for the model card.
+
+    Raises:
+        ConfigError: nothing is like `how`, or the target cannot hold what was found.
+        DataError: something cannot be read or written, or the export is not what was trained.
+    """
+    if target not in TARGETS:
+        raise ConfigError(f"--to {target}: allowed: {', '.join(TARGETS)}")
+    check_new(out)
+    winner = winner_of(study, how)
+    refuse(target, winner.genotype, winner.backbone.shape)
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        notes = TARGETS[target](winner, temporary)
+        proof = prove(target, temporary, winner) if target in TOLERANCE else None
+        text = model_card(winner, target, out.name, command, proof, notes)
+        write_atomic(temporary / "README.md", text)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Exported(out, target, winner.choice, proof, notes)
+
+
+def _native(winner: Winner, folder: Path) -> Notes:
+    write_native(folder, winner.description, winner.tensors)
+    winner.tokenizer.save_pretrained(folder)
+    return []
+
+
+def _merged(winner: Winner, folder: Path) -> Notes:
+    model = winner.model_with_head()
+    plain = merge(model, winner.genotype, winner.record.seed, winner.ops)
+    plain.config.use_cache = True
+    plain.save_pretrained(folder)
+    winner.tokenizer.save_pretrained(folder)
+    return []
+
+
+TARGETS: Mapping[str, Callable[[Winner, Path], Notes]] = {"native": _native, "merged": _merged}
+"""By name: writes an export into a folder and says what the user has to know of it."""

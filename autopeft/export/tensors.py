@@ -1,0 +1,98 @@
+"""Tensor files of strangers: only names, shapes and types that were expected, only numbers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from autopeft.errors import DataError
+from autopeft.files import parse_json
+
+MAX_HEADER_BYTES = 16 * 2**20
+_METADATA = "__metadata__"
+_LENGTH_BYTES = 8
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors in fp32, sorted by name, and tell the SHA-256 of the file."""
+    plain = {n: tensors[n].detach().float().cpu().contiguous() for n in sorted(tensors)}
+    data = save(plain, {"format": "pt"})
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_shapes(path: Path, sha256: str) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+    """The bytes of a tensor file and what is in it, before any tensor is made.
+
+    Args:
+        path: of a safetensors file.
+        sha256: that it has to have.
+
+    Raises:
+        DataError: it is not such a file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise DataError(f"{path}: sha256 is {found}, its configuration says {sha256}")
+    length = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - _LENGTH_BYTES):  # noqa: PLR2004
+        raise DataError(f"{path}: not a safetensors file")
+    header = parse_json(data[_LENGTH_BYTES : _LENGTH_BYTES + length], f"the header of {path}")
+    if not isinstance(header, dict):
+        raise DataError(f"{path}: its header is not an object")
+    shapes = {n: _shape(n, item, path) for n, item in header.items() if n != _METADATA}
+    return data, shapes
+
+
+def tensors_of(
+    data: bytes,
+    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    path: Path,
+) -> dict[str, Tensor]:
+    """The tensors, if they are exactly those that are expected, and finite.
+
+    Raises:
+        DataError: saying what differs.
+    """
+    problems = [f"{_shown(name)} is missing" for name in sorted(expected.keys() - shapes.keys())]
+    problems += [f"{_shown(name)} is unknown" for name in sorted(shapes.keys() - expected.keys())]
+    problems += [
+        f"{_shown(name)} has shape {list(shapes[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if problems[3:] else ""
+        raise DataError(f"{path}: {'; '.join(problems[:3])}{more}")
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{path}: not a safetensors file: {error}") from None
+    if bad := sorted(name for name, t in tensors.items() if not bool(torch.isfinite(t).all())):
+        raise DataError(f"{path}: {bad[0]} has values that are not finite")
+    return tensors
+
+
+def _shape(name: str, item: Any, path: Path) -> tuple[int, ...]:
+    if not isinstance(item, dict) or item.get("dtype") != "F32":
+        kind = item.get("dtype") if isinstance(item, dict) else item
+        raise DataError(f"{path}: {_shown(name)} has dtype {_shown(kind)}, expected F32")
+    shape = item.get("shape")
+    if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in shape):
+        raise DataError(f"{path}: {_shown(name)} has no shape")
+    return tuple(shape)
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004

@@ -1,0 +1,194 @@
+"""The winner: one trained trial of a study, with everything that an export says of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from autopeft.errors import ConfigError, DataError
+from autopeft.export.adapter import Description, Outputs, head_tensors, name_outputs
+from autopeft.export.pick import Choice, pick, shipped
+from autopeft.front import Front
+from autopeft.model.backbone import Backbone
+from autopeft.model.inject import fill
+from autopeft.records import Record
+from autopeft.space.genotype import Genotype
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.study.folder import Study
+from autopeft.study.manifest import Manifest, read_manifest
+from autopeft.study.prepare import Ground, prepare
+from autopeft.study.spec import load_study_spec
+from autopeft.tasks.task import Regression
+from autopeft.training.batches import evaluation_order
+from autopeft.training.cohort import Cohort
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A trained trial, in fp32.
+
+    Attributes:
+        study: that it comes from.
+        manifest: of the study.
+        front: of the study.
+        records: of the study.
+        choice: why this trial.
+        record: what was measured with the weights.
+        ground: model and data.
+        genotype: as it is stored.
+        weights: parameters of ops and head, by full name, as they were trained.
+    """
+
+    study: Study
+    manifest: Manifest
+    front: Front
+    records: Sequence[Record]
+    choice: Choice
+    record: Record
+    ground: Ground
+    genotype: Genotype
+    weights: dict[str, Tensor]
+
+    @property
+    def backbone(self) -> Backbone:
+        """The pretrained model."""
+        return self.ground.backbone
+
+    @cached_property
+    def _last_bias(self) -> str | None:
+        """The bias of the task head's last Linear, if it has one."""
+        *_, last = head_tensors(self.backbone.model, self.backbone.fresh)
+        return last if last.endswith(".bias") else None
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the outputs mean once the head of a regression has its label's own scale."""
+        if isinstance(self.ground.task, Regression):
+            mean, std = self.ground.task.label_mean, self.ground.task.label_std
+            return Outputs("regression", (), *((0.0, 1.0) if self._last_bias else (mean, std)))
+        return Outputs("classification", self.ground.dataset.label_names)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters of ops and head, the head putting out what `outputs` says."""
+        task, last = self.ground.task, self._last_bias
+        if not isinstance(task, Regression) or last is None:
+            return self.weights
+        weight = last.removesuffix("bias") + "weight"
+        scaled = {
+            weight: self.weights[weight] * task.label_std,
+            last: self.weights[last] * task.label_std + task.label_mean,
+        }
+        return self.weights | scaled
+
+    @property
+    def ops(self) -> dict[str, Tensor]:
+        """Those of the ops."""
+        head = head_tensors(self.backbone.model, self.backbone.fresh)
+        return {name: tensor for name, tensor in self.tensors.items() if name not in head}
+
+    @property
+    def head(self) -> dict[str, Tensor]:
+        """Those of the head."""
+        return {name: t for name, t in self.tensors.items() if name not in self.ops}
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the backbone, with a token to pad with."""
+        tokenizer = self.backbone.tokenizer
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def model_with_head(self) -> PreTrainedModel:
+        """The backbone's own model with the trained head, and without ops."""
+        model = self.backbone.model
+        with torch.no_grad():
+            fill(head_tensors(model, self.backbone.fresh), self.head)
+        name_outputs(model, self.outputs)
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+        return model
+
+    @property
+    def description(self) -> Description:
+        """It as an adapter."""
+        name, _, _ = self.backbone.name.partition("@")
+        return Description(
+            backbone=name if self.backbone.revision else self.backbone.name,
+            revision=self.backbone.revision,
+            backbone_sha256=self.backbone.fingerprint,
+            genotype=self.genotype,
+            seed=self.record.seed,
+            outputs=self.outputs,
+            max_length=self.ground.spec.training.max_length,
+        )
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "row output"]:
+        """What the trained weights put out for the validation rows, computed as in the search."""
+        ground, settings = self.ground, self.manifest.training_settings()
+        settings = replace(settings, precision="fp32", frozen_cache=False)
+        rows = ground.validation
+        out = torch.empty(len(rows), ground.task.n_outputs)
+        with (
+            torch.no_grad(),
+            Cohort(
+                self.backbone, [self.genotype], [self.record.seed], ground.task, settings
+            ) as cohort,
+        ):
+            cohort.load(0, self.weights)
+            for indices in evaluation_order(rows.lengths, settings.batch_size):
+                out[indices] = cohort.logits(rows, indices)[0].cpu()
+        task = ground.task
+        if isinstance(task, Regression) and self._last_bias:
+            return out * task.label_std + task.label_mean
+        return out
+
+
+def winner_of(study: Study, how: str) -> Winner:
+    """Choose a trial of a study and load what it has become.
+
+    Args:
+        study: on disk.
+        how: see `pick`.
+
+    Raises:
+        ConfigError: no trial is like that, or model or data have changed since the search.
+        DataError: the study cannot be read, or the weights are not there.
+    """
+    front, records = study.front(), study.records()
+    choice = pick(front, records, how)
+    record = shipped(records, choice.trial, front.metric)
+    manifest = read_manifest(study.manifest_file)
+    path = _weights_file(study, record)
+    ground = prepare(load_study_spec(study.spec_file), study.folder)
+    if ground.dataset.fingerprint != manifest.data["sha256"]:
+        raise ConfigError(f"{study.folder}: the data have changed since the search")
+    if ground.backbone.fingerprint != manifest.model["sha256"]:
+        raise ConfigError(f"{study.folder}: the model has changed since the search")
+    genotype = genotype_from_dict(record.stored_genotype)
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: {error}") from None
+    return Winner(study, manifest, front, records, choice, record, ground, genotype, weights)
+
+
+def _weights_file(study: Study, record: Record) -> Path:
+    path = study.folder / (record.weights or "")
+    if record.weights is None or not path.is_file():
+        raise DataError(
+            f"the weights of trial {record.trial} are not kept, only those of the front; to train "
+            f"it again: autopeft front {study.folder} --genotype {record.trial} > genotype.yaml "
+            f"&& autopeft train genotype.yaml --study {study.spec_file}"
+        )
+    return path

@@ -1,0 +1,156 @@
+"""From a study to a folder: chosen, written, proven in a fresh process, or not there at all."""
+
+import json
+
+import pytest
+import torch
+from study_factory import tree
+from tiny import lora, same
+from transformers import AutoModelForSequenceClassification
+from winners import make_winner
+
+from autopeft.cli.listings import merging
+from autopeft.errors import ConfigError, DataError
+from autopeft.export import run as run_module
+from autopeft.export.adapter import Outputs
+from autopeft.export.native import CONFIG
+from autopeft.export.proof import ask, compare, question_of
+from autopeft.export.run import TARGETS, export
+from autopeft.export.winner import winner_of
+from autopeft.space.forms import Form
+from autopeft.space.taps import Tap
+from autopeft.study.folder import Study
+
+
+def test_a_merged_export_is_proven_and_described(run, done, tmp_path):
+    """The only one of these tests that runs the fresh process of `merged`."""
+    front = done.front()
+    best = [p for p in front.points if not merging(front, done.shape())[p.trial]][-1]
+    flags = ("--pick", best.trial, "--to", "merged", "-o", "out")
+    code, out, err = run("export", done.folder, *flags)
+    assert code == 0, err
+    assert out == f"trial {best.trial} -> out (merged)\n"
+    assert "chosen: asked for by its number; it is on the front" in err
+    assert "loaded again in a fresh process: on 24 validation rows outputs differ by" in err
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for told in (
+        "autopeft export",
+        f"| {best.trial} (this) | {best.quality:.4f} ± {best.stderr:.4f} |",
+        f"{best.trainable_params:,} in the ops",
+        "95 % interval",
+        "5 trials",
+        "library_name: transformers",
+        "AutoModelForSequenceClassification.from_pretrained('out')",
+    ):
+        assert told in card
+    model = AutoModelForSequenceClassification.from_pretrained("out")
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_native_export_is_proven_and_loads_by_command(run, done, tmp_path):
+    code, out, err = run("export", done.folder, "--to", "native", "-o", "out", "--format", "json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["target"], told["choice"]["trial"]) == ("native", done.front().recommended)
+    assert told["proof"]["rows"] == 24
+    code, out, err = run("load", "out", "--text", "a great film", "--text", "an awful plot")
+    assert code == 0, err
+    assert "a great film" in out
+    assert "bad, good" in out
+    code, out, _ = run("load", "out", "--format", "json", "--text", "a great film")
+    (said,) = json.loads(out)["texts"]
+    assert said["text"] == "a great film"
+    assert 0.5 <= said["value"] <= 1
+    (tmp_path / "out" / CONFIG).write_text("{}", encoding="utf-8")
+    code, _, err = run("load", "out")
+    assert code == 3
+    assert "genotype is missing" in err
+
+
+def test_the_study_computes_what_is_compared(done):
+    """The score of the exported weights is the one in the record."""
+    winner = winner_of(done, "best")
+    labels = winner.ground.validation.labels
+    accuracy = (winner.logits.argmax(-1) == labels).float().mean().item()
+    assert accuracy == pytest.approx(winner.record.metrics["accuracy"].value)
+
+
+def spoil(target):
+    """Let a target write weights that are a little wrong."""
+
+    def write(winner, folder):
+        tensors = winner.tensors
+        name = next(name for name in tensors if name.endswith(".bias") or "lowrank" in name)
+        tensors[name] = tensors[name] + 1e-2
+        return TARGETS[target](winner, folder)
+
+    return write
+
+
+def test_what_is_not_equal_does_not_stay(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "winner_of", with_known_logits)
+    monkeypatch.setattr(run_module, "TARGETS", {"native": spoil("native")})
+    with pytest.raises(DataError, match="not what was trained: an output differs by"):
+        export(done, how="best", target="native", out=tmp_path / "out", command="")
+    assert tree(tmp_path) == {}
+
+
+def with_known_logits(study, how):
+    """A winner whose outputs were computed before anything is spoilt."""
+    winner = winner_of(study, how)
+    assert winner.logits.isfinite().all()
+    return winner
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([[0.0, 1.0], [float("nan"), 0.0]], "not what was trained"),
+        ([[0.0, 1.0], [2.0, 0.0 + 5e-5]], "differs by 5e-05, allowed are 2e-05"),
+        ([[0.0, 1.0]], r"puts out \[1, 2\], not \[2, 2\]"),
+    ],
+)
+def test_differences_beyond_rounding_are_refused(found, said):
+    expected = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    with pytest.raises(DataError, match=said):
+        compare(torch.tensor(found), expected, Outputs("classification", ("a", "b")), 1e-5)
+
+
+def test_a_prediction_changes_only_between_classes_that_are_as_close():
+    expected = torch.tensor([[1e-6, 0.0], [1.0, 0.0]])
+    found = torch.tensor([[0.0, 1e-6], [1.0, 0.0]])
+    proof = compare(found, expected, Outputs("classification", ("a", "b")), 1e-5)
+    assert (proof.rows, proof.changed) == (2, 1)
+
+
+def test_a_folder_that_cannot_be_loaded_is_no_proof(tmp_path):
+    winner = make_winner(tmp_path, "bert", lora(Tap.Q, 2))
+    with pytest.raises(DataError, match=r"cannot be loaded again: .*not an export"):
+        ask(question_of("native", tmp_path, winner))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("merged", "prefix head->head: trained keys and values are no weights (native"),
+    ],
+)
+def test_what_a_target_cannot_hold_is_refused_by_name(target, said, tmp_path, monkeypatch):
+    winner = make_winner(tmp_path, "bert", lora(Tap.Q, 2), same(Form.PREFIX, Tap.HEAD, 2))
+    monkeypatch.setattr(run_module, "winner_of", lambda *_: winner)
+    with pytest.raises(ConfigError) as refusal:
+        export(Study(tmp_path), how="best", target=target, out=tmp_path / "out", command="")
+    assert said in str(refusal.value)
+    assert "lowrank" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_refusals_before_anything_is_loaded(run, done, tmp_path):
+    assert "allowed: native, merged" in run("export", done.folder, "--to", "onnx", "-o", "x")[2]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert "not an empty folder" in run("export", done.folder, "-o", "full")[2]
+    lost = next(r.trial for r in done.records() if not (done.folder / r.weights).is_file())
+    code, _, err = run("export", done.folder, "--pick", lost, "-o", "x")
+    assert (code, "to train it again: autopeft front" in err) == (3, True)

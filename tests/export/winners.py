@@ -1,0 +1,101 @@
+"""Winners of any family and genotype, with random weights instead of a search."""
+
+import json
+
+import torch
+from record_factory import make_record
+from study_factory import ROWS, rows_of, save_tokenizer, write_data, write_jsonl
+from tiny import genotype, tiny_model
+
+from autopeft.export.adapter import head_tensors
+from autopeft.export.pick import Choice
+from autopeft.export.winner import Winner
+from autopeft.front import front_of
+from autopeft.model.inject import Injection
+from autopeft.records import Metric
+from autopeft.space.genotype import Genotype
+from autopeft.study.folder import Study
+from autopeft.study.manifest import new_manifest
+from autopeft.study.prepare import prepare
+from autopeft.study.spec import StudySpec
+
+
+def save_family(folder, family):
+    """The checkpoint of a tiny model without its head, and a tokenizer of nineteen words."""
+    tiny_model(family).base_model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def make_winner(folder, family, *ops, task="classification", seed=5):
+    """A trial that nobody has trained.
+
+    Args:
+        folder: for model and data; used again if they are there.
+        family: of the model.
+        ops: of the genotype.
+        task: classification of two classes, or regression.
+        seed: of the trial.
+    """
+    model = folder / family
+    if not model.exists():
+        save_family(model, family)
+    data = folder / task
+    if not data.exists():
+        write_data(data)
+        if task == "regression":
+            for name in ROWS:
+                rows = [{**row, "label": 3.0 + i % 5} for i, row in enumerate(rows_of(24, 0))]
+                write_jsonl(data / f"{name}.jsonl", rows)
+    spec = StudySpec.model_validate(
+        {
+            "model": str(model),
+            "task": task,
+            "data": {name: str(data / f"{name}.jsonl") for name in ROWS},
+            "training": {"max_length": 16, "precision": "fp32", "attention": "eager"},
+        }
+    )
+    ground = prepare(spec, folder)
+    stored, weights = random_weights(ground.backbone, genotype(*ops), seed)
+    metric = ground.task.metric
+    record = make_record(
+        trial=0, rung=0, seed=seed, genotype=stored.to_dict(), metrics={metric: Metric(0.75, 0.01)}
+    )
+    front = front_of([record], metric, "maximize", 10**9, lambda _: "what it is")
+    manifest = new_manifest(
+        fingerprint={},
+        model={},
+        data={"sha256": "0" * 64, "rows": ROWS},
+        settings=ground.settings,
+        cohort=1,
+        max_params=10**9,
+        trial_seconds=1.0,
+        trial_bytes=1,
+        device="cpu",
+    )
+    choice = Choice(0, "it is the only one")
+    return Winner(Study(folder), manifest, front, [record], choice, record, ground, stored, weights)
+
+
+def random_weights(backbone, one: Genotype, seed: int):
+    """What a genotype is stored as, and parameters for it and the head."""
+    generator = torch.Generator().manual_seed(1)
+    injection = Injection(backbone.model, [one], [seed], "eager", fresh=backbone.fresh)
+    with torch.no_grad():
+        for tensor in injection.tensors(0).values():
+            tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
+        stored, ops = injection.stored(0)
+        ops = {name: tensor.clone() for name, tensor in ops.items()}
+    injection.remove()
+    head = {
+        name: torch.randn(tensor.shape, generator=generator)
+        for name, tensor in head_tensors(backbone.model, backbone.fresh).items()
+    }
+    return stored, ops | head
+
+
+def edit_json(path, change):
+    """Let a function change a JSON file in place."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
