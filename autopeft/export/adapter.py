@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from autopeft import checks
 from autopeft.errors import ConfigError
 from autopeft.model.attention import Kernel
-from autopeft.model.head import head_linears
+from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
@@ -147,8 +147,8 @@ def head_tensors(model: PreTrainedModel, fresh: Sequence[str]) -> dict[str, Tens
     """The parameters of a model's task head, by name, in the order of the forward pass."""
     return {
         f"{name}.{part}": parameter
-        for name, linear in head_linears(model, fresh)
-        for part, parameter in linear.named_parameters()
+        for name, module in head_modules(model, fresh)
+        for part, parameter in module.named_parameters()
     }
 
 

@@ -19,7 +19,7 @@ from autopeft.files import read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.model.inject import fill
-from autopeft.ops.base import StackedOp
+from autopeft.ops.base import Stack
 
 CONFIG = "autopeft_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -154,6 +154,6 @@ def _save_again(
     """`save_pretrained` of a loaded model: the folder that it came from, as it is now."""
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
-    stacks = (m for m in getattr(model, OPS_ATTRIBUTE).modules() if isinstance(m, StackedOp))
-    ops = {name: own for op in stacks for name, own in op.tensors(0)}
+    stacks = (m for m in getattr(model, OPS_ATTRIBUTE).modules() if isinstance(m, Stack))
+    ops = {name: own for stack in stacks for name, own in stack.tensors(0)}
     write_native(folder, description, ops | head_tensors(model, fresh))
