@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from autopeft.api import attach, search
     from autopeft.export.native import load
     from autopeft.front import Front
+    from autopeft.handle import Study
     from autopeft.records import Record
     from autopeft.space.genotype import Genotype, Op
     from autopeft.space.genotype_file import load_genotype
     from autopeft.space.methods import method
-    from autopeft.study.folder import Study
 
 __version__ = "0.1.0"
 
@@ -24,7 +24,7 @@ _HOMES = {
     "Genotype": "autopeft.space.genotype",
     "Op": "autopeft.space.genotype",
     "Record": "autopeft.records",
-    "Study": "autopeft.study.folder",
+    "Study": "autopeft.handle",
     "attach": "autopeft.api",
     "load": "autopeft.export.native",
     "load_genotype": "autopeft.space.genotype_file",

@@ -6,13 +6,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from autopeft.handle import Study
 from autopeft.model.attention import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space import yaml
 from autopeft.space.genotype import Genotype
 from autopeft.study.events import Watcher
-from autopeft.study.folder import Study
 from autopeft.study.search import run_search
 from autopeft.study.spec import StudySpec
 from autopeft.tasks.guess import data_section
@@ -55,7 +55,7 @@ def search(
         watcher: is told what happens.
 
     Returns:
-        The study; `.front()` is its result.
+        The study; `.front()` is its result, `.report()` a page of it.
 
     Raises:
         AutopeftError: one of its kinds, with what is wrong and what is allowed.
@@ -77,7 +77,7 @@ def search(
         "seed": seed,
     }
     spec = yaml.validate(StudySpec, yaml.Document("arguments", values, {}))
-    return run_search(spec, Path(out), watcher=watcher)
+    return Study(run_search(spec, Path(out), watcher=watcher).folder)
 
 
 def attach(

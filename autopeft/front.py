@@ -212,6 +212,25 @@ def hypervolume(values: Sequence[tuple[int, float]], max_params: int) -> float:
     return float(moocore.hypervolume(plane, ref=(1.0, 0.0), maximise=(False, True)))
 
 
+def mean_quality(replicates: Sequence[Record], metric: str) -> tuple[float, float]:
+    """Mean quality and its standard error over new seeds and new rows.
+
+    All replicates see the same rows, so averaging them shrinks the variance over seeds only:
+    `stderr**2 = mean(stderr_i**2) + var(quality) / n`, with the unbiased variance.
+
+    Args:
+        replicates: complete records of one trial at one rung.
+        metric: the name of the quality.
+    """
+    values = [record.metrics[metric].value for record in replicates]
+    errors = [record.metrics[metric].stderr for record in replicates]
+    if len(values) == 1:
+        return values[0], errors[0]
+    over_rows = math.hypot(*errors) / math.sqrt(len(errors))
+    over_seeds = statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values), math.hypot(over_rows, over_seeds)
+
+
 def write_front(folder: Path, front: Front) -> Path:
     """Write `front.json` into a study's folder, replacing an older one.
 
@@ -268,7 +287,7 @@ def _point_of(replicates: list[Record], metric: str) -> Point:
                 f"metric {metric!r}, it has: {', '.join(record.metrics)}"
             )
     first = replicates[0]
-    quality, stderr = _mean(replicates, metric)
+    quality, stderr = mean_quality(replicates, metric)
     return Point(
         trial=first.trial,
         quality=quality,
@@ -279,21 +298,6 @@ def _point_of(replicates: list[Record], metric: str) -> Point:
         genotype=first.genotype,
         summary="",
     )
-
-
-def _mean(replicates: list[Record], metric: str) -> tuple[float, float]:
-    """Mean quality and its standard error over new seeds and new rows.
-
-    All replicates see the same rows, so averaging them shrinks the variance over seeds only:
-    `stderr**2 = mean(stderr_i**2) + var(quality) / n`, with the unbiased variance.
-    """
-    values = [record.metrics[metric].value for record in replicates]
-    errors = [record.metrics[metric].stderr for record in replicates]
-    if len(values) == 1:
-        return values[0], errors[0]
-    over_rows = math.hypot(*errors) / math.sqrt(len(errors))
-    over_seeds = statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.fmean(values), math.hypot(over_rows, over_seeds)
 
 
 def _non_dominated(candidates: list[Point]) -> list[Point]:

@@ -166,7 +166,10 @@ class Record:
         parts = {"metrics": metrics, "objectives": objectives, "failure": failure}
         if "row_scores" in data:
             parts["row_scores"] = RowScores(**data["row_scores"])
-        return cls(**{**data, **parts, "cohort": tuple(data["cohort"])})
+        values = {**data, **parts, "cohort": tuple(data["cohort"])}
+        record = object.__new__(cls)  # checked above; checking again would double the time
+        record.__dict__.update(dict.fromkeys(cls.__dataclass_fields__) | values)
+        return record
 
 
 def write_record(folder: Path, record: Record) -> Path:

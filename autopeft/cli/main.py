@@ -269,6 +269,43 @@ def demo(
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of studies; the first is shown.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Write every record beside it as CSV.")
+    ] = False,
+) -> None:
+    """Write studies as one HTML file that opens from disk, with no network."""
+    from autopeft.cli.reports import write_report
+
+    for path in write_report(folders, out, with_csv=csv):
+        typer.echo(path)
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    host: Annotated[
+        str, typer.Option(help="Another address than this needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes one that is free.", min=0, max=65535)] = 8321,
+    token: Annotated[
+        str | None, typer.Option(envvar="AUTOPEFT_TOKEN", help="What a reader has to know.")
+    ] = None,
+) -> None:
+    """Show the same page live while the search runs."""
+    from contextlib import suppress
+
+    from autopeft.dashboard.serve import Server
+
+    with Server(folder, host=host, port=port, token=token) as server, suppress(KeyboardInterrupt):
+        typer.echo(server.url)
+        console.stderr().print("Ctrl-C ends it; the search is not touched.")
+        server.serve_forever()
+
+
+@app.command()
 def spaces(output: FormatOption = Format.HUMAN) -> None:
     """List the shipped search spaces."""
     from autopeft.cli.listings import space_rows

@@ -7,7 +7,7 @@ from pathlib import Path
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json
 from autopeft.front import Front, read_front
-from autopeft.records import Record, read_records
+from autopeft.records import Record, read_jsonl, read_records
 from autopeft.selection import Selection, read_selection
 from autopeft.space.shape import ModelShape
 
@@ -63,7 +63,10 @@ class Study:
             check_new(self.folder)
 
     def records(self) -> list[Record]:
-        """All measurements, by trial."""
+        """All measurements, by trial; a published study has them in one file."""
+        compiled = self.folder / "records.jsonl"
+        if compiled.exists() and not (self.folder / "records").exists():
+            return read_jsonl(compiled)
         return read_records(self.folder)
 
     def shape(self) -> ModelShape | None:

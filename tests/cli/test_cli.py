@@ -25,7 +25,7 @@ from autopeft.study.folder import Study
 from autopeft.study.spec import load_study_spec
 from autopeft.study.write import spec_yaml
 
-COMMANDS = ("search", "front", "train", "test", "demo", "spaces", "methods")
+COMMANDS = ("search", "front", "train", "test", "demo", "spaces", "methods", "report", "serve")
 
 
 @pytest.fixture

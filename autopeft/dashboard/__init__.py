@@ -1,0 +1,1 @@
+"""A study as one page: data first (`info`, pure and frozen), then figures, then HTML."""

@@ -1,0 +1,385 @@
+"""What a page shows of a study, as one frozen value; no figure is drawn here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
+from autopeft.dashboard.verdict import Verdict, verdict_of
+from autopeft.errors import DataError
+from autopeft.files import read_json
+from autopeft.front import Front, hypervolume, read_front
+from autopeft.objectives import PARAMS
+from autopeft.records import SELECTION, Record
+from autopeft.selection import read_selection
+from autopeft.space.shape import ModelShape
+from autopeft.space.taps import Tap
+from autopeft.study.folder import Study
+from autopeft.study.spec import StudySpec, load_study_spec
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Something that can stand on the cost axis.
+
+    Attributes:
+        name: as in the records.
+        label: for people.
+        unit: of the values.
+        log: whether the axis is logarithmic.
+        front: trials that no other one beats in this cost and quality, by ascending cost.
+        limit: the budget, or None.
+    """
+
+    name: str
+    label: str
+    unit: str
+    log: bool
+    front: tuple[int, ...]
+    limit: float | None
+
+
+@dataclass(frozen=True)
+class FrontInfo:
+    """The front of a study.
+
+    Attributes:
+        trials: on it, by ascending parameters.
+        recommended: the trial to use, or None.
+        knee: the trial farthest above the line through the ends, or None.
+        hypervolume: share of the plane that it dominates, see `autopeft.front`.
+        baselines: trials that are a named method, by trial; the head alone is `head`.
+    """
+
+    trials: tuple[int, ...]
+    recommended: int | None
+    knee: int | None
+    hypervolume: float
+    baselines: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Trials that a worker trained together.
+
+    Attributes:
+        worker: who.
+        started: when, ISO 8601 in UTC.
+        seconds: how long.
+        trials: which.
+    """
+
+    worker: str
+    started: str
+    seconds: float
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StudyInfo:
+    """Everything that the page shows of a study.
+
+    Attributes:
+        name: of its folder.
+        folder: as the user gave it, for commands to copy.
+        metric: what it maximises; larger is better.
+        facts: what it was made with, by title: model, data, budget, cost, versions.
+        max_params: the budget in parameters; None if nothing says it.
+        n_layers: depth of the backbone; None if nothing says it.
+        taps: those that any op writes, in the order of computation.
+        trials: all of them.
+        front: what came out.
+        costs: what can stand on the cost axis.
+        growth: (training seconds spent, hypervolume then), where it changed.
+        jobs: who trained what when.
+        tested: (role, trial, quality, standard error) on the test split, if it was opened.
+        verdict: the answer in words.
+    """
+
+    name: str
+    folder: str
+    metric: str
+    facts: Mapping[str, str]
+    max_params: int | None
+    n_layers: int | None
+    taps: tuple[str, ...]
+    trials: tuple[TrialInfo, ...]
+    front: FrontInfo
+    costs: tuple[Cost, ...]
+    growth: tuple[tuple[float, float], ...]
+    jobs: tuple[Job, ...]
+    verdict: Verdict
+
+    def trial(self, number: int) -> TrialInfo:
+        """One trial by its number.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for trial in self.trials:
+            if trial.trial == number:
+                return trial
+        raise KeyError(number)
+
+
+def study_info(study: Study) -> StudyInfo:
+    """Read a study's folder. What is not there yet is shown as missing.
+
+    Raises:
+        DataError: the folder is no study, or a file in it cannot be read.
+    """
+    folder = study.folder
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    known = (study.manifest_file, study.spec_file, folder / "records", folder / "records.jsonl")
+    if not any(path.exists() for path in known):
+        raise DataError(f"{folder} is not the folder of a study")
+    return info_of(study, study.records())
+
+
+def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
+    """The same with records that were read already.
+
+    Raises:
+        DataError: a file of the study cannot be read.
+    """
+    folder = study.folder
+    front_file = folder / "front.json"
+    front = read_front(front_file) if front_file.exists() else None
+    manifest = read_json(study.manifest_file) if study.manifest_file.exists() else {}
+    spec = load_study_spec(study.spec_file) if study.spec_file.exists() else None
+    metric = front.metric if front else (spec.chosen_metric if spec else _metric(records))
+    shape = study.shape()
+    max_params = front.reference.trainable_params if front else manifest.get("max_params")
+    trials = trial_infos(
+        records,
+        metric=metric,
+        front=[point.trial for point in front.points] if front else [],
+        max_params=max_params,
+        shape=shape,
+    )
+    frontier = front_info(front, trials)
+    return StudyInfo(
+        name=folder.resolve().name,
+        folder=str(folder),
+        metric=metric,
+        facts=_facts(manifest, spec, trials, max_params),
+        max_params=max_params,
+        n_layers=_depth(trials, shape),
+        taps=_taps(trials),
+        trials=trials,
+        front=frontier,
+        costs=costs_of(trials, records, frontier, max_params),
+        growth=growth_of(records, trials, max_params),
+        jobs=jobs_of(records),
+        verdict=verdict_of(
+            trials,
+            front=frontier.trials,
+            recommended=frontier.recommended,
+            rows=_rows(manifest).get("validation"),
+            selection=read_selection(chosen)
+            if (chosen := folder / "selection.json").exists()
+            else None,
+            openings=_openings(study.test_file),
+        ),
+    )
+
+
+def front_info(front: Front | None, trials: Sequence[TrialInfo]) -> FrontInfo:
+    """The front with the baselines beside it.
+
+    Args:
+        front: as it was computed; None before the first record.
+        trials: of the same study.
+    """
+    baselines = {trial.trial: trial.method for trial in trials if trial.method}
+    if front is None:
+        return FrontInfo((), None, None, 0.0, baselines)
+    return FrontInfo(
+        trials=tuple(point.trial for point in front.points),
+        recommended=front.recommended,
+        knee=front.knee,
+        hypervolume=front.hypervolume,
+        baselines=baselines,
+    )
+
+
+_LABELS = {PARAMS: ("trainable parameters", ""), SECONDS: ("training time", "s")}
+
+
+def costs_of(
+    trials: Sequence[TrialInfo],
+    records: Sequence[Record],
+    front: FrontInfo,
+    max_params: int | None,
+) -> tuple[Cost, ...]:
+    """Parameters first, training time, then what the records measured beside the quality."""
+    names = dict.fromkeys(name for trial in trials for name in trial.costs)
+    units = {name: item.unit for record in records for name, item in record.objectives.items()}
+    out = []
+    for name in names or (PARAMS,):
+        label, unit = _LABELS.get(name, (name, units.get(name, "")))
+        on_front = front.trials if name == PARAMS else _non_dominated(trials, name)
+        values = [trial.costs[name] for trial in trials if name in trial.costs]
+        out.append(
+            Cost(
+                name=name,
+                label=label,
+                unit=unit,
+                log=name == PARAMS or _spread(values),
+                front=on_front,
+                limit=max_params if name == PARAMS else None,
+            )
+        )
+    return tuple(out)
+
+
+def _spread(values: Sequence[float]) -> bool:
+    """Whether positive values differ by more than two orders of magnitude."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) > 100  # noqa: PLR2004
+
+
+def _non_dominated(trials: Sequence[TrialInfo], cost: str) -> tuple[int, ...]:
+    candidates = [
+        (trial.costs[cost], -trial.quality, trial.trial)
+        for trial in trials
+        if trial.quality is not None and cost in trial.costs and trial.state != "over budget"
+    ]
+    best, out = math.inf, []
+    for _, negative, number in sorted(candidates):
+        if negative < best:
+            best = negative
+            out.append(number)
+    return tuple(out)
+
+
+def growth_of(
+    records: Sequence[Record], trials: Sequence[TrialInfo], max_params: int | None
+) -> tuple[tuple[float, float], ...]:
+    """Hypervolume against training time spent, as trials ended.
+
+    A trial counts from its last record on, with its quality at the end of the study.
+    """
+    if max_params is None:
+        return ()
+    by_trial = {trial.trial: trial for trial in trials}
+    searched = [record for record in records if record.split != SELECTION]
+    ordered = sorted(searched, key=lambda r: (r.started, r.key))
+    last = {record.trial: record for record in ordered}
+    spent, steps = 0.0, [(0.0, 0.0)]
+    values: list[tuple[int, float]] = []
+    for record in ordered:
+        spent += record.seconds
+        trial = by_trial[record.trial]
+        if last[record.trial] is not record or trial.quality is None or trial.params > max_params:
+            continue
+        point = (trial.params, trial.quality)
+        if any(params <= point[0] and quality >= point[1] for params, quality in values):
+            continue
+        values = [v for v in values if not (point[0] <= v[0] and point[1] >= v[1])] + [point]
+        steps.append((spent, hypervolume(values, max_params)))
+    return (*steps, (spent, steps[-1][1])) if ordered else ()
+
+
+def jobs_of(records: Sequence[Record]) -> tuple[Job, ...]:
+    """Records of one worker and start are one job; its time is shared among its trials."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.worker, record.started), []).append(record)
+    return tuple(
+        Job(worker, started, sum(r.seconds for r in group), tuple(r.trial for r in group))
+        for (worker, started), group in sorted(groups.items(), key=lambda item: item[0][1])
+    )
+
+
+def _metric(records: Sequence[Record]) -> str:
+    names = (name for record in records for name in record.metrics)
+    return next(names, "quality")
+
+
+def _depth(trials: Sequence[TrialInfo], shape: ModelShape | None) -> int | None:
+    if shape is not None:
+        return shape.n_layers
+    return next((len(op.sizes) for trial in trials for op in trial.ops), None)
+
+
+def _taps(trials: Sequence[TrialInfo]) -> tuple[str, ...]:
+    written = {op.write for trial in trials for op in trial.ops}
+    return tuple(str(tap) for tap in Tap if str(tap) in written)
+
+
+def _openings(path: Path) -> list[dict[str, Any]]:
+    ledger = read_json(path) if path.exists() else {}
+    return list(ledger.get("openings", ()))
+
+
+def _rows(manifest: Mapping[str, Any]) -> dict[str, int]:
+    return dict(manifest.get("data", {}).get("rows", {}))
+
+
+def _facts(
+    manifest: Mapping[str, Any],
+    spec: StudySpec | None,
+    trials: Sequence[TrialInfo],
+    max_params: int | None,
+) -> dict[str, str]:
+    model = manifest.get("model", {})
+    facts = {}
+    if name := model.get("name") or (spec.model if spec else None):
+        size = model.get("backbone_params")
+        facts["Model"] = _last(str(name)) + (f", {size:,} parameters" if size else "")
+    if text := _data(manifest, spec):
+        facts["Data"] = text
+    if max_params is not None:
+        share = (
+            f" ({100 * max_params / size:.3g} %)" if (size := model.get("backbone_params")) else ""
+        )
+        facts["Budget"] = f"{max_params:,} trainable parameters{share}"
+    failed = sum(trial.state == "failed" for trial in trials)
+    count = f"{len(trials):,} trial{'s' if len(trials) != 1 else ''}"
+    facts["Trials"] = count + (f", {failed:,} of them failed" if failed else "")
+    facts["Training time"] = duration(sum(trial.seconds for trial in trials))
+    if spec is not None:
+        facts["Search"] = f"{spec.sampler} in space {_last(spec.space)}, seed {spec.seed}"
+    settings, machine = manifest.get("settings", {}), manifest.get("machine", {})
+    if settings:
+        place = machine.get("device", "")
+        facts["Training"] = ", ".join(
+            str(part)
+            for part in (
+                f"{settings.get('epochs')} epochs",
+                settings.get("precision"),
+                f"cohorts of {manifest.get('cohort')}",
+                place,
+            )
+            if part
+        )
+    if created := manifest.get("created"):
+        facts["Started"] = str(created).replace("T", " ").replace("+00:00", " UTC")
+    versions = manifest.get("versions", {})
+    if versions:
+        facts["Versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return facts
+
+
+def _data(manifest: Mapping[str, Any], spec: StudySpec | None) -> str:
+    rows = ", ".join(f"{count:,} {name}" for name, count in _rows(manifest).items())
+    if spec is None:
+        return rows and f"{rows} rows"
+    source = spec.data.hub or (spec.data.train.parent.name if spec.data.train else "")
+    return f"{source}: {rows} rows" if rows else source
+
+
+def _last(name: str) -> str:
+    """The end of a path; what is no path, such as a Hub name, as it is."""
+    return Path(name).name if name.startswith(("/", ".", "~")) or "\\" in name else name
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `45 s`, `12 min`, `1 h 20 min`."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004

@@ -1,0 +1,122 @@
+// One selection drives everything and is kept in the address: #trial=17 or #study=1&trial=17.
+let DATA = JSON.parse($("data").textContent);
+const view = { study: 0, row: null, cost: 0 };
+const study = () => DATA.studies[view.study];
+
+function select(row, focus) {
+  view.row = row;
+  if (heatMode !== "trial") heatMode = "trial";
+  keepInAddress();
+  drawDetails();
+  drawHeat();
+  showInTable(focus);
+  markAll();
+}
+
+function show(index, row) {
+  view.study = index;
+  view.row = row ?? rowOf(study().front.recommended);
+  view.cost = 0;
+  tableState.page = 0;
+  keepInAddress();
+  drawAll();
+}
+
+function rowOf(trial) {
+  const row = trial === null ? -1 : study().columns.trial.indexOf(trial);
+  return row < 0 ? null : row;
+}
+
+function keepInAddress() {
+  const parts = [];
+  if (DATA.studies.length > 1) parts.push(`study=${view.study}`);
+  if (view.row !== null) parts.push(`trial=${study().columns.trial[view.row]}`);
+  try {
+    history.replaceState(null, "", parts.length ? `#${parts.join("&")}` : location.pathname + location.search);
+  } catch { /* a frame of a notebook has no address of its own */ }
+}
+
+function readAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const index = +(given.get("study") ?? 0);
+  view.study = index in DATA.studies ? index : 0;
+  const trial = given.get("trial");
+  view.row = (/^\d+$/.test(trial || "") ? rowOf(+trial) : null) ?? rowOf(study().front.recommended);
+}
+
+function drawStudies() {
+  const buttons = DATA.studies.map((item, k) => make("button", {
+    type: "button", "aria-pressed": k === view.study ? "true" : "false", onclick: () => show(k) }, item.name));
+  fill($("studies"), DATA.studies.length > 1 ? buttons : []);
+}
+
+function drawVerdict() {
+  const { verdict, facts, name, metric, columns } = study();
+  document.title = `${name} · autopeft`;
+  $("verdict").dataset.tone = verdict.tone;
+  $("study-name").textContent = name;
+  $("headline").textContent = verdict.headline;
+  $("what").textContent = verdict.answer;
+  const row = rowOf(verdict.trial);
+  const merit = (value, error, label) => make("div", {}, make("span", { class: "big" }, value, error ? make("span", { class: "error" }, ` ± ${error}`) : null), make("span", { class: "label" }, label));
+  fill($("merits"), row === null ? [] : [
+    merit(score(verdict.quality), score(verdict.stderr), metric),
+    merit(whole(columns.params[row]), null, "trainable parameters"),
+    merit(percent(columns.fraction[row]), null, "of the backbone"),
+  ]);
+  fill($("because"), verdict.points.map((point) => make("li", {}, point)));
+  fill($("facts"), Object.entries(facts).map(([title, text]) => make("div", {}, make("dt", {}, title), make("dd", {}, text))));
+}
+
+function drawAll() {
+  drawStudies();
+  drawVerdict();
+  drawFront();
+  drawDetails();
+  drawHeat();
+  drawTable();
+  if (view.row !== null) showInTable(false);
+  drawMore();
+}
+
+// While it is served: ask for what is new, and keep what the reader had chosen.
+async function refresh(last) {
+  let tag = last;
+  try {
+    const answer = await fetch(`data.json${location.search}`, { headers: last ? { "If-None-Match": last } : {}, cache: "no-store" });
+    if (answer.status === 200) {
+      const trial = view.row === null ? null : study().columns.trial[view.row];
+      const followed = trial === study().front.recommended;
+      DATA = await answer.json();
+      view.row = rowOf(followed ? study().front.recommended : trial);
+      tag = answer.headers.get("ETag");
+      const focused = document.activeElement?.dataset?.row;
+      const typed = document.activeElement?.id === "filter";
+      drawAll();
+      if (focused !== undefined) showInTable(true);
+      if (typed) $("filter").focus();
+    }
+    $("live").textContent = answer.ok || answer.status === 304 ? "live" : "the server refuses";
+  } catch {
+    $("live").textContent = "the server is gone; this is what it said last";
+  }
+  setTimeout(refresh, 2000, tag);
+}
+
+watchTheme(() => { redraw(); });
+readAddress();
+drawAll();
+addEventListener("hashchange", () => { readAddress(); drawAll(); });
+$("cost").addEventListener("change", (event) => { view.cost = +event.target.value; drawFront(); });
+for (const link of document.querySelectorAll('a[href="#trials"]')) {
+  link.addEventListener("click", (event) => { // the address is the selection's
+    event.preventDefault();
+    $("trials").focus();
+    $("trials").scrollIntoView();
+  });
+}
+if (DATA.live) {
+  $("live").hidden = false;
+  refresh(null);
+}
+document.documentElement.dataset.ready = "yes";

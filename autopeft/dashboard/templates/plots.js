@@ -1,0 +1,163 @@
+// Figures: colours by role, drawn when they come into sight, the selection marked in each.
+const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false,
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const figures = new Map(); // node -> figure
+
+function painted(figure) {
+  const ink = colour("ink"), soft = colour("soft"), line = colour("line");
+  const data = figure.plot.data.map((trace) => {
+    const own = colour(trace.meta?.role || "dominated");
+    const marker = { ...trace.marker, color: own, line: { ...trace.marker?.line, color: trace.type === "bar" ? colour("panel") : own } };
+    return { ...trace, marker, line: { ...trace.line, color: own },
+      ...(trace.error_y ? { error_y: { ...trace.error_y, color: own } } : {}) };
+  });
+  const axis = (given) => ({ ...given, gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line,
+    tickfont: { color: soft, size: 12 }, title: { ...given?.title, font: { color: soft, size: 13 }, standoff: 8 }, automargin: true });
+  const given = figure.plot.layout;
+  const layout = { ...given, xaxis: axis(given.xaxis), yaxis: axis(given.yaxis),
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
+    font: { color: ink, size: 13, family: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif" },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: ink },
+    margin: { l: 56, r: 12, t: 12, b: 48 }, hovermode: "closest", dragmode: innerWidth < 700 ? false : "zoom",
+    hoverlabel: { bgcolor: colour("panel"), bordercolor: line, font: { color: ink } },
+    shapes: (given.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: soft } })),
+    uirevision: figure.title };
+  data.push(marked(figure));
+  if (figure.kind === "timeline") markJob(data[0]);
+  return [data, layout];
+}
+
+// The trace that marks what is selected; empty where nothing is.
+function marked(figure) {
+  const [x, y] = view.row === null ? [[], []] : whereabouts(figure, view.row);
+  const lines = ["parallel", "curves"].includes(figure.kind);
+  return { type: "scatter", x, y, mode: lines ? "lines+markers" : "markers", showlegend: false, hoverinfo: "skip", cliponaxis: false,
+    marker: { symbol: lines ? "circle" : "circle-open", size: lines ? 7 : 17, color: colour("ink"), line: { width: lines ? 0 : 2.5, color: colour("ink") } },
+    line: { color: colour("ink"), width: 3 } };
+}
+
+function whereabouts(figure, row) {
+  const columns = study().columns, meta = figure.plot.layout.meta;
+  if (figure.kind === "pareto") {
+    const cost = study().costs[view.cost], value = columns.costs[row][view.cost];
+    if (value === null) return [[], []];
+    return [[cost.log && value <= 0 ? meta.zero : value], [columns.quality[row] ?? meta.floor]];
+  }
+  if (figure.kind === "curves") {
+    const points = curvePoints(row);
+    return points.length > 1 ? [points.map(([x]) => x), points.map(([, y]) => y)] : [[], []];
+  }
+  if (figure.kind === "parallel") {
+    const scaled = (axis, value) => (!axis.log ? value : axis.key === "params" ? Math.log1p(value) : Math.log10(value));
+    const at = meta.axes.map((axis) => {
+      const value = columns[axis.key][row], low = scaled(axis, axis.low), high = scaled(axis, axis.high);
+      return value === null ? null : high > low ? (scaled(axis, value) - low) / (high - low) : 0.5;
+    });
+    return [meta.axes.map((_, k) => k), at];
+  }
+  return [[], []];
+}
+
+function markJob(trace) {
+  const job = trace.meta.jobs.findIndex((rows) => rows.includes(view.row));
+  trace.selectedpoints = job < 0 ? null : [job];
+  trace.unselected = { marker: { opacity: 0.4 } };
+}
+
+function draw(node) {
+  const figure = figures.get(node);
+  if (!figure) return;
+  const [data, layout] = painted(figure);
+  if (node.clientWidth < 520) layout.legend = { ...layout.legend, font: { size: 11 } };
+  const first = !node.classList.contains("drawn");
+  node.classList.add("drawn");
+  Plotly.react(node, data, layout, CONFIG).then(() => { if (first) link(node); });
+}
+
+function link(node) {
+  node.on("plotly_click", (event) => {
+    const point = event.points[0];
+    const rows = rowsOf(node, point);
+    if (!rows) return;
+    if (figures.get(node).kind === "fronts") return show(...rows);
+    select(rows[(rows.indexOf(view.row) + 1) % rows.length]);
+  });
+  node.on("plotly_hover", (event) => {
+    const rows = rowsOf(node, event.points[0]);
+    if (rows) tip(event.event, figures.get(node).kind === "fronts" ? rows : [view.study, ...rows]);
+  });
+  node.on("plotly_unhover", () => { $("tip").hidden = true; });
+}
+
+// The trials behind a point: [row, ...]; of a comparison [study, row].
+function rowsOf(node, point) {
+  const meta = point.data.meta || {};
+  if (meta.jobs) return meta.jobs[point.pointIndex];
+  if (meta.compares) return point.customdata;
+  return meta.linked ? [point.customdata] : null;
+}
+
+function tip(event, [study, ...rows]) {
+  const { columns, metric } = DATA.studies[study];
+  fill($("tip"), rows.slice(0, 4).map((i) => make("div", {},
+    make("strong", {}, `Trial ${columns.trial[i]}`), ` ${STATES[columns.state[i]]}`,
+    make("div", {}, columns.quality[i] === null ? (columns.failure[i] || "no score").replaceAll("_", " ") : `${metric} ${score(columns.quality[i])} ± ${score(columns.stderr[i])}, ${whole(columns.params[i])} parameters`),
+    make("div", { class: "said" }, columns.summary[i]))));
+  const box = $("tip");
+  box.hidden = false;
+  box.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - box.offsetWidth - 8))}px`;
+  box.style.top = `${Math.max(4, event.clientY + 14 + box.offsetHeight > innerHeight ? event.clientY - box.offsetHeight - 10 : event.clientY + 14)}px`;
+}
+
+const sight = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (entry.isIntersecting) {
+      sight.unobserve(entry.target);
+      draw(entry.target);
+    }
+  }
+}, { rootMargin: "300px" });
+
+function place(node, figure) {
+  figures.set(node, figure);
+  if (node.classList.contains("drawn")) draw(node);
+  else sight.observe(node);
+}
+
+function redraw() {
+  for (const node of figures.keys()) if (node.classList.contains("drawn")) draw(node);
+}
+
+let marking = 0;
+function markAll() { // a key that is held down selects faster than plots are drawn
+  clearTimeout(marking);
+  marking = setTimeout(redraw, 40);
+}
+
+function drawFront() {
+  const { costs, metric } = study();
+  const cost = costs[Math.min(view.cost, costs.length - 1)];
+  fill($("cost"), costs.map((item, k) => make("option", { value: k, selected: k === view.cost }, item.label)));
+  $("front-title").textContent = `Front: ${cost.figure.title}`;
+  $("front-said").textContent = study().columns.trial.length ? cost.figure.description : `No trial yet: ${metric} will be here.`;
+  place($("front-plot"), cost.figure);
+}
+
+function figureBox(figure, id) {
+  const plot = make("div", { class: "plot", role: "img", id: `${id}-plot`, "aria-labelledby": id, "aria-describedby": `${id}-said` });
+  const box = make("figure", { class: `panel ${figure.kind}` }, make("h2", { id }, figure.title),
+    make("p", { class: "said", id: `${id}-said` }, figure.description), plot, dataTable(figure));
+  place(plot, figure);
+  return box;
+}
+
+function drawMore() {
+  for (const node of document.querySelectorAll("#more .plot, #compare .plot")) {
+    sight.unobserve(node);
+    figures.delete(node);
+    if (node.classList.contains("drawn")) Plotly.purge(node);
+  }
+  fill($("more"), study().figures.map((figure, k) => figureBox(figure, `figure-${k}`)));
+  $("compare").hidden = !DATA.compare.length;
+  fill($("compare"), DATA.compare.map((figure, k) => figureBox(figure, `compare-${k}`)));
+}

@@ -1,0 +1,194 @@
+"""The answer in words, and how far it can be trusted."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+from autopeft.dashboard.trials import TrialInfo
+from autopeft.selection import Selection
+
+Tone = Literal["gain", "tie", "none"]
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do and why.
+
+    Attributes:
+        headline: the answer.
+        answer: the recommended trial in words, or nothing.
+        points: sentences that say how good it is, against what, and how sure.
+        tone: "gain" if something beats LoRA beyond noise, "tie" if nothing does, "none" if that
+            was not compared.
+        trial: the recommended one, or None.
+        quality: of the recommended one, on the most honest rows there are; None without it.
+        stderr: of `quality`; None without it.
+    """
+
+    headline: str
+    answer: str
+    points: tuple[str, ...]
+    tone: Tone
+    trial: int | None
+    quality: float | None = None
+    stderr: float | None = None
+
+
+def verdict_of(
+    trials: Sequence[TrialInfo],
+    *,
+    front: Sequence[int],
+    recommended: int | None,
+    rows: int | None,
+    selection: Selection | None,
+    openings: Sequence[Mapping[str, Any]],
+) -> Verdict:
+    """The verdict on a study.
+
+    Args:
+        trials: all of them.
+        front: trials on the front.
+        recommended: the one that the front recommends.
+        rows: that the search scored on, if known.
+        selection: the final selection on fresh rows, if there was one.
+        openings: of the test split, oldest first.
+    """
+    if selection is not None:
+        return _selected(selection, openings)
+    by_trial = {trial.trial: trial for trial in trials}
+    chosen = by_trial.get(recommended) if recommended is not None else None
+    if chosen is None or chosen.quality is None or chosen.stderr is None:
+        return _without_result(trials)
+    best = max((by_trial[number] for number in front), key=lambda t: t.quality or -math.inf)
+    points = [_scored(chosen, best)]
+    tone, sentence = _against_lora(trials, [by_trial[number] for number in front])
+    points.append(sentence)
+    if heads := [t for t in trials if t.method == "head" and t.quality is not None]:
+        head = max(heads, key=lambda t: t.quality or 0)
+        gain = chosen.quality - (head.quality or 0)
+        points.append(f"The head alone reaches {head.quality:.4f}; the ops add {gain:+.4f}.")
+    points.append(_caveat(rows))
+    points += _tested(openings[0]) if openings else []
+    return Verdict(
+        headline=f"Use trial {chosen.trial}",
+        answer=chosen.summary,
+        points=tuple(points),
+        tone=tone,
+        trial=chosen.trial,
+        quality=chosen.quality,
+        stderr=chosen.stderr,
+    )
+
+
+def _selected(selection: Selection, openings: Sequence[Mapping[str, Any]]) -> Verdict:
+    """The verdict of a final selection, which has rows and seeds of its own."""
+    chosen = selection.contender(selection.recommended)
+    how_sure = (
+        f"{chosen.seeds} trainings with fresh seeds on {selection.rows:,} rows that the search has "
+        f"not seen; 95 % interval {chosen.low:.4f} to {chosen.high:.4f}. ± is one standard error."
+    )
+    points = [selection.verdict, how_sure]
+    if selection.drop is not None:
+        points.append(f"The search flattered its front by {selection.drop:+.4f} on average.")
+    points += [f"{note[:1].upper()}{note[1:]}." for note in selection.notes]
+    points += _tested(openings[0]) if openings else []
+    compared = selection.comparisons
+    return Verdict(
+        headline=f"Use trial {chosen.trial}",
+        answer=chosen.summary,
+        points=tuple(points),
+        tone="gain" if any(c.beats for c in compared) else "tie" if compared else "none",
+        trial=chosen.trial,
+        quality=chosen.quality,
+        stderr=chosen.stderr,
+    )
+
+
+def _without_result(trials: Sequence[TrialInfo]) -> Verdict:
+    if not trials:
+        return Verdict("Nothing has been measured yet", "", (), "none", None)
+    causes = Counter(trial.failure for trial in trials if trial.failure)
+    if not causes:
+        return Verdict("Nothing within the budget has a score yet", "", (), "none", None)
+    told = ", ".join(f"{kind.replace('_', ' ')} {n} times" for kind, n in causes.most_common())
+    count = f"All {len(trials)} trials" if len(trials) > 1 else "The only trial"
+    return Verdict(f"{count} failed", "", (f"Causes: {told}.",), "none", None)
+
+
+def _scored(chosen: TrialInfo, best: TrialInfo) -> str:
+    if best.trial == chosen.trial:
+        return "It is the best of the front, and nothing cheaper is within its standard error."
+    return (
+        f"It is the cheapest trial within one standard error of the best (trial {best.trial}: "
+        f"{best.quality:.4f} with {best.params:,} parameters)."
+    )
+
+
+def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tuple[Tone, str]:
+    """Compare the front with the best plain LoRA at no more parameters than it has.
+
+    Two scores differ beyond noise if their difference exceeds what a normal variable of their
+    summed variances exceeds in 5 % of all cases, divided among the comparisons (Bonferroni). The
+    rows are the same for both, so the true interval is narrower; selection is not corrected for.
+    """
+    tried = [t for t in trials if t.method == "lora" and t.quality is not None]
+    if not tried:
+        return "none", "Plain LoRA was not tried here, so nothing can be said against it."
+    lora = max(tried, key=lambda t: t.quality or 0)
+    settings = f"the best of {len(tried)} settings" if len(tried) > 1 else "in a single setting"
+    name = (
+        f"plain LoRA ({lora.summary}, {settings}: {lora.quality:.4f} ± {lora.stderr:.4f} with "
+        f"{lora.params:,} parameters)"
+    )
+    rivals = [t for t in front if t.params <= lora.params and t.trial != lora.trial]
+    if not rivals:
+        return "tie", f"Nothing on the front with as few parameters can be set against {name}."
+    z = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2 / len(rivals))
+    winners = [t for t in rivals if _difference(t, lora) > z * _noise(t, lora)]
+    if winners:
+        numbers = ", ".join(str(trial.trial) for trial in winners)
+        who = f"Trials {numbers} score" if len(winners) > 1 else f"Trial {numbers} scores"
+        top = max(_difference(trial, lora) for trial in winners)
+        return "gain", (
+            f"{who} higher than {name} at no more parameters, by up to {top:.4f}: more than the "
+            "noise of the rows explains."
+        )
+    closest = max(rivals, key=lambda t: _difference(t, lora))
+    return "tie", (
+        f"Nothing with as few parameters beats {name} beyond noise: trial {closest.trial} differs "
+        f"by {_difference(closest, lora):+.4f} ± {_noise(closest, lora):.4f}."
+    )
+
+
+def _difference(one: TrialInfo, two: TrialInfo) -> float:
+    return (one.quality or 0) - (two.quality or 0)
+
+
+def _noise(one: TrialInfo, two: TrialInfo) -> float:
+    return math.hypot(one.stderr or 0, two.stderr or 0)
+
+
+def _caveat(rows: int | None) -> str:
+    which = f"the {rows:,} rows" if rows else "the rows"
+    return (
+        f"All scores are on {which} that the search selected on, so they flatter the winner. "
+        "± is one standard error."
+    )
+
+
+def _tested(opening: Mapping[str, Any]) -> list[str]:
+    """What the first look at the test split found."""
+    metric = opening.get("metric")
+    told = [
+        f"{item['role']} (trial {item['trial']}) {score['value']:.4f} ± {score['stderr']:.4f}"
+        for item in opening.get("results", ())
+        if (score := item.get("metrics", {}).get(metric))
+    ]
+    if not told:
+        return []
+    return [f"On {opening['rows']:,} test rows that the search has not seen: {', '.join(told)}."]

@@ -1,0 +1,404 @@
+"""What the page shows is what the records hold; nothing here draws."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from record_factory import make_failure, make_record
+from synthetic_study import MINILM, front_for, make_study, write_manifest
+
+from autopeft.dashboard.compare import attainment, comparable
+from autopeft.dashboard.importance import LEAST, importances
+from autopeft.dashboard.info import front_info, growth_of, jobs_of, study_info
+from autopeft.dashboard.ops import average_share, params_by_place
+from autopeft.dashboard.trials import trial_infos
+from autopeft.dashboard.verdict import verdict_of
+from autopeft.errors import DataError
+from autopeft.front import hypervolume, write_front
+from autopeft.records import Metric, compile_jsonl, write_record
+from autopeft.selection import Comparison, Contender, Selection
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.methods import method
+from autopeft.study.folder import Study
+
+LORA = method("lora").genotype(MINILM)
+BUDGET = MINILM.backbone_params // 100
+
+
+def record_of(genotype=LORA, accuracy=0.8, **changes):
+    params = changes.pop("trainable_params", genotype.count_params(MINILM))
+    return make_record(
+        genotype=genotype.to_dict(),
+        hash=genotype.hash,
+        metrics={"accuracy": Metric(accuracy, 0.01)},
+        trainable_params=params,
+        **changes,
+    )
+
+
+def failure_of(kind="nan", genotype=LORA, **changes):
+    params = genotype.count_params(MINILM)
+    data = {"genotype": genotype.to_dict(), "hash": genotype.hash, "trainable_params": params}
+    return make_failure(kind, **(data | changes))
+
+
+def infos(records, front=(), max_params=BUDGET, shape=MINILM):
+    return trial_infos(records, metric="accuracy", front=front, max_params=max_params, shape=shape)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("made") / "sixty", 60)
+
+
+@pytest.fixture(scope="module")
+def info(study):
+    return study_info(study)
+
+
+def test_every_trial_and_every_record_is_there_once(study, info):
+    records = study.records()
+    assert [t.trial for t in info.trials] == sorted({r.trial for r in records})
+    told = [(t.trial, m.rung, m.replicate) for t in info.trials for m in t.measurements]
+    assert told == [record.key for record in records]
+    assert math.isclose(sum(t.seconds for t in info.trials), sum(r.seconds for r in records))
+
+
+def test_front_is_that_of_the_file(study, info):
+    front = study.front()
+    by_trial = {trial.trial: trial for trial in info.trials}
+    assert info.front.trials == tuple(point.trial for point in front.points)
+    assert {t.trial for t in info.trials if t.state == "front"} == set(info.front.trials)
+    for point in front.points:
+        trial = by_trial[point.trial]
+        assert (trial.quality, trial.stderr, trial.params) == (
+            point.quality,
+            point.stderr,
+            point.trainable_params,
+        )
+    assert (info.front.recommended, info.front.knee) == (front.recommended, front.knee)
+
+
+@pytest.mark.parametrize(
+    ("records", "front", "state"),
+    [
+        ([record_of(rung=1)], [3], "front"),
+        ([record_of(rung=1)], [], "dominated"),
+        ([record_of(rung=1, trainable_params=BUDGET + 1)], [], "over budget"),
+        ([record_of(rung=0), record_of(trial=4, rung=1)], [], "stopped early"),
+        ([record_of(rung=0), record_of(trial=4, rung=1)], [3], "front"),
+        ([failure_of("crash")], [], "failed"),
+        ([record_of(rung=0), failure_of("nan", rung=1)], [], "failed"),
+        ([record_of(rung=0), failure_of("crash", rung=1)], [], "stopped early"),
+    ],
+)
+def test_state_of_a_trial(records, front, state):
+    assert infos(records, front)[0].state == state
+
+
+def test_quality_is_the_mean_over_seeds_at_the_highest_rung():
+    low = record_of(accuracy=0.7, rung=0)
+    high = [record_of(accuracy=value, rung=1, replicate=i) for i, value in enumerate((0.8, 0.9))]
+    (trial,) = infos([*high, low])
+    assert trial.quality == pytest.approx(0.85)
+    assert (trial.rung, trial.replicates) == (1, 2)
+    over_seeds = math.sqrt(0.005) / math.sqrt(2)
+    assert trial.stderr == pytest.approx(math.hypot(0.01, over_seeds))
+
+
+def test_parameters_by_place_add_up_to_those_of_the_record(info):
+    placed = [trial for trial in info.trials if trial.ops]
+    assert len(placed) > 40
+    for trial in placed:
+        assert sum(params_by_place(trial.ops).values()) == trial.params
+
+
+def test_ops_are_named_without_their_sizes():
+    (trial,) = infos([record_of()])
+    assert [(op.name, op.read, op.write, op.sizes) for op in trial.ops] == [
+        ("LoRA q x2", "attn_in", "q", (8,) * 6),
+        ("LoRA v x2", "attn_in", "v", (8,) * 6),
+    ]
+    assert trial.ops[0].params == (8 * 2 * 384,) * 6
+    assert (trial.method, trial.attention_share, trial.mean_depth) == ("lora", 1.0, 0.5)
+    assert trial.mergeable is True
+
+
+def test_difference_from_lora_in_words():
+    ops = (
+        Op("lowrank", "attn_in", "q", (4,) * 6, scale=2.0),
+        Op("bias", "ffn_up", "ffn_up", (1, 0, 0, 0, 0, 0)),
+    )
+    (trial,) = infos([record_of(Genotype(6, ops, 4e-3))])
+    assert trial.unlike_lora == (
+        "also BitFit up in layer 0",
+        "no LoRA v r8 x2",
+        "LoRA q r4 x2 instead of LoRA q r8 x2",
+        "0.271 times the parameters (19,968 against 73,728)",
+        "2 times the learning rate (0.004 against 0.002)",
+    )
+
+
+def test_average_of_the_front_weighs_every_trial_the_same():
+    small = {(0, "q"): 1}
+    large = {(0, "q"): 300, (1, "v"): 900}
+    assert average_share([small, large, {}]) == {"q": [0.625, 0.0], "v": [0.0, 0.375]}
+
+
+def test_model_without_widths_has_ops_and_no_parameters_by_place():
+    (trial,) = infos([record_of()], shape=None)
+    assert [op.params for op in trial.ops] == [(), ()]
+    assert (trial.attention_share, trial.mean_depth, trial.method) == (None, None, None)
+
+
+def test_genotype_of_another_version_is_told_by_its_trial():
+    with pytest.raises(DataError, match=r"trial 3.*low_rank"):
+        infos([make_record()])
+
+
+def test_hypervolume_grows_to_that_of_all_trials(info):
+    seconds, volumes = zip(*info.growth, strict=True)
+    assert list(seconds) == sorted(seconds)
+    assert list(volumes) == sorted(volumes)
+    scored = [
+        (trial.params, trial.quality)
+        for trial in info.trials
+        if trial.quality is not None and trial.params <= info.max_params
+    ]
+    assert volumes[-1] == pytest.approx(hypervolume(scored, info.max_params))
+    assert seconds[-1] == pytest.approx(sum(trial.seconds for trial in info.trials))
+
+
+def test_growth_needs_a_budget():
+    records = [record_of()]
+    assert growth_of(records, infos(records), None) == ()
+
+
+def test_trials_of_one_worker_and_start_are_one_job():
+    records = [
+        record_of(trial=0, seconds=2.0),
+        record_of(trial=1, seconds=3.0),
+        record_of(trial=2, worker="local-1"),
+    ]
+    jobs = jobs_of(records)
+    assert [(job.worker, job.trials, job.seconds) for job in jobs] == [
+        ("local-0", (0, 1), 5.0),
+        ("local-1", (2,), 12.5),
+    ]
+
+
+def test_other_costs_have_fronts_of_their_own(info):
+    costs = {cost.name: cost for cost in info.costs}
+    assert list(costs) == ["trainable_params", "seconds", "latency_ms"]
+    assert costs["trainable_params"].front == info.front.trials
+    by_trial = {trial.trial: trial for trial in info.trials}
+    for cost in costs.values():
+        points = [(by_trial[n].costs[cost.name], by_trial[n].quality) for n in cost.front]
+        assert points == sorted(points)
+        for trial in info.trials:
+            if trial.quality is not None and trial.state != "over budget":
+                mine = (trial.costs[cost.name], trial.quality)
+                assert any(c <= mine[0] and q >= mine[1] for c, q in points)
+
+
+def test_importances_find_what_was_built_in(info):
+    found = {item.objective: item for item in importances(info.trials)}
+    assert set(found) == {"quality", "seconds", "latency_ms"}
+    assert found["quality"].features[0] == "parameters"
+    assert found["quality"].explained > 0.3
+    assert found["seconds"].explained < found["quality"].explained
+    assert found == {item.objective: item for item in importances(info.trials)}
+
+
+def test_too_few_trials_have_no_importances(info):
+    scored = [trial for trial in info.trials if trial.quality is not None]
+    assert importances(scored[: LEAST - 1]) == ()
+    assert importances([]) == ()
+
+
+@pytest.mark.parametrize("n_trials", [0, 1])
+def test_small_studies(tmp_path, n_trials):
+    info = study_info(make_study(tmp_path / "small", n_trials, failing=0))
+    assert len(info.trials) == n_trials
+    assert info.verdict.headline == ("Use trial 0" if n_trials else "Nothing has been measured yet")
+    assert info.costs[0].name == "trainable_params"
+
+
+def test_study_of_failures_tells_their_causes(tmp_path):
+    info = study_info(make_study(tmp_path / "failed", 12, failing=1.0, rungs=1))
+    assert info.front.trials == ()
+    assert info.verdict.headline == "All 12 trials failed"
+    assert sum(int(word) for word in info.verdict.points[0].split() if word.isdigit()) == 12
+
+
+def test_folder_that_is_no_study_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is not the folder of a study"):
+        study_info(Study(tmp_path))
+    with pytest.raises(DataError, match="is not a folder"):
+        study_info(Study(tmp_path / "missing"))
+
+
+def test_compiled_records_stand_in_for_their_files(tmp_path):
+    write_record(tmp_path, record_of())
+    compile_jsonl(tmp_path)
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    (tmp_path / "records.jsonl").rename(apart / "records.jsonl")
+    assert Study(apart).records() == Study(tmp_path).records()
+
+
+def verdict(records, rows=872, selection=None, openings=()):
+    front = front_for(records)
+    trials = infos(records, [point.trial for point in front.points])
+    frontier = front_info(front, trials)
+    return verdict_of(
+        trials,
+        front=frontier.trials,
+        recommended=frontier.recommended,
+        rows=rows,
+        selection=selection,
+        openings=openings,
+    )
+
+
+SMALL = Genotype(6, (Op("bias", "ffn_up", "ffn_up", (1,) * 6),), 1e-3)
+
+
+def test_verdict_within_noise_of_lora():
+    found = verdict([record_of(trial=0), record_of(SMALL, 0.81, trial=1)])
+    assert (found.tone, found.headline) == ("tie", "Use trial 1")
+    assert "beats plain LoRA (LoRA q,v r8 x2, in a single setting: 0.8000" in found.points[1]
+    assert "trial 1 differs by +0.0100 ± 0.0141" in found.points[1]
+    assert "flatter the winner" in found.points[-1]
+
+
+def test_verdict_beyond_the_noise_of_lora():
+    found = verdict([record_of(trial=0), record_of(SMALL, 0.84, trial=1)])
+    assert found.tone == "gain"
+    assert found.points[1].startswith("Trial 1 scores higher than plain LoRA")
+
+
+def test_more_comparisons_need_a_larger_difference():
+    """0.0293 is two standard errors for one comparison and too little for three."""
+    alone = [record_of(trial=0), record_of(SMALL, 0.8293, trial=1)]
+    cheaper = [
+        record_of(SMALL, 0.7 + 0.01 * i, trial=2 + i, trainable_params=10 + i) for i in range(2)
+    ]
+    assert verdict(alone).tone == "gain"
+    assert verdict([*alone, *cheaper]).tone == "tie"
+
+
+def contender(trial, role, quality, params):
+    search = quality + 0.02
+    return Contender(trial, role, params, 0.01, "words", search, quality, 0.01, 0.7, 0.9, 3)
+
+
+@pytest.mark.parametrize(("p_value", "tone"), [(0.01, "gain"), (0.5, "tie")])
+def test_final_selection_has_the_last_word(p_value, tone):
+    selection = Selection(
+        metric="accuracy",
+        rows=900,
+        contenders=(contender(1, "front", 0.82, 10), contender(0, "lora", 0.8, 20)),
+        comparisons=(Comparison(1, 0, 0.02, -0.01, 0.05, p_value),),
+        recommended=1,
+        notes=("trial 7 is left out: it failed",),
+    )
+    found = verdict([record_of(trial=0)], selection=selection)
+    assert (found.tone, found.headline, found.trial) == (tone, "Use trial 1", 1)
+    assert (found.quality, found.stderr, found.answer) == (0.82, 0.01, "words")
+    assert found.points[0] == selection.verdict
+    assert "900 rows that the search has not seen" in found.points[1]
+    assert found.points[2:] == (
+        "The search flattered its front by +0.0200 on average.",
+        "Trial 7 is left out: it failed.",
+    )
+
+
+def test_records_of_the_final_selection_change_no_score():
+    searched = record_of(rung=1)
+    selected = record_of(accuracy=0.1, rung=2, replicate=1, split="selection")
+    other = record_of(SMALL, trial=4, rung=1)
+    first, second = infos([searched, selected, other])
+    assert (first.quality, first.rung, first.state) == (0.8, 1, "dominated")
+    assert second.state == "dominated"
+    assert [m.split for m in first.measurements] == ["validation", "selection"]
+    records = [searched, selected, other]
+    assert growth_of(records, [first, second], BUDGET)[-1][0] == searched.seconds + other.seconds
+
+
+def test_verdict_without_lora_says_so():
+    found = verdict([record_of(SMALL, trial=1)])
+    assert found.tone == "none"
+    assert "LoRA was not tried" in found.points[1]
+
+
+def test_verdict_tells_the_first_look_at_the_test_split():
+    opening = {
+        "rows": 1821,
+        "metric": "accuracy",
+        "results": [
+            {
+                "role": "recommended",
+                "trial": 0,
+                "metrics": {"accuracy": {"value": 0.79, "stderr": 0.01}},
+            }
+        ],
+    }
+    found = verdict([record_of(trial=0)], openings=[opening])
+    assert found.points[-1] == (
+        "On 1,821 test rows that the search has not seen: recommended (trial 0) 0.7900 ± 0.0100."
+    )
+
+
+def test_attainment_of_repeated_studies(info):
+    def reaching(*points):
+        trials = tuple(
+            replace(info.trials[0], trial=i, params=params, quality=quality)
+            for i, (params, quality) in enumerate(points)
+        )
+        front = replace(info.front, trials=tuple(range(len(points))))
+        return replace(info, trials=trials, front=front)
+
+    studies = [reaching((10, 0.5), (30, 0.7)), reaching((20, 0.6)), reaching((20, 0.8))]
+    found = attainment(studies)
+    assert found.params == (10, 20, 30)
+    assert found.worst == (None, 0.5, 0.6)
+    assert found.middle == (None, 0.6, 0.7)
+    assert found.best == (0.5, 0.8, 0.8)
+    assert comparable(studies)
+    assert not comparable([info, replace(info, metric="f1")])
+
+
+def test_methods_are_recognised_at_every_size(info):
+    assert [info.trial(i).method for i in range(6)] == [
+        "head",
+        "lora",
+        "scaled_parallel",
+        "pfeiffer",
+        "bitfit",
+        "ia3",
+    ]
+    smaller = method("lora").genotype(MINILM, 2)
+    assert infos([record_of(smaller)])[0].method == "lora"
+    assert infos([record_of(SMALL)])[0].method is None
+    with pytest.raises(KeyError):
+        info.trial(1000)
+
+
+def test_front_file_without_manifest_is_enough(tmp_path):
+    record = record_of(trial=0)
+    write_record(tmp_path, record)
+    write_front(tmp_path, front_for([record]))
+    info = study_info(Study(tmp_path))
+    assert (info.front.recommended, info.n_layers) == (0, 6)
+    write_manifest(tmp_path, BUDGET, MINILM)
+    assert study_info(Study(tmp_path)).facts["Model"] == "MiniLM-L6, 22,713,216 parameters"
+
+
+def test_genotypes_are_told_in_words(info, study):
+    by_trial = {record.trial: record for record in study.records()}
+    for trial in info.trials:
+        genotype = genotype_from_dict(by_trial[trial.trial].genotype)
+        assert trial.learning_rate == genotype.learning_rate
+        assert trial.hash == genotype.hash
