@@ -30,6 +30,19 @@ class Job:
     replicate: int
     order_seed: int
 
+    @property
+    def mixed(self) -> bool:
+        """Some of its trials cannot share a cohort."""
+        return len(self.trials) > 1 and any(trial.genotype.alone for trial in self.trials)
+
+    def parts(self) -> "tuple[Job, ...]":
+        """The same work with a cohort of its own for each trial that cannot share one."""
+        together = tuple(trial for trial in self.trials if not trial.genotype.alone)
+        cohorts = [together, *((trial,) for trial in self.trials if trial.genotype.alone)]
+        return tuple(
+            Job(cohort, self.rung, self.replicate, self.order_seed) for cohort in cohorts if cohort
+        )
+
     def halves(self) -> "tuple[Job, Job]":
         """The same work as two smaller cohorts."""
         middle = len(self.trials) // 2

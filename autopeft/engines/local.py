@@ -79,9 +79,15 @@ class LocalEngine:
     def run(self, job: Job, progress: Progress | None = None) -> Iterator[Record]:
         """Train a cohort; one that does not fit into memory is split in half.
 
+        Trials that are too large to share a cohort have one of their own.
+
         Yields:
             A record for each trial. Weights are on disk before the record is handed over.
         """
+        if job.mixed:
+            for part in job.parts():
+                yield from self.run(part, progress)
+            return
         started = datetime.now(UTC)
         try:
             trained, seconds = train_cohort(
@@ -133,7 +139,7 @@ class LocalEngine:
             weights=weights,
             stored=result.stored,
             head_params=result.head_params,
-            steps=len(result.losses),
+            steps=result.steps,
         )
 
     def _failure(self, result: Trained, values: list[float]) -> Failure | None:

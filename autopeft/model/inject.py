@@ -287,6 +287,16 @@ class Injection:
         """The parameters of one trial by full name, without padding; views."""
         return {name: own for op in self.stacks() for name, own in op.tensors(trial)}
 
+    def memory(self, trial: int) -> dict[str, Tensor]:
+        """What the ops of one trial have to remember from one step to the next; views."""
+        return {
+            f"{member.path}.{name}": view
+            for stack in self.stacks()
+            for i, member in enumerate(stack.stack)
+            if member.trial == trial
+            for name, view in stack.memory(i).items()
+        }
+
     def stored(self, trial: int) -> tuple[Genotype, dict[str, Tensor]]:
         """What a trained trial has become: its genotype as it is stored, and that one's tensors."""
         genotype = self.genotypes[trial]
@@ -305,7 +315,8 @@ class Injection:
             for layer in (i for i, size in enumerate(op.sizes) if size):
                 sizes[layer], own = found[op_path(layer, op)]
                 path = op_path(layer, op.stored)
-                tensors |= {f"{path}.{name}": tensor for name, tensor in own.items()}
+                if sizes[layer]:
+                    tensors |= {f"{path}.{name}": tensor for name, tensor in own.items()}
             ops.append(replace(op.stored, sizes=tuple(sizes)))
         return replace(genotype, ops=tuple(ops)), tensors
 
@@ -319,8 +330,9 @@ class Injection:
         fill(self.tensors(trial), tensors)
 
     def count(self, trial: int) -> int:
-        """The parameters of one trial's ops, counted in the tensors."""
-        return sum(tensor.numel() for tensor in self.tensors(trial).values())
+        """The parameters of one trial's ops, counted in the tensors; integers are none."""
+        own = self.tensors(trial).values()
+        return sum(tensor.numel() for tensor in own if tensor.is_floating_point())
 
     def remove(self) -> None:
         """Take all ops out; weights, hooks and attention are as before."""

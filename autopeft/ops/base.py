@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from autopeft.ops.affine import Affine
@@ -53,11 +53,13 @@ class Declared:
             number that follows from the size and the widths, where sizes are not padded.
         width: its size in dimension 2.
         decays: weight decay applies.
+        rate: factor of the trial's learning rate.
     """
 
     rows: Literal["size", "one"] | int
     width: int
     decays: bool = True
+    rate: float = 1.0
 
 
 class Stack(nn.Module, ABC):
@@ -69,6 +71,11 @@ class Stack(nn.Module, ABC):
 
     pads: ClassVar[bool] = True
     """Members of sizes that are padded alike share a stack; otherwise those of one size do."""
+    constants: ClassVar[tuple[str, ...]] = ()
+    """Buffers of integers [member, size, width] that are stored beside the parameters."""
+    chooses: ClassVar[Literal["", "looking", "rehearsed", "midway"]] = ""
+    """When it chooses by the data what to train: after a look at some rows before the training,
+    after a training that is then repeated, or in the midst of it."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
@@ -85,9 +92,15 @@ class Stack(nn.Module, ABC):
         self.reset()
 
     @classmethod
+    def rows(cls, size: int) -> int:
+        """Rows of a parameter of an op of this size; more than that where some are cut later."""
+        return size
+
+    @classmethod
     def room(cls, size: int) -> int:
         """Rows that a size takes in a stack."""
-        return padded_size(size) if cls.pads else size
+        rows = cls.rows(size)
+        return padded_size(rows) if cls.pads else rows
 
     @staticmethod
     def _rows(what: Declared, size: int) -> int:
@@ -109,6 +122,27 @@ class Stack(nn.Module, ABC):
         """A fresh parameter of one trial; zero if a form does not say otherwise."""
         return torch.zeros(rows, width)
 
+    def penalty(self) -> Float[Tensor, "member"] | None:
+        """What is added to the loss of each member's trial; most ops add nothing."""
+        return None
+
+    def memory(self, member: int) -> dict[str, Tensor]:
+        """What a member has to remember while it is trained, besides its parameters; views."""
+        return {name: self.own(name, member) for name in self.constants}
+
+    def begin(self, step: int) -> None:
+        """Be told that a step of the training begins, counted from 0."""
+
+    def watch(self, examples: int) -> None:
+        """Be told that batches to look at are to come, and how many examples the next one has."""
+
+    def choose(self) -> None:
+        """Choose by the data what to train; most ops train all they have."""
+
+    def rate(self, name: str) -> float:
+        """Factor of the trial's learning rate for a parameter."""
+        return self.declared[name].rate
+
     @torch.no_grad()
     def reset(self) -> None:
         """Initialise every member from its own seed and path."""
@@ -123,18 +157,20 @@ class Stack(nn.Module, ABC):
 
     def rows_of(self, name: str, member: int) -> int:
         """Rows of a parameter that belong to a member; the rest is padding."""
-        return self._rows(self.declared[name], self.stack[member].size)
+        return self._rows(self.declared[name], self.rows(self.stack[member].size))
 
-    def own(self, name: str, member: int) -> Float[Tensor, "rows width"]:
-        """A member's part of a parameter, without padding; a view."""
+    def own(self, name: str, member: int) -> Shaped[Tensor, "rows width"]:
+        """A member's part of a parameter or a constant, without padding; a view."""
+        if name in self.constants:
+            return self.get_buffer(name)[member, : self.rows(self.stack[member].size)]
         parameter: Tensor = self.get_parameter(name)
         return parameter[member, : self.rows_of(name, member)]
 
-    def tensors(self, trial: int) -> Iterator[tuple[str, Float[Tensor, "rows width"]]]:
+    def tensors(self, trial: int) -> Iterator[tuple[str, Shaped[Tensor, "rows width"]]]:
         """A trial's parameters by full name, without padding; views."""
         for i, member in enumerate(self.stack):
             if member.trial == trial:
-                for name in self.declared:
+                for name in (*self.declared, *self.constants):
                     yield f"{member.path}.{name}", self.own(name, i)
 
 
@@ -190,7 +226,9 @@ class StackedOp(Stack):
 
         A form that becomes another one says it in the words of that one.
         """
-        return self.stack[member].size, {name: self.own(name, member) for name in self.declared}
+        own = {name: self.own(name, member) for name in self.declared}
+        constants = {name: self.own(name, member).to(torch.int32) for name in self.constants}
+        return self.stack[member].size, own | constants
 
     def as_factors(
         self,

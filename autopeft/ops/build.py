@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from autopeft.ops.adalora import AdaLora
 from autopeft.ops.base import Member, Stack, StackedOp
 from autopeft.ops.bias import Bias
 from autopeft.ops.bottleneck import Bottleneck
+from autopeft.ops.dense import DiffPruning, LotteryTicket
 from autopeft.ops.dora import Dora
 from autopeft.ops.kronecker import Kronecker
 from autopeft.ops.lowrank import LowRank
@@ -15,6 +17,8 @@ from autopeft.ops.multihead import MultiHead
 from autopeft.ops.phm import PhmBottleneck, PhmRule
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.scale import ElementwiseScale
+from autopeft.ops.sparse import Fish, SparseDelta
+from autopeft.ops.sparse_bottleneck import SparseBottleneck
 from autopeft.ops.vera import Vera
 from autopeft.space.forms import FORMS, Form
 from autopeft.space.genotype import Genotype, Op
@@ -23,7 +27,8 @@ from autopeft.space.taps import Tap
 FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
     cls.form: cls
     for cls in (
-        *(LowRank, LowRankFrozenA, Dora, Vera, Kronecker),
+        *(LowRank, LowRankFrozenA, Dora, Vera, Kronecker, AdaLora),
+        *(SparseDelta, Fish, LotteryTicket, DiffPruning, SparseBottleneck),
         *(Bottleneck, PhmBottleneck, Prefix, MultiHead, Bias, ElementwiseScale),
     )
 }

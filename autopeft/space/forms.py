@@ -5,7 +5,7 @@ together with the way it composes with h.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -25,11 +25,23 @@ class Form(StrEnum):
     """f(x) = ((x A * d) B) * b with A and B random and frozen (VeRA, Kopiczko et al. 2024)."""
     KRONECKER = "kronecker"
     """f(x) = x (A (x) B)^T with A of size x size (KronA, Edalati et al. 2022; LoKr)."""
+    ADALORA = "adalora"
+    """f(x) = x Q^T diag(l) P, triplets cut while training, then a LoRA (Zhang et al. 2023)."""
+    SPARSE = "sparse"
+    """f(x) = x D^T, D zero but for entries drawn at random; the others below become this."""
+    FISH = "fish"
+    """The same, the entries with the largest Fisher information (Sung et al. 2021)."""
+    LT_SFT = "lt_sft"
+    """The same, the entries that a dense training moves the most (Ansell et al. 2022)."""
+    DIFF_PRUNING = "diff_pruning"
+    """The same, the entries that gates under an L0 penalty leave (Guo et al. 2021)."""
     BOTTLENECK = "bottleneck"
     """f(x) = act(x Wd + bd) Wu + bu (adapters, Houlsby et al. 2019; He et al. 2022)."""
     PHM = "phm"
     """A bottleneck whose W are sum_i A_i (x) s_i t_i^T, A shared by all layers (Compacter, Karimi
     Mahabadi et al. 2021)."""
+    SPARSE_BOTTLENECK = "sparse_bottleneck"
+    """A bottleneck four times as wide with as many weights, chosen by SNIP (He et al. 2022)."""
     PREFIX = "prefix"
     """f(x) = softmax(q Pk) Pv, sharing the softmax with the keys (Li and Liang 2021)."""
     MULTIHEAD = "multihead"
@@ -101,6 +113,8 @@ class FormRule:
         becomes: the form that it has once it is trained, and is stored in; None if its own.
         fits: the sizes that the form comes in.
         shared: parameters that all ops of the form in a genotype have in common, in all layers.
+        learnable: the factor s may be learned.
+        alone: it is too large while training to share a cohort.
     """
 
     compose: Compose
@@ -112,6 +126,8 @@ class FormRule:
     becomes: "Form | None" = None
     fits: Fits = _ANYWHERE
     shared: int = 0
+    learnable: bool = True
+    alone: bool = False
 
     @property
     def choosy(self) -> bool:
@@ -119,7 +135,27 @@ class FormRule:
         return self.fits is not _ANYWHERE
 
 
+def adalora_start(rank: int) -> int:
+    """Ranks that AdaLoRA starts with: half as many again as it may keep on average."""
+    return -(-3 * rank // 2)
+
+
+_SPARSE = FormRule(
+    *(Compose.ADD, True, False, False),
+    count=lambda k, _, __: k,
+    fits=Fits(lambda k, m, n: k <= m * n, "a weight has no more entries"),
+)
+
 FORMS: dict[Form, FormRule] = {
+    Form.SPARSE: _SPARSE,
+    Form.FISH: replace(_SPARSE, becomes=Form.SPARSE),
+    Form.LT_SFT: replace(_SPARSE, trained=lambda _, m, n: m * n, becomes=Form.SPARSE, alone=True),
+    Form.DIFF_PRUNING: replace(
+        _SPARSE, trained=lambda _, m, n: 2 * m * n, becomes=Form.SPARSE, alone=True
+    ),
+    Form.SPARSE_BOTTLENECK: FormRule(
+        *(Compose.ADD, True, True, True), count=lambda r, m, n: r * (m + n) + r + n
+    ),
     Form.LOWRANK: FormRule(Compose.ADD, True, True, False, lambda r, m, n: r * (m + n)),
     Form.LOWRANK_FA: FormRule(Compose.ADD, True, True, False, lambda r, _, n: r * n),
     Form.DORA: FormRule(Compose.RENORMALISE, True, True, False, lambda r, m, n: r * (m + n) + n),
@@ -128,6 +164,13 @@ FORMS: dict[Form, FormRule] = {
         *(Compose.ADD, True, True, False),
         count=lambda r, m, n: r * r + (m // r) * (n // r),
         fits=_DIVIDES,
+    ),
+    Form.ADALORA: FormRule(
+        *(Compose.ADD, True, True, False),
+        count=lambda r, m, n: r * (m + n),
+        trained=lambda r, m, n: adalora_start(r) * (m + n + 1),
+        becomes=Form.LOWRANK,
+        learnable=False,
     ),
     Form.BOTTLENECK: FormRule(Compose.ADD, True, True, True, lambda r, m, n: r * (m + n) + r + n),
     Form.PHM: FormRule(
@@ -148,6 +191,13 @@ def shared_params(forms: Iterable[Form]) -> int:
     return sum(FORMS[form].shared for form in set(forms))
 
 
+SPARSE_DELTAS = (Form.SPARSE, Form.FISH, Form.LT_SFT, Form.DIFF_PRUNING)
+"""Some entries of a weight matrix change; their size is how many."""
+
+ON_WEIGHTS = (Form.DORA, *SPARSE_DELTAS)
+"""Forms that are changes of a weight matrix and nothing else."""
+
+
 def is_sequential(read: Tap, write: Tap) -> bool:
     """Whether an op that reads and writes there modifies a state by a function of that state."""
     return read == write or THROUGH_NORM.get(read) == write
@@ -163,8 +213,8 @@ def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
         return None if read == write else f"a {form} reads where it writes"
     if Tap.HEAD in (read, write):
         return "only a prefix reads at `head`"
-    if form is Form.DORA and LINEAR_INPUT.get(write) is not read:
-        return "a dora reads the input of the weight matrix whose output it writes"
+    if form in ON_WEIGHTS and LINEAR_INPUT.get(write) is not read:
+        return f"a {form} reads the input of the weight matrix whose output it writes"
     if is_sequential(read, write):
         return None
     if read in (Tap.Q, Tap.K, Tap.V) and write in (Tap.Q, Tap.K, Tap.V):

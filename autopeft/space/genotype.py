@@ -52,6 +52,8 @@ class Op:
             )
         if not rule.scalable and self.scale != 1.0:
             problems.append(f"a {self.form} has no scale")
+        if self.scale == "learned" and not rule.learnable:
+            problems.append(f"the scale of a {self.form} is a number")
         if self.scale != "learned" and not (math.isfinite(self.scale) and self.scale > 0):
             problems.append(f"scale {self.scale} is not a positive number")
         if not self.sizes or any(type(size) is not int or size < 0 for size in self.sizes):
@@ -162,6 +164,11 @@ class Genotype:
         """Parameters of the ops that are trained; what is stored of some methods is less."""
         in_layers = sum(op.trained_in_layer(size, shape) for op in self.ops for size in op.sizes)
         return in_layers + shared_params(op.form for op in self.ops)
+
+    @property
+    def alone(self) -> bool:
+        """It is too large while training to share a cohort."""
+        return any(FORMS[op.form].alone for op in self.ops)
 
     @property
     def fork(self) -> int:

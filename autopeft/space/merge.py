@@ -5,7 +5,7 @@ from autopeft.space.genotype import Genotype, Op
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import LINEAR_INPUT, THROUGH_NORM, Tap
 
-LINEAR = frozenset({Form.LOWRANK, Form.LOWRANK_FA, Form.VERA, Form.KRONECKER})
+LINEAR = frozenset({Form.LOWRANK, Form.LOWRANK_FA, Form.VERA, Form.KRONECKER, Form.SPARSE})
 """f is a matrix, which is added to the weight or multiplied with it."""
 ELEMENTWISE = frozenset({Form.BIAS, Form.SCALE})
 """A vector, which can join a bias, the rows of a weight or the gain of a LayerNorm."""

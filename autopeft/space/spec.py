@@ -44,7 +44,7 @@ class Range(Strict):
 
 
 PositiveScale = Annotated[float, Field(strict=True, gt=0, le=1000)]
-Size = Annotated[int, Field(strict=True, ge=0, le=65536)]
+Size = Annotated[int, Field(strict=True, ge=0, le=2**24)]
 
 
 class SlotSpec(Strict):
@@ -117,6 +117,8 @@ class SlotSpec(Strict):
                 yield ("size",), f"a {form} has no size"
             if not rule.scalable and self.scale != (1.0,):
                 yield ("scale",), f"a {form} has no scale"
+            if not rule.learnable and "learned" in self.scale:
+                yield ("scale",), f"the scale of a {form} is a number"
         if self.activation and not any(FORMS[form].activated for form in self.form):
             yield ("activation",), f"no form here has an activation ({', '.join(self.form)})"
         if isinstance(self.size, tuple) and not any(self.size):

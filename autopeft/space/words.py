@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from autopeft.space.forms import Form, is_sequential
+from autopeft.space.forms import SPARSE_DELTAS, Form, is_sequential
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
 
@@ -21,8 +21,13 @@ _ON_WEIGHTS = {
     Form.LOWRANK: "LoRA",
     Form.LOWRANK_FA: "LoRA-FA",
     Form.DORA: "DoRA",
+    Form.ADALORA: "AdaLoRA",
     Form.VERA: "VeRA",
     Form.KRONECKER: "KronA",
+    Form.SPARSE: "sparse",
+    Form.FISH: "FISH",
+    Form.LT_SFT: "LT-SFT",
+    Form.DIFF_PRUNING: "diff pruning",
 }
 
 _INSIDE = {Form.PREFIX: "prefix", Form.MULTIHEAD: "multi-head adapter"}
@@ -34,13 +39,15 @@ _KINDS = {
     Form.VERA: "VeRA ",
     Form.KRONECKER: "KronA ",
     Form.PHM: "Compacter ",
+    Form.SPARSE_BOTTLENECK: "sparse ",
+    Form.ADALORA: "AdaLoRA ",
 }
 """What stands beside or behind a sublayer and is not a bottleneck."""
 
 _USUAL = {Form.PHM: "gelu"}
 """Activations that go without saying, of forms where it is not relu."""
 
-_LETTERS = {Form.PREFIX: "l", Form.KRONECKER: "f"}
+_LETTERS = {Form.PREFIX: "l", Form.KRONECKER: "f"} | dict.fromkeys(SPARSE_DELTAS, "k")
 """What sizes are called; ranks otherwise."""
 
 

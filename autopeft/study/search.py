@@ -295,7 +295,9 @@ def _new(
     points: Sequence[tuple[str, Genotype]],
     fingerprint: dict[str, object],
 ) -> Manifest:
-    typical = [genotype for _, genotype in points if genotype.ops]
+    with_ops = [genotype for _, genotype in points if genotype.ops]
+    # What has a cohort of its own says nothing of the cohorts of the others.
+    typical = [genotype for genotype in with_ops if not genotype.alone] or with_ops
     if not typical:
         first = propose(space, "random", seed=ground.spec.seed, slot=0, history=[], taken=())
         typical = [first.genotype]

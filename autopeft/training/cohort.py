@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,12 +25,25 @@ from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import RELEASE_ABOVE, release_memory, resident_bytes
 from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
 from autopeft.training.paused import Paused
+from autopeft.training.ranks import RankBudget
 from autopeft.training.settings import TrainingSettings
 
 EVALUATION_FACTOR = 2
 """Evaluation batches are larger: they keep nothing for a backward pass."""
 
+LOOKS = 128
+"""Training rows, in whole batches, that ops which choose by the data look at before training."""
+
+MIDWAY = 2 / 3
+"""Part of the training after which ops choose that do so in the midst of it."""
+
 Progress = Callable[[int, int], None]
+
+
+def _report(progress: Progress | None, before: int, steps: int, step: int, _: int) -> None:
+    """Tell somebody of the steps of one of several runs."""
+    if progress is not None:
+        progress(before + step, steps)
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,9 @@ class Trained:
     """What training left of one trial.
 
     Attributes:
-        losses: training loss at every step; NaN or infinite from where it diverged.
+        losses: training loss at every step; NaN or infinite from where it diverged. Of a training
+            that is repeated, those of the last time.
+        steps: of the optimizer, in all.
         predictions: one for each evaluation row.
         stored: the genotype that the tensors are of; of most methods the one that was trained.
         tensors: parameters of ops and head, without padding, on the CPU.
@@ -47,6 +63,7 @@ class Trained:
     """
 
     losses: tuple[float, ...]
+    steps: int
     predictions: np.ndarray
     stored: Genotype
     tensors: dict[str, Tensor]
@@ -124,7 +141,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
                 parameter = op.get_parameter(name)
                 trials = tuple(member.trial for member in op.stack)
                 names = tuple(f"{member.path}.{name}" for member in op.stack)
-                out.append(Stacked(parameter, trials, rows, what.decays, names))
+                out.append(Stacked(parameter, trials, rows, what.decays, names, op.rate(name)))
         for path, module in self.head.modules.items():
             for name, parameter in module.named_parameters():
                 rows = (parameter.shape[1],) * self.n_trials
@@ -183,24 +200,96 @@ class Cohort(AbstractContextManager["Cohort", None]):
         order = batch_order(rows.lengths, settings.batch_size, settings.epochs, order_seed)
         last = len(order) if until is None else until
         (first,) = {item.steps for item in paused} or {0}
-        self._optimizer = optimizer = CohortAdamW(
-            self.stacked(),
-            learning_rates=[g.learning_rate for g in self.genotypes],
-            weight_decays=[g.weight_decay for g in self.genotypes],
-            clip=settings.clip,
-        )
-        optimizer.resume([item.tensors for item in paused], first)
-        history = []
-        for step, indices in enumerate(order[first:last], first):
+        rehearsed = len(order) * (self.runs - 1)
+        if first == 0:
+            if rehearsed:
+                self._rehearse(rows, order, partial(_report, progress, 0, rehearsed + last))
+            self._look(rows, order)
+        states = [dict(item.tensors) for item in paused]
+        for trial, state in enumerate(states):
+            memory = self.injection.memory(trial)
+            fill(memory, {name: state.pop(name) for name in memory if name in state})
+        optimizer = self._new_optimizer()
+        optimizer.resume(states, first)
+        report = partial(_report, progress, rehearsed, rehearsed + last)
+        return self._run(rows, order, optimizer, range(first, last), report)
+
+    @property
+    def runs(self) -> int:
+        """How often the trials go through their training."""
+        return 1 + any(op.chooses == "rehearsed" for op in self.injection.stacks())
+
+    def _rehearse(self, rows: Encoded, order: Sequence[Sequence[int]], progress: Progress) -> None:
+        """Train once for ops that choose by what became of it, and put everything back."""
+        head = [p for module in self.head.modules.values() for p in module.parameters()]
+        start = [parameter.detach().clone() for parameter in head]
+        self._run(rows, order, self._new_optimizer(), range(len(order)), progress)
+        for op in self.injection.stacks():
+            if op.chooses == "rehearsed":
+                op.choose()
+            else:
+                op.reset()
+        with torch.no_grad():
+            for parameter, old in zip(head, start, strict=True):
+                parameter.copy_(old)
+
+    def _look(self, rows: Encoded, order: Sequence[Sequence[int]]) -> None:
+        """Show the first batches to ops that choose by them."""
+        ops = [op for op in self.injection.stacks() if op.chooses == "looking"]
+        parameters = [item.parameter for item in self.stacked()]
+        seen = 0
+        for indices in order if ops else ():
+            for op in ops:
+                op.watch(len(indices))
             labels = self._there(rows.labels[indices])
             losses = self.task.loss(self.logits(rows, indices), labels)
             torch.autograd.backward(losses.sum())
-            optimizer.step(schedule(step, len(order), settings.warmup))
+            for parameter in parameters:
+                parameter.grad = None
+            seen += len(indices)
+            if seen >= LOOKS:
+                break
+        for op in ops:
+            op.choose()
+
+    def _new_optimizer(self) -> CohortAdamW:
+        return CohortAdamW(
+            self.stacked(),
+            learning_rates=[g.learning_rate for g in self.genotypes],
+            weight_decays=[g.weight_decay for g in self.genotypes],
+            clip=self.settings.clip,
+        )
+
+    def _run(
+        self,
+        rows: Encoded,
+        order: Sequence[Sequence[int]],
+        optimizer: CohortAdamW,
+        steps: range,
+        progress: Progress,
+    ) -> Float[Tensor, "step trial"]:
+        """Some steps of a training, once."""
+        self._optimizer = optimizer
+        ranks = RankBudget(self.injection.stacks(), len(order), steps.start)
+        history = []
+        for step in steps:
+            indices = order[step]
+            for op in self.injection.stacks():
+                op.begin(step)
+            labels = self._there(rows.labels[indices])
+            losses = self.task.loss(self.logits(rows, indices), labels)
+            torch.autograd.backward(self._with_penalties(losses))
+            ranks.observe()
+            optimizer.step(schedule(step, len(order), self.settings.warmup))
+            ranks.cut(step + 1)
+            if step + 1 == round(MIDWAY * len(order)):
+                for op in self.injection.stacks():
+                    if op.chooses == "midway":
+                        op.choose()
             history.append(losses.detach())
             if resident_bytes() > self._most_bytes:
                 release_memory()
-            if progress is not None:
-                progress(step + 1, last)
+            progress(step + 1, steps.stop)
         return torch.stack(history).cpu()
 
     def pause(self, trial: int, losses: Sequence[float]) -> Paused:
@@ -210,7 +299,17 @@ class Cohort(AbstractContextManager["Cohort", None]):
             trial: index in the cohort.
             losses: of all its steps, from its start.
         """
-        return Paused(tuple(losses), self._optimizer.state(trial))
+        memory = self.injection.memory(trial)
+        own = {name: view.detach().cpu().clone() for name, view in memory.items()}
+        return Paused(tuple(losses), self._optimizer.state(trial) | own)
+
+    def _with_penalties(self, losses: Float[Tensor, "trial"]) -> Float[Tensor, ""]:
+        """The sum of the losses and of what ops add to them; no gradient knows of another trial."""
+        total = losses.sum()
+        for op in self.injection.stacks():
+            if (penalty := op.penalty()) is not None:
+                total = total + penalty.sum()
+        return total
 
     @torch.no_grad()
     def predict(self, rows: Encoded) -> tuple[np.ndarray, np.ndarray]:
@@ -229,6 +328,12 @@ class Cohort(AbstractContextManager["Cohort", None]):
             raise ValueError("there are no rows to predict")
         return out, finite.numpy()
 
+    def _runs_of(self, trial: int) -> int:
+        return 1 + any(
+            op.chooses == "rehearsed" and any(m.trial == trial for m in op.stack)
+            for op in self.injection.stacks()
+        )
+
     def trained(
         self, trial: int, losses: Sequence[float], predictions: np.ndarray, *, finite: bool
     ) -> Trained:
@@ -237,6 +342,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
         own = ops | self.head.tensors(trial)
         return Trained(
             losses=tuple(losses),
+            steps=len(losses) * self._runs_of(trial),
             predictions=predictions,
             stored=stored,
             tensors={name: tensor.detach().cpu().clone() for name, tensor in own.items()},

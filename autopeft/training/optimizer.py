@@ -22,6 +22,7 @@ class Stacked:
         rows: rows of each member that are not padding.
         decays: weight decay applies.
         names: full name of the parameter in each member's trial; unique there.
+        rate: factor of the learning rates.
     """
 
     parameter: nn.Parameter
@@ -29,6 +30,7 @@ class Stacked:
     rows: tuple[int, ...]
     decays: bool
     names: tuple[str, ...] = ()
+    rate: float = 1.0
 
 
 class CohortAdamW:
@@ -58,7 +60,10 @@ class CohortAdamW:
         self._n_trials = len(learning_rates)
         self._parameters: list[Tensor] = [item.parameter for item in stacked]
         # As large as the parameters: foreach is slow where it has to broadcast.
-        self._rates = [self._spread(learning_rates, item, device) for item in stacked]
+        self._rates = [
+            self._spread([rate * item.rate for rate in learning_rates], item, device)
+            for item in stacked
+        ]
         self._decays = [
             self._spread([d if item.decays else 0.0 for d in weight_decays], item, device)
             for item in stacked

@@ -88,7 +88,8 @@ class Bench:
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for tensor in self.tensors.values():
-                tensor.normal_(generator=generator)
+                if tensor.is_floating_point():
+                    tensor.normal_(generator=generator)
 
     def own(self, *words):
         """The parameter whose name has all these words."""
@@ -146,6 +147,69 @@ def test_low_rank_with_a_frozen_factor(family, write):
     (stack,) = bench.injection.stacks()
     a, b = stack.a[0, :3].double(), bench.own("b")
     bench.check({write: lambda h, seen: h + 2 * seen[read] @ a.T @ b})
+
+
+@pytest.mark.parametrize("write", [Tap.Q, Tap.ATTN_OUT, Tap.FFN_UP])
+def test_adalora(family, write):
+    read = LINEAR_INPUT[write]
+    bench = Bench(family, at(Form.ADALORA, read, write, 2, scale=2.0))
+    q, p, values = bench.own("a"), bench.own("b"), bench.own("values")
+    assert q.shape[0] == p.shape[0] == values.shape[0] == 3
+    bench.check({write: lambda h, seen: h + 2 * seen[read] @ q.T @ torch.diag(values[:, 0]) @ p})
+
+
+@pytest.mark.parametrize(("form", "write"), [(Form.SPARSE, Tap.FFN_OUT), (Form.FISH, Tap.Q)])
+def test_sparse_delta(family, form, write):
+    """W + D, D zero but for the values at their entries, counted row by row."""
+    read = LINEAR_INPUT[write]
+    bench = Bench(family, at(form, read, write, 9))
+    linear = Anatomy(bench.model).point(LAYER, write)[0]
+    (stack,) = bench.injection.stacks()
+    entries, values = stack.own("entries", 0).flatten().tolist(), bench.own("values").flatten()
+    assert len(set(entries)) == 9
+    weight = linear.weight.clone()
+    for entry, value in zip(entries, values, strict=True):
+        weight[entry // weight.shape[1], entry % weight.shape[1]] += value
+    bench.check({write: lambda _, seen: seen[read] @ weight.T + linear.bias})
+
+
+def test_lottery_ticket_before_and_after_its_choice():
+    bench = Bench("bert", at(Form.LT_SFT, Tap.FFN_IN, Tap.FFN_UP, 9))
+    linear = Anatomy(bench.model).point(LAYER, Tap.FFN_UP)[0]
+    (stack,) = bench.injection.stacks()
+    for n_entries in (linear.weight.numel(), 9):
+        delta = stack.current().detach().view(linear.weight.shape)
+        assert delta.count_nonzero() == n_entries
+        weight = linear.weight + delta
+        bench.check({Tap.FFN_UP: lambda _, s, w=weight: s[Tap.FFN_IN] @ w.T + linear.bias})
+        stack.choose()
+        stack.delta.data.fill_(0.5)
+
+
+def test_diff_pruning_gates():
+    """z = min(1, max(0, sigmoid(logit) (1.5 + 1.5) - 1.5)) without noise (Louizos et al. 2018)."""
+    bench = Bench("bert", at(Form.DIFF_PRUNING, Tap.FFN_IN, Tap.FFN_UP, 9))
+    linear = Anatomy(bench.model).point(LAYER, Tap.FFN_UP)[0]
+    delta, logits = (bench.own(name).view(linear.weight.shape) for name in ("delta", "logits"))
+    gates = (3 / (1 + torch.exp(-logits)) - 1.5).clamp(0, 1)
+    assert 0 < gates.count_nonzero() < gates.numel()
+    weight = (linear.weight + gates * delta).detach()
+    bench.check({Tap.FFN_UP: lambda _, seen: seen[Tap.FFN_IN] @ weight.T + linear.bias})
+
+
+def test_sparse_bottleneck_is_a_wide_bottleneck_with_few_weights(family):
+    bench = Bench(family, at(Form.SPARSE_BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 3, scale=4.0))
+    (stack,) = bench.injection.stacks()
+    table = torch.zeros(12 * 65, dtype=torch.double)
+    table[stack.own("entries", 0).flatten()] = bench.own("values").flatten()
+    assert table.count_nonzero() == 3 * 65
+    down, bias, up = table.view(12, 65).split([32, 1, 32], 1)
+    up_bias = bench.own("up_bias")
+
+    def adapter(x):
+        return torch.relu(x @ down.T + bias[:, 0]) @ up + up_bias
+
+    bench.check({Tap.FFN_OUT: lambda h, seen: h + 4 * adapter(seen[Tap.FFN_IN])})
 
 
 @pytest.mark.parametrize("write", [Tap.Q, Tap.ATTN_OUT, Tap.FFN_UP])

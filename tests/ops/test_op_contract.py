@@ -25,6 +25,7 @@ from autopeft.errors import ConfigError
 from autopeft.export.merged import merge
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
+from autopeft.ops.adalora import AdaLora
 from autopeft.ops.base import PAD
 from autopeft.ops.build import FORM_CLASSES
 from autopeft.space.forms import Activation, Form
@@ -105,6 +106,23 @@ class OpContract:
             (alone,) = train(backbone, [company[trial]], [trial])
             assert_same_training(alone, together[trial])
 
+    def test_pausing_and_going_on_alone_changes_no_bit(self):
+        backbone, rows, company = tiny_backbone("bert"), tiny_rows(), self.company()
+        settings = TrainingSettings(batch_size=4)
+
+        def states(genotypes, seeds, until, paused=()):
+            with Cohort(backbone, genotypes, seeds, TASK, settings) as cohort:
+                losses = cohort.train(rows, order_seed=0, until=until, paused=paused)
+                before = paused[0].losses if paused else ()
+                told = [(*before, *losses[:, i].tolist()) for i in range(len(genotypes))]
+                return [cohort.pause(i, told[i]) for i in range(len(genotypes))]
+
+        seeds = range(len(company))
+        whole, paused = (states(company, seeds, until) for until in (18, 11))
+        (last,) = states(company[-1:], seeds[-1:], 18, paused[-1:])
+        assert last.losses == whole[-1].losses
+        assert same_bits(dict(last.tensors), dict(whole[-1].tensors))
+
     def test_i3_a_trial_without_ops_is_the_backbone(self, family):
         model = tiny_model(family)
         batch = tiny_batch(model)
@@ -129,10 +147,22 @@ class OpContract:
             one = genotype(*ops)
             with Cohort(backbone, [genotype(), one], [0, 1], TASK, TrainingSettings()) as cohort:
                 assert cohort.injection.count(0) == 0
-                assert cohort.injection.count(1) == one.count_params(backbone.shape) > 0
-                in_file = cohort.tensors(1)
-                names = set(cohort.injection.tensors(1))
-            assert sum(in_file[name].numel() for name in names) == one.count_params(backbone.shape)
+                assert cohort.injection.count(1) == one.count_trained(backbone.shape) > 0
+                stored, tensors = cohort.injection.stored(1)
+            counted = [tensor.numel() for tensor in tensors.values() if tensor.is_floating_point()]
+            assert sum(counted) == one.count_params(backbone.shape)
+            assert stored.count_params(backbone.shape) == one.count_params(backbone.shape)
+
+    def test_what_is_stored_predicts_what_was_trained(self, backbone):
+        for ops in self.ops():
+            one = genotype(*ops)
+            (trained,) = train(backbone, [one])
+            assert trained.op_params == one.count_params(backbone.shape)
+            assert trained.stored.count_trained(backbone.shape) == trained.op_params
+            with Cohort(backbone, [trained.stored], [5], TASK, TrainingSettings()) as cohort:
+                cohort.load(0, trained.tensors)
+                logits = cohort.logits(tiny_rows(22, seed=1), range(22))[0]
+            assert logits.argmax(-1).tolist() == trained.predictions.tolist()
 
     @pytest.mark.parametrize("family", ["bert", "distilbert"])
     def test_what_merges_is_a_plain_model_and_what_does_not_is_refused_by_name(self, family):
@@ -228,7 +258,8 @@ class SizedContract(OpContract):
     def test_sizes_are_padded_alike_in_every_company(self, family):
         for stack in inject(tiny_model(family), self.company()).stacks():
             unit = PAD if self.pads else 1
-            assert {-(-member.size // unit) * unit for member in stack.stack} == {stack.padded}
+            rows = [stack.rows(member.size) for member in stack.stack]
+            assert {-(-n // unit) * unit for n in rows} == {stack.padded}
 
 
 class ScaledContract(SizedContract):
@@ -256,10 +287,14 @@ def scramble(injection):
     """Give every op parameters that it could have after training."""
     generator = torch.Generator().manual_seed(0)
     for stack in injection.stacks():
+        if stack.chooses in ("rehearsed", "midway"):
+            stack.choose()
         for name in stack.declared:
             for i in range(len(stack.stack)):
                 own = stack.own(name, i)
                 own.data += torch.randn(own.shape, generator=generator)
+                if isinstance(stack, AdaLora) and name == "values":
+                    own.data *= stack.kept[i, : len(own), None]
 
 
 def padding_is_zero(stacked, tensors):
@@ -297,6 +332,52 @@ class TestDora(ScaledContract):
 
     def make(self, sizes, scale=1.0):
         return op(Form.DORA, Tap.FFN_IN, Tap.FFN_UP, sizes, scale=scale)
+
+
+class TestAdaLora(SizedContract):
+    random = frozenset({"a", "b"})
+
+    def make(self, sizes):
+        return op(Form.ADALORA, Tap.ATTN_IN, Tap.V, sizes, scale=2.0)
+
+
+class TestSparse(SizedContract):
+    random = frozenset({"entries"})
+
+    def make(self, sizes):
+        return op(Form.SPARSE, Tap.ATTN_IN, Tap.Q, sizes)
+
+
+class TestFish(SizedContract):
+    random = frozenset({"entries"})
+
+    def make(self, sizes):
+        return op(Form.FISH, Tap.FFN_MID, Tap.FFN_OUT, sizes)
+
+
+class TestSparseBottleneck(ScaledContract):
+    mergeable = False
+    fresh_is_nothing = False  # weights that are zero would have no influence to choose by
+    random = frozenset({"values", "entries"})
+
+    def make(self, sizes, scale=1.0):
+        return op(Form.SPARSE_BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, sizes, scale=scale)
+
+
+class TestLotteryTicket(OpContract):
+    small = (3, 1, 2)
+    large = (0, 17, 9)
+
+    def make(self, sizes):
+        return op(Form.LT_SFT, Tap.FFN_IN, Tap.FFN_UP, sizes)
+
+
+class TestDiffPruning(OpContract):
+    small = (3, 1, 2)
+    large = (0, 17, 9)
+
+    def make(self, sizes):
+        return op(Form.DIFF_PRUNING, Tap.PRE_O, Tap.ATTN_OUT, sizes)
 
 
 class TestVera(ScaledContract):

@@ -119,9 +119,12 @@ def test_different_masks_are_not_of_a_space_with_one_mask(draw):
 
 
 WEIGHTS = bind_shipped("weights", BERT_BASE, 1.0)
+SPARSE = bind_shipped("sparse", BERT_BASE, 1.0)
 ELSEWHERE = {
     **dict.fromkeys(("lora_fa", "dora", "vera", "krona"), WEIGHTS),
     **dict.fromkeys(("compacter", "compacter_plus_plus"), bind_shipped("adapters", BERT_BASE, 1.0)),
+    **dict.fromkeys(("adalora", "sparse_random", "fish", "lt_sft"), SPARSE),
+    **dict.fromkeys(("diff_pruning", "sparse_adapter"), SPARSE),
 }
 
 
