@@ -5,6 +5,7 @@ output its tap is. At one tap the order is fixed: parallel ops add first, then b
 scales, then sequential ops transform what came out.
 """
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -37,6 +38,7 @@ from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.ops.base import Stack, StackedOp
 from autopeft.ops.build import Group, build_layer, build_shared, op_path
+from autopeft.ops.gate import Gate, Tokens
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
@@ -70,6 +72,7 @@ class LayerOps(nn.Module):
                 self.through.setdefault(group.read, []).append(ops[group])
             elif group.write is not Tap.HEAD:
                 self.writes.setdefault(group.write, []).append((group.read, ops[group]))
+        self.looking = [op for op in ops.values() if isinstance(op, Prefix) and op.gate is not None]
         self._seen: dict[Tap, Blocks] = {}
         self._last_use = {
             read: write for write in Tap for read, _ in self.writes.get(write, []) if read != write
@@ -78,7 +81,15 @@ class LayerOps(nn.Module):
     @property
     def taps(self) -> set[Tap]:
         """Where this layer has to be hooked."""
-        return set(self.writes) | set(self._last_use)
+        looked_at = {Tap.ATTN_IN} if self.looking else set()
+        return set(self.writes) | set(self._last_use) | looked_at
+
+    @property
+    def needs_all_tokens(self) -> bool:
+        """Whether an op behind attention reads more than its own token."""
+        behind = [op for tap, some in self.writes.items() for _, op in some if _is_behind(tap)]
+        behind += [op for tap, some in self.through.items() for op in some if _is_behind(tap)]
+        return any(op.gate is not None for op in behind)
 
     def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:
         """Apply what is written at a tap and keep what will be read from it.
@@ -98,6 +109,9 @@ class LayerOps(nn.Module):
             self._seen.pop(read, None)
         if tap in self._last_use:
             self._seen[tap] = Blocks(state, self.n_blocks)
+        if tap is Tap.ATTN_IN:
+            for op in self.looking:
+                op.look(Blocks(state, self.n_blocks).take(op.blocks))
         return state
 
     def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
@@ -177,6 +191,8 @@ class Injection:
         shape = anatomy.shape()
         for genotype in genotypes:
             genotype.check_fits(shape)
+            if model.config.is_encoder_decoder and any(op.scale == "gated" for op in genotype.ops):
+                raise ConfigError("gated ops are not for models with an encoder and a decoder")
         self.genotypes = tuple(genotypes)
         self.n_trials = len(genotypes)
         self.model = model
@@ -204,8 +220,10 @@ class Injection:
         if self.forks.first:
             self._skip(anatomy)
         self._join(anatomy)
-        if first_token:
-            self._cut(anatomy, layers.get(shape.n_layers - 1))
+        last = layers.get(shape.n_layers - 1)
+        if first_token and not (last and last.needs_all_tokens):
+            self._cut(anatomy, last)
+        self._tell_gates(anatomy.base)
         self._by_block: list[nn.Module] = []
         if anatomy.family.disentangled:
             self._disentangle(anatomy)
@@ -276,6 +294,16 @@ class Injection:
             put_ops(attention, inside)
             check = partial(_called_hook, count_calls(attention), self.model.config.model_type)
             self._handles.append(self.model.register_forward_hook(check))
+
+    def _tell_gates(self, base: nn.Module) -> None:
+        """Let gates know which tokens are real, whoever calls the model."""
+        tokens = Tokens()
+        gates = list(_gates(self.ops))
+        for gate in gates:
+            gate.tokens = tokens
+        if gates:
+            hook = partial(_tokens_hook, tokens)
+            self._handles.append(base.register_forward_pre_hook(hook, with_kwargs=True))
 
     def stacks(self) -> Iterator[Stack]:
         """Every stack of parameters once, those of the lowest layer first."""
@@ -365,9 +393,13 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
 
 
 def _key(group: Group) -> str:
-    learned, nth = "learned" if group.learned else "", f"n{group.nth}" if group.nth else ""
-    words = [group.form, group.read, group.write, group.activation, learned]
+    nth = f"n{group.nth}" if group.nth else ""
+    words = [group.form, group.read, group.write, group.activation, group.factor]
     return "-".join(word for word in [*words, str(group.padded or ""), nth] if word)
+
+
+def _is_behind(tap: Tap) -> bool:
+    return ORDER[tap] >= ORDER[Tap.ATTN_NORM]
 
 
 def _rank(group: Group) -> tuple[int, Group]:
@@ -376,6 +408,10 @@ def _rank(group: Group) -> tuple[int, Group]:
     if group.form is Form.SCALE:
         return 2, group
     return (3 if group.read == group.write else 0), group
+
+
+def _gates(module: nn.Module) -> Iterator[Gate]:
+    return (gate for gate in module.modules() if isinstance(gate, Gate))
 
 
 # Hooks are partials of plain functions: a closure would point at the old module after a deepcopy.
@@ -423,3 +459,15 @@ def _first_token_hook(
     if layer is not None:
         layer.keep_first_token()
     return (args[0][:, :1], *args[1:])
+
+
+def _tokens_hook(
+    tokens: Tokens, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    given = inspect.signature(base.forward).bind_partial(*args, **kwargs).arguments
+    read = given.get("input_ids")
+    like = given["inputs_embeds"][..., 0] if read is None else read
+    past, mask = given.get("past_key_values"), given.get("attention_mask")
+    tokens.real = (torch.ones_like(like) if mask is None else mask).float()
+    if past is not None and past.get_seq_length():
+        tokens.real = None

@@ -183,6 +183,9 @@ class StackedOp(Stack):
         layout: whose rows the layer computes, block by block.
         d_read: width of the tap that is read.
         d_write: width of the tap that is written.
+
+    Attributes:
+        gate: gives s for each example of x, where that is not one number.
     """
 
     form: ClassVar[Form]
@@ -198,12 +201,13 @@ class StackedOp(Stack):
         if list(self.blocks) != sorted(set(self.blocks)):
             raise ValueError("the members of a stack have to be different trials in rising order")
         self.d_read, self.d_write = d_read, d_write
+        self.gate: nn.Module | None = None
         declared = dict(self.declare())
         self.learned_scale = members[0].scale == "learned"
         if self.learned_scale:
             declared["scale"] = Declared("one", 1, decays=False)
         else:
-            factors = [1.0 if m.scale == "learned" else m.scale for m in members]
+            factors = [1.0 if isinstance(m.scale, str) else m.scale for m in members]
             self.register_buffer("factor", torch.tensor(factors).view(-1, 1, 1), persistent=False)
         self._fill(declared)
 

@@ -10,6 +10,7 @@ from autopeft.ops.bias import Bias
 from autopeft.ops.bottleneck import Bottleneck
 from autopeft.ops.dense import DiffPruning, LotteryTicket
 from autopeft.ops.dora import Dora
+from autopeft.ops.gate import Gate
 from autopeft.ops.kronecker import Kronecker
 from autopeft.ops.lowrank import LowRank
 from autopeft.ops.lowrank_fa import LowRankFrozenA
@@ -20,7 +21,7 @@ from autopeft.ops.scale import ElementwiseScale
 from autopeft.ops.sparse import Fish, SparseDelta
 from autopeft.ops.sparse_bottleneck import SparseBottleneck
 from autopeft.ops.vera import Vera
-from autopeft.space.forms import FORMS, Form
+from autopeft.space.forms import FORMS, Form, gate_tap
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import Tap
 
@@ -48,7 +49,7 @@ class Group(NamedTuple):
         read: the tap.
         write: the tap.
         activation: its name, or nothing.
-        learned: the scale is a parameter.
+        factor: how the scale comes about if it is no constant: learned or gated.
         padded: their size, padded if the form pads; 0 for forms without a size.
         nth: of a trial's ops that share all this, since every member is another trial.
     """
@@ -57,7 +58,7 @@ class Group(NamedTuple):
     read: Tap
     write: Tap
     activation: str
-    learned: bool
+    factor: str
     padded: int
     nth: int
 
@@ -65,8 +66,8 @@ class Group(NamedTuple):
 def op_path(layer: int, op: Op) -> str:
     """Name of an op in its trial; the key of its seed and of its tensors in a file."""
     words: list[str] = [op.form, op.read, op.write, *([op.activation] if op.activation else [])]
-    if op.scale == "learned":
-        words.append("learned")
+    if isinstance(op.scale, str):
+        words.append(op.scale)
     elif op.scale != 1.0:
         words.append(f"x{float(op.scale)!r}".removesuffix(".0").replace(".", "_"))
     return ".".join(["layers", str(layer), *words])
@@ -119,7 +120,8 @@ def build_layer(
 
 def _group(op: Op, size: int) -> Group:
     padded = FORM_CLASSES[op.form].room(size) if FORMS[op.form].sized else 0
-    return Group(op.form, op.read, op.write, op.activation or "", op.scale == "learned", padded, 0)
+    factor = op.scale if isinstance(op.scale, str) else ""
+    return Group(op.form, op.read, op.write, op.activation or "", factor, padded, 0)
 
 
 def _build(
@@ -134,4 +136,7 @@ def _build(
         more["shared"] = shared[group.form]
     cls = FORM_CLASSES[group.form]
     d_read, d_write = widths[group.read], widths[group.write]
-    return cls(members, layout=layout, d_read=d_read, d_write=d_write, **more)
+    op = cls(members, layout=layout, d_read=d_read, d_write=d_write, **more)
+    if group.factor == "gated":
+        op.gate = Gate(members, widths[gate_tap(group.read)])
+    return op

@@ -24,6 +24,7 @@ class Prefix(StackedOp):
     form = Form.PREFIX
     keys: nn.Parameter
     values: nn.Parameter
+    _gates: Tensor | None = None
 
     def __init__(
         self, members: Sequence[Member], *, layout: Sequence[int], d_read: int, d_write: int
@@ -60,6 +61,11 @@ class Prefix(StackedOp):
         """
         raise NotImplementedError("a prefix acts inside attention, by `extend`")
 
+    def look(self, x: Float[Tensor, "member token d_model"]) -> None:
+        """Let a gate see what attention starts from; it scales keys and values."""
+        if self.gate is not None:
+            self._gates = self.gate(x).view(-1, 1)
+
     def extend(
         self,
         key: Float[Tensor, "row kv_head token d_head"],
@@ -77,12 +83,17 @@ class Prefix(StackedOp):
             value: likewise.
             mask: additive, of the examples that every member has.
         """
+        gates, self._gates = self._gates, None
         _, heads, _, d_head = key.shape
         batch = len(mask)
 
         def as_heads(prefix: Tensor) -> Tensor:
             per_member = prefix.view(len(self.stack), self.padded, heads, d_head).transpose(1, 2)
-            return per_member.to(key.dtype).repeat_interleave(batch, 0)
+            of_rows = per_member.repeat_interleave(batch, 0)
+            if gates is not None:
+                # Row by row: the bits of other sums depend on how many rows there are.
+                of_rows = (of_rows.flatten(1) * gates).view_as(of_rows)
+            return of_rows.to(key.dtype)
 
         absent = self.get_buffer("absent")
         columns = mask.new_zeros(absent.shape).masked_fill(absent, torch.finfo(mask.dtype).min)

@@ -76,7 +76,7 @@ def change(
         return out
     whole = _by_block(state, n_blocks)
     for op, x in acts:
-        whole = op(whole, whole if x is None else x)
+        whole = _acted(op, whole, x)
     return whole.reshape(state.shape)
 
 
@@ -96,6 +96,17 @@ class _Graph(NamedTuple):
     new: Float[Tensor, "member token d"]
 
 
+def _acted(op: StackedOp, h: Tensor, x: Tensor | None) -> Float[Tensor, "member token d"]:
+    """What an op makes of h; it reads x, or h itself."""
+    x = h if x is None else x
+    if op.gate is None:
+        new: Tensor = op(h, x)
+        return new
+    gate: Tensor = op.gate(x)
+    added: Tensor = op(torch.zeros_like(h), x).view(*gate.shape[:2], -1, h.shape[-1])
+    return h + (gate * added).view(h.shape).to(h.dtype)
+
+
 def _changed(
     state: Tensor,
     n_blocks: int,
@@ -112,12 +123,12 @@ def _changed(
     for op, read in zip(ops, reads, strict=True):
         h = _own(whole, op.blocks)
         if graphs is None:
-            _overwrite(whole, op.blocks, op(h, h if read is None else read))
+            _overwrite(whole, op.blocks, _acted(op, h, read))
             continue
         changed = h.clone().requires_grad_() if read is None or op.scales_h else None
         x = None if read is None else read.detach().requires_grad_(read.requires_grad)
         with torch.enable_grad():
-            new = op(h if changed is None else changed, changed if x is None else x)
+            new = _acted(op, h if changed is None else changed, x)
         _overwrite(whole, op.blocks, new.detach())
         graphs.append(_Graph(op, changed, x, new))
     return out

@@ -112,6 +112,7 @@ class FormRule:
         trained: how many of them are trained, likewise; None if those that are stored.
         becomes: the form that it has once it is trained, and is stored in; None if its own.
         fits: the sizes that the form comes in.
+        gated: s can be a gate.
         shared: parameters that all ops of the form in a genotype have in common, in all layers.
         learnable: the factor s may be learned.
         alone: it is too large while training to share a cohort.
@@ -125,6 +126,7 @@ class FormRule:
     trained: Callable[[int, int, int], int] | None = None
     becomes: "Form | None" = None
     fits: Fits = _ANYWHERE
+    gated: bool = False
     shared: int = 0
     learnable: bool = True
     alone: bool = False
@@ -156,14 +158,20 @@ FORMS: dict[Form, FormRule] = {
     Form.SPARSE_BOTTLENECK: FormRule(
         *(Compose.ADD, True, True, True), count=lambda r, m, n: r * (m + n) + r + n
     ),
-    Form.LOWRANK: FormRule(Compose.ADD, True, True, False, lambda r, m, n: r * (m + n)),
-    Form.LOWRANK_FA: FormRule(Compose.ADD, True, True, False, lambda r, _, n: r * n),
+    Form.LOWRANK: FormRule(
+        *(Compose.ADD, True, True, False), lambda r, m, n: r * (m + n), gated=True
+    ),
+    Form.LOWRANK_FA: FormRule(*(Compose.ADD, True, True, False), lambda r, _, n: r * n, gated=True),
     Form.DORA: FormRule(Compose.RENORMALISE, True, True, False, lambda r, m, n: r * (m + n) + n),
-    Form.VERA: FormRule(Compose.ADD, True, True, False, lambda r, _, n: r + n),
+    Form.VERA: FormRule(*(Compose.ADD, True, True, False), lambda r, _, n: r + n, gated=True),
     Form.KRONECKER: FormRule(
         *(Compose.ADD, True, True, False),
         count=lambda r, m, n: r * r + (m // r) * (n // r),
         fits=_DIVIDES,
+        gated=True,
+    ),
+    Form.BOTTLENECK: FormRule(
+        *(Compose.ADD, True, True, True), lambda r, m, n: r * (m + n) + r + n, gated=True
     ),
     Form.ADALORA: FormRule(
         *(Compose.ADD, True, True, False),
@@ -172,14 +180,16 @@ FORMS: dict[Form, FormRule] = {
         becomes=Form.LOWRANK,
         learnable=False,
     ),
-    Form.BOTTLENECK: FormRule(Compose.ADD, True, True, True, lambda r, m, n: r * (m + n) + r + n),
     Form.PHM: FormRule(
         *(Compose.ADD, True, True, True),
         count=lambda r, m, n: (m + r) + (r + n) + r + n,
         fits=_IN_PARTS,
+        gated=True,
         shared=PHM_PARTS**3,
     ),
-    Form.PREFIX: FormRule(Compose.SOFTMAX, True, False, False, lambda r, m, _: 2 * r * m),
+    Form.PREFIX: FormRule(
+        *(Compose.SOFTMAX, True, False, False), lambda r, m, _: 2 * r * m, gated=True
+    ),
     Form.MULTIHEAD: FormRule(Compose.ADD, True, True, False, lambda r, _, n: 2 * r * n),
     Form.BIAS: FormRule(Compose.ADD, False, False, False, lambda r, m, _: r * m),
     Form.SCALE: FormRule(Compose.MULTIPLY, False, False, False, lambda r, m, _: r * m),
@@ -196,6 +206,11 @@ SPARSE_DELTAS = (Form.SPARSE, Form.FISH, Form.LT_SFT, Form.DIFF_PRUNING)
 
 ON_WEIGHTS = (Form.DORA, *SPARSE_DELTAS)
 """Forms that are changes of a weight matrix and nothing else."""
+
+
+def gate_tap(read: Tap) -> Tap:
+    """Where the gate of an op reads: where the op does, of a prefix what attention starts from."""
+    return Tap.ATTN_IN if read is Tap.HEAD else read
 
 
 def is_sequential(read: Tap, write: Tap) -> bool:

@@ -3,18 +3,26 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from autopeft.errors import ConfigError
-from autopeft.space.forms import FORMS, Activation, Form, is_sequential, misplaced, shared_params
+from autopeft.space.forms import (
+    FORMS,
+    Activation,
+    Form,
+    gate_tap,
+    is_sequential,
+    misplaced,
+    shared_params,
+)
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
 
 GENOTYPE_VERSION = 1
 
-Scale = float | Literal["learned"]
+Scale = float | Literal["learned", "gated"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,8 @@ class Op:
         sizes: rank, bottleneck width or prefix length in each layer, 0 where the op is absent;
             1 where a form without a size (bias, scale) is present.
         activation: of a bottleneck, otherwise None.
-        scale: the factor s, constant or learned (starting from 1).
+        scale: the factor s: constant, learned (starting from 1), or gated, which is one for each
+            example, the mean over its tokens of sigmoid(x w + b).
     """
 
     form: Form
@@ -40,7 +49,7 @@ class Op:
 
     def __post_init__(self) -> None:
         # Equal ops have equal JSON: 2 and 2.0 are one number.
-        if self.scale != "learned":
+        if not isinstance(self.scale, str):
             object.__setattr__(self, "scale", float(self.scale))
         rule = FORMS[self.form]
         problems = []
@@ -50,18 +59,24 @@ class Op:
             problems.append(
                 f"a {self.form} {'needs an' if rule.activated else 'has no'} activation"
             )
-        if not rule.scalable and self.scale != 1.0:
-            problems.append(f"a {self.form} has no scale")
-        if self.scale == "learned" and not rule.learnable:
-            problems.append(f"the scale of a {self.form} is a number")
-        if self.scale != "learned" and not (math.isfinite(self.scale) and self.scale > 0):
-            problems.append(f"scale {self.scale} is not a positive number")
+        problems += self._scale_problems()
         if not self.sizes or any(type(size) is not int or size < 0 for size in self.sizes):
             problems.append(f"sizes {list(self.sizes)} are not one non-negative integer per layer")
         elif not rule.sized and max(self.sizes) > 1:
             problems.append(f"a {self.form} is present (1) or absent (0), it has no size")
         if problems:
             raise ConfigError(f"op {self.form} {self.read}->{self.write}: " + "; ".join(problems))
+
+    def _scale_problems(self) -> Iterator[str]:
+        rule = FORMS[self.form]
+        if self.scale == "gated" and not rule.gated:
+            yield f"a {self.form} has no gate"
+        if not rule.scalable and self.scale not in (1.0, "gated"):
+            yield f"a {self.form} has no scale"
+        if self.scale == "learned" and not rule.learnable:
+            yield f"the scale of a {self.form} is a number"
+        if not isinstance(self.scale, str) and not (math.isfinite(self.scale) and self.scale > 0):
+            yield f"scale {self.scale} is not a positive number"
 
     @property
     def sequential(self) -> bool:
@@ -87,6 +102,8 @@ class Op:
         if size == 0:
             return 0
         count = rule(size, shape.widths[self.read], shape.widths[self.write])
+        if self.scale == "gated":
+            return count + shape.widths[gate_tap(self.read)] + 1
         return count + (self.scale == "learned")
 
     def fits(self, size: int, shape: ModelShape) -> bool:

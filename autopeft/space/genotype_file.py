@@ -20,7 +20,7 @@ class _OpFile(Strict):
     write: Tap
     sizes: Annotated[tuple[Size, ...], Field(min_length=1, max_length=1000)]
     activation: Activation | None = None
-    scale: PositiveScale | Literal["learned"] = 1.0
+    scale: PositiveScale | Literal["learned", "gated"] = 1.0
 
 
 class _TrainingFile(Strict):

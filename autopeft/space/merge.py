@@ -42,6 +42,8 @@ def obstacles(genotype: Genotype, shape: ModelShape) -> tuple[str, ...]:
 def obstacle(op: Op, shape: ModelShape) -> str | None:
     """Why an op, once trained, cannot become part of the weights of a model; None if it can."""
     op = op.stored
+    if op.scale == "gated":
+        return "its gate is another one for every example"
     if op.form in NEVER:
         return NEVER[op.form]
     if op.form is Form.BOTTLENECK:

@@ -139,13 +139,13 @@ class Slot:
         form: object, read: object, write: object, activation: object, scale: object
     ) -> Variant:
         rule = FORMS[Form(str(form))]
-        factor: Scale = "learned" if scale == "learned" else float(str(scale))
+        factor: Scale = scale if scale in ("learned", "gated") else float(str(scale))
         return Variant(
             form=Form(str(form)),
             read=str(read),
             write=str(write),
             activation=Activation(str(activation)) if rule.activated else None,
-            scale=factor if rule.scalable else 1.0,
+            scale=factor if rule.scalable or factor == "gated" else 1.0,
         )
 
 

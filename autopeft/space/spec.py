@@ -64,7 +64,7 @@ class SlotSpec(Strict):
     activation: Annotated[tuple[Activation, ...], BeforeValidator(_listed)] = ()
     compose: Compose | None = None
     scale: Annotated[
-        tuple[PositiveScale | Literal["learned"], ...],
+        tuple[PositiveScale | Literal["learned", "gated"], ...],
         BeforeValidator(_listed),
         Field(min_length=1),
     ] = (1.0,)
@@ -115,10 +115,12 @@ class SlotSpec(Strict):
                 yield ("activation",), f"a {form} needs an activation: {', '.join(Activation)}"
             if not rule.sized and self.size != (1,):
                 yield ("size",), f"a {form} has no size"
-            if not rule.scalable and self.scale != (1.0,):
+            if not rule.scalable and not set(self.scale) <= {1.0, "gated"}:
                 yield ("scale",), f"a {form} has no scale"
             if not rule.learnable and "learned" in self.scale:
                 yield ("scale",), f"the scale of a {form} is a number"
+            if "gated" in self.scale and not rule.gated:
+                yield ("scale",), f"a {form} has no gate"
         if self.activation and not any(FORMS[form].activated for form in self.form):
             yield ("activation",), f"no form here has an activation ({', '.join(self.form)})"
         if isinstance(self.size, tuple) and not any(self.size):

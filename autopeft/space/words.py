@@ -102,8 +102,8 @@ def _size(op: Op) -> str:
 
 
 def _scale(op: Op) -> str:
-    if op.scale == "learned":
-        return "x learned"
+    if isinstance(op.scale, str):
+        return f"x {op.scale}"
     return "" if op.scale == 1.0 else f"x{op.scale:g}"
 
 

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 import autopeft
-from autopeft.errors import ConfigError
+from autopeft.errors import ConfigError, DataError
 from autopeft.model.inject import Injection
 from autopeft.ops.base import Member
 from autopeft.ops.multihead import MultiHead
@@ -214,6 +214,18 @@ def test_a_prefix_is_that_of_peft_with_positions_from_zero(family):
     torch.testing.assert_close(model(**batch).logits[real], expected[real], rtol=0, atol=1e-5)
     plain = language_model(family)(**batch).logits
     assert (plain[real] - expected[real]).abs().max() > 1e-2
+
+
+def test_a_gate_needs_whole_rows(family):
+    """Behind a cache it would see the newest token alone."""
+    model = language_model(family)
+    excited(model, genotype(lora(Tap.V, 3, scale="gated")))
+    batch = tiny_batch(model, 3)
+    more = {"max_new_tokens": 3, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
+    written = model.generate(**batch, **more, use_cache=False)
+    assert written.shape[1] == batch["input_ids"].shape[1] + 3
+    with pytest.raises(DataError, match="generate with use_cache=False"):
+        model.generate(**batch, **more, use_cache=True)
 
 
 def test_query_heads_that_share_keys_share_a_multihead_adapter():

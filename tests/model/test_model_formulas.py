@@ -329,6 +329,41 @@ def test_a_multihead_adapter_adds_to_what_each_head_puts_out(family):
     bench.check({Tap.Q: lambda h, _: h + bench.own("bias", "bias")}, adapted)
 
 
+def gate(bench, x, *words):
+    """UniPELT: a number for each example, the mean over its tokens of sigmoid(x w + b)."""
+    weight, bias = (bench.own(*words, "gate", name) for name in ("weight", "bias"))
+    of_tokens = torch.sigmoid(x @ weight[0] + bias[0])
+    real = bench.batch["attention_mask"]
+    return ((of_tokens * real).sum(1) / real.sum(1))[:, None, None]
+
+
+@pytest.mark.parametrize(("read", "write"), [(Tap.FFN_IN, Tap.FFN_OUT), (Tap.ATTN_OUT,) * 2])
+def test_a_gate_is_the_mean_over_the_real_tokens(family, read, write):
+    bench = Bench(family, at(Form.BOTTLENECK, read, write, 5, scale="gated"))
+    assert bench.batch["attention_mask"].min() == 0, "there is padding"
+
+    def change(h, seen):
+        return h + gate(bench, seen[read]) * bottleneck(bench, seen[read])
+
+    bench.check({write: change})
+
+
+def test_a_gated_prefix_has_its_keys_and_values_scaled(family):
+    bench = Bench(family, at(Form.PREFIX, Tap.HEAD, Tap.HEAD, 5, scale="gated"))
+    gates = []
+
+    def with_prefix(q, k, v, mask):
+        mask = functional.pad(mask.expand(-1, -1, q.shape[2], -1), (5, 0), value=True)
+        prefix = (
+            gates[-1][..., None] * bench.own(name).unflatten(-1, (N_HEADS, -1)).transpose(0, 1)
+            for name in ("keys", "values")
+        )
+        keys, values = (torch.cat([p, own], 2) for p, own in zip(prefix, (k, v), strict=True))
+        return attend(q, keys, values, mask)
+
+    bench.check({Tap.ATTN_IN: lambda h, _: gates.append(gate(bench, h)) or h}, with_prefix)
+
+
 def test_parallel_ops_add_then_biases_then_scales_then_sequential_ops_transform(family):
     bench = Bench(
         family,

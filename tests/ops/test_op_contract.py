@@ -11,6 +11,7 @@ from tiny import (
     TASK,
     assert_same_training,
     genotype,
+    lora,
     op,
     same_bits,
     state,
@@ -257,7 +258,7 @@ class SizedContract(OpContract):
 
     def test_sizes_are_padded_alike_in_every_company(self, family):
         for stack in inject(tiny_model(family), self.company()).stacks():
-            unit = PAD if self.pads else 1
+            unit = PAD if stack.pads else 1
             rows = [stack.rows(member.size) for member in stack.stack]
             assert {-(-n // unit) * unit for n in rows} == {stack.padded}
 
@@ -478,6 +479,29 @@ class TestPrefix(InAttention, SizedContract):
 
     def make(self, sizes):
         return op(Form.PREFIX, Tap.HEAD, Tap.HEAD, sizes)
+
+
+class TestGated(SizedContract):
+    """A factor for every example; in the last layer, too, it sees all tokens."""
+
+    random = frozenset({"down"})
+    mergeable = False
+
+    def make(self, sizes):
+        return op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, sizes, scale="gated")
+
+    def ops(self):
+        first, second = super().ops()
+        return [(*first, lora(Tap.V, self.small, scale="gated")), second]
+
+
+class TestGatedPrefix(InAttention, SizedContract):
+    fresh_is_nothing = False
+    random = frozenset({"keys", "values"})
+    mergeable = False
+
+    def make(self, sizes):
+        return op(Form.PREFIX, Tap.HEAD, Tap.HEAD, sizes, scale="gated")
 
 
 class TestMultiHead(InAttention, ScaledContract):

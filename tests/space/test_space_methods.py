@@ -40,6 +40,10 @@ def test_the_methods_of_the_field_are_there():
         ("compacter", 57_088),
         ("compacter_plus_plus", 28_576),
         ("multihead_parallel", 552_960),
+        (
+            "unipelt",
+            N_LAYERS * (2 * 10 * D + 2 * 48 * D + 48 + D + 2 * 8 * 2 * D + 4 * (D + 1)),
+        ),
         ("lora_all", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("adalora", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("sparse_random", N_LAYERS * (4 * round(0.005 * D * D) + 2 * round(0.005 * D * D_FF))),
