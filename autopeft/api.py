@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from autopeft.handle import Study
-from autopeft.model.attention import Kernel
+from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space import yaml

@@ -19,7 +19,7 @@ SELECTION = "selection"
 """The split of records that no search has selected on; see `selection.py`."""
 
 State = Literal["complete", "failed"]
-FailureKind = Literal["nan", "diverged", "out_of_memory", "crash", "error"]
+FailureKind = Literal["nan", "diverged", "out_of_memory", "crash", "timeout", "error"]
 
 _UTC = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|\+00:00)")
 _PATH = r"(?!\.{1,2}(/|$))[^/\\:\x00-\x1f]+(/(?!\.{1,2}(/|$))[^/\\:\x00-\x1f]+)*"
@@ -53,7 +53,8 @@ class Failure:
     """Why a trial has no usable measurement.
 
     Attributes:
-        kind: "nan" and "diverged" are properties of the genotype, the others accidents.
+        kind: "nan" and "diverged" (to infinity) are properties of the genotype, the others
+            accidents: no memory, a worker that died or made no progress, an exception.
         message: one line for the user.
     """
 
@@ -88,6 +89,7 @@ class Record:
         split: the rows that the metrics were computed on.
         failure: why it failed, or None.
         weights: where the trained weights lie, a POSIX path relative to the study's folder.
+        weights_sha256: of that file; the record is written after it.
         trained_params: of the ops while they were trained; None if those that are stored.
         stored: the genotype that the weights are of, where it is not the one that was trained.
         row_scores: what each row of the split adds to the study's metric; None where not kept.
@@ -118,6 +120,7 @@ class Record:
     split: str
     failure: Failure | None = None
     weights: str | None = None
+    weights_sha256: str | None = None
     trained_params: int | None = None
     stored: dict[str, Any] | None = None
     row_scores: RowScores | None = None
@@ -322,6 +325,9 @@ _FIELDS = {
     "failure": checks.optional(_FAILURE),
     "weights": checks.optional(
         checks.matching(_PATH, "a relative POSIX path without . and .."),
+    ),
+    "weights_sha256": checks.optional(
+        checks.matching("[0-9a-f]{64}", "64 hexadecimal digits"),
     ),
 }
 _MORE = {"trained_params": checks.COUNT, "stored": checks.optional(checks.PLAIN_OBJECT)}

@@ -12,7 +12,8 @@ from common import Measured, emit, fresh, print_table, write_result
 from transformers import BertConfig, BertForSequenceClassification
 
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.backbone import Backbone, Precision, cast
+from autopeft.model.backbone import Backbone, cast
+from autopeft.model.computing import Precision
 from autopeft.space.methods import method
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import Classification

@@ -37,10 +37,17 @@ def make_record(**changes: Any) -> Record:
         "split": "validation",
         "failure": None,
         "weights": "weights/000003-1-0.safetensors",
+        "weights_sha256": "5e" * 32,
     }
     return Record(**(values | changes))
 
 
 def make_failure(kind: Any = "nan", **changes: Any) -> Record:
-    failed = {"state": "failed", "metrics": {}, "weights": None, "failure": Failure(kind, "no")}
+    failed = {
+        "state": "failed",
+        "metrics": {},
+        "weights": None,
+        "weights_sha256": None,
+        "failure": Failure(kind, "no"),
+    }
     return make_record(**(failed | changes))

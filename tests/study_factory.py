@@ -108,6 +108,7 @@ def spec_of(checkpoint, data_folder):
             "model": str(checkpoint),
             "data": {name: str(data_folder / f"{name}.jsonl") for name in ROWS},
             "methods": ["head", "lora"],
+            "engine": {"workers": 0},
             "budget": {"max_params": max_params, "trials": trials, "time": time},
             "training": {
                 "epochs": 1,

@@ -7,9 +7,10 @@ from autopeft.demo.text import build
 from autopeft.study.events import Watcher
 from autopeft.study.folder import Study
 from autopeft.study.search import run_search
-from autopeft.study.spec import BudgetSpec, StudySpec, TrainingSpec
+from autopeft.study.spec import BudgetSpec, StudySpec
 from autopeft.study.unseen import Opening, open_test
 from autopeft.tasks.spec import DataSpec
+from autopeft.training.spec import TrainingSpec
 
 EPOCHS = 3
 MAX_LENGTH = 64

@@ -1,25 +1,42 @@
 """A job: these trials, from here to that rung, together."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from autopeft.errors import ConfigError
+from autopeft.space import yaml
 from autopeft.space.genotype import Genotype
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.spec import Strict
+
+JOB_VERSION = 1
 
 
 @dataclass(frozen=True)
 class JobTrial:
-    """One trial of a job: its number in the study, what it is, and its seed."""
+    """One trial of a job.
+
+    Attributes:
+        number: in the study, from 0.
+        genotype: what is trained.
+        seed: initialises it.
+        origin: where it came from, such as `method lora` or `tpe`.
+    """
 
     number: int
     genotype: Genotype
     seed: int
+    origin: str
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cohort to train.
+    """A cohort to train, and trials beside it that cannot share one.
 
     Attributes:
-        trials: trained together.
+        trials: trained together, as far as they can.
         rung: the level of the training budget to reach.
         replicate: which repetition.
         order_seed: of the order of batches, the same for all trials of a study and replicate.
@@ -31,23 +48,63 @@ class Job:
     order_seed: int
 
     @property
-    def mixed(self) -> bool:
-        """Some of its trials cannot share a cohort."""
-        return len(self.trials) > 1 and any(trial.genotype.alone for trial in self.trials)
+    def numbers(self) -> tuple[int, ...]:
+        """Of its trials."""
+        return tuple(trial.number for trial in self.trials)
+
+    @property
+    def keys(self) -> tuple[tuple[int, int, int], ...]:
+        """Of the records that it will bring."""
+        return tuple((number, self.rung, self.replicate) for number in self.numbers)
 
     def parts(self) -> "tuple[Job, ...]":
         """The same work with a cohort of its own for each trial that cannot share one."""
         together = tuple(trial for trial in self.trials if not trial.genotype.alone)
         cohorts = [together, *((trial,) for trial in self.trials if trial.genotype.alone)]
-        return tuple(
-            Job(cohort, self.rung, self.replicate, self.order_seed) for cohort in cohorts if cohort
-        )
+        return tuple(replace(self, trials=cohort) for cohort in cohorts if cohort)
 
     def halves(self) -> "tuple[Job, Job]":
         """The same work as two smaller cohorts."""
         middle = len(self.trials) // 2
         first, second = self.trials[:middle], self.trials[middle:]
-        return (
-            Job(first, self.rung, self.replicate, self.order_seed),
-            Job(second, self.rung, self.replicate, self.order_seed),
+        return replace(self, trials=first), replace(self, trials=second)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        trials = [{**asdict(trial), "genotype": trial.genotype.to_dict()} for trial in self.trials]
+        return {"version": JOB_VERSION, **asdict(self), "trials": trials}
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str) -> "Job":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: not a job; `source` stands in the message.
+        """
+        file = yaml.validate(_JobFile, yaml.Document(source, data, {}))
+        trials = tuple(
+            JobTrial(t.number, genotype_from_dict(t.genotype, source), t.seed, t.origin)
+            for t in file.trials
         )
+        job = cls(trials, file.rung, file.replicate, file.order_seed)
+        if len(set(job.numbers)) < len(trials):
+            raise ConfigError(f"{source}: a trial is there twice")
+        return job
+
+
+_Count = Annotated[int, Field(strict=True, ge=0)]
+
+
+class _TrialFile(Strict):
+    number: _Count
+    genotype: dict[str, Any]
+    seed: _Count
+    origin: Annotated[str, Field(min_length=1)]
+
+
+class _JobFile(Strict):
+    version: Annotated[int, Field(strict=True, ge=JOB_VERSION, le=JOB_VERSION)]
+    trials: Annotated[tuple[_TrialFile, ...], Field(min_length=1)]
+    rung: _Count
+    replicate: _Count
+    order_seed: _Count

@@ -1,217 +1,235 @@
-"""The local engine: jobs run in this process, on one loaded backbone."""
+"""The local engine: supervised worker processes on this machine, each with the backbone loaded.
 
-import math
+A worker that crashes, hangs or runs out of memory ends its attempt and not the study: the job is
+split until the guilty trial is alone (`outcome.py`), and the next worker goes on.
+"""
+
 import os
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import sys
+import time
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Literal
 
-import torch
-from safetensors.torch import save_file
-
-from autopeft.engines.job import Job, JobTrial
-from autopeft.model.backbone import Backbone
-from autopeft.objectives import objectives_of
-from autopeft.records import (
-    RECORD_VERSION,
-    RECORD_VERSION_STORED,
-    Failure,
-    Metric,
-    Record,
+from autopeft import errors
+from autopeft.engines.engine import Stepped
+from autopeft.engines.job import Job
+from autopeft.engines.outcome import Attempt, Mishap, after, attempts_of, record_of
+from autopeft.engines.process import WorkerProcess
+from autopeft.engines.protocol import (
+    Begin,
+    Decide,
+    Decision,
+    Failed,
+    Load,
+    Loaded,
+    Measured,
+    Refused,
+    Reply,
+    Run,
+    Step,
 )
+from autopeft.engines.work import CohortSize, Decided, Facts, Work
+from autopeft.errors import AutopeftError, DataError
+from autopeft.records import Failure, Record
 from autopeft.space.genotype import Genotype
-from autopeft.tasks.encode import Encoded
-from autopeft.tasks.task import Task
-from autopeft.training.cohort import EVALUATION_FACTOR, Trained, train_cohort
-from autopeft.training.frozen import FrozenCache
-from autopeft.training.settings import TrainingSettings
 
-Progress = Callable[[int, int], None]
+WORKER: tuple[str, ...] = (sys.executable, "-m", "autopeft.engines.worker")
+"""The command that starts a worker; a descriptor is appended."""
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at workers that say nothing."""
+
+_STARTS = 3
+"""Times that a worker may die before its first job."""
 
 
-@dataclass(frozen=True)
-class Workplace:
-    """Everything a worker keeps loaded between jobs.
+@dataclass
+class _Running:
+    """An attempt in a worker."""
 
-    Attributes:
-        backbone: the frozen model.
-        task: loss, predictions and metrics.
-        train: encoded training rows.
-        validation: encoded rows to score on.
-        split: name of the latter in records.
-        settings: of training.
-        trial_bytes: memory that a trial is expected to take, or None.
-        weights: folder for trained weights, relative to `root`.
-        root: the study's folder.
-    """
-
-    backbone: Backbone
-    task: Task
-    train: Encoded
-    validation: Encoded
-    split: str
-    settings: TrainingSettings
-    root: Path
-    trial_bytes: int | None = None
-    weights: str = "weights"
+    attempt: Attempt
+    started: datetime
+    step: int = 0
 
 
 class LocalEngine:
-    """Runs jobs one after the other.
+    """Runs jobs in worker processes.
 
     Args:
-        workplace: what is loaded.
+        work: what they load.
+        workers: how many; "auto" for one on each GPU, or one on a CPU.
+        trial_timeout_seconds: a worker that makes no progress for so long is ended.
     """
 
-    def __init__(self, workplace: Workplace) -> None:
-        self._place = workplace
-        settings = workplace.settings
-        batch = settings.batch_size * EVALUATION_FACTOR
-        self._cache = (
-            FrozenCache(workplace.backbone, settings.kernel, batch)
-            if settings.frozen_cache
-            else None
-        )
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
-
-    def run(self, job: Job, progress: Progress | None = None) -> Iterator[Record]:
-        """Train a cohort; one that does not fit into memory is split in half.
-
-        Trials that are too large to share a cohort have one of their own.
-
-        Yields:
-            A record for each trial. Weights are on disk before the record is handed over.
-        """
-        if job.mixed:
-            for part in job.parts():
-                yield from self.run(part, progress)
-            return
-        started = datetime.now(UTC)
-        try:
-            trained, seconds = train_cohort(
-                self._place.backbone,
-                [trial.genotype for trial in job.trials],
-                [trial.seed for trial in job.trials],
-                task=self._place.task,
-                settings=self._place.settings,
-                train=self._place.train,
-                validation=self._place.validation,
-                order_seed=job.order_seed,
-                cache=self._cache,
-                trial_bytes=self._place.trial_bytes,
-                progress=progress,
-            )
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            cause = str(error)
-        else:
-            for trial, result in zip(job.trials, trained, strict=True):
-                yield self._measure(job, trial, result, seconds / len(trained), started)
-            return
-        if len(job.trials) == 1:
-            yield self._out_of_memory(job, cause, started)
-            return
-        for half in job.halves():
-            yield from self.run(half, progress)
-
-    def _measure(
-        self, job: Job, trial: JobTrial, result: Trained, seconds: float, started: datetime
-    ) -> Record:
-        place = self._place
-        labels = place.validation.labels.numpy()
-        measured = place.task.metrics(result.predictions, labels) if result.finite else {}
-        failure = self._failure(result, [item.value for item in measured.values()])
-        metrics = {name: Metric(item.value, item.stderr) for name, item in measured.items()}
-        weights = None
-        if failure is None:
-            weights = f"{place.weights}/{trial.number:06d}-{job.rung}-{job.replicate}.safetensors"
-            _save(place.root / weights, result)
-        return self._record(
-            job,
-            trial,
-            seconds,
-            started,
-            metrics=None if failure else metrics,
-            failure=failure,
-            weights=weights,
-            stored=result.stored,
-            head_params=result.head_params,
-            steps=result.steps,
-        )
-
-    def _failure(self, result: Trained, values: list[float]) -> Failure | None:
-        if not result.finite:
-            bad = next((i for i, x in enumerate(result.losses) if not math.isfinite(x)), None)
-            where = f"the loss at step {bad}" if bad is not None else "an output in evaluation"
-            return Failure("nan", f"{where} of {len(result.losses)} is not finite")
-        if not all(math.isfinite(value) for value in values):
-            return Failure("nan", "a metric is not finite")
-        return None
-
-    def _out_of_memory(self, job: Job, cause: str, started: datetime) -> Record:
-        seconds = (datetime.now(UTC) - started).total_seconds()
-        failure = Failure("out_of_memory", cause.splitlines()[0] if cause else "no memory left")
-        return self._record(job, job.trials[0], seconds, started, failure=failure)
-
-    def _record(
+    def __init__(
         self,
-        job: Job,
-        trial: JobTrial,
-        seconds: float,
-        started: datetime,
-        *,
-        metrics: Mapping[str, Metric] | None = None,
-        failure: Failure | None = None,
-        weights: str | None = None,
-        stored: Genotype | None = None,
-        head_params: int = 0,
-        steps: int = 0,
-    ) -> Record:
-        place = self._place
-        params = trial.genotype.count_params(place.backbone.shape)
-        trained = trial.genotype.count_trained(place.backbone.shape)
-        becomes = any(op.stored is not op for op in trial.genotype.ops)
-        return Record(
-            version=RECORD_VERSION_STORED if becomes or trained != params else RECORD_VERSION,
-            trial=trial.number,
-            rung=job.rung,
-            replicate=job.replicate,
-            state="failed" if failure else "complete",
-            genotype=trial.genotype.to_dict(),
-            hash=trial.genotype.hash,
-            seed=trial.seed,
-            metrics=dict(metrics or {}),
-            objectives=objectives_of(place.task.metric, metrics, params) if metrics else {},
-            trainable_params=params,
-            fraction=params / place.backbone.shape.backbone_params,
-            head_params=head_params,
-            steps=steps,
-            seconds=seconds,
-            started=started.isoformat(),
-            worker=self._worker,
-            cohort=tuple(t.number for t in job.trials),
-            precision=place.settings.precision,
-            split=place.split,
-            failure=failure,
-            weights=weights,
-            trained_params=trained if becomes or trained != params else None,
-            stored=stored.to_dict() if becomes and stored else None,
+        work: Work,
+        workers: int | Literal["auto"] = "auto",
+        trial_timeout_seconds: float = 600,
+    ) -> None:
+        self._work, self._wanted_workers = work, workers
+        self._timeout = trial_timeout_seconds
+        self._workers: dict[int, WorkerProcess] = {}
+        self._running: dict[int, _Running] = {}
+        self._attempts: deque[Attempt] = deque()
+
+    def load(self) -> Facts:
+        """Start the first worker."""
+        self._facts = self._start(0)
+        return self._facts
+
+    @property
+    def n_workers(self) -> int:
+        """Worker processes."""
+        wanted = self._wanted_workers
+        return self._facts.n_devices if wanted == "auto" else wanted
+
+    def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
+        """Let the first worker measure how to compute."""
+        plain = tuple(genotype.to_dict() for genotype in genotypes)
+        for _ in range(_STARTS):
+            reply = self._workers[0].ask(Decide(genotypes=plain, cohort=cohort))
+            if isinstance(reply, Decision):
+                return reply.decided
+            lost = _lost_by(reply)
+            self._end(0)
+            self._start(0)
+        raise lost
+
+    def begin(self, decided: Decided, folder: Path) -> None:
+        """Get the first worker ready; others start when there is a job for them."""
+        self._begin = Begin(decided=decided, folder=folder.absolute())
+        self._workers[0].send(self._begin)
+
+    def submit(self, job: Job, wanted: Collection[int]) -> None:
+        """Take a job."""
+        self._attempts.extend(attempts_of(job, wanted))
+
+    def results(self, stepped: Stepped) -> Iterator[Record]:
+        """Records as they come."""
+        while self._attempts or self._running:
+            self._dispatch()
+            ready = {self._workers[i].connection: i for i in self._running}
+            for connection in wait(list(ready), _LOOK_SECONDS):
+                yield from self._hear(ready[connection], stepped)  # type: ignore[index]
+            for i in list(self._running):
+                if mishap := self._silent(self._workers[i]):
+                    yield from self._lost(i, mishap)
+
+    def close(self) -> None:
+        """End all workers."""
+        for i in list(self._workers):
+            self._end(i)
+        self._running.clear()
+        self._attempts.clear()
+
+    def _start(self, i: int) -> Facts:
+        """Start a worker and let it load; one that is killed meanwhile is replaced."""
+        workers = 1 if self._wanted_workers == "auto" else self._wanted_workers
+        for _ in range(_STARTS):
+            worker = self._workers[i] = WorkerProcess(WORKER)
+            reply = worker.ask(Load(work=self._work, index=i, workers=workers))
+            if isinstance(reply, Loaded):
+                return reply.facts
+            lost = _lost_by(reply)
+            self._end(i)
+        raise lost
+
+    def _dispatch(self) -> None:
+        """Give jobs to workers that have none."""
+        for i in range(self.n_workers):
+            if not self._attempts:
+                return
+            if i in self._running:
+                continue
+            if i not in self._workers:
+                if self._start(i) != self._facts:
+                    raise DataError("model or data have changed while the search ran")
+                self._workers[i].send(self._begin)
+            attempt = self._attempts.popleft()
+            self._workers[i].send(Run(job=attempt.job.to_dict(), wanted=attempt.wanted))
+            self._running[i] = _Running(attempt, datetime.now(UTC))
+
+    def _hear(self, i: int, stepped: Stepped) -> Iterator[Record]:
+        """One message of a worker at work."""
+        running, reply = self._running[i], self._workers[i].receive()
+        job = running.attempt.job
+        if isinstance(reply, Mishap):
+            yield from self._lost(i, reply)
+        elif isinstance(reply, Step):
+            if reply.step > running.step:
+                running.step = reply.step
+                stepped(job.numbers, reply.step, reply.steps)
+        elif isinstance(reply, Measured):
+            record = Record.from_dict(reply.record, "worker")
+            running.attempt = replace(
+                running.attempt, wanted=running.attempt.wanted - {record.trial}
+            )
+            yield record
+        elif isinstance(reply, Refused):
+            raise _error(reply)
+        elif isinstance(reply, Failed):
+            if reply.failure != "out_of_memory":
+                self._end(i)  # what an unforeseen exception has left behind is not known
+            yield from self._blame(i, Mishap(Failure(reply.failure, reply.message)))
+        else:
+            del self._running[i]
+
+    def _silent(self, worker: WorkerProcess) -> Mishap | None:
+        """What is wrong with a worker that says nothing."""
+        if worker.ended and not worker.connection.poll():
+            return worker.mishap()
+        if time.monotonic() - worker.alive_at <= self._timeout:
+            return None
+        worker.kill()
+        return Mishap(Failure("timeout", f"no progress in {self._timeout:g} s"))
+
+    def _lost(self, i: int, mishap: Mishap) -> Iterator[Record]:
+        self._end(i)
+        yield from self._blame(i, mishap)
+
+    def _blame(self, i: int, mishap: Mishap) -> Iterator[Record]:
+        """Try again in another way, or record the failure of the trial that is to blame."""
+        running = self._running.pop(i)
+        attempts = after(running.attempt, mishap)
+        self._attempts.extendleft(reversed(attempts))
+        if attempts or not running.attempt.wanted:
+            return
+        yield record_of(
+            running.attempt.job,
+            running.attempt.job.trials[0],
+            facts=self._facts,
+            precision=self._begin.decided.precision,
+            worker=f"{os.uname().nodename}:{os.getpid()}",
+            seconds=(datetime.now(UTC) - running.started).total_seconds(),
+            started=running.started,
+            failure=mishap.failure,
         )
 
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; on a CPU torch says so by a plain RuntimeError."""
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+    def _end(self, i: int) -> None:
+        self._workers.pop(i).kill()
 
 
-def _save(path: Path, result: Trained) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({name: t.contiguous() for name, t in result.tensors.items()}, temporary)
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+def _lost_by(reply: Reply | Mishap) -> AutopeftError:
+    """Why a worker did not get ready.
+
+    Raises:
+        AutopeftError: what the worker itself raised, since it would do so again.
+    """
+    if isinstance(reply, Refused):
+        raise _error(reply)
+    if isinstance(reply, Mishap):
+        return DataError(f"no worker gets ready: {reply.failure.message}")
+    raise DataError(f"a worker gave the answer `{reply.kind}` to another question")
+
+
+def _error(reply: Refused) -> AutopeftError:
+    """What a worker raised, as an exception of this process."""
+    kind = getattr(errors, reply.error, DataError)
+    made: AutopeftError = kind(reply.message)
+    return made

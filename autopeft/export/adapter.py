@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from autopeft import checks
 from autopeft.errors import ConfigError
-from autopeft.model.attention import Kernel
+from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype

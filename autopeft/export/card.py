@@ -146,7 +146,7 @@ def _origin(winner: Winner, command: str) -> str:
         "backbone": f"`{backbone.backbone}`{revision}, weights sha256 {backbone.backbone_sha256}",
         "parameters": f"{record.trainable_params:,} in the ops ({100 * record.fraction:.3g} % of "
         f"the backbone), {record.head_params:,} in the head",
-        "seeds": f"study {winner.ground.spec.seed}, trial {record.seed}, replicate "
+        "seeds": f"study {winner.ground.work.seed}, trial {record.seed}, replicate "
         f"{record.replicate} of {len(replicates)} (the median one)",
         "search": f"{len({r.trial for r in winner.records})} trials, {seconds:,.0f} s of training",
         "data": f"{rows} rows, sha256 {data['sha256']}",

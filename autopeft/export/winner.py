@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from autopeft.engines.ground import Ground
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, Outputs, head_tensors, name_outputs
 from autopeft.export.pick import Choice, pick, shipped
@@ -24,7 +25,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.study.folder import Study
 from autopeft.study.manifest import Manifest, read_manifest
-from autopeft.study.prepare import Ground, prepare
+from autopeft.study.prepare import prepare
 from autopeft.study.spec import load_study_spec
 from autopeft.tasks.task import Regression
 from autopeft.training.batches import evaluation_order
@@ -129,7 +130,7 @@ class Winner:
             genotype=self.genotype,
             seed=self.record.seed,
             outputs=self.outputs,
-            max_length=self.ground.spec.training.max_length,
+            max_length=self.ground.work.training.max_length,
         )
 
     @cached_property

@@ -7,7 +7,7 @@ without a mask and with `is_causal` would crop the keys that a prefix adds.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,11 +18,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from autopeft.errors import DataError
+from autopeft.model.computing import Kernel
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, change
 
-Kernel = Literal["eager", "sdpa"]
 KERNELS: tuple[Kernel, ...] = ("eager", "sdpa")
 
 _OPS = "_autopeft_ops"

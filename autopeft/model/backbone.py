@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
@@ -15,9 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.computing import Precision
 from autopeft.space.shape import ModelShape
 
-Precision = Literal["fp32", "bf16"]
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 UNREADABLE = (

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
 from autopeft.model.families import Pool
-from autopeft.ops.base import padded_size, seed_of
+from autopeft.ops.base import padded_size
+from autopeft.space.seed import seed_of
 
 OPS_ATTRIBUTE = "autopeft_ops"
 """The submodule of a model that holds all ops."""

@@ -22,13 +22,13 @@ from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import (
     HeadOps,
-    Kernel,
     check_called,
     count_calls,
     put_ops,
     remove_ops,
     use_attention,
 )
+from autopeft.model.computing import Kernel
 from autopeft.model.disentangled import (
     project_positions_at_once,
     project_positions_by_block,

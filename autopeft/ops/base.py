@@ -7,7 +7,6 @@ since every activation maps 0 to 0 it gets no gradient and stays zero. Shapes th
 every company are also what makes a trial's bits independent of the trials it is trained with.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from autopeft.ops.affine import Affine
 from autopeft.ops.point import Point
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Scale
+from autopeft.space.seed import seed_of
 
 PAD = 8
 
@@ -285,9 +285,3 @@ class StackedOp(Stack):
 def padded_size(size: int) -> int:
     """The next multiple of 8: tiny products would have other bits, and are no faster."""
     return -(-size // PAD) * PAD
-
-
-def seed_of(seed: int, *words: str) -> int:
-    """A seed for one purpose, the same on every machine."""
-    text = "\0".join([str(seed), *words])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

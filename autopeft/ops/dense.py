@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autopeft.ops.base import Declared, StackedOp, seed_of
+from autopeft.ops.base import Declared, StackedOp
 from autopeft.ops.entries import largest
 from autopeft.space.forms import Form
+from autopeft.space.seed import seed_of
 
 DENSE_RATE = 0.05
 """Of the learning rate for a delta that is dense: what suits a few entries of a weight is some

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autopeft.ops.base import StackedOp, seed_of
+from autopeft.ops.base import StackedOp
+from autopeft.space.seed import seed_of
 
 
 class Entries(StackedOp):

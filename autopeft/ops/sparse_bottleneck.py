@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autopeft.ops.base import Declared, Member, seed_of
+from autopeft.ops.base import Declared, Member
 from autopeft.ops.bottleneck import ACTIVATIONS
 from autopeft.ops.entries import Entries, largest
 from autopeft.space.forms import Activation, Form
+from autopeft.space.seed import seed_of
 
 WIDER = 4
 """A bottleneck of size r has 4 r units, of whose weights a quarter remains: as many parameters as a

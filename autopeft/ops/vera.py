@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autopeft.ops.base import Declared, Member, StackedOp, seed_of
+from autopeft.ops.base import Declared, Member, StackedOp
 from autopeft.ops.lowrank import kaiming
 from autopeft.space.forms import Form
+from autopeft.space.seed import seed_of
 
 D_INITIAL = 0.1
 """Where d starts, as in `peft` and in most of the paper's experiments."""

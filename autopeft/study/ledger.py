@@ -1,49 +1,28 @@
-"""The ledger: one Optuna study in SQLite that knows every trial. Only the driver writes it.
+"""The ledger: one Optuna study that knows every trial, for whoever reads Optuna studies.
 
-A trial enters complete (genotype, seed, coordinates) in one step, so none lacks a genotype, and
-leaves with its values or as failed. The measurements themselves are the record files.
+Only the driver writes it, and only what jobs and records say: a trial enters complete (genotype,
+seed, coordinates) in one step when its job is written, and leaves with its values or as failed
+when its record is. So one that lags behind, or was lost, is brought up to date.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
+from autopeft.engines.job import Job, JobTrial
 from autopeft.errors import DataError
 from autopeft.space.dimension import Params
-from autopeft.space.genotype import Genotype
-from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.search_space import SearchSpace
 from autopeft.study.distributions import distributions_of
 
 STUDY_NAME = "autopeft"
 DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize")
 BUSY_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A trial of the ledger.
-
-    Attributes:
-        number: its number, counted from 0.
-        genotype: what is trained.
-        seed: initialises it.
-        origin: where it came from, such as `method lora` or `tpe`.
-        open: it has no result yet.
-    """
-
-    number: int
-    genotype: Genotype
-    seed: int
-    origin: str
-    open: bool
 
 
 class Ledger:
@@ -72,74 +51,69 @@ class Ledger:
                 directions=DIRECTIONS,
                 load_if_exists=True,
             )
+            trials = self._study.get_trials(deepcopy=False)
         except Exception as error:  # SQLAlchemy and Optuna raise many kinds here
             cause = str(error).splitlines()[0]
             raise DataError(f"{path}: not a study database: {cause}") from error
+        self._hashes = [str(trial.user_attrs.get("hash")) for trial in trials]
+        self._open = {trial.number for trial in trials if not trial.state.is_finished()}
 
     def close(self) -> None:
         """Release the file."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def entries(self) -> list[Entry]:
-        """All trials, by number."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [self._entry(trial) for trial in trials]
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Refuse a database that tells of other trials than the jobs.
 
-    def add(
-        self,
-        genotype: Genotype,
-        *,
-        seed: int,
-        origin: str,
-        params: Params | None,
-        space: SearchSpace,
-    ) -> Entry:
-        """Enter a trial before it is trained.
+        Raises:
+            DataError: it is that of another study.
+        """
+        known = {trial.number: trial.genotype.hash for job in jobs for trial in job.trials}
+        for number, found in enumerate(self._hashes):
+            if known.get(number) != found:
+                raise DataError(
+                    f"{self._path}: trial {number} is not that of the jobs beside it; move the "
+                    "file away, and it is made again from jobs and records"
+                )
+
+    def enter(self, trial: JobTrial, params: Params | None, space: SearchSpace) -> None:
+        """Enter a trial, if it is not there.
 
         Args:
-            genotype: what is trained.
-            seed: initialises it.
-            origin: where it came from.
+            trial: the next one that is missing, or one that is there.
             params: its coordinates in the space, None if it is not of the space.
             space: gives the coordinates their ranges.
         """
-        distributions: Mapping[str, BaseDistribution] = distributions_of(space) if params else {}
+        if trial.number < len(self._hashes):
+            return
         self._study.add_trial(
             create_trial(
                 state=TrialState.RUNNING,
                 params=dict(params or {}),
-                distributions=dict(distributions),
+                distributions=dict(distributions_of(space)) if params else {},
                 user_attrs={
-                    "genotype": genotype.to_dict(),
-                    "hash": genotype.hash,
-                    "seed": seed,
-                    "origin": origin,
+                    "genotype": trial.genotype.to_dict(),
+                    "hash": trial.genotype.hash,
+                    "seed": trial.seed,
+                    "origin": trial.origin,
                 },
             )
         )
-        number = len(self._study.get_trials(deepcopy=False)) - 1
-        return Entry(number, genotype, seed, origin, open=True)
+        self._open.add(len(self._hashes))
+        self._hashes.append(trial.genotype.hash)
 
     def complete(self, number: int, values: Sequence[float]) -> None:
-        """Close a trial with its objectives."""
-        self._study.tell(number, list(values))
+        """Close a trial with its objectives, if it is open."""
+        if number in self._open:
+            self._study.tell(number, list(values))
+            self._open.remove(number)
 
     def fail(self, number: int) -> None:
-        """Close a trial that has no measurement."""
-        self._study.tell(number, state=TrialState.FAIL)
-
-    def _entry(self, trial: FrozenTrial) -> Entry:
-        attributes: Mapping[str, Any] = trial.user_attrs
-        if not {"genotype", "seed", "origin"} <= set(attributes):
-            raise DataError(f"{self._path}: trial {trial.number} was not made by autopeft")
-        return Entry(
-            number=trial.number,
-            genotype=genotype_from_dict(attributes["genotype"], f"{self._path}"),
-            seed=int(attributes["seed"]),
-            origin=str(attributes["origin"]),
-            open=not trial.state.is_finished(),
-        )
+        """Close a trial that has no measurement, if it is open."""
+        if number in self._open:
+            self._study.tell(number, state=TrialState.FAIL)
+            self._open.remove(number)
 
 
 def _durable(connection: Any, _: Any) -> None:

@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from autopeft.engines.work import Decided, Facts
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
 from autopeft.training.settings import TrainingSettings
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 _PACKAGES = ("autopeft", "torch", "transformers", "optuna", "datasets", "numpy", "scikit-learn")
 
 
@@ -45,7 +48,7 @@ class Manifest:
     fingerprint: dict[str, Any]
     model: dict[str, Any]
     data: dict[str, Any]
-    settings: dict[str, Any]
+    settings: TrainingSettings
     cohort: int
     max_params: int
     trial_seconds: float
@@ -53,20 +56,21 @@ class Manifest:
 
     def training_settings(self) -> TrainingSettings:
         """The settings to train with."""
-        return TrainingSettings(**self.settings)
+        return self.settings
+
+    @property
+    def decided(self) -> Decided:
+        """How the study is computed."""
+        return Decided(
+            settings=self.settings,
+            cohort=self.cohort,
+            trial_seconds=self.trial_seconds,
+            trial_bytes=self.trial_bytes,
+        )
 
 
 def new_manifest(
-    *,
-    fingerprint: dict[str, Any],
-    model: dict[str, Any],
-    data: dict[str, Any],
-    settings: TrainingSettings,
-    cohort: int,
-    max_params: int,
-    trial_seconds: float,
-    trial_bytes: int,
-    device: str,
+    fingerprint: dict[str, Any], facts: Facts, decided: Decided, max_params: int
 ) -> Manifest:
     """A manifest of this moment and machine."""
     return Manifest(
@@ -74,15 +78,25 @@ def new_manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         versions={"python": platform.python_version()} | _versions(),
-        machine={"processor": platform.machine(), "device": device},
+        machine={"processor": platform.machine(), "device": facts.device},
         fingerprint=fingerprint,
-        model=model,
-        data=data,
-        settings=asdict(settings),
-        cohort=cohort,
+        model={
+            "name": facts.model,
+            "revision": facts.revision,
+            "sha256": facts.model_hash,
+            **facts.shape.to_dict(),
+        },
+        data={
+            "sha256": facts.data_hash,
+            "rows": facts.n_rows,
+            "labels": list(facts.labels),
+            "notes": list(facts.notes),
+        },
+        settings=decided.settings,
+        cohort=decided.cohort,
         max_params=max_params,
-        trial_seconds=trial_seconds,
-        trial_bytes=trial_bytes,
+        trial_seconds=decided.trial_seconds,
+        trial_bytes=decided.trial_bytes,
     )
 
 
@@ -104,7 +118,15 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"{path}: version {version!r}, this autopeft reads {MANIFEST_VERSION}")
     if version is None or set(data) != names:
         raise DataError(f"{path}: not a manifest (expected the keys {', '.join(sorted(names))})")
-    return Manifest(**data)
+    try:
+        return _MANIFEST.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {where} is not valid: {first['msg']}") from None
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:

@@ -14,11 +14,11 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import TrialState, create_trial
 
 from autopeft.errors import NoFeasibleTrialError
-from autopeft.ops.base import seed_of
 from autopeft.space.dimension import Params
 from autopeft.space.encode import encode
 from autopeft.space.genotype import Genotype
 from autopeft.space.search_space import SearchSpace
+from autopeft.space.seed import seed_of
 from autopeft.study.distributions import distributions_of
 from autopeft.study.ledger import DIRECTIONS
 from autopeft.study.spec import SamplerName
@@ -48,10 +48,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to try in a slot, with its coordinates and where it came from."""
+    """What to try in a slot, and where it came from."""
 
     genotype: Genotype
-    params: Params | None
     origin: str
 
 
@@ -93,7 +92,7 @@ def propose(
         genotype = space.decode(params)
         if not genotype.ops or not space.admits(genotype):
             continue
-        proposal = Proposal(genotype, params, sampler)
+        proposal = Proposal(genotype, sampler)
         if genotype.hash not in taken:
             return proposal
         again = again or proposal

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+from autopeft.engines.inline import InlineEngine
 from autopeft.engines.job import Job, JobTrial
-from autopeft.engines.local import LocalEngine, Progress, Workplace
+from autopeft.engines.workbench import Progress
 from autopeft.errors import ConfigError
-from autopeft.ops.base import seed_of
 from autopeft.records import Record, write_record
 from autopeft.space.genotype import Genotype
 from autopeft.space.search_space import within
+from autopeft.space.seed import seed_of
 from autopeft.study.folder import check_new
-from autopeft.study.prepare import counts_of, decide, prepare
+from autopeft.study.setup import budget_of, counts_of
 from autopeft.study.spec import StudySpec
 
 
@@ -36,30 +37,23 @@ def train_one(
         DataError: data or model cannot be used.
     """
     check_new(out)
-    ground = prepare(spec, base or Path.cwd())
-    shape = ground.backbone.shape
+    spec = spec.resolved(base or Path.cwd())
+    engine = InlineEngine(spec.work)
+    shape = engine.load().shape
     genotype.check_fits(shape)
-    if not within(genotype, shape, ground.max_params, ground.max_trained):
-        raise ConfigError(
-            f"the genotype has {counts_of(genotype, shape)}, the budget is {ground.budget}"
-        )
-    decided = decide(ground, [genotype], 1)
-    ground = ground.computing_in(decided.settings.precision)
+    budget = budget_of(spec, shape)
+    if not within(genotype, shape, budget.max_params, budget.max_trained):
+        raise ConfigError(f"the genotype has {counts_of(genotype, shape)}, the budget is {budget}")
+    decided = engine.decide([genotype], 1)
     out.mkdir(parents=True, exist_ok=True)
-    engine = LocalEngine(
-        Workplace(
-            backbone=ground.backbone,
-            task=ground.task,
-            train=ground.train,
-            validation=ground.validation,
-            split="validation",
-            settings=decided.settings,
-            root=out,
-            trial_bytes=decided.trial_bytes,
-        )
-    )
-    trial = JobTrial(0, genotype, seed_of(spec.seed, genotype.hash, "0"))
-    job = Job((trial,), 0, 0, seed_of(spec.seed, "order", "0"))
-    (record,) = engine.run(job, progress)
+    engine.begin(decided, out)
+    trial = JobTrial(0, genotype, seed_of(spec.seed, genotype.hash, "0"), "given")
+    engine.submit(Job((trial,), 0, 0, seed_of(spec.seed, "order", "0")), {0})
+
+    def stepped(_: tuple[int, ...], step: int, steps: int) -> None:
+        if progress is not None:
+            progress(step, steps)
+
+    (record,) = engine.results(stepped)
     write_record(out, record)
     return record

@@ -6,12 +6,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from autopeft.engines.work import Work
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
 from autopeft.space.methods import method
 from autopeft.space.spec import Strict
-from autopeft.tasks.metrics import METRICS
-from autopeft.tasks.spec import DataSpec, Kind
+from autopeft.tasks.spec import METRICS, DataSpec, Kind
+from autopeft.training.spec import TrainingSpec
 
 DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit", "ia3")
 """Tried first, at the largest of their sizes that fits the budget."""
@@ -48,6 +49,9 @@ def _seconds(value: object) -> object:
     return value
 
 
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(strict=True, gt=0, allow_inf_nan=False)]
+
+
 def _known_method(name: str) -> str:
     try:
         method(name)
@@ -81,24 +85,22 @@ class BudgetSpec(Strict):
     max_params: Limit = "1%"
     max_trained: Limit | None = None
     trials: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 40
-    time: (
-        Annotated[float, BeforeValidator(_seconds), Field(strict=True, gt=0, allow_inf_nan=False)]
-        | None
-    ) = None
+    time: Seconds | None = None
 
 
-class TrainingSpec(Strict):
-    """Training, the same for all trials of a study."""
+class EngineSpec(Strict):
+    """Where trials run. Results do not depend on it, as long as there is one worker.
 
-    epochs: Annotated[int, Field(strict=True, ge=1, le=1000)] = 3
-    batch_size: Annotated[int, Field(strict=True, ge=1, le=4096)] = 32
-    max_length: Annotated[int, Field(strict=True, ge=4, le=100_000)] = 128
-    warmup: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.06
-    clip: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    attention: Literal["auto", "eager", "sdpa"] = "auto"
-    cohort: Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=1024)] = "auto"
-    frozen_cache: Literal["auto"] | Annotated[bool, Field(strict=True)] = "auto"
+    Attributes:
+        workers: processes that train; one on each GPU, or one on a CPU, if "auto". With 0, trials
+            run in the driver's own process: nothing is supervised.
+        trial_timeout: seconds without progress after which a trial has failed.
+        max_failures: the search stops when so many trials in a row have failed.
+    """
+
+    workers: Literal["auto"] | Annotated[int, Field(strict=True, ge=0, le=1024)] = "auto"
+    trial_timeout: Seconds = 600
+    max_failures: Annotated[int, Field(strict=True, ge=1)] = 10
 
 
 class StudySpec(Strict):
@@ -113,6 +115,7 @@ class StudySpec(Strict):
     budget: BudgetSpec = BudgetSpec()
     training: TrainingSpec = TrainingSpec()
     sampler: SamplerName = "tpe"
+    engine: EngineSpec = EngineSpec()
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
 
     @model_validator(mode="after")
@@ -128,6 +131,18 @@ class StudySpec(Strict):
     def chosen_metric(self) -> str:
         """The metric, or the task's default one."""
         return self.metric or METRICS[self.task][0]
+
+    @property
+    def work(self) -> Work:
+        """What a worker loads; of a resolved study."""
+        return Work(
+            model=self.model,
+            task=self.task,
+            metric=self.chosen_metric,
+            data=self.data,
+            training=self.training,
+            seed=self.seed,
+        )
 
     def resolved(self, base: Path) -> "StudySpec":
         """The same study with absolute paths, so that its file means the same in any folder."""

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autopeft.engines.ground import Ground
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
 from autopeft.records import Metric, Record
@@ -16,7 +17,7 @@ from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.words import describe
 from autopeft.study.folder import Study
 from autopeft.study.manifest import read_manifest
-from autopeft.study.prepare import Ground, prepare
+from autopeft.study.prepare import prepare
 from autopeft.study.spec import load_study_spec
 from autopeft.tasks.encode import encode
 from autopeft.training.cohort import Cohort
@@ -125,7 +126,7 @@ def _score(
     if not path.is_file():
         raise DataError(f"{path}: the weights of trial {record.trial} are missing")
     genotype = genotype_from_dict(record.stored_genotype)
-    rows = encode(test, ground.backbone.tokenizer, ground.spec.training.max_length)
+    rows = encode(test, ground.backbone.tokenizer, ground.work.training.max_length)
     with Cohort(ground.backbone, [genotype], [record.seed], ground.task, settings) as cohort:
         try:
             cohort.load(0, load_file(path))

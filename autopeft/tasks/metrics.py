@@ -16,12 +16,8 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from autopeft.tasks.spec import Kind
+from autopeft.tasks.spec import METRICS
 
-METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
-    "classification": ("accuracy", "f1", "mcc"),
-    "regression": ("pearson", "spearman"),
-}
 N_RESAMPLES = 200
 
 _RESAMPLING_SEED = 0  # the same rows for every trial: differences among trials are not its noise

@@ -7,6 +7,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 Kind = Literal["classification", "regression"]
 
+METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
+    "classification": ("accuracy", "f1", "mcc"),
+    "regression": ("pearson", "spearman"),
+}
+
 _HUB = r"^[\w.-]+(/[\w.-]+){0,2}(@[\w./-]+)?$"
 
 

@@ -12,14 +12,13 @@ from torch.nn.functional import cross_entropy
 from autopeft.errors import ConfigError
 from autopeft.tasks.data import Dataset
 from autopeft.tasks.metrics import (
-    METRICS,
     Measurement,
     measure_classes,
     measure_numbers,
     rows_of_classes,
     rows_of_numbers,
 )
-from autopeft.tasks.spec import Kind
+from autopeft.tasks.spec import METRICS, Kind
 
 
 @runtime_checkable

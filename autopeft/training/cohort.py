@@ -38,6 +38,10 @@ MIDWAY = 2 / 3
 """Part of the training after which ops choose that do so in the midst of it."""
 
 Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+
+Beat = Callable[[], None]
+"""Called again and again while something else than a step goes on: a sign of life."""
 
 
 def _report(progress: Progress | None, before: int, steps: int, step: int, _: int) -> None:
@@ -312,8 +316,13 @@ class Cohort(AbstractContextManager["Cohort", None]):
         return total
 
     @torch.no_grad()
-    def predict(self, rows: Encoded) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions [trial, row] and whether each trial's outputs are all finite [trial]."""
+    def predict(self, rows: Encoded, beat: Beat | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions [trial, row] and whether each trial's outputs are all finite [trial].
+
+        Args:
+            rows: to predict.
+            beat: called with every batch.
+        """
         size = self.settings.batch_size * EVALUATION_FACTOR
         out: np.ndarray | None = None
         finite = torch.ones(self.n_trials, dtype=torch.bool)
@@ -324,6 +333,8 @@ class Cohort(AbstractContextManager["Cohort", None]):
             if out is None:
                 out = np.zeros((self.n_trials, len(rows.lengths)), predicted.dtype)
             out[:, indices] = predicted
+            if beat is not None:
+                beat()
         if out is None:
             raise ValueError("there are no rows to predict")
         return out, finite.numpy()
@@ -394,19 +405,23 @@ def train_cohort(
         order_seed: of the order of batches.
         cache: of frozen states; what is missing there is computed.
         trial_bytes: memory that each trial is expected to take, to hold the process to it.
-        progress: called with (steps done, steps in all).
+        progress: called with (steps done, steps in all); again with the same while rows are
+            scored or frozen states computed.
 
     Returns:
         What became of each trial, and the seconds that the cohort took.
     """
     start = time.perf_counter()
+    steps = settings.epochs * -(-len(train) // settings.batch_size)
+    tell = progress or (lambda _, __: None)
     if cache is not None:
         for rows in (train, validation):
-            cache.fill(rows, {genotype.fork for genotype in genotypes})
+            forks = {genotype.fork for genotype in genotypes}
+            cache.fill(rows, forks, beat=partial(tell, 0, steps))
     with Cohort(backbone, genotypes, seeds, task, settings, cache, trial_bytes) as cohort:
         losses = cohort.train(train, order_seed=order_seed, progress=progress)
         release_memory()
-        predictions, finite = cohort.predict(validation)
+        predictions, finite = cohort.predict(validation, beat=partial(tell, steps, steps))
         trained = [
             cohort.trained(
                 i,

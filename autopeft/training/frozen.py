@@ -5,7 +5,7 @@ and a cohort begins with them. They are computed in batches that depend on the s
 they are the same whichever trial asks first, and a trial's bits do not depend on the others.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.attention import Kernel
-from autopeft.model.backbone import DTYPES, Backbone, Precision
+from autopeft.model.backbone import DTYPES, Backbone
+from autopeft.model.computing import Kernel, Precision
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
 from autopeft.space.shape import ModelShape
@@ -65,12 +65,15 @@ class FrozenCache:
         self._splits: dict[int, Encoded] = {}
         """By identity; kept alive, so that an identity means one split."""
 
-    def fill(self, rows: Encoded, forks: Collection[int]) -> None:
+    def fill(
+        self, rows: Encoded, forks: Collection[int], beat: Callable[[], None] | None = None
+    ) -> None:
         """Compute the states of a split that are not there yet; the model is as before.
 
         Args:
             rows: of the split.
             forks: layers that will read a state, the depth standing for the head.
+            beat: called with every batch.
         """
         missing = sorted({fork for fork in forks if fork and (id(rows), fork) not in self._kept})
         if not missing:
@@ -81,6 +84,8 @@ class FrozenCache:
             self._run(rows, indices, missing, read)
             for fork, states in new.items():
                 states.put(indices, read[fork])
+            if beat is not None:
+                beat()
         self._splits[id(rows)] = rows
         self._kept |= {(id(rows), fork): states for fork, states in new.items()}
 

@@ -66,6 +66,12 @@ def available_bytes(device: torch.device) -> int:
     return max(0, min(available, limit - used))
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; on a CPU torch says so by a plain RuntimeError."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+
+
 def _number(file: str) -> int | None:
     """What a file of the system says; None if it is not there or says `max`."""
     path = Path(file)

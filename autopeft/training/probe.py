@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.attention import Kernel, attend
-from autopeft.model.backbone import DTYPES, Backbone, Precision
+from autopeft.model.attention import attend
+from autopeft.model.backbone import DTYPES, Backbone
+from autopeft.model.computing import Kernel, Precision
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Encoded

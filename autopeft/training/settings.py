@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from autopeft.model.attention import Kernel
-from autopeft.model.backbone import Precision
+from autopeft.model.computing import Kernel, Precision
 
 
 @dataclass(frozen=True)

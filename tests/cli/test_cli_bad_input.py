@@ -18,6 +18,7 @@ space: unified
 methods: [head, lora]
 budget: {max_params: 30%, trials: 2}
 training: {epochs: 1, max_length: 16, precision: fp32}
+engine: {workers: 0}
 """
 SPACE = """\
 name: mine

@@ -19,7 +19,7 @@ from tiny import (
     train,
 )
 
-from autopeft.study.prepare import MOST_ON_CUDA, cohort_size
+from autopeft.engines.decide import MOST_ON_CUDA, cohort_size
 from autopeft.training.cohort import Cohort
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from autopeft.study import prepare as module
+from autopeft.engines import decide as module
+from autopeft.engines.decide import MOST_ON_CPU, cohort_size, heap_for
 from autopeft.study.manifest import read_manifest
-from autopeft.study.prepare import MOST_ON_CPU, cohort_size, heap_for
 from autopeft.study.search import run_search
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

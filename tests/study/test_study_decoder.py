@@ -8,8 +8,9 @@ from study_factory import N_LAYERS, save_checkpoint
 from transformers import LlamaConfig, LlamaModel
 
 from autopeft.model.backbone import load_backbone
-from autopeft.study.prepare import prepare, starting_points
+from autopeft.study.prepare import prepare
 from autopeft.study.search import run_search
+from autopeft.study.setup import budget_of, starting_points
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,10 @@ def test_a_decoder_is_searched_and_learns(decoder, spec_of, tmp_path):
 
 
 def test_what_the_decoder_lacks_is_told(decoder, spec_of, tmp_path):
-    ground = prepare(spec_of(model=str(decoder)), tmp_path)
-    found, notes = starting_points(ground, ["lora", "pfeiffer", "mam"])
+    spec = spec_of(model=str(decoder))
+    shape = prepare(spec, tmp_path).backbone.shape
+    budget = budget_of(spec, shape)
+    found, notes = starting_points(shape, budget, ["lora", "pfeiffer", "mam"])
     assert [name for name, _ in found] == ["lora", "mam"]
     assert notes == ["method pfeiffer is left out: the model has no tap ffn_norm"]
 

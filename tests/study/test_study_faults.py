@@ -1,18 +1,20 @@
 """Trials that fail, memory that runs out, drivers that are stopped."""
 
+import re
+
 import pytest
 import torch
 from study_factory import ledger_states, record_files, results, weights
 
-from autopeft.engines import local
+from autopeft.engines import decide, workbench
 from autopeft.errors import TooManyFailuresError
-from autopeft.study import prepare
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import read_manifest
-from autopeft.study.search import MAX_FAILURES_IN_A_ROW, run_search
+from autopeft.study.search import run_search
 from autopeft.training.cohort import train_cohort
+from autopeft.training.memory import is_out_of_memory
 
 DIVERGING = """
 name: diverging
@@ -56,7 +58,7 @@ def test_failures_in_a_row_end_the_search(spec_of, diverging, tmp_path):
     with pytest.raises(TooManyFailuresError, match=r"last 10 trials all failed, the last .* nan"):
         run_search(spec, tmp_path / "study")
     study = Study(tmp_path / "study")
-    assert ledger_states(study) == ["FAIL"] * MAX_FAILURES_IN_A_ROW
+    assert ledger_states(study) == ["FAIL"] * 10
     assert study.front().points == ()
     assert study.front().recommended is None
 
@@ -88,19 +90,19 @@ def _too_large(error, when):
     ],
 )
 def test_signs_that_memory_ran_out(error, is_one):
-    assert local.is_out_of_memory(error) == is_one
+    assert is_out_of_memory(error) == is_one
 
 
 def test_memory_of_this_machine_runs_out_recognisably():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58)
-    assert local.is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)
 
 
 def test_cohort_that_is_too_large_is_split(done, spec_of, tmp_path, monkeypatch):
     error = torch.OutOfMemoryError("CUDA out of memory")
     train = _too_large(error, lambda genotypes: len(genotypes) > 2)
-    monkeypatch.setattr(local, "train_cohort", train)
+    monkeypatch.setattr(workbench, "train_cohort", train)
     study = run_search(spec_of(), tmp_path / "study")
     assert [record.cohort for record in study.records()] == [*[(0, 1)] * 2, *[(2, 3)] * 2, (4,)]
     assert results(study) == results(done)
@@ -112,7 +114,7 @@ def test_trial_that_is_too_large_alone_is_recorded(done, spec_of, tmp_path, monk
         torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"),
         lambda genotypes: large.hash in {genotype.hash for genotype in genotypes},
     )
-    monkeypatch.setattr(local, "train_cohort", train)
+    monkeypatch.setattr(workbench, "train_cohort", train)
     study = run_search(spec_of(trials=4), tmp_path / "study")
     record = study.records()[3]
     assert record.failure is not None
@@ -123,18 +125,31 @@ def test_trial_that_is_too_large_alone_is_recorded(done, spec_of, tmp_path, monk
     assert results(study)[:3] == results(done)[:3]
 
 
-def test_other_errors_of_the_engine_are_not_swallowed(spec_of, tmp_path, monkeypatch):
+def test_other_error_fails_the_guilty_trial_alone(done, spec_of, tmp_path, monkeypatch):
+    guilty = done.records()[2].hash
+    error = RuntimeError("a bug\nand more")
+    train = _too_large(error, lambda gs: guilty in {genotype.hash for genotype in gs})
+    monkeypatch.setattr(workbench, "train_cohort", train)
+    study = run_search(spec_of(trials=4), tmp_path / "study")
+    assert ledger_states(study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    records = study.records()
+    assert [record.cohort for record in records] == [*[(0, 1)] * 2, (2,), (3,)]
+    failure = records[2].failure
+    assert failure.kind == "error"
+    assert re.fullmatch(r"RuntimeError: a bug \(test_study_faults\.py:\d+\)", failure.message)
+    expected = results(done)[:4]
+    assert [*results(study)[:2], results(study)[3]] == [*expected[:2], expected[3]]
+
+
+def test_error_while_deciding_is_not_swallowed(spec_of, tmp_path, monkeypatch):
     train = _too_large(RuntimeError("a bug"), lambda _: True)
-    monkeypatch.setattr(local, "train_cohort", train)
-    with pytest.raises(RuntimeError, match="a bug"):
-        run_search(spec_of(), tmp_path / "study")
-    monkeypatch.setattr(prepare, "trial_seconds", train)
+    monkeypatch.setattr(decide, "trial_seconds", train)
     with pytest.raises(RuntimeError, match="a bug"):
         run_search(spec_of(), tmp_path / "other")
 
 
 def test_probe_that_is_too_large_takes_half(spec_of, tmp_path, monkeypatch):
-    sizes, measure = [], prepare.trial_seconds
+    sizes, measure = [], decide.trial_seconds
 
     def small(backbone, genotypes, **more):
         sizes.append(len(genotypes))
@@ -142,7 +157,7 @@ def test_probe_that_is_too_large_takes_half(spec_of, tmp_path, monkeypatch):
             raise torch.OutOfMemoryError
         return measure(backbone, genotypes, **more)
 
-    monkeypatch.setattr(prepare, "trial_seconds", small)
+    monkeypatch.setattr(decide, "trial_seconds", small)
     auto = spec_of(trials=1, training={"cohort": "auto"})
     study = run_search(auto, tmp_path / "study")
     assert read_manifest(study.manifest_file).cohort == 2

@@ -43,7 +43,7 @@ def test_only_the_announced_files_are_there(done):
     top = {name for name in tree(done.folder) if "/" not in name}
     assert top == {
         *("study.yaml", "space.yaml", "manifest.json", "study.db", ".lock"),
-        *("records", "records.jsonl", "front.json", "weights"),
+        *("jobs", "records", "records.jsonl", "front.json", "weights"),
     }
 
 
@@ -93,17 +93,16 @@ def test_weights_of_the_front_alone_are_kept(done):
 
 def test_ledger_knows_every_trial(done):
     assert ledger_states(done) == ["COMPLETE"] * 5
-    ledger = Ledger(done.database)
-    try:
-        entries = ledger.entries()
+    with closing(Ledger(done.database)) as ledger:
         stored = ledger._study.get_trials()
-    finally:
-        ledger.close()
     records = done.records()
-    assert [entry.genotype.hash for entry in entries] == [record.hash for record in records]
-    assert [entry.seed for entry in entries] == [record.seed for record in records]
-    assert [entry.origin for entry in entries] == ["method head", "method lora", *["tpe"] * 3]
-    assert [trial.user_attrs["hash"] for trial in stored] == [record.hash for record in records]
+    told = {key: [trial.user_attrs[key] for trial in stored] for key in stored[0].user_attrs}
+    assert told.pop("genotype") == [record.genotype for record in records]
+    assert told == {
+        "hash": [record.hash for record in records],
+        "seed": [record.seed for record in records],
+        "origin": ["method head", "method lora", *["tpe"] * 3],
+    }
     qualities = [record.metrics["accuracy"].value for record in records]
     assert [trial.values[0] for trial in stored] == qualities
     assert stored[0].values[1] == 0

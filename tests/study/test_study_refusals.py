@@ -5,8 +5,9 @@ import shutil
 import pytest
 from study_factory import ROWS, save_checkpoint, tree, write_data
 
+from autopeft.engines import decide as decide_module
 from autopeft.errors import ConfigError, DataError, NoFeasibleTrialError
-from autopeft.study import prepare, search
+from autopeft.study import search
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.lock import locked
@@ -50,7 +51,7 @@ def test_other_model_or_data_are_refused(study, spec_of, tmp_path):
         run_search(spec_of(model=str(model)), study.folder)
     data = write_data(tmp_path / "data", test=ROWS["test"] + 1)
     files = {name: str(data / f"{name}.jsonl") for name in ROWS}
-    with pytest.raises(ConfigError, match=r"(?m)differences:\n  data: was .*$\Z"):
+    with pytest.raises(ConfigError, match=r"(?m)differences:\n  data: was .*\n  rows: was .*$\Z"):
         run_search(spec_of(data=files), study.folder)
     assert tree(study.folder) == before
 
@@ -78,7 +79,7 @@ def test_folder_that_cannot_be_made_is_refused_before_the_model_is_loaded(
     spec_of, tmp_path, monkeypatch
 ):
     (tmp_path / "file").write_text("precious", encoding="utf-8")
-    monkeypatch.setattr(search, "prepare", None)
+    monkeypatch.setattr(search, "make_engine", None)
     with pytest.raises(ConfigError, match="file exists and is not an empty folder"):
         run_search(spec_of(), tmp_path / "file")
     with pytest.raises(DataError, match=r"a/b cannot be made: .*file is not a folder that can"):
@@ -130,23 +131,6 @@ def test_folder_is_locked_while_a_search_runs(spec_of, tmp_path):
     assert refused == [0]
 
 
-def test_driver_that_began_while_another_one_finished_joins_its_study(
-    done, spec_of, tmp_path, monkeypatch
-):
-    """Both found no study; the slower one must not replace what the faster one wrote."""
-    folder, probe = tmp_path / "study", search.decide
-
-    def slow(*args):
-        shutil.copytree(done.folder, folder)
-        return probe(*args)
-
-    monkeypatch.setattr(search, "decide", slow)
-    manifest = done.manifest_file.read_bytes()
-    run_search(spec_of(trials=5), folder)
-    assert (folder / "manifest.json").read_bytes() == manifest
-    assert Study(folder).records() == done.records()
-
-
 def test_budget_that_nothing_fits_is_refused(spec_of, tmp_path):
     with pytest.raises(NoFeasibleTrialError, match="nothing in space unified fits 1 parameters"):
         run_search(spec_of(max_params=1), tmp_path / "study")
@@ -162,7 +146,7 @@ def test_trial_that_does_not_fit_into_memory_alone_is_refused(spec_of, tmp_path,
         asked.append(len(genotypes))
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(prepare, "trial_seconds", probe)
+    monkeypatch.setattr(decide_module, "trial_seconds", probe)
     with pytest.raises(DataError, match="one trial alone is too large for the memory"):
         run_search(spec_of(), tmp_path / "study")
     assert asked == [4, 2, 1]

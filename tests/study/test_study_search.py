@@ -4,29 +4,33 @@ import optuna
 import pytest
 from study_factory import N_LAYERS, ledger_states, record_files, results, weights, write_jsonl
 
-from autopeft.engines.local import LocalEngine
+from autopeft.engines import workbench
+from autopeft.engines.inline import InlineEngine
+from autopeft.engines.work import Decided
 from autopeft.errors import NoFeasibleTrialError
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
-from autopeft.study import propose, search
+from autopeft.study import propose
 from autopeft.study.events import Plan, Silent
-from autopeft.study.prepare import Decided, bound_space, prepare, starting_points
+from autopeft.study.prepare import prepare
 from autopeft.study.search import run_search
+from autopeft.study.setup import Budget, set_up, starting_points
 from autopeft.training.cohort import train_cohort
 
 
 @pytest.fixture
 def jobs(monkeypatch):
-    """The trials of every job that an engine ran."""
-    ran = []
-    original = LocalEngine.run
+    """The trials of every job that an engine was given."""
+    given = []
+    original = InlineEngine.submit
 
-    def run(self, job, progress=None):
-        ran.append(tuple(trial.number for trial in job.trials))
-        return original(self, job, progress)
+    def submit(self, job, wanted):
+        given.append(job.numbers)
+        assert wanted == set(job.numbers)
+        original(self, job, wanted)
 
-    monkeypatch.setattr(LocalEngine, "run", run)
-    return ran
+    monkeypatch.setattr(InlineEngine, "submit", submit)
+    return given
 
 
 @pytest.fixture
@@ -37,10 +41,11 @@ def metered(monkeypatch):
         trained, _ = train_cohort(backbone, genotypes, *args, **more)
         return trained, float(len(genotypes))
 
-    monkeypatch.setattr("autopeft.engines.local.train_cohort", train)
-    monkeypatch.setattr(
-        search, "decide", lambda ground, *_: Decided(ground.settings, 4, 1.0, trial_bytes=2**20)
-    )
+    def decide(ground, *_):
+        return Decided(settings=ground.settings, cohort=4, trial_seconds=1.0, trial_bytes=2**20)
+
+    monkeypatch.setattr(workbench, "train_cohort", train)
+    monkeypatch.setattr(workbench, "decide", decide)
 
 
 class Plans(Silent):
@@ -90,8 +95,8 @@ def test_continued_search_is_the_uninterrupted_one(
 
 def _by_chance(spec, study, slot):
     """Hash of what random sampling would have tried in a slot."""
-    ground = prepare(spec, study.folder)
-    space = bound_space(ground, load_space(spec.space))
+    facts = prepare(spec, study.folder).facts
+    space = set_up(spec, load_space(spec.space), facts).space
     taken = {record.hash for record in study.records() if record.trial < slot}
     drawn = propose.propose(space, "random", seed=0, slot=slot, history=[], taken=taken)
     return drawn.genotype.hash
@@ -149,8 +154,9 @@ def test_nothing_over_the_parameter_budget_is_trained(spec_of, tmp_path, space):
 
 @pytest.mark.parametrize(("max_params", "size"), [(1680, 8), (1024, 8), (1023, 4)])
 def test_size_of_a_method_shrinks_to_the_budget(spec_of, tmp_path, max_params, size):
-    ground = prepare(spec_of(max_params=max_params), tmp_path)
-    ((_, head), (_, lora)), notes = starting_points(ground, ["head", "lora"])
+    shape = prepare(spec_of(), tmp_path).backbone.shape
+    points, notes = starting_points(shape, Budget(max_params, None), ["head", "lora"])
+    ((_, head), (_, lora)) = points
     assert not head.ops
     assert {op.sizes for op in lora.ops} == {(size,) * N_LAYERS}
     assert not notes

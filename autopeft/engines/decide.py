@@ -1,0 +1,124 @@
+"""What only a measurement on the machine can decide: precision, attention, cohort, heap.
+
+Measured once, by the first worker; the study keeps it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+
+import torch
+
+from autopeft.engines.ground import Ground
+from autopeft.engines.work import CohortSize, Decided
+from autopeft.errors import DataError
+from autopeft.model.computing import Precision
+from autopeft.space.genotype import Genotype
+from autopeft.training.footprint import trial_bytes
+from autopeft.training.frozen import cache_bytes
+from autopeft.training.memory import OVERHEAD, Heap, available_bytes, is_out_of_memory
+from autopeft.training.probe import probe, trial_seconds
+
+TYPICAL = 4
+"""Genotypes that are measured before a study."""
+MOST_ON_CPU = 4
+"""Trials of a cohort; on a CPU more of them are not faster (`benchmarks/cohort.py`)."""
+MOST_ON_CUDA = 32
+MEMORY_SHARE = 0.6
+"""Of the free memory, for a cohort."""
+CACHE_SHARE = 0.125
+"""Of the free memory, for frozen states."""
+
+
+def decide(
+    ground: Ground, genotypes: Sequence[Genotype], cohort: CohortSize, sharing: int = 1
+) -> Decided:
+    """Measure what the study file leaves to a measurement.
+
+    Args:
+        ground: in any precision.
+        genotypes: typical ones, with ops.
+        cohort: trials to train together.
+        sharing: workers that share the memory.
+
+    Raises:
+        DataError: not even one trial fits into memory.
+    """
+    training, rows = ground.work.training, ground.train
+    probed = probe(
+        ground.backbone,
+        rows=rows,
+        batch_size=training.batch_size,
+        precision=training.precision,
+        kernel=training.attention,
+    )
+    ground = ground.computing_in(probed.precision)
+    settings = replace(
+        ground.settings,
+        precision=probed.precision,
+        kernel=probed.kernel,
+        frozen_cache=_keeps_states(ground, probed.precision),
+    )
+    backbone, task = ground.backbone, ground.task
+    some = list(genotypes[:TYPICAL])
+    each = trial_bytes(backbone, some, task=task, settings=settings, rows=rows)
+    size = cohort_size(each * sharing, ground.device) if cohort == "auto" else cohort
+
+    def seconds(n_trials: int) -> float:
+        typical = list(islice(cycle(some), n_trials))
+        return trial_seconds(
+            backbone,
+            typical,
+            task=task,
+            settings=settings,
+            train=rows,
+            validation=ground.validation,
+        )
+
+    fitting, expected = _halved_until_it_fits(size, seconds)
+    return Decided(
+        settings=settings,
+        cohort=fitting if cohort == "auto" else size,
+        trial_seconds=expected,
+        trial_bytes=each,
+    )
+
+
+def _halved_until_it_fits(n_trials: int, measure: Callable[[int], float]) -> tuple[int, float]:
+    """The largest cohort that fits into memory, and what was measured of it."""
+    try:
+        return n_trials, measure(n_trials)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if n_trials == 1:
+        raise DataError("one trial alone is too large for the memory; reduce training.batch_size")
+    return _halved_until_it_fits(n_trials // 2, measure)
+
+
+def cohort_size(each: int, device: torch.device) -> int:
+    """How many trials to train together, if the study file does not say.
+
+    Args:
+        each: memory that one trial takes.
+        device: where they are trained.
+    """
+    free = available_bytes(device) * MEMORY_SHARE
+    if device.type == "cuda":
+        return max(1, min(MOST_ON_CUDA, int(free // each)))
+    fast, tight = (int(free // (OVERHEAD[heap] * each)) for heap in ("pooled", "exact"))
+    return max(1, min(MOST_ON_CPU, fast or tight))
+
+
+def heap_for(cohort_bytes: int) -> Heap:
+    """The faster way to take memory, if there is enough for it."""
+    free = available_bytes(torch.device("cpu")) * MEMORY_SHARE
+    return "pooled" if OVERHEAD["pooled"] * cohort_bytes <= free else "exact"
+
+
+def _keeps_states(ground: Ground, precision: Precision) -> bool:
+    wanted = ground.work.training.frozen_cache
+    if wanted != "auto":
+        return wanted
+    size = cache_bytes(ground.backbone.shape, (ground.train, ground.validation), precision)
+    return size <= available_bytes(ground.device) * CACHE_SHARE

@@ -1,0 +1,88 @@
+"""An engine without a process of its own: jobs run where the driver runs, unsupervised."""
+
+import os
+import socket
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from autopeft.engines.engine import Stepped
+from autopeft.engines.job import Job
+from autopeft.engines.outcome import Attempt, Mishap, after, attempts_of, record_of
+from autopeft.engines.work import CohortSize, Decided, Facts, Work
+from autopeft.engines.workbench import Workbench, failure_from, rising
+from autopeft.errors import AutopeftError
+from autopeft.records import Record
+from autopeft.space.genotype import Genotype
+
+
+class InlineEngine:
+    """Runs one job after the other.
+
+    Args:
+        work: what to load.
+    """
+
+    n_workers = 1
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._attempts: deque[Attempt] = deque()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def load(self) -> Facts:
+        """Load model and data into this process."""
+        self._bench = Workbench(self._work)
+        return self._bench.facts
+
+    def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
+        """Measure how to compute."""
+        return self._bench.decide(genotypes, cohort)
+
+    def begin(self, decided: Decided, folder: Path) -> None:
+        """Get ready for jobs."""
+        self._precision = decided.precision
+        self._bench.begin(decided, folder, self._name)
+
+    def submit(self, job: Job, wanted: Collection[int]) -> None:
+        """Take a job."""
+        self._attempts.extend(attempts_of(job, wanted))
+
+    def results(self, stepped: Stepped) -> Iterator[Record]:
+        """Run the jobs that were taken."""
+        while self._attempts:
+            yield from self._run(self._attempts.popleft(), stepped)
+
+    def close(self) -> None:
+        """Forget the jobs."""
+        self._attempts.clear()
+
+    def _run(self, attempt: Attempt, stepped: Stepped) -> Iterator[Record]:
+        job, started = attempt.job, datetime.now(UTC)
+        progress = rising(lambda step, steps: stepped(job.numbers, step, steps))
+        missing = set(attempt.wanted)
+        try:
+            for record in self._bench.run(job, attempt.wanted, progress):
+                missing.remove(record.trial)
+                yield record
+        except AutopeftError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's alone
+            mishap = Mishap(failure_from(error))
+        else:
+            return
+        attempts = after(replace(attempt, wanted=frozenset(missing)), mishap)
+        self._attempts.extendleft(reversed(attempts))
+        if not attempts:
+            yield record_of(
+                job,
+                job.trials[0],
+                facts=self._bench.facts,
+                precision=self._precision,
+                worker=self._name,
+                seconds=(datetime.now(UTC) - started).total_seconds(),
+                started=started,
+                failure=mishap.failure,
+            )

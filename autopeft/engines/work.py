@@ -1,0 +1,93 @@
+"""What a worker loads, and what it says of what it loaded. No torch: the driver has none."""
+
+from typing import Any, Literal
+
+from autopeft.model.computing import Precision
+from autopeft.space.shape import ModelShape
+from autopeft.space.spec import Strict
+from autopeft.tasks.spec import DataSpec, Kind
+from autopeft.training.settings import TrainingSettings
+from autopeft.training.spec import TrainingSpec
+
+
+class Work(Strict):
+    """All of a study that its measurements depend on, genotypes aside.
+
+    Attributes:
+        model: Hub name or absolute path.
+        task: the kind of task.
+        metric: what the study optimises.
+        data: where the rows are, in absolute paths.
+        training: how trials are trained.
+        seed: of the study.
+    """
+
+    model: str
+    task: Kind
+    metric: str
+    data: DataSpec
+    training: TrainingSpec
+    seed: int
+
+
+class Facts(Strict):
+    """What was found when the work was loaded.
+
+    Attributes:
+        model_shape: `ModelShape.to_dict()`.
+        model: its name.
+        revision: its commit on the Hub, None for a folder.
+        model_hash: SHA-256 of the pretrained weights.
+        data_hash: SHA-256 of all rows.
+        n_rows: of each split.
+        labels: the classes, by number.
+        notes: what the user has to be told of model and data.
+        device: that trains.
+        n_devices: of this kind that could train; 1 on a CPU.
+    """
+
+    model_shape: dict[str, Any]
+    model: str
+    revision: str | None
+    model_hash: str
+    data_hash: str
+    n_rows: dict[str, int]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+    device: str
+    n_devices: int
+
+    @property
+    def shape(self) -> ModelShape:
+        """What a search space needs to know of the model."""
+        return ModelShape.from_dict(self.model_shape)
+
+    @property
+    def backbone_params(self) -> int:
+        """Parameters of the model without its head."""
+        return self.shape.backbone_params
+
+
+class Decided(Strict):
+    """How a study is computed, decided once.
+
+    Attributes:
+        settings: of training, complete.
+        cohort: trials trained together.
+        trial_seconds: expected for one trial, evaluation included.
+        trial_bytes: memory that each trial of a cohort takes.
+    """
+
+    settings: TrainingSettings
+    cohort: int
+    trial_seconds: float
+    trial_bytes: int
+
+    @property
+    def precision(self) -> Precision:
+        """Of the products."""
+        return self.settings.precision
+
+
+CohortSize = int | Literal["auto"]
+"""Trials to train together, or "auto" for as many as are fast and fit into memory."""

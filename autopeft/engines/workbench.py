@@ -1,0 +1,188 @@
+"""Where trials are measured: model and data stay loaded, jobs come, records go.
+
+The one code path for measuring, in a worker process as in the driver's own.
+"""
+
+import hashlib
+import math
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from safetensors.torch import save
+
+from autopeft.engines.decide import decide, heap_for
+from autopeft.engines.ground import load_ground
+from autopeft.engines.job import Job, JobTrial
+from autopeft.engines.outcome import record_of
+from autopeft.engines.work import CohortSize, Decided, Facts, Work
+from autopeft.files import write_bytes
+from autopeft.records import Failure, Metric, Record
+from autopeft.space.genotype import Genotype
+from autopeft.training.cohort import EVALUATION_FACTOR, Trained, train_cohort
+from autopeft.training.frozen import FrozenCache
+from autopeft.training.memory import is_out_of_memory, use_heap
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all); again and again while nothing is trained but scored."""
+
+WEIGHTS = "weights"
+
+
+class Workbench:
+    """Measures the trials of one study.
+
+    Args:
+        work: what to load.
+        device: index of the GPU to use, where there are any.
+        sharing: workers that share the memory.
+
+    Raises:
+        ConfigError: something does not fit together.
+        DataError: data or model cannot be used.
+    """
+
+    def __init__(self, work: Work, device: int = 0, sharing: int = 1) -> None:
+        self._ground = load_ground(work, device)
+        self._sharing = sharing
+        self._facts = self._ground.facts
+
+    @property
+    def facts(self) -> Facts:
+        """What was loaded."""
+        return self._facts
+
+    def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
+        """Measure how to compute; see `decide`."""
+        return decide(self._ground, genotypes, cohort, self._sharing)
+
+    def begin(self, decided: Decided, folder: Path, worker: str) -> None:
+        """Get ready for jobs.
+
+        Args:
+            decided: how to compute.
+            folder: of the study; weights are written below it.
+            worker: a name for the records.
+        """
+        self._decided, self._folder, self._worker = decided, folder, worker
+        self._ground = self._ground.computing_in(decided.precision)
+        use_heap(heap_for(decided.trial_bytes * decided.cohort * self._sharing))
+        settings = decided.settings
+        batch = settings.batch_size * EVALUATION_FACTOR
+        self._cache = (
+            FrozenCache(self._ground.backbone, settings.kernel, batch)
+            if settings.frozen_cache
+            else None
+        )
+
+    def run(self, job: Job, wanted: Collection[int], progress: Progress) -> Iterator[Record]:
+        """Train a cohort.
+
+        Args:
+            job: the cohort.
+            wanted: trials to measure; the others are but company.
+            progress: is told of every step.
+
+        Yields:
+            A record for each trial. Weights are on disk before the record is handed over.
+
+        Raises:
+            MemoryError: or RuntimeError; it does not fit into memory.
+            DataError: weights cannot be written.
+        """
+        started = datetime.now(UTC)
+        ground = self._ground
+        trained, seconds = train_cohort(
+            ground.backbone,
+            [trial.genotype for trial in job.trials],
+            [trial.seed for trial in job.trials],
+            task=ground.task,
+            settings=self._decided.settings,
+            train=ground.train,
+            validation=ground.validation,
+            order_seed=job.order_seed,
+            cache=self._cache,
+            trial_bytes=self._decided.trial_bytes,
+            progress=progress,
+        )
+        for trial, result in zip(job.trials, trained, strict=True):
+            if trial.number in wanted:
+                yield self._measure(job, trial, result, seconds / len(trained), started)
+
+    def _measure(
+        self, job: Job, trial: JobTrial, result: Trained, seconds: float, started: datetime
+    ) -> Record:
+        task, labels = self._ground.task, self._ground.validation.labels.numpy()
+        measured = task.metrics(result.predictions, labels) if result.finite else {}
+        failure = failure_of(result, [item.value for item in measured.values()])
+        weights = None if failure else self._save(job, trial, result)
+        return record_of(
+            job,
+            trial,
+            facts=self._facts,
+            precision=self._decided.precision,
+            worker=self._worker,
+            seconds=seconds,
+            started=started,
+            failure=failure,
+            metric=task.metric,
+            metrics={name: Metric(item.value, item.stderr) for name, item in measured.items()},
+            head_params=result.head_params,
+            steps=result.steps,
+            weights=weights,
+            stored=result.stored,
+        )
+
+    def _save(self, job: Job, trial: JobTrial, result: Trained) -> tuple[str, str]:
+        """Write weights: their path below the folder, and SHA-256."""
+        name = f"{WEIGHTS}/{trial.number:06d}-{job.rung}-{job.replicate}.safetensors"
+        data = save({name: tensor.contiguous() for name, tensor in result.tensors.items()})
+        path = self._folder / name
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, data)
+        return name, hashlib.sha256(data).hexdigest()
+
+
+def failure_of(result: Trained, values: Sequence[float]) -> Failure | None:
+    """What is wrong with a training that came to its end.
+
+    Args:
+        result: of the training.
+        values: of the metrics; none if an output was not finite.
+    """
+    bad = next((i for i, x in enumerate(result.losses) if not math.isfinite(x)), None)
+    if bad is not None:
+        loss = result.losses[bad]
+        where = f"the loss at step {bad} of {len(result.losses)}"
+        if math.isnan(loss):
+            return Failure("nan", f"{where} is not a number")
+        return Failure("diverged", f"{where} is infinite")
+    if not result.finite:
+        return Failure("nan", "an output in evaluation is not finite")
+    if not all(map(math.isfinite, values)):
+        return Failure("nan", "a metric is not finite")
+    return None
+
+
+def rising(progress: Progress | None) -> Progress:
+    """Tell of every step once."""
+    last = 0
+
+    def tell(step: int, steps: int) -> None:
+        nonlocal last
+        if step > last and progress is not None:
+            last = step
+            progress(step, steps)
+
+    return tell
+
+
+def failure_from(error: Exception) -> Failure:
+    """An exception that ended a training, in one line, with the place that raised it."""
+    first = next(iter(str(error).splitlines()), "")
+    if is_out_of_memory(error):
+        return Failure("out_of_memory", first or "no memory left")
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return Failure("error", f"{type(error).__name__}: {first}{where}")

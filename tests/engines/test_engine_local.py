@@ -1,0 +1,175 @@
+"""Worker processes: what they measure, what becomes of those that misbehave, what they leave."""
+
+import json
+import os
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+from study_factory import ledger_states, results, weights
+
+from autopeft.engines import local
+from autopeft.engines.local import LocalEngine
+from autopeft.errors import DataError
+from autopeft.study.events import Silent
+from autopeft.study.search import run_search
+
+TIMEOUT = 30.0
+"""Seconds without progress; a trial of the tiny model takes less than one."""
+
+KINDS = {
+    "segfault": ("crash", "the worker died of SIGSEGV"),
+    "exit": ("crash", "the worker ended with exit code 3"),
+    "orphan": ("crash", "the worker ended with exit code 7"),
+    "hang": ("timeout", "no progress in 30 s"),
+    "stuck": ("timeout", "no progress in 30 s"),
+    "kill": ("crash", "the worker died of SIGKILL"),
+    "memory": ("out_of_memory", "DefaultCPUAllocator"),
+    "error": ("error", "ValueError: a bug (faulty_worker.py:"),
+    "nan": ("nan", "the loss at step 2 of 3 is not a number"),
+    "inf": ("diverged", "the loss at step 2 of 3 is infinite"),
+}
+
+
+@pytest.fixture
+def mark(monkeypatch):
+    """Marks all processes that the test starts; afterwards none of them is left."""
+    token = uuid.uuid4().hex
+    monkeypatch.setenv("AUTOPEFT_TEST", token)
+    yield token
+    assert marked(token) == []
+
+
+def marked(token):
+    """Processes that were started with a mark, zombies left aside."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("AUTOPEFT_TEST") == token and process.pid != os.getpid():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def faults(monkeypatch, tmp_path, mark):
+    """Makes the trials with these genotypes misbehave."""
+
+    def make(by_hash):
+        script = Path(__file__).parents[1] / "faulty_worker.py"
+        monkeypatch.setattr(local, "WORKER", (sys.executable, str(script)))
+        monkeypatch.setenv("FAULTS", json.dumps(by_hash))
+        (tmp_path / "markers").mkdir()
+        monkeypatch.setenv("FAULT_MARKERS", str(tmp_path / "markers"))
+
+    return make
+
+
+def in_workers(spec, **engine):
+    """The same study in worker processes."""
+    changed = spec.engine.model_copy(update={"workers": 1, "trial_timeout": TIMEOUT, **engine})
+    return spec.model_copy(update={"engine": changed})
+
+
+@pytest.mark.usefixtures("mark")
+def test_workers_measure_what_the_driver_would_measure(done, spec_of, tmp_path):
+    seen = []
+
+    class Steps(Silent):
+        def stepped(self, trials, step, steps):
+            seen.append((trials, step, steps))
+
+    study = run_search(in_workers(spec_of()), tmp_path / "study", watcher=Steps())
+    assert results(study) == results(done)
+    assert weights(study) == weights(done)
+    assert study.front() == done.front()
+    assert {record.worker for record in study.records()} != {done.records()[0].worker}
+    assert len({record.worker for record in study.records()}) == 1, "one worker for all jobs"
+    assert seen
+    assert all(0 < step <= steps == 3 for _, step, steps in seen)
+    assert len(seen) == len(set(seen)), "a step is told once"
+
+
+@pytest.mark.parametrize(
+    "by_fault",
+    [
+        {"segfault": 1, "exit": 2, "nan": 4},
+        {"orphan": 0, "memory": 3, "inf": 4},
+        {"hang": 2, "error": 4},
+        pytest.param({"stuck": 1, "kill": 3}, marks=pytest.mark.chaos),
+    ],
+    ids=" ".join,
+)
+def test_misbehaving_trials_fail_alone(done, spec_of, tmp_path, faults, by_fault):
+    faults({done.records()[number].hash: fault for fault, number in by_fault.items()})
+    study = run_search(in_workers(spec_of()), tmp_path / "study")
+    guilty = {number: fault for fault, number in by_fault.items()}
+    for record in study.records():
+        if record.trial in guilty:
+            kind, told = KINDS[guilty[record.trial]]
+            assert record.failure is not None
+            assert record.failure.kind == kind
+            assert told in record.failure.message
+            assert "\n" not in record.failure.message
+            assert record.weights is None
+    innocent = [i for i in range(5) if i not in guilty]
+    assert [results(study)[i] for i in innocent] == [results(done)[i] for i in innocent]
+    assert len(study.records()) == 5
+    states = ["FAIL" if i in guilty else "COMPLETE" for i in range(5)]
+    assert ledger_states(study) == states
+
+
+def test_worker_that_is_killed_costs_no_trial(done, spec_of, tmp_path, faults):
+    faults({record.hash: "kill once" for record in done.records()[1:3]})
+    study = run_search(in_workers(spec_of()), tmp_path / "study")
+    assert results(study) == results(done)
+    assert study.records()[0].cohort == (0, 1, 2, 3), "the job was repeated whole"
+    assert len(list((tmp_path / "markers").iterdir())) == 2
+
+
+def test_nothing_is_left_when_the_driver_stops(spec_of, tmp_path, mark, faults, done):
+    faults({done.records()[1].hash: "stuck"})
+    seen = []
+
+    class Stop(Silent):
+        def planned(self, plan):
+            seen.extend(marked(mark))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(in_workers(spec_of()), tmp_path / "study", watcher=Stop())
+    assert len(seen) == 2, "worker and warden"
+
+
+def test_warden_that_is_killed_takes_the_worker_along(spec_of, tmp_path, mark):
+    engine = LocalEngine(spec_of().resolved(tmp_path).work)
+    try:
+        facts = engine.load()
+        warden = engine._workers[0].pid
+        (worker,) = psutil.Process(warden).children()
+        os.kill(warden, signal.SIGKILL)
+        assert psutil.wait_procs([worker], timeout=60)[0], "it died with its warden"
+        engine._end(0)
+        assert engine._start(0) == facts
+    finally:
+        engine.close()
+
+
+@pytest.mark.usefixtures("mark")
+def test_worker_that_never_starts_ends_the_study(spec_of, tmp_path, monkeypatch):
+    program = "import sys; print('no such thing', file=sys.stderr); sys.exit(9)"
+    monkeypatch.setattr(local, "WORKER", (sys.executable, "-c", program))
+    with pytest.raises(DataError, match=r"no worker gets ready: .* code 9; its last words: no"):
+        run_search(in_workers(spec_of()), tmp_path / "study")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("mark")
+def test_what_a_worker_refuses_is_refused_by_the_driver(spec_of, tmp_path):
+    with pytest.raises(DataError, match=r"model `.*nowhere` cannot be loaded"):
+        run_search(in_workers(spec_of(model=str(tmp_path / "nowhere"))), tmp_path / "study")
+    assert not list(tmp_path.iterdir())
