@@ -216,6 +216,9 @@ def export(
         typer.Option(help='cheapest, best, knee, "params<0.3%", "quality>0.8", or a trial.'),
     ] = "cheapest",
     to: Annotated[str, typer.Option(help="native, peft or merged.")] = "native",
+    as_lora: Annotated[
+        int | None, typer.Option(help="With --to peft: approximate by LoRA of this rank.")
+    ] = None,
     output: FormatOption = Format.HUMAN,
 ) -> None:
     """Export a trained trial, load it again in a fresh process and compare what it puts out."""
@@ -223,7 +226,9 @@ def export(
     from autopeft.study.folder import Study
 
     command = shlex.join(["autopeft", *sys.argv[1:]])
-    exported = run_export(Study(folder), how=pick, target=to, out=out, command=command)
+    exported = run_export(
+        Study(folder), how=pick, target=to, out=out, command=command, as_lora=as_lora
+    )
     if output is Format.JSON:
         typer.echo(json.dumps(exported.to_dict(), allow_nan=False))
     else:

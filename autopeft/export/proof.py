@@ -41,19 +41,26 @@ class Proof:
     changed: int
 
 
-def prove(target: str, folder: Path, winner: Winner) -> Proof:
+def prove(
+    target: str,
+    folder: Path,
+    winner: Winner,
+    expected: Float[Tensor, "row output"] | None = None,
+) -> Proof:
     """Load an export in a fresh process and compare it with the weights that it came from.
 
     Args:
         target: "native", "peft" or "merged".
         folder: of the export.
         winner: that was exported.
+        expected: what it puts out, if that is not what was trained.
 
     Raises:
         DataError: it cannot be loaded, or puts out something else.
     """
     question = question_of(target, folder, winner)
-    return compare(ask(question), winner.logits, winner.outputs, TOLERANCE[target])
+    expected = winner.logits if expected is None else expected
+    return compare(ask(question), expected, winner.outputs, TOLERANCE[target])
 
 
 def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
@@ -63,6 +70,7 @@ def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
         "folder": str(folder),
         "backbone": winner.description.backbone,
         "revision": winner.description.revision,
+        "pad_token_id": winner.tokenizer.pad_token_id,
         "n_outputs": winner.outputs.n_outputs,
         "texts": [list(texts) for texts in winner.ground.dataset.validation.texts],
         "max_length": winner.description.max_length,

@@ -56,6 +56,10 @@ def _peft(op: Op, shape: ModelShape) -> str | None:
     return f"peft has no {op.form}"
 
 
+def _share_a_layer(one: Op, other: Op) -> bool:
+    return any(a and b for a, b in zip(one.sizes, other.sizes, strict=True))
+
+
 def _is_norm(op: Op, shape: ModelShape) -> bool:
     return op.write in NORMS and NORMS[op.write] in shape.widths
 
@@ -69,6 +73,16 @@ def _peft_together(genotype: Genotype) -> list[str]:
         names = ", ".join(f"{op.form} {op.write}" for op in others)
         told = f"peft holds one type in a model, and IA3 is another one than what {names} needs"
         return [f"scale {scales[0].write}: {told} (native, merged can)"]
+    doras = {op.write: op for op in ops if op.form is Form.DORA}
+    for op in ops:
+        dora = doras.get(op.write)
+        if (
+            op.form in LORA_LIKE
+            and dora is not None
+            and dora is not op
+            and _share_a_layer(op, dora)
+        ):
+            return [f"{op.form} {op.write}: DoRA does not share its weight (native, merged can)"]
     twice = {IA3_INPUTS.get(op.write, op.write) for op in scales}
     if len(twice) < len(scales):
         return ["scale: peft's IA3 scales the input or the output of a weight matrix, not both"]

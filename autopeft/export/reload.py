@@ -19,15 +19,19 @@ def answer(question: dict[str, Any]) -> Any:
     """The outputs [row, output] for texts, from the texts on.
 
     Args:
-        question: `target`, `folder`, `backbone`, `revision`, `n_outputs`, `texts` (a list of rows,
-            each a list of one or two), `max_length`, `batch_size`.
+        question: `target`, `folder`, `backbone`, `revision`, `n_outputs`, `pad_token_id`, `texts`
+            (a list of rows, each a list of one or two), `max_length`, `batch_size`.
 
     Raises:
         RuntimeError: something was loaded with a warning about keys.
     """
+    return outputs(*load(question), question)
+
+
+def outputs(model: Any, tokenizer: Any, question: dict[str, Any]) -> Any:
+    """The outputs [row, output] of a model."""
     import torch  # noqa: PLC0415
 
-    model, tokenizer = load(question)
     model.eval()
     with torch.no_grad():
         return torch.cat([model(**b).logits.float() for b in _batches(question, tokenizer)])
@@ -45,7 +49,13 @@ def load(question: dict[str, Any]) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if question["target"] == "merged":
         return AutoModelForSequenceClassification.from_pretrained(folder), tokenizer
-    from peft import PeftModel  # noqa: PLC0415
+    return _with_peft(question), tokenizer
+
+
+def _with_peft(question: dict[str, Any]) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+    from transformers import AutoModelForSequenceClassification  # noqa: PLC0415
 
     base = AutoModelForSequenceClassification.from_pretrained(
         question["backbone"],
@@ -54,14 +64,18 @@ def load(question: dict[str, Any]) -> tuple[Any, Any]:
         ignore_mismatched_sizes=True,
     )
     if base.config.pad_token_id is None:
-        base.config.pad_token_id = tokenizer.pad_token_id
+        base.config.pad_token_id = question["pad_token_id"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = PeftModel.from_pretrained(base, folder)
+        model = PeftModel.from_pretrained(base, question["folder"])
     told = [str(warning.message) for warning in caught]
     if bad := [text for text in told if any(word in text.lower() for word in _NO_MATCH)]:
         raise RuntimeError(f"peft warns: {bad[0]}")
-    return model, tokenizer
+    # Of names that it does not know it says nothing.
+    found = load_file(Path(question["folder"]) / "adapter_model.safetensors").keys()
+    if odd := found ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+        raise RuntimeError(f"peft has no place for {min(odd)}")
+    return model
 
 
 def _batches(question: dict[str, Any], tokenizer: Any) -> Iterator[dict[str, Any]]:

@@ -7,13 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.card import model_card
 from autopeft.export.merged import merge
 from autopeft.export.native import write_native
 from autopeft.export.pick import Choice
-from autopeft.export.proof import TOLERANCE, Proof, prove
+from autopeft.export.proof import TOLERANCE, Proof, prove, question_of
 from autopeft.export.refusal import refuse
+from autopeft.export.reload import outputs
+from autopeft.export.to_peft import write_peft
 from autopeft.export.winner import Winner, winner_of
 from autopeft.files import write_atomic
 from autopeft.study.folder import Study, check_new
@@ -44,7 +48,9 @@ class Exported:
         return {**asdict(self), "folder": str(self.folder), "notes": list(self.notes)}
 
 
-def export(study: Study, *, how: str, target: str, out: Path, command: str) -> Exported:
+def export(
+    study: Study, *, how: str, target: str, out: Path, command: str, as_lora: int | None = None
+) -> Exported:
     """Export a trial of a study. A folder that could not be proven equal does not stay.
 
     Args:
@@ -53,6 +59,7 @@ def export(study: Study, *, how: str, target: str, out: Path, command: str) -> E
         target: one of `TARGETS`.
         out: folder of the export; must be new or empty.
         command: for the model card.
+        as_lora: approximate every change of a weight by this rank; of `peft` alone.
 
     Raises:
         ConfigError: nothing is like `how`, or the target cannot hold what was found.
@@ -60,14 +67,21 @@ def export(study: Study, *, how: str, target: str, out: Path, command: str) -> E
     """
     if target not in TARGETS:
         raise ConfigError(f"--to {target}: allowed: {', '.join(TARGETS)}")
+    if as_lora is not None and (target != "peft" or as_lora < 1):
+        raise ConfigError(f"--as-lora {as_lora}: a rank from 1, with --to peft")
     check_new(out)
     winner = winner_of(study, how)
-    refuse(target, winner.genotype, winner.backbone.shape)
+    if as_lora is None:
+        refuse(target, winner.genotype, winner.backbone.shape)
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(parents=True)
-        notes = TARGETS[target](winner, temporary)
-        proof = prove(target, temporary, winner) if target in TOLERANCE else None
+        if as_lora is None:
+            notes, expected = TARGETS[target](winner, temporary), None
+        else:
+            notes, expected = _as_lora(winner, temporary, as_lora)
+        proven = target in TOLERANCE
+        proof = prove(target, temporary, winner, expected) if proven else None
         text = model_card(winner, target, out.name, command, proof, notes)
         write_atomic(temporary / "README.md", text)
         if out.exists():
@@ -95,5 +109,29 @@ def _merged(winner: Winner, folder: Path) -> Notes:
     return []
 
 
-TARGETS: Mapping[str, Callable[[Winner, Path], Notes]] = {"native": _native, "merged": _merged}
+def _peft(winner: Winner, folder: Path) -> Notes:
+    write_peft(winner, folder)
+    winner.tokenizer.save_pretrained(folder)
+    return []
+
+
+def _as_lora(winner: Winner, folder: Path, rank: int) -> tuple[Notes, Tensor]:
+    """An approximation, what it puts out, and what it costs."""
+    model = write_peft(winner, folder, as_lora=rank)
+    winner.tokenizer.save_pretrained(folder)
+    found = outputs(model, winner.tokenizer, question_of("peft", folder, winner))
+    before, after = winner.score(winner.logits), winner.score(found)
+    metric, rows = winner.front.metric, len(winner.ground.validation)
+    told = (
+        f"approximated by LoRA of rank {rank}: {metric} {before:.4f} became {after:.4f} "
+        f"({after - before:+.4f}) on the {rows:,} validation rows"
+    )
+    return [told], found
+
+
+TARGETS: Mapping[str, Callable[[Winner, Path], Notes]] = {
+    "native": _native,
+    "peft": _peft,
+    "merged": _merged,
+}
 """By name: writes an export into a folder and says what the user has to know of it."""

@@ -133,6 +133,15 @@ class Winner:
             max_length=self.ground.work.training.max_length,
         )
 
+    def score(self, outputs: Float[Tensor, "row output"]) -> float:
+        """The study's metric of outputs for the validation rows."""
+        labels = self.ground.validation.labels.numpy()
+        if self.outputs.kind == "classification":
+            predictions = outputs.argmax(-1).numpy()
+        else:
+            predictions = (outputs[:, 0] * self.outputs.std + self.outputs.mean).numpy()
+        return self.ground.task.metrics(predictions, labels)[self.front.metric].value
+
     @cached_property
     def logits(self) -> Float[Tensor, "row output"]:
         """What the trained weights put out for the validation rows, computed as in the search."""

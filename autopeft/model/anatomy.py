@@ -189,7 +189,10 @@ class Anatomy:
 
     def _activation(self) -> Activation | None:
         # A wider Conv1D is nothing that `export` makes.
-        if self.family.layers.gate or not isinstance(self.module(0, "up"), nn.Linear):
+        up, down = (self.module(0, role) for role in ("up", "down"))
+        if self.family.layers.gate or not isinstance(up, nn.Linear):
+            return None
+        if up.bias is None or getattr(down, "bias", None) is None:
             return None
         return _ACTIVATIONS.get(getattr(self.base.config, self.family.activation))
 

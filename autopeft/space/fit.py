@@ -9,6 +9,8 @@ from autopeft.space.taps import Tap
 
 DERIVED = ("weight", "same")
 """Reads that follow from the tap that is written."""
+OWN = "own"
+"""The activation of the model's FFN."""
 
 
 def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:
@@ -24,6 +26,12 @@ def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]
     Returns:
         The slot, None if nothing of it remains; and the note, None if nothing is lacking.
     """
+    if OWN in slot.activation:
+        if shape.ffn_activation is None:
+            why = "the FFN of the model has a gate, no biases or an activation that no op has"
+            return None, f"slot {slot.name} is left out: {why}"
+        known = (shape.ffn_activation if name == OWN else name for name in slot.activation)
+        slot = slot.model_copy(update={"activation": tuple(dict.fromkeys(known))})
     used = {tap for _, *taps in slot.places() for tap in taps}
     lacking = [tap for tap in Tap if tap in used - set(shape.widths)]
     if not lacking:

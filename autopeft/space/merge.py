@@ -87,8 +87,9 @@ def _no_neurons(op: Op, shape: ModelShape) -> str | None:
         return "only a bottleneck from `ffn_in` to `ffn_out` is part of a wider FFN"
     if Tap.FFN_GATE in shape.widths:
         return "the FFN has a gate"
+    if unbiased := [tap for tap in (Tap.FFN_UP, Tap.FFN_OUT) if tap not in shape.biased]:
+        return f"{', '.join(unbiased)} has no bias"
     if shape.ffn_activation is None or op.activation != shape.ffn_activation:
         own = shape.ffn_activation or "another one"
         return f"its activation is {op.activation}, that of the FFN is {own}"
-    unbiased = [tap for tap in (Tap.FFN_UP, Tap.FFN_OUT) if tap not in shape.biased]
-    return f"{', '.join(unbiased)} has no bias" if unbiased else None
+    return None

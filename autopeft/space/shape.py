@@ -18,7 +18,7 @@ class ModelShape:
         widths: hidden width at each tap the model has; a missing tap is one the model lacks.
             The width of `head` is that of the keys, `n_kv_heads * d_head`.
         backbone_params: parameters of the pretrained model without its task head.
-        ffn_activation: of an FFN without a gate, if it is one that a bottleneck can have.
+        ffn_activation: of an FFN with biases and without a gate, if a bottleneck can have it too.
         biased: taps that are the output of a module with a bias.
     """
 

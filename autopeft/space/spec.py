@@ -52,6 +52,7 @@ class SlotSpec(Strict):
 
     A list is a choice. `write: q+v` writes at both taps with one size. `read: weight` reads the
     input of the weight matrix whose output is written; `read: same` reads where it writes.
+    `activation: own` is that of the model's FFN.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -61,7 +62,7 @@ class SlotSpec(Strict):
     ]
     write: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
     size: Annotated[Halvings | tuple[Size, ...], Field(default=(1,), validate_default=True)]
-    activation: Annotated[tuple[Activation, ...], BeforeValidator(_listed)] = ()
+    activation: Annotated[tuple[Activation | Literal["own"], ...], BeforeValidator(_listed)] = ()
     compose: Compose | None = None
     scale: Annotated[
         tuple[PositiveScale | Literal["learned", "gated"], ...],

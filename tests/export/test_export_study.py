@@ -147,10 +147,28 @@ def test_what_a_target_cannot_hold_is_refused_by_name(target, said, tmp_path, mo
 
 
 def test_refusals_before_anything_is_loaded(run, done, tmp_path):
-    assert "allowed: native, merged" in run("export", done.folder, "--to", "onnx", "-o", "x")[2]
+    assert (
+        "allowed: native, peft, merged" in run("export", done.folder, "--to", "onnx", "-o", "x")[2]
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "not an empty folder" in run("export", done.folder, "-o", "full")[2]
     lost = next(r.trial for r in done.records() if not (done.folder / r.weights).is_file())
     code, _, err = run("export", done.folder, "--pick", lost, "-o", "x")
     assert (code, "to train it again: autopeft front" in err) == (3, True)
+
+
+# peft asks a model for a property that transformers has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_an_approximation_says_what_it_costs(run, done):
+    """The only one of these tests that runs the fresh process of `peft`."""
+    front = done.front()
+    best = [p for p in front.points if not merging(front, done.shape())[p.trial]][-1]
+    flags = ("--pick", best.trial, "--to", "peft", "--as-lora", 1, "-o", "out")
+    code, out, err = run("export", done.folder, *flags)
+    assert code == 0, err
+    assert out == f"trial {best.trial} -> out (peft)\n"
+    assert "note: approximated by LoRA of rank 1: accuracy 0." in err
+    assert "loaded again in a fresh process" in err
+    code, _, err = run("export", done.folder, "--as-lora", 1, "-o", "other")
+    assert (code, "--as-lora 1: a rank from 1, with --to peft" in err) == (2, True)

@@ -1,0 +1,162 @@
+"""A trained genotype in the format of peft: LoRA, DoRA, VeRA, IA3 or LN tuning, and biases.
+
+peft itself writes the files, so they are what its installed version writes.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.errors import DataError
+from autopeft.export.adapter import head_tensors
+from autopeft.export.peft_parts import Parts, Update, approximated_parts, exact_parts, names_of
+from autopeft.export.winner import Winner
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.inject import Injection
+from autopeft.ops.point import Point
+from autopeft.ops.vera import Vera
+from autopeft.space.taps import Tap
+
+_NAME = "default"
+
+
+@torch.no_grad()
+def write_peft(winner: Winner, folder: Path, as_lora: int | None = None) -> PreTrainedModel:
+    """Write the adapter; what is written is returned, too.
+
+    Args:
+        winner: to export.
+        folder: is there.
+        as_lora: replace every change of a weight by its best approximation of this rank.
+
+    Raises:
+        ConfigError: peft cannot hold it.
+        DataError: peft is not installed.
+    """
+    peft = _library()
+    model = winner.model_with_head()
+    plain = copy.deepcopy(model)
+    injection = Injection(model, [winner.genotype], [winner.record.seed], "eager")
+    try:
+        injection.load(0, winner.ops)
+        parts = (
+            approximated_parts(injection, plain, as_lora)
+            if as_lora
+            else exact_parts(injection, plain)
+        )
+    finally:
+        injection.remove()
+    config = _config(peft, parts, plain, _saved_whole(winner, parts))
+    config.base_model_name_or_path = winner.description.backbone
+    config.revision = winner.description.revision
+    with warnings.catch_warnings():
+        # What it says of LayerNorms, whatever the configuration.
+        warnings.filterwarnings("ignore", message="Unsupported layer type")
+        wrapped = peft.get_peft_model(plain, config)
+    _fill(wrapped.base_model.model, parts)
+    wrapped.save_pretrained(folder, save_embedding_layers=False)
+    written: PreTrainedModel = wrapped.eval()
+    return written
+
+
+def _library() -> Any:
+    try:
+        import peft  # noqa: PLC0415
+    except ImportError:
+        raise DataError("--to peft needs peft: pip install 'autopeft[peft]'") from None
+    return peft
+
+
+def _saved_whole(winner: Winner, parts: Parts) -> list[str]:
+    """Modules that are saved as a whole: the task head, and what is trained of LayerNorms."""
+    prefix = f"{winner.backbone.model.base_model_prefix}."
+    owners = [
+        name.rpartition(".")[0]
+        for name in head_tensors(winner.backbone.model, winner.backbone.fresh)
+    ]
+    tops = [name if name.startswith(prefix) else name.partition(".")[0] for name in owners]
+    return [*dict.fromkeys(tops), *dict.fromkeys(parts.norms)]
+
+
+def _config(peft: Any, parts: Parts, model: PreTrainedModel, whole: Sequence[str]) -> Any:
+    """The configuration of the one type that holds the parts."""
+    more = {"task_type": "SEQ_CLS", "modules_to_save": list(whole)}
+    if parts.scales or parts.input_scales:
+        return peft.IA3Config(
+            target_modules=[*parts.scales, *parts.input_scales],
+            feedforward_modules=list(parts.input_scales),
+            fan_in_fan_out=_is_conv(model),
+            **more,
+        )
+    vera = parts.vera
+    kinds = {(op.stack[0].size, op.d_read, op.d_write) for op in vera.values()}
+    if set(vera) == set(parts.updates) and len(kinds) == 1 and not parts.biased:
+        return peft.VeraConfig(
+            r=next(iter(kinds))[0], target_modules=list(vera), save_projection=True, **more
+        )
+    if parts.norms and not parts.updates and not parts.biased:
+        heads = [name for name in whole if name not in parts.norms]
+        norms = list(dict.fromkeys(parts.norms))
+        return peft.LNTuningConfig(target_modules=norms, task_type="SEQ_CLS", modules_to_save=heads)
+    if not parts.updates:
+        # peft has no type for biases, or a head, alone: a LoRA that is zero carries them.
+        weight = Anatomy(model).point(0, Tap.ATTN_OUT)
+        zero = Update(weight.weight.new_zeros(1, weight.weight.shape[1]), torch.zeros(1, 1))
+        zero.up = weight.weight.new_zeros(1, len(weight.weight))
+        parts.updates[names_of(model)[weight.module]] = zero
+    anchored = {f"^{re.escape(name)}$": len(one.down) for name, one in parts.updates.items()}
+    return peft.LoraConfig(
+        r=max(anchored.values()),
+        lora_alpha=max(anchored.values()),
+        target_modules=list(parts.updates),
+        rank_pattern=anchored,
+        alpha_pattern=anchored,
+        use_dora=any(one.magnitude is not None for one in parts.updates.values()),
+        bias="all" if parts.biased else "none",
+        fan_in_fan_out=_is_conv(model),
+        **more,
+    )
+
+
+def _is_conv(model: PreTrainedModel) -> bool:
+    return isinstance(Anatomy(model).point(0, Tap.ATTN_OUT).module, Conv1D)
+
+
+def _fill(model: PreTrainedModel, parts: Parts) -> None:
+    """Put the trained numbers where peft has put its fresh ones."""
+    for name, vector in [*parts.scales.items(), *parts.input_scales.items()]:
+        ia3: Any = model.get_submodule(name)
+        held = ia3.ia3_l[_NAME]
+        held.copy_(vector.view_as(held))
+    for name, update in parts.updates.items():
+        module: Any = model.get_submodule(name)
+        if hasattr(module, "vera_lambda_b"):
+            _fill_vera(module, parts.vera[name])
+            continue
+        module.lora_A[_NAME].weight.copy_(update.down)
+        module.lora_B[_NAME].weight.copy_(update.up.T)
+        if len(module.lora_magnitude_vector):
+            _fill_magnitude(module, update)
+
+
+def _fill_vera(module: Any, op: Vera) -> None:
+    size = op.stack[0].size
+    module.vera_A[_NAME].copy_(op.get_buffer("down")[0, :size])
+    module.vera_B[_NAME].copy_(op.get_buffer("up")[0, :size].T)
+    module.vera_lambda_d[_NAME].copy_(op.own("d", 0)[:, 0])
+    module.vera_lambda_b[_NAME].copy_(op.own("b", 0)[0] * op.factor_of(0)[0])
+
+
+def _fill_magnitude(module: Any, update: Update) -> None:
+    """A LoRA beside a DoRA is a DoRA that keeps the norm which its update leads to."""
+    weight = Point(module.get_base_layer(), "out").weight
+    norm = torch.linalg.vector_norm(weight + update.up.T @ update.down, dim=1)
+    held = module.lora_magnitude_vector[_NAME].weight
+    held.copy_((norm if update.magnitude is None else update.magnitude).view_as(held))
