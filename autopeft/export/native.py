@@ -14,12 +14,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, head_tensors, mount
-from autopeft.export.tensors import read_shapes, tensors_of, write_tensors
+from autopeft.export.tensors import Kind, read_kinds, tensors_of, write_tensors
 from autopeft.files import read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.model.inject import fill
 from autopeft.ops.base import Stack
+from autopeft.ops.entries import Entries
 
 CONFIG = "autopeft_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -67,12 +68,12 @@ def load(
     """
     folder = Path(folder)
     description, sha256 = read_description(folder)
-    data, shapes = read_shapes(folder / TENSORS, sha256)
+    data, kinds = read_kinds(folder / TENSORS, sha256)
     base = base_of(description, backbone)
-    own = _mounted(folder, description, base, shapes)
-    expected = {name: tuple(view.shape) for name, view in own.items()}
+    own = _mounted(folder, description, base, kinds)
     with torch.no_grad():
-        fill(own, tensors_of(data, shapes, expected, folder / TENSORS))
+        fill(own, tensors_of(data, kinds, own, folder / TENSORS))
+    _check_entries(base.model, folder / TENSORS)
     model = base.model
     model.save_pretrained = partial(_save_again, model, description, base.fresh)
     tokenizer = _tokenizer(folder, base)
@@ -116,11 +117,12 @@ def base_of(description: Description, name: str | Path | None = None) -> Backbon
 
 
 def _mounted(
-    folder: Path, description: Description, base: Backbone, shapes: Mapping[str, tuple[int, ...]]
+    folder: Path, description: Description, base: Backbone, kinds: Mapping[str, Kind]
 ) -> dict[str, Tensor]:
     """Views of the parameters to fill, once their number is what the file has."""
     head = head_tensors(base.model, base.fresh)
-    found = sum(math.prod(shape) for name, shape in shapes.items() if name not in head)
+    numbers = (kind for name, kind in kinds.items() if name not in head and kind.real)
+    found = sum(math.prod(kind.shape) for kind in numbers)
     try:
         description.genotype.check_fits(base.shape)
         # Before anything is made of a size that a stranger chose.
@@ -132,6 +134,20 @@ def _mounted(
         return mount(base.model, base.fresh, description)[1]
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG}: {error}") from None
+
+
+def _check_entries(model: PreTrainedModel, path: Path) -> None:
+    """Refuse sparse deltas that point beside their table, or twice at one place of it."""
+    for op in getattr(model, OPS_ATTRIBUTE).modules():
+        if isinstance(op, Entries):
+            places = op.own("entries", 0).flatten()
+            rows, columns = op.table_shape
+            inside = bool(((places >= 0) & (places < rows * columns)).all())
+            if not inside or len(set(places.tolist())) < len(places):
+                raise DataError(
+                    f"{path}: {op.stack[0].path}.entries are not {len(places)} different places "
+                    f"of {rows * columns:,}"
+                )
 
 
 def _tokenizer(folder: Path, base: Backbone) -> Any:

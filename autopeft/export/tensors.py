@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -19,15 +19,34 @@ _METADATA = "__metadata__"
 _LENGTH_BYTES = 8
 
 
+class Kind(NamedTuple):
+    """What a tensor of a file is.
+
+    Attributes:
+        shape: its size in each dimension.
+        real: numbers in fp32, otherwise integers.
+    """
+
+    shape: tuple[int, ...]
+    real: bool
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)} of {'fp32' if self.real else 'int32'}"
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write tensors in fp32, sorted by name, and tell the SHA-256 of the file."""
-    plain = {n: tensors[n].detach().float().cpu().contiguous() for n in sorted(tensors)}
+    """Write numbers in fp32 and places in int32, by name, and tell the SHA-256 of the file."""
+    plain = {n: _plain(tensors[n].detach().cpu()).contiguous() for n in sorted(tensors)}
     data = save(plain, {"format": "pt"})
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 
-def read_shapes(path: Path, sha256: str) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor.to(torch.int32)
+
+
+def read_kinds(path: Path, sha256: str) -> tuple[bytes, dict[str, Kind]]:
     """The bytes of a tensor file and what is in it, before any tensor is made.
 
     Args:
@@ -49,27 +68,30 @@ def read_shapes(path: Path, sha256: str) -> tuple[bytes, dict[str, tuple[int, ..
     header = parse_json(data[_LENGTH_BYTES : _LENGTH_BYTES + length], f"the header of {path}")
     if not isinstance(header, dict):
         raise DataError(f"{path}: its header is not an object")
-    shapes = {n: _shape(n, item, path) for n, item in header.items() if n != _METADATA}
-    return data, shapes
+    return data, {n: _kind(n, item, path) for n, item in header.items() if n != _METADATA}
 
 
 def tensors_of(
-    data: bytes,
-    shapes: Mapping[str, tuple[int, ...]],
-    expected: Mapping[str, tuple[int, ...]],
-    path: Path,
+    data: bytes, kinds: Mapping[str, Kind], expected: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """The tensors, if they are exactly those that are expected, and finite.
+    """The tensors, if they are of exactly the names, shapes and types expected, and finite.
+
+    Args:
+        data: the file.
+        kinds: what is in it.
+        expected: tensors of the names and shapes, of integers or not.
+        path: for messages.
 
     Raises:
         DataError: saying what differs.
     """
-    problems = [f"{_shown(name)} is missing" for name in sorted(expected.keys() - shapes.keys())]
-    problems += [f"{_shown(name)} is unknown" for name in sorted(shapes.keys() - expected.keys())]
+    wanted = {n: Kind(tuple(t.shape), t.is_floating_point()) for n, t in expected.items()}
+    problems = [f"{_shown(name)} is missing" for name in sorted(wanted.keys() - kinds.keys())]
+    problems += [f"{_shown(name)} is unknown" for name in sorted(kinds.keys() - wanted.keys())]
     problems += [
-        f"{_shown(name)} has shape {list(shapes[name])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in shapes and shapes[name] != shape
+        f"{_shown(name)} is {kinds[name]}, expected {kind}"
+        for name, kind in wanted.items()
+        if name in kinds and kinds[name] != kind
     ]
     if problems:
         more = f"; and {len(problems) - 3} more" if problems[3:] else ""
@@ -83,14 +105,14 @@ def tensors_of(
     return tensors
 
 
-def _shape(name: str, item: Any, path: Path) -> tuple[int, ...]:
-    if not isinstance(item, dict) or item.get("dtype") != "F32":
-        kind = item.get("dtype") if isinstance(item, dict) else item
-        raise DataError(f"{path}: {_shown(name)} has dtype {_shown(kind)}, expected F32")
+def _kind(name: str, item: Any, path: Path) -> Kind:
+    kind = item.get("dtype") if isinstance(item, dict) else item
+    if kind not in ("F32", "I32"):
+        raise DataError(f"{path}: {_shown(name)} has dtype {_shown(kind)}, allowed: F32, I32")
     shape = item.get("shape")
     if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in shape):
         raise DataError(f"{path}: {_shown(name)} has no shape")
-    return tuple(shape)
+    return Kind(tuple(shape), kind == "F32")
 
 
 def _shown(value: object) -> str:

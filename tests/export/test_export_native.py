@@ -31,6 +31,7 @@ MIXED = (
     op(Form.LOWRANK_FA, Tap.ATTN_IN, Tap.K, 2),
     op(Form.VERA, Tap.ATTN_IN, Tap.K, 3),
     op(Form.DORA, Tap.FFN_MID, Tap.FFN_OUT, 2),
+    op(Form.SPARSE, Tap.ATTN_IN, Tap.V, 7),
 )
 """Prefixes, adapters, learned factors, and what is random and not stored."""
 
@@ -241,6 +242,7 @@ def a_pickle(folder):
 
 OP = "layers.0.prefix.head.head.keys"
 Q = "layers.1.lowrank.attn_in.q.a"
+PLACES = "layers.2.sparse.attn_in.v.entries"
 TAMPERED = {
     "no configuration": lambda folder: (folder / CONFIG).unlink(),
     "configuration is no JSON": text_of_config(lambda text: text[:-9]),
@@ -291,6 +293,10 @@ TAMPERED = {
     "infinity": in_tensors(lambda tensors: tensors["classifier.bias"][0].fill_(float("inf"))),
     "half precision": in_tensors(lambda tensors: tensors.update({Q: tensors[Q].half()})),
     "integers": in_tensors(lambda tensors: tensors.update({Q: tensors[Q].int()})),
+    "place beside the table": in_tensors(lambda tensors: tensors[PLACES][0].fill_(32 * 32)),
+    "place below the table": in_tensors(lambda tensors: tensors[PLACES][0].fill_(-1)),
+    "one place twice": in_tensors(lambda tensors: tensors[PLACES].fill_(3)),
+    "places as numbers": in_tensors(lambda t: t.update({PLACES: t[PLACES].float()})),
     "tensor left out": in_tensors(lambda tensors: tensors.pop(Q)),
     "head left out": in_tensors(lambda tensors: tensors.pop("classifier.bias")),
     "tensor in addition": in_tensors(lambda tensors: tensors.update(x=torch.zeros(1))),

@@ -83,7 +83,8 @@ def random_weights(backbone, one: Genotype, seed: int):
     injection = Injection(backbone.model, [one], [seed], "eager", fresh=backbone.fresh)
     with torch.no_grad():
         for tensor in injection.tensors(0).values():
-            tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
+            if tensor.is_floating_point():
+                tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
         stored, ops = injection.stored(0)
         ops = {name: tensor.clone() for name, tensor in ops.items()}
     injection.remove()
