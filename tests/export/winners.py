@@ -15,7 +15,7 @@ from autopeft.model.inject import Injection
 from autopeft.records import Metric
 from autopeft.space.genotype import Genotype
 from autopeft.study.folder import Study
-from autopeft.study.manifest import new_manifest
+from autopeft.study.manifest import MANIFEST_VERSION, Manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.spec import StudySpec
 
@@ -62,7 +62,12 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
         trial=0, rung=0, seed=seed, genotype=stored.to_dict(), metrics={metric: Metric(0.75, 0.01)}
     )
     front = front_of([record], metric, "maximize", 10**9, lambda _: "what it is")
-    manifest = new_manifest(
+    manifest = Manifest(
+        version=MANIFEST_VERSION,
+        created="2026-01-31T12:00:00+00:00",
+        command=["autopeft", "search"],
+        versions={"python": "3.11.7"},
+        machine={},
         fingerprint={},
         model={},
         data={"sha256": "0" * 64, "rows": ROWS},
@@ -71,7 +76,6 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
         max_params=10**9,
         trial_seconds=1.0,
         trial_bytes=1,
-        device="cpu",
     )
     choice = Choice(0, "it is the only one")
     return Winner(Study(folder), manifest, front, [record], choice, record, ground, stored, weights)
