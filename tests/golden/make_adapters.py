@@ -28,6 +28,8 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
 
 D_MODEL, RANK, LENGTH, N_ROWS, N_TOKENS, N_WORDS = 16, 4, 3, 3, 7, 40
+BOTTLENECK_SIZE = 512
+"""Of the prefix's MLP; the library's default, and ours."""
 FACTOR = D_MODEL / (RANK + 0.5)
 """The library rounds d / factor down."""
 
@@ -38,9 +40,10 @@ METHODS = {
     "double_seq_bn": DoubleSeqBnConfig(**BOTTLENECK),
     "par_bn": ParBnConfig(**BOTTLENECK),
     "prefix": PREFIX,
+    "prefix_mlp": PrefixTuningConfig(prefix_length=LENGTH, bottleneck_size=BOTTLENECK_SIZE),
     "mam": MAMConfig(PREFIX, ParBnConfig(**BOTTLENECK)),
-    "compacter": CompacterConfig(**BOTTLENECK, phm_dim=2, phm_rank=1),
-    "compacter_plus_plus": CompacterPlusPlusConfig(**BOTTLENECK, phm_dim=2, phm_rank=1),
+    "compacter": CompacterConfig(**BOTTLENECK, phm_dim=4, phm_rank=1),
+    "compacter_plus_plus": CompacterPlusPlusConfig(**BOTTLENECK, phm_dim=4, phm_rank=1),
     "unipelt": UniPELTConfig(PrefixTuningConfig(prefix_length=LENGTH, flat=True, use_gating=True)),
 }
 
