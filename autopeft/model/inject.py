@@ -36,14 +36,14 @@ from autopeft.model.disentangled import (
 )
 from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
-from autopeft.ops.base import Stack, StackedOp
+from autopeft.ops.base import SharedStack, Stack, StackedOp
 from autopeft.ops.build import Group, build_layer, build_shared, op_path
 from autopeft.ops.gate import Gate, Tokens
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, change
-from autopeft.space.forms import Form
+from autopeft.space.forms import FORMS, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import ORDER, THROUGH_NORM, Tap
 
@@ -202,7 +202,7 @@ class Injection:
         self._kernel = model.config._attn_implementation  # noqa: SLF001
         self.forks = Forks(tuple(g.fork for g in genotypes), shape.n_layers, given)
         self.states: dict[int, Tensor] = {}
-        shared = build_shared(genotypes, seeds)
+        shared = build_shared(genotypes, seeds, shape.widths[Tap.ATTN_IN])
         layers = {
             i: LayerOps(ops, len(layout))
             for i in range(shape.n_layers)
@@ -332,7 +332,8 @@ class Injection:
         tensors: dict[str, Tensor] = {}
         for stack in self.stacks():
             if not isinstance(stack, StackedOp):
-                tensors |= dict(stack.tensors(trial))
+                if not (isinstance(stack, SharedStack) and FORMS[stack.form].becomes):
+                    tensors |= dict(stack.tensors(trial))
                 continue
             for i, member in enumerate(stack.stack):
                 if member.trial == trial:

@@ -8,7 +8,7 @@ every company are also what makes a trial's bits independent of the trials it is
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -172,6 +172,32 @@ class Stack(nn.Module, ABC):
             if member.trial == trial:
                 for name in (*self.declared, *self.constants):
                     yield f"{member.path}.{name}", self.own(name, i)
+
+
+class SharedStack(Stack):
+    """What all layers of a trial have in common, stacked over trials.
+
+    Args:
+        members: of different trials, their size that of the trial's largest op of the form.
+        d_model: width of the model.
+    """
+
+    form: ClassVar[Form]
+
+    def __init__(self, members: Sequence[Member], d_model: int) -> None:
+        super().__init__(members)
+        self.d_model = d_model
+        self._fill(self.declare())
+
+
+def shared_by(stacks: Iterable[nn.Module], name: str, member: Member) -> Tensor:
+    """A parameter that a member's trial has in one of some shared stacks, with its padding."""
+    for stack in stacks:
+        for i, one in enumerate(stack.stack if isinstance(stack, SharedStack) else ()):
+            if one.trial == member.trial:
+                parameter: Tensor = stack.get_parameter(name)
+                return parameter[i]
+    raise ValueError(f"trial {member.trial} shares no {name}")
 
 
 class StackedOp(Stack):

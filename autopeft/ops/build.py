@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autopeft.ops.adalora import AdaLora
-from autopeft.ops.base import Member, Stack, StackedOp
+from autopeft.ops.base import Member, SharedStack, StackedOp
 from autopeft.ops.bias import Bias
 from autopeft.ops.bottleneck import Bottleneck
 from autopeft.ops.dense import DiffPruning, LotteryTicket
@@ -17,6 +17,7 @@ from autopeft.ops.lowrank_fa import LowRankFrozenA
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.phm import PhmBottleneck, PhmRule
 from autopeft.ops.prefix import Prefix
+from autopeft.ops.prefix_mlp import PrefixEmbedding, PrefixMlp
 from autopeft.ops.scale import ElementwiseScale
 from autopeft.ops.sparse import Fish, SparseDelta
 from autopeft.ops.sparse_bottleneck import SparseBottleneck
@@ -30,11 +31,14 @@ FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
     for cls in (
         *(LowRank, LowRankFrozenA, Dora, Vera, Kronecker, AdaLora),
         *(SparseDelta, Fish, LotteryTicket, DiffPruning, SparseBottleneck),
-        *(Bottleneck, PhmBottleneck, Prefix, MultiHead, Bias, ElementwiseScale),
+        *(Bottleneck, PhmBottleneck, Prefix, PrefixMlp, MultiHead, Bias, ElementwiseScale),
     )
 }
 
-SHARED_CLASSES: Mapping[Form, type[Stack]] = {Form.PHM: PhmRule}
+SHARED_CLASSES: Mapping[Form, type[SharedStack]] = {
+    Form.PHM: PhmRule,
+    Form.PREFIX_MLP: PrefixEmbedding,
+}
 """What the layers of a trial have in common, of forms that have such."""
 
 
@@ -73,13 +77,22 @@ def op_path(layer: int, op: Op) -> str:
     return ".".join(["layers", str(layer), *words])
 
 
-def build_shared(genotypes: Sequence[Genotype], seeds: Sequence[int]) -> dict[Form, Stack]:
-    """What the layers of each trial share, by form, stacked over the trials that have it."""
-    members: dict[Form, list[Member]] = {}
+Shared = Mapping[Form, Sequence[SharedStack]]
+"""What the layers of each trial have in common, by form; each trial is in one of the stacks."""
+
+
+def build_shared(genotypes: Sequence[Genotype], seeds: Sequence[int], d_model: int) -> Shared:
+    """What the layers of each trial have in common, stacked over the trials that have it."""
+    members: dict[tuple[Form, int], list[Member]] = {}
     for trial, (genotype, seed) in enumerate(zip(genotypes, seeds, strict=True)):
-        for form in {op.form for op in genotype.ops} & set(SHARED_CLASSES):
-            members.setdefault(form, []).append(Member(trial, seed, f"shared.{form}", 1))
-    return {form: SHARED_CLASSES[form](members[form]) for form in members}
+        for form, cls in SHARED_CLASSES.items():
+            if size := max((max(op.sizes) for op in genotype.ops if op.form is form), default=0):
+                member = Member(trial, seed, f"shared.{form}", size)
+                members.setdefault((form, cls.room(size)), []).append(member)
+    out: dict[Form, list[SharedStack]] = {}
+    for (form, _), some in sorted(members.items()):
+        out.setdefault(form, []).append(SHARED_CLASSES[form](some, d_model))
+    return out
 
 
 def build_layer(
@@ -88,7 +101,7 @@ def build_layer(
     layer: int,
     widths: Mapping[Tap, int],
     layout: Sequence[int],
-    shared: Mapping[Form, Stack],
+    shared: Shared,
 ) -> dict[Group, StackedOp]:
     """The stacked ops of one layer, for all trials of a cohort.
 
@@ -129,11 +142,12 @@ def _build(
     members: Sequence[Member],
     layout: Sequence[int],
     widths: Mapping[Tap, int],
-    shared: Mapping[Form, Stack],
+    shared: Shared,
 ) -> StackedOp:
     more: dict[str, Any] = {"activation": group.activation} if group.activation else {}
     if group.form in shared:
-        more["shared"] = shared[group.form]
+        own = {member.trial for member in members}
+        more["shared"] = [s for s in shared[group.form] if own & {m.trial for m in s.stack}]
     cls = FORM_CLASSES[group.form]
     d_read, d_write = widths[group.read], widths[group.write]
     op = cls(members, layout=layout, d_read=d_read, d_write=d_write, **more)

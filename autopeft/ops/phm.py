@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autopeft.ops.base import Declared, Member, Stack, StackedOp, padded_size
+from autopeft.ops.base import Declared, Member, SharedStack, StackedOp, padded_size, shared_by
 from autopeft.ops.bottleneck import ACTIVATIONS
 from autopeft.space.forms import PHM_PARTS, Activation, Form
 
@@ -20,15 +20,17 @@ RULE_STD = 0.01
 """Of the fresh rule, as in the authors' code."""
 
 
-class PhmRule(Stack):
+class PhmRule(SharedStack):
     """A: [member, part, part_in * part_out], N(0, 0.01) at the start."""
 
+    form = Form.PHM
     pads = False
     rule: nn.Parameter
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        super().__init__(members)
-        self._fill(self.declare())
+    @classmethod
+    def rows(cls, size: int) -> int:  # noqa: ARG003
+        """One for every size."""
+        return 1
 
     def declare(self) -> Mapping[str, Declared]:
         """The first factors of all products."""
@@ -43,12 +45,6 @@ class PhmRule(Stack):
     ) -> Float[Tensor, "rows width"]:
         """Normal with standard deviation 0.01."""
         return torch.empty(rows, width).normal_(0.0, RULE_STD, generator=generator)
-
-    def of(self, members: Sequence[Member]) -> Float[Tensor, "member part part_in part_out"]:
-        """The rules of some of its trials."""
-        trials = [member.trial for member in self.stack]
-        own = torch.stack([self.rule[trials.index(member.trial)] for member in members])
-        return own.view(-1, PHM_PARTS, PHM_PARTS, PHM_PARTS)
 
 
 class PhmBottleneck(StackedOp):
@@ -76,10 +72,10 @@ class PhmBottleneck(StackedOp):
         d_read: int,
         d_write: int,
         activation: Activation,
-        shared: PhmRule,
+        shared: Sequence[PhmRule],
     ) -> None:
         super().__init__(members, layout=layout, d_read=d_read, d_write=d_write)
-        self.activation, self.shared = activation, shared
+        self.activation, self.shared = activation, nn.ModuleList(shared)
 
     def declare(self) -> Mapping[str, Declared]:
         """The second factors and the biases."""
@@ -105,9 +101,12 @@ class PhmBottleneck(StackedOp):
         self, h: Float[Tensor, "member token d_write"], x: Float[Tensor, "member token d_read"]
     ) -> Float[Tensor, "member token d_write"]:
         """H + s (act(x Wd + bd) Wu + bu)."""
-        rule = self.shared.of(self.stack)
-        down = product_sum(rule, self.down_in, self.down_out)
-        up = product_sum(rule, self.up_in, self.scaled(self.up_out))
+        rules = [
+            shared_by(self.shared, "rule", member).view(PHM_PARTS, PHM_PARTS, PHM_PARTS)
+            for member in self.stack
+        ]
+        down = product_sum(rules, self.down_in, self.down_out)
+        up = product_sum(rules, self.up_in, self.scaled(self.up_out))
         # Products of other sizes would have other bits in other companies.
         room = padded_size(self.padded) - self.padded
         down = functional.pad(down, (0, room)).to(x.dtype)
@@ -118,19 +117,19 @@ class PhmBottleneck(StackedOp):
 
 
 def product_sum(
-    rule: Float[Tensor, "member part part_in part_out"],
+    rules: Sequence[Float[Tensor, "part part_in part_out"]],
     left: Float[Tensor, "member *d_in"],
     right: Float[Tensor, "member *d_out"],
 ) -> Float[Tensor, "member in out"]:
     """sum_i A_i (x) (s_i t_i^T).
 
     Args:
-        rule: the A_i.
+        rules: the A_i of each member.
         left: the s_i one after the other, d_in numbers.
         right: the t_i one after the other, d_out numbers.
     """
     # Member by member: the bits of a batched product or sum depend on how many there are.
-    return torch.stack([_one_sum(*member) for member in zip(rule, left, right, strict=True)])
+    return torch.stack([_one_sum(*member) for member in zip(rules, left, right, strict=True)])
 
 
 def _one_sum(

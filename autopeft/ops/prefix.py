@@ -61,6 +61,12 @@ class Prefix(StackedOp):
         """
         raise NotImplementedError("a prefix acts inside attention, by `extend`")
 
+    def pairs(
+        self,
+    ) -> tuple[Float[Tensor, "member length d_kv"], Float[Tensor, "member length d_kv"]]:
+        """Keys and values."""
+        return self.keys, self.values
+
     def look(self, x: Float[Tensor, "member token d_model"]) -> None:
         """Let a gate see what attention starts from; it scales keys and values."""
         if self.gate is not None:
@@ -83,6 +89,7 @@ class Prefix(StackedOp):
             value: likewise.
             mask: additive, of the examples that every member has.
         """
+        keys, values = self.pairs()
         gates, self._gates = self._gates, None
         _, heads, _, d_head = key.shape
         batch = len(mask)
@@ -100,7 +107,7 @@ class Prefix(StackedOp):
         columns = columns.repeat_interleave(batch, 0)[:, None, None, :]
         columns = columns.expand(-1, -1, mask.shape[2], -1)
         return (
-            torch.cat([as_heads(self.keys), key], 2),
-            torch.cat([as_heads(self.values), value], 2),
+            torch.cat([as_heads(keys), key], 2),
+            torch.cat([as_heads(values), value], 2),
             torch.cat([columns, mask.repeat(len(self.stack), 1, 1, 1)], 3),
         )

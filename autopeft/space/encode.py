@@ -34,7 +34,7 @@ def encode(space: SearchSpace, genotype: Genotype) -> Params | None:
                 del rest[op.kind]
     if rest or not genotype.ops:
         return None
-    shared = shared_params(op.form for op in genotype.ops)
+    shared = shared_params(op.stored.form for op in genotype.ops)
     placed = _shares(space, costs, shared) if space.by_construction else _sizes(space, sizes)
     if placed is None:
         return None

@@ -44,6 +44,8 @@ class Form(StrEnum):
     """A bottleneck four times as wide with as many weights, chosen by SNIP (He et al. 2022)."""
     PREFIX = "prefix"
     """f(x) = softmax(q Pk) Pv, sharing the softmax with the keys (Li and Liang 2021)."""
+    PREFIX_MLP = "prefix_mlp"
+    """A prefix that an MLP puts out while it is trained (Li and Liang 2021, section 4.3)."""
     MULTIHEAD = "multihead"
     """f(q) = relu(q Pk^T) Pv in each head (multi-head parallel adapter, He et al. 2022)."""
     BIAS = "bias"
@@ -73,6 +75,9 @@ class Activation(StrEnum):
     TANH = "tanh"
     SILU = "silu"
 
+
+PREFIX_HIDDEN = 512
+"""Width of the MLP that a prefix can come out of, as published."""
 
 PHM_PARTS = 4
 """How many Kronecker products a phm sums, and their first factors' width, as published."""
@@ -114,6 +119,8 @@ class FormRule:
         fits: the sizes that the form comes in.
         gated: s can be a gate.
         shared: parameters that all ops of the form in a genotype have in common, in all layers.
+        shared_trained: how many of those are trained, where it is more, for (largest size, width of
+            the model).
         learnable: the factor s may be learned.
         alone: it is too large while training to share a cohort.
     """
@@ -128,6 +135,7 @@ class FormRule:
     fits: Fits = _ANYWHERE
     gated: bool = False
     shared: int = 0
+    shared_trained: Callable[[int, int], int] | None = None
     learnable: bool = True
     alone: bool = False
 
@@ -190,6 +198,14 @@ FORMS: dict[Form, FormRule] = {
     Form.PREFIX: FormRule(
         *(Compose.SOFTMAX, True, False, False), lambda r, m, _: 2 * r * m, gated=True
     ),
+    Form.PREFIX_MLP: FormRule(
+        *(Compose.SOFTMAX, True, False, False),
+        count=lambda r, m, _: 2 * r * m,
+        trained=lambda _, m, __: (PREFIX_HIDDEN + 1) * 2 * m,
+        shared_trained=lambda r, d: r * d + (d + 1) * PREFIX_HIDDEN,
+        becomes=Form.PREFIX,
+        alone=True,
+    ),
     Form.MULTIHEAD: FormRule(Compose.ADD, True, True, False, lambda r, _, n: 2 * r * n),
     Form.BIAS: FormRule(Compose.ADD, False, False, False, lambda r, m, _: r * m),
     Form.SCALE: FormRule(Compose.MULTIPLY, False, False, False, lambda r, m, _: r * m),
@@ -201,11 +217,21 @@ def shared_params(forms: Iterable[Form]) -> int:
     return sum(FORMS[form].shared for form in set(forms))
 
 
+PREFIXES = (Form.PREFIX, Form.PREFIX_MLP)
+IN_HEADS = (*PREFIXES, Form.MULTIHEAD)
+"""Forms that act inside attention."""
+
 SPARSE_DELTAS = (Form.SPARSE, Form.FISH, Form.LT_SFT, Form.DIFF_PRUNING)
 """Some entries of a weight matrix change; their size is how many."""
 
 ON_WEIGHTS = (Form.DORA, *SPARSE_DELTAS)
 """Forms that are changes of a weight matrix and nothing else."""
+
+
+def shared_trained_params(form: Form, size: int, d_model: int) -> int:
+    """Parameters trained once for all ops of a form, of which the largest has this size."""
+    rule = FORMS[form]
+    return rule.shared if rule.shared_trained is None else rule.shared_trained(size, d_model)
 
 
 def gate_tap(read: Tap) -> Tap:
@@ -220,11 +246,11 @@ def is_sequential(read: Tap, write: Tap) -> bool:
 
 def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
     """Say why an op of this form cannot read and write at these taps; None when it can."""
-    if (form in (Form.PREFIX, Form.MULTIHEAD)) != (write is Tap.HEAD):
+    if (form in IN_HEADS) != (write is Tap.HEAD):
         return "a prefix acts at `head`, and nothing else but a multihead does"
     if form is Form.MULTIHEAD:
         return None if read is Tap.Q else "a multihead reads the queries, `q`"
-    if form in (Form.PREFIX, Form.BIAS, Form.SCALE):
+    if form in (*PREFIXES, Form.BIAS, Form.SCALE):
         return None if read == write else f"a {form} reads where it writes"
     if Tap.HEAD in (read, write):
         return "only a prefix reads at `head`"

@@ -16,6 +16,7 @@ from autopeft.space.forms import (
     is_sequential,
     misplaced,
     shared_params,
+    shared_trained_params,
 )
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
@@ -180,7 +181,11 @@ class Genotype:
     def count_trained(self, shape: ModelShape) -> int:
         """Parameters of the ops that are trained; what is stored of some methods is less."""
         in_layers = sum(op.trained_in_layer(size, shape) for op in self.ops for size in op.sizes)
-        return in_layers + shared_params(op.form for op in self.ops)
+        largest: dict[Form, int] = {}
+        for op in self.ops:
+            largest[op.form] = max(*op.sizes, largest.get(op.form, 0))
+        d_model = shape.widths[Tap.ATTN_IN]
+        return in_layers + sum(shared_trained_params(*item, d_model) for item in largest.items())
 
     @property
     def alone(self) -> bool:

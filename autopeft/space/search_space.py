@@ -5,12 +5,12 @@ over the layers, from which sizes follow by rounding down. With `draw: filter` s
 they are and whatever is over the budget is drawn again (published spaces of that kind).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from autopeft.space.allocate import Cell, allocate
 from autopeft.space.dimension import Dimension, Integer, Params, Real
-from autopeft.space.forms import shared_params
 from autopeft.space.genotype import Genotype
 from autopeft.space.layout import Layout
 from autopeft.space.shape import ModelShape
@@ -124,10 +124,12 @@ class SearchSpace:
         present = [i for i, weight in enumerate(weights) if weight > 0]
         groups = [present] if slot.layout.coupled and present else [[i] for i in present]
         prices = {size: slot.cost(variant, size) for size in slot.sizes}
-        return [
-            (_cell(prices, variant, sum(weights[i] for i in group) / sum(weights), group), group)
-            for group in groups
-        ]
+        cells = []
+        for group in groups:
+            weight = sum(weights[i] for i in group) / sum(weights)
+            cost = partial(_cost, prices, len(group))
+            cells.append(Cell(weight, slot.sizes, cost, slot.entry(variant), variant.form))
+        return list(zip(cells, groups, strict=True))
 
     def _shares(self, params: Params, names: Iterable[str]) -> dict[str, float]:
         """The part of each slot that is present; if none is, the one closest to it."""
@@ -181,13 +183,8 @@ def within(genotype: Genotype, shape: ModelShape, max_params: int, max_trained: 
     )
 
 
-def _cell(
-    prices: Mapping[int, int], variant: Variant, weight: float, layers: Sequence[int]
-) -> Cell:
-    def cost(size: int) -> int:
-        return len(layers) * prices[size]
-
-    return Cell(weight, tuple(prices), cost, shared_params([variant.form]), variant.form)
+def _cost(prices: Mapping[int, int], n_layers: int, size: int) -> int:
+    return n_layers * prices[size]
 
 
 def _rounded(value: float) -> float:

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import product
 
 from autopeft.space.dimension import Categorical, Choice, Dimension, Params
-from autopeft.space.forms import FORMS, Activation, Form, shared_params
+from autopeft.space.forms import FORMS, Activation, Form, shared_params, shared_trained_params
 from autopeft.space.genotype import Op, Scale
 from autopeft.space.layout import Layout
 from autopeft.space.shape import ModelShape
@@ -102,6 +102,13 @@ class Slot:
         trained = sum(op.trained_in_layer(size, self.shape) for op in ops)
         return max(stored, math.ceil(trained * self.exchange))
 
+    def entry(self, variant: Variant) -> int:
+        """Parameters that all ops of the variant share, in the same currency."""
+        stored = shared_params([FORMS[variant.form].becomes or variant.form])
+        d_model = self.shape.widths[Tap.ATTN_IN]
+        trained = shared_trained_params(variant.form, max(self.sizes), d_model)
+        return max(stored, math.ceil(trained * self.exchange))
+
     def least_in_a_layer(self) -> int:
         """Parameters of the cheapest variant at its cheapest size in one layer."""
         return min(self._cheapest(variant, 1) for variant, _ in self.variants())
@@ -121,7 +128,7 @@ class Slot:
     def _cheapest(self, variant: Variant, n_layers: int) -> int:
         """Parameters at the cheapest size in so many layers."""
         least = min(self.cost(variant, size) for size in self.sizes)
-        return n_layers * least + shared_params([variant.form])
+        return n_layers * least + self.entry(variant)
 
     def _choices(self, field: str) -> tuple[object, ...]:
         value = getattr(self.spec, field)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from autopeft.space.forms import SPARSE_DELTAS, Form, is_sequential
+from autopeft.space.forms import PREFIXES, SPARSE_DELTAS, Form, is_sequential
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
 
@@ -30,7 +30,11 @@ _ON_WEIGHTS = {
     Form.DIFF_PRUNING: "diff pruning",
 }
 
-_INSIDE = {Form.PREFIX: "prefix", Form.MULTIHEAD: "multi-head adapter"}
+_INSIDE = {
+    Form.PREFIX: "prefix",
+    Form.PREFIX_MLP: "prefix by an MLP",
+    Form.MULTIHEAD: "multi-head adapter",
+}
 """What stands in the heads."""
 
 _KINDS = {
@@ -47,7 +51,11 @@ _KINDS = {
 _USUAL = {Form.PHM: "gelu"}
 """Activations that go without saying, of forms where it is not relu."""
 
-_LETTERS = {Form.PREFIX: "l", Form.KRONECKER: "f"} | dict.fromkeys(SPARSE_DELTAS, "k")
+_LETTERS = {
+    Form.KRONECKER: "f",
+    **dict.fromkeys(PREFIXES, "l"),
+    **dict.fromkeys(SPARSE_DELTAS, "k"),
+}
 """What sizes are called; ranks otherwise."""
 
 

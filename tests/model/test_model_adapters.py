@@ -77,6 +77,7 @@ METHODS = {
     },
     "par_bn": {FFN: PARALLEL},
     "prefix": {"prefix": PREFIX},
+    "prefix_mlp": {"prefix": replace(PREFIX, form=Form.PREFIX_MLP)},
     "mam": {"prefix": PREFIX, FFN: PARALLEL},
     "compacter": {
         ATTN: compacter(Tap.ATTN_OUT, Tap.ATTN_OUT),
@@ -138,7 +139,32 @@ def prefix(theirs, layer, _):
     return {"keys": by_layer[:, layer, 0], "values": by_layer[:, layer, 1]}
 
 
+MLP = "bert.encoder.layer.0.attention.self.prefix_tuning.pool.prefix_tunings.x.self_prefix"
+
+
+def prefix_mlp(theirs, layer, _):
+    """A layer's part of the last projection; keys and values side by side."""
+    weight, bias = (theirs[f"{MLP}.control_trans.2.{part}"] for part in ("weight", "bias"))
+    of_layers = slice(2 * layer * D_MODEL, 2 * (layer + 1) * D_MODEL)
+    return {"up": weight[of_layers].T, "up_bias": bias[of_layers]}
+
+
+@torch.no_grad()
+def fill_mlp(theirs, own):
+    """What all layers share."""
+    shared = {
+        "embedding": "wte.weight",
+        "down": "control_trans.0.weight",
+        "down_bias": "control_trans.0.bias",
+    }
+    for ours, name in shared.items():
+        target = own[f"shared.prefix_mlp.{ours}"]
+        target.copy_(theirs[f"{MLP}.{name}"].view_as(target))
+    return {f"shared.prefix_mlp.{ours}" for ours in shared}
+
+
 READ = {
+    Form.PREFIX_MLP: prefix_mlp,
     Form.PREFIX: prefix,
     Form.BOTTLENECK: adapter,
     Form.LOWRANK: low_rank,
@@ -170,6 +196,8 @@ def with_their_weights(method):
                 with torch.no_grad():
                     own[name].copy_(tensor.view_as(own[name]))
                 filled.add(name)
+    if "prefix_mlp" in method:
+        filled |= fill_mlp(theirs, own)
     if (rule := "shared.phm.rule") in own:
         with torch.no_grad():
             own[rule].copy_(theirs["bert.shared_parameters.x.phm_rule"].view_as(own[rule]))

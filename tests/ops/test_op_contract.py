@@ -481,6 +481,15 @@ class TestPrefix(InAttention, SizedContract):
         return op(Form.PREFIX, Tap.HEAD, Tap.HEAD, sizes)
 
 
+class TestPrefixMlp(InAttention, SizedContract):
+    fresh_is_nothing = False
+    random = frozenset({"up"})
+    mergeable = False
+
+    def make(self, sizes):
+        return op(Form.PREFIX_MLP, Tap.HEAD, Tap.HEAD, sizes)
+
+
 class TestGated(SizedContract):
     """A factor for every example; in the last layer, too, it sees all tokens."""
 

@@ -18,7 +18,8 @@ from autopeft.space.shipped import load_space
 from autopeft.space.spec import SpaceSpec
 
 BY_CONSTRUCTION = (
-    *("adapters", "hybrid", "lora", "mergeable", "s3delta", "s4", "sparse", "unified", "weights"),
+    *("adapters", "hybrid", "lora", "mergeable", "prompts", "s3delta", "s4", "sparse"),
+    *("unified", "weights"),
 )
 FILTERABLE = tuple(kind for kind in LayoutKind if kind is not LayoutKind.SHAPE)
 """The layouts that go with `draw: filter`."""

@@ -122,6 +122,7 @@ WEIGHTS = bind_shipped("weights", BERT_BASE, 1.0)
 SPARSE = bind_shipped("sparse", BERT_BASE, 1.0)
 ELSEWHERE = {
     **dict.fromkeys(("lora_fa", "dora", "vera", "krona"), WEIGHTS),
+    "prefix_mlp": bind_shipped("prompts", BERT_BASE, 1.0),
     "unipelt": bind_shipped("hybrid", BERT_BASE, 1.0),
     **dict.fromkeys(("compacter", "compacter_plus_plus"), bind_shipped("adapters", BERT_BASE, 1.0)),
     **dict.fromkeys(("adalora", "sparse_random", "fish", "lt_sft"), SPARSE),

@@ -44,6 +44,7 @@ def test_the_methods_of_the_field_are_there():
             "unipelt",
             N_LAYERS * (2 * 10 * D + 2 * 48 * D + 48 + D + 2 * 8 * 2 * D + 4 * (D + 1)),
         ),
+        ("prefix_mlp", 552_960),
         ("lora_all", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("adalora", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("sparse_random", N_LAYERS * (4 * round(0.005 * D * D) + 2 * round(0.005 * D * D_FF))),
@@ -61,6 +62,12 @@ def test_the_methods_of_the_field_are_there():
 )
 def test_parameters_are_the_published_ones(name, params):
     assert method(name).genotype(ROBERTA_BASE).count_params(ROBERTA_BASE) == params
+
+
+def test_a_prefix_by_an_mlp_trains_more_than_it_stores():
+    prefix = method("prefix_mlp").genotype(ROBERTA_BASE)
+    assert prefix.count_trained(ROBERTA_BASE) == 9_872_384
+    assert method("prefix_mlp").largest(ROBERTA_BASE, 10**9, 9_872_383).ops[0].sizes[0] == 20
 
 
 def test_adapterdrop_leaves_the_lowest_layers_out():

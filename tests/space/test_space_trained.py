@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from space_factory import TINY, bind_text, coordinates, parse_space
+from space_factory import MINILM, TINY, bind_text, coordinates, parse_space
 
 from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.space.bind import bind
 from autopeft.space.forms import FORMS, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.methods import method
+from autopeft.space.shipped import load_space
 from autopeft.space.taps import Tap
 
 EXTRA = 40
@@ -74,6 +75,17 @@ def test_every_draw_is_within_both_limits(data):
     assert genotype.count_params(TINY) <= max_params
     assert genotype.count_trained(TINY) <= max_trained
     assert space.admits(genotype)
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_what_layers_share_while_training_counts_against_the_limit(data):
+    max_trained = data.draw(st.integers(2_000_000, 20_000_000))
+    space = bind(load_space("prompts"), MINILM, 300_000, max_trained)
+    genotype = space.decode(data.draw(coordinates(space)))
+    assert genotype.ops
+    assert genotype.count_params(MINILM) <= 300_000
+    assert genotype.count_trained(MINILM) <= max_trained
 
 
 def test_a_limit_on_what_is_trained_that_does_not_bind_changes_nothing():
