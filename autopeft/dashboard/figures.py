@@ -19,10 +19,10 @@ from plotly.offline import get_plotlyjs
 from autopeft.dashboard.compare import attainment, comparable
 from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import Cost, StudyInfo
-from autopeft.dashboard.trials import STATES, TrialInfo
+from autopeft.dashboard.trials import STATES, State, TrialInfo
 from autopeft.records import SELECTION
 
-SYMBOLS = {
+SYMBOLS: dict[State, str] = {
     "front": "circle",
     "dominated": "circle-open",
     "over budget": "x-thin-open",
@@ -34,6 +34,7 @@ MOST_DRAWN = 2500
 MOST_LINES = 400
 MOST_JOBS = 600
 MOST_STEPS = 500
+_FEW = 12
 
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
@@ -137,7 +138,7 @@ def _floor(qualities: Sequence[float]) -> float:
     return min(qualities) - 0.06 * ((max(qualities) - min(qualities)) or 0.1)
 
 
-def _points(state: str, rows: _Rows, plane: _Plane) -> go.Scatter:
+def _points(state: State, rows: _Rows, plane: _Plane) -> go.Scatter:
     drawn = _thin(rows, plane)
     bars = [t.stderr if t.replicates > 1 or state == "front" else None for _, t in drawn]
     return go.Scatter(
@@ -147,6 +148,7 @@ def _points(state: str, rows: _Rows, plane: _Plane) -> go.Scatter:
         customdata=[i for i, _ in drawn],
         mode="markers",
         name=state,
+        legendrank=1 + STATES.index(state),
         marker={"symbol": SYMBOLS[state], "size": 10 if state == "front" else 7},
         meta={"role": state.replace(" ", "-"), "linked": True},
         hoverinfo="none",
@@ -212,7 +214,8 @@ def _pareto_layout(study: StudyInfo, plane: _Plane, values: Sequence[float]) -> 
 
 def importance_bars(study: StudyInfo, found: Importance) -> Figure:
     """The importances of one objective as bars, at most ten."""
-    name = study.metric if found.objective == "quality" else found.objective
+    labels = {"quality": study.metric} | {cost.name: cost.label for cost in study.costs}
+    name = labels[found.objective]
     top = [(f, d) for f, d in zip(found.features, found.drops, strict=True)][:10]
     trace = go.Bar(
         x=[_short(drop) for _, drop in reversed(top)],
@@ -406,7 +409,7 @@ def learning_curves(study: StudyInfo) -> Figure:
 
 def growth(study: StudyInfo) -> Figure:
     """Hypervolume against training time."""
-    points = _few(study.growth, MOST_STEPS)
+    points = _few(study.growth[1:], MOST_STEPS)  # nothing at no time would flatten the rest
     trace = go.Scatter(
         x=[seconds / 60 for seconds, _ in points],
         y=[_short(volume) for _, volume in points],
@@ -450,6 +453,7 @@ def timeline(study: StudyInfo) -> Figure:
         text=[" ".join(str(n) for n in job.trials[:8]) for job in jobs],
         textposition="inside",
         insidetextanchor="middle",
+        textangle=0,
         marker={"line": {"width": 1}},
         meta={
             "role": "dominated",
@@ -488,8 +492,13 @@ def failures(study: StudyInfo) -> Figure:
         hoverinfo="x",
     )
     layout = {
-        "xaxis": {"title": {"text": "trials"}, "rangemode": "tozero"},
+        "xaxis": {
+            "title": {"text": "trials"},
+            "rangemode": "tozero",
+            **({"dtick": 1} if causes.total() < _FEW else {}),
+        },
         "yaxis": {"automargin": True},
+        "bargap": 0.6,
         "showlegend": False,
     }
     messages = [

@@ -13,7 +13,6 @@ from autopeft.files import read_json
 from autopeft.front import Front, hypervolume, read_front
 from autopeft.objectives import PARAMS
 from autopeft.records import SELECTION, Record
-from autopeft.selection import read_selection
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
 from autopeft.study.folder import Study
@@ -179,9 +178,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
             front=frontier.trials,
             recommended=frontier.recommended,
             rows=_rows(manifest).get("validation"),
-            selection=read_selection(chosen)
-            if (chosen := folder / "selection.json").exists()
-            else None,
+            selection=study.selection(),
             openings=_openings(study.test_file),
         ),
     )

@@ -9,7 +9,7 @@ from autopeft.space.forms import FORMS, Activation, Form
 from autopeft.space.genotype import Genotype, Op, Scale
 from autopeft.space.methods import method, methods
 from autopeft.space.shape import ModelShape
-from autopeft.space.taps import ORDER, Tap
+from autopeft.space.taps import LINEAR_INPUT, ORDER, Tap
 from autopeft.space.words import describe
 
 ATTENTION = frozenset(tap for tap in Tap if ORDER[tap] <= ORDER[Tap.ATTN_NORM])
@@ -118,6 +118,14 @@ def named_methods(shape: ModelShape) -> dict[tuple[Op, ...], str]:
             for level in range(item.n_sizes(shape)):
                 found.setdefault(item.genotype(shape, level).ops, name)
     return found
+
+
+def is_lora(genotype: Genotype) -> bool:
+    """Whether it is LoRA and nothing else, of whatever ranks on whatever weights."""
+    on_weights = (
+        op.form is Form.LOWRANK and LINEAR_INPUT.get(op.write) == op.read for op in genotype.ops
+    )
+    return bool(genotype.ops) and all(on_weights)
 
 
 def published_lora(shape: ModelShape) -> Genotype | None:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from autopeft.dashboard.ops import (
     OpInfo,
     attention_share,
+    is_lora,
     mean_depth,
     named_methods,
     op_infos,
@@ -81,6 +82,7 @@ class TrialInfo:
         weight_decay: decoupled.
         summary: it in words.
         method: the named method that it is, or None.
+        is_lora: it is LoRA and nothing else, of whatever ranks on whatever weights.
         hash: of the genotype.
         ops: what stands where.
         attention_share: part of the parameters in attention; None without any.
@@ -105,6 +107,7 @@ class TrialInfo:
     weight_decay: float
     summary: str
     method: str | None
+    is_lora: bool
     hash: str
     ops: tuple[OpInfo, ...]
     attention_share: float | None
@@ -205,6 +208,7 @@ def _trial_info(
         weight_decay=genotype.weight_decay,
         summary=describe(genotype),
         method=name_of(genotype),
+        is_lora=is_lora(genotype),
         hash=first.hash,
         ops=ops,
         attention_share=attention_share(ops),

@@ -71,7 +71,7 @@ def verdict_of(
     if heads := [t for t in trials if t.method == "head" and t.quality is not None]:
         head = max(heads, key=lambda t: t.quality or 0)
         gain = chosen.quality - (head.quality or 0)
-        points.append(f"The head alone reaches {head.quality:.4f}; the ops add {gain:+.4f}.")
+        points.append(f"The head alone reaches {head.quality:.4f}; the ops add {_signed(gain)}.")
     points.append(_caveat(rows))
     points += _tested(openings[0]) if openings else []
     return Verdict(
@@ -94,7 +94,7 @@ def _selected(selection: Selection, openings: Sequence[Mapping[str, Any]]) -> Ve
     )
     points = [selection.verdict, how_sure]
     if selection.drop is not None:
-        points.append(f"The search flattered its front by {selection.drop:+.4f} on average.")
+        points.append(f"The search flattered its front by {_signed(selection.drop)} on average.")
     points += [f"{note[:1].upper()}{note[1:]}." for note in selection.notes]
     points += _tested(openings[0]) if openings else []
     compared = selection.comparisons
@@ -130,19 +130,19 @@ def _scored(chosen: TrialInfo, best: TrialInfo) -> str:
 
 
 def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tuple[Tone, str]:
-    """Compare the front with the best plain LoRA at no more parameters than it has.
+    """Compare the front with the best LoRA at no more parameters than it has.
 
     Two scores differ beyond noise if their difference exceeds what a normal variable of their
     summed variances exceeds in 5 % of all cases, divided among the comparisons (Bonferroni). The
     rows are the same for both, so the true interval is narrower; selection is not corrected for.
     """
-    tried = [t for t in trials if t.method == "lora" and t.quality is not None]
+    tried = [t for t in trials if t.is_lora and t.quality is not None and t.state != "over budget"]
     if not tried:
-        return "none", "Plain LoRA was not tried here, so nothing can be said against it."
-    lora = max(tried, key=lambda t: t.quality or 0)
+        return "none", "LoRA alone was not tried here, so nothing can be said against it."
+    lora = max(tried, key=lambda trial: trial.quality or 0)
     settings = f"the best of {len(tried)} settings" if len(tried) > 1 else "in a single setting"
     name = (
-        f"plain LoRA ({lora.summary}, {settings}: {lora.quality:.4f} ± {lora.stderr:.4f} with "
+        f"LoRA alone (trial {lora.trial}, {settings}: {lora.quality:.4f} ± {lora.stderr:.4f} with "
         f"{lora.params:,} parameters)"
     )
     rivals = [t for t in front if t.params <= lora.params and t.trial != lora.trial]
@@ -161,8 +161,12 @@ def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tu
     closest = max(rivals, key=lambda t: _difference(t, lora))
     return "tie", (
         f"Nothing with as few parameters beats {name} beyond noise: trial {closest.trial} differs "
-        f"by {_difference(closest, lora):+.4f} ± {_noise(closest, lora):.4f}."
+        f"by {_signed(_difference(closest, lora))} ± {_noise(closest, lora):.4f}."
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _difference(one: TrialInfo, two: TrialInfo) -> float:

@@ -53,6 +53,14 @@ def test_what_report_refuses(run, done, tmp_path, arguments, code, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_commands_that_the_page_offers_are_there(run):
+    for command, options in (("export", ("--pick", "--to", "native", "merged", "-o")),
+                             ("front", ("--genotype",))):  # fmt: skip
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert all(option in out for option in options)
+
+
 def test_serve_refuses_other_addresses(run, done):
     code, _, err = run("serve", done.folder, "--host", "0.0.0.0")
     assert code == 2

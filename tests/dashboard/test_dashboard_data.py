@@ -268,7 +268,7 @@ SMALL = Genotype(6, (Op("bias", "ffn_up", "ffn_up", (1,) * 6),), 1e-3)
 def test_verdict_within_noise_of_lora():
     found = verdict([record_of(trial=0), record_of(SMALL, 0.81, trial=1)])
     assert (found.tone, found.headline) == ("tie", "Use trial 1")
-    assert "beats plain LoRA (LoRA q,v r8 x2, in a single setting: 0.8000" in found.points[1]
+    assert "beats LoRA alone (trial 0, in a single setting: 0.8000" in found.points[1]
     assert "trial 1 differs by +0.0100 ± 0.0141" in found.points[1]
     assert "flatter the winner" in found.points[-1]
 
@@ -276,7 +276,7 @@ def test_verdict_within_noise_of_lora():
 def test_verdict_beyond_the_noise_of_lora():
     found = verdict([record_of(trial=0), record_of(SMALL, 0.84, trial=1)])
     assert found.tone == "gain"
-    assert found.points[1].startswith("Trial 1 scores higher than plain LoRA")
+    assert found.points[1].startswith("Trial 1 scores higher than LoRA alone")
 
 
 def test_more_comparisons_need_a_larger_difference():
@@ -330,7 +330,7 @@ def test_records_of_the_final_selection_change_no_score():
 def test_verdict_without_lora_says_so():
     found = verdict([record_of(SMALL, trial=1)])
     assert found.tone == "none"
-    assert "LoRA was not tried" in found.points[1]
+    assert "LoRA alone was not tried" in found.points[1]
 
 
 def test_verdict_tells_the_first_look_at_the_test_split():

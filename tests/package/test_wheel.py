@@ -35,6 +35,8 @@ def test_the_wheel_carries_spaces_methods_and_types(wheel):
     for space in (ROOT / "search_spaces").glob("*.yaml"):
         assert f"autopeft/search_spaces/{space.name}" in names
     assert {"autopeft/space/methods.yaml", "autopeft/py.typed"} <= names
+    for part in (ROOT / "autopeft" / "dashboard" / "templates").iterdir():
+        assert f"autopeft/dashboard/templates/{part.name}" in names
     assert not [name for name in names if name.startswith(("tests/", "trials/", "docs/"))]
 
 

@@ -19,7 +19,7 @@ function drawDetails() {
     ["learning rate", small(columns.learning_rate[i])],
     columns.weight_decay[i] ? ["weight decay", small(columns.weight_decay[i])] : null,
     ["training time", span(columns.seconds[i])],
-    columns.mergeable[i] === null ? null : ["merges into the weights", yesNo(columns.mergeable[i])],
+    columns.mergeable[i] === null ? null : ["merges", yesNo(columns.mergeable[i])],
     ...study().costs.map((cost, k) => (["trainable_params", "seconds"].includes(cost.name) || columns.costs[i][k] === null
       ? null : [cost.label, `${small(columns.costs[i][k])} ${cost.unit}`])),
   ].filter(Boolean);
@@ -34,7 +34,10 @@ function drawDetails() {
     make("tr", {}, make("td", { class: "number" }, `${rung}`), make("td", { class: "number" }, `${replicate}`),
       make("td", { class: "number" }, whole(steps)), make("td", {}, split),
       make("td", { class: failure ? "" : "number" }, failure || `${score(quality)} ± ${score(stderr)}`), make("td", { class: "number" }, span(seconds))));
-  const command = `autopeft export ${folder} --pick ${columns.trial[i]} --to autopeft -o OUT`;
+  const kept = STATES[columns.state[i]] === "front";
+  const commands = kept
+    ? ["native", ...(columns.mergeable[i] ? ["merged"] : [])].map((to) => `autopeft export ${folder} --pick ${columns.trial[i]} --to ${to} -o OUT`)
+    : [`autopeft front ${folder} --genotype ${columns.trial[i]} > genotype.yaml`];
   fill(box,
     make("div", { class: "head" }, make("h2", { id: "details-title" }, `Trial ${columns.trial[i]}`), stateMark(columns.state[i])),
     make("p", { class: "what" }, columns.summary[i]),
@@ -48,7 +51,7 @@ function drawDetails() {
     make("div", { class: "scroll" }, make("table", { class: "measured" },
       make("thead", {}, make("tr", {}, ["rung", "seed", "steps", "rows", metric, "time"].map((title) => make("th", { scope: "col", class: title === "rows" ? null : "number" }, title)))),
       make("tbody", {}, measured))),
-    columns.quality[i] === null ? null : [make("h3", {}, "Take it"), copyable(command)]);
+    make("h3", {}, kept ? "Take it" : "Take its genotype, to train it again; weights are kept of the front"), commands.map(copyable));
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -93,7 +96,7 @@ function curvePoints(row) {
 }
 
 function copyable(command) {
-  const code = make("code", { id: "command", tabindex: "0" }, command);
+  const code = make("code", { tabindex: "0" }, command);
   const button = make("button", { type: "button", class: "quiet" }, "Copy");
   button.addEventListener("click", async () => {
     try {

@@ -62,7 +62,7 @@ function drawHeat() {
       sum += cell.params;
       const strength = Math.sqrt(cell.params / most);
       const node = make("td", {
-        class: `cell${strength > 0.55 ? " strong" : ""}${edge}`,
+        class: `cell${strength > 0.8 ? " strong" : strength > 0.6 ? " middling" : ""}${edge}`,
         title: `layer ${layer}, ${tap.name}: ${cell.names.join(" and ") || "on average"}${total ? `, ${amount(cell.params)}${trial ? ` parameters (${percent(cell.params / total)})` : ""}` : ""}`,
       }, make("span", { class: "value" }, total ? amount(cell.params) : "•"),
         ...cell.names.map((name) => make("span", { class: "op" }, name)));

@@ -76,7 +76,7 @@ function drawAll() {
   drawHeat();
   drawTable();
   if (view.row !== null) showInTable(false);
-  drawMore();
+  fillFigures($("more"), study().figures);
 }
 
 // While it is served: ask for what is new, and keep what the reader had chosen.
@@ -93,6 +93,7 @@ async function refresh(last) {
       const focused = document.activeElement?.dataset?.row;
       const typed = document.activeElement?.id === "filter";
       drawAll();
+      drawComparison();
       if (focused !== undefined) showInTable(true);
       if (typed) $("filter").focus();
     }
@@ -106,6 +107,7 @@ async function refresh(last) {
 watchTheme(() => { redraw(); });
 readAddress();
 drawAll();
+drawComparison();
 addEventListener("hashchange", () => { readAddress(); drawAll(); });
 $("cost").addEventListener("change", (event) => { view.cost = +event.target.value; drawFront(); });
 for (const link of document.querySelectorAll('a[href="#trials"]')) {

@@ -128,10 +128,15 @@ function redraw() {
   for (const node of figures.keys()) if (node.classList.contains("drawn")) draw(node);
 }
 
+const MARKED = ["pareto", "parallel", "curves", "timeline"];
 let marking = 0;
 function markAll() { // a key that is held down selects faster than plots are drawn
   clearTimeout(marking);
-  marking = setTimeout(redraw, 40);
+  marking = setTimeout(() => {
+    for (const [node, figure] of figures) {
+      if (MARKED.includes(figure.kind) && node.classList.contains("drawn")) draw(node);
+    }
+  }, 40);
 }
 
 function drawFront() {
@@ -151,13 +156,17 @@ function figureBox(figure, id) {
   return box;
 }
 
-function drawMore() {
-  for (const node of document.querySelectorAll("#more .plot, #compare .plot")) {
+// Figures into a section, in place of those that are there.
+function fillFigures(section, list) {
+  for (const node of section.querySelectorAll(".plot")) {
     sight.unobserve(node);
     figures.delete(node);
     if (node.classList.contains("drawn")) Plotly.purge(node);
   }
-  fill($("more"), study().figures.map((figure, k) => figureBox(figure, `figure-${k}`)));
+  fill(section, list.map((figure, k) => figureBox(figure, `${section.id}-${k}`)));
+}
+
+function drawComparison() {
   $("compare").hidden = !DATA.compare.length;
-  fill($("compare"), DATA.compare.map((figure, k) => figureBox(figure, `compare-${k}`)));
+  fillFigures($("compare"), DATA.compare);
 }

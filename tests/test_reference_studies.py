@@ -1,0 +1,42 @@
+"""The studies under version control: what they claim follows from what they measured."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from autopeft.front import front_of
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.words import describe
+from autopeft.study.folder import Study
+from autopeft.study.spec import load_study_spec
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCES = sorted((ROOT / "trials").glob("reference-*"))
+
+
+def test_there_are_some():
+    assert REFERENCES
+
+
+@pytest.mark.parametrize("folder", REFERENCES, ids=lambda folder: folder.name)
+def test_front_follows_from_the_records(folder):
+    study = Study(folder)
+    front = study.front()
+    again = front_of(
+        study.records(),
+        front.metric,
+        front.direction,
+        front.reference.trainable_params,
+        lambda genotype: describe(genotype_from_dict(genotype)),
+    )
+    assert again == front
+
+
+@pytest.mark.parametrize("folder", REFERENCES, ids=lambda folder: folder.name)
+def test_study_file_names_no_machine(folder):
+    spec = load_study_spec(folder / "study.yaml")
+    paths = [spec.data.train, spec.data.validation, spec.data.test]
+    assert not any(path and path.is_absolute() for path in paths)
+    for file in folder.iterdir():
+        assert not re.search(r'"(/|[A-Z]:\\)', file.read_text(encoding="utf-8")), file
