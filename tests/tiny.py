@@ -7,6 +7,8 @@ import jaxtyping
 import numpy as np
 import torch
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     DebertaV2Config,
@@ -31,10 +33,13 @@ from transformers import (
     Qwen3ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import Backbone, cast, fingerprint
+from autopeft.model.head import shifted_right
 from autopeft.space.forms import FORMS, Activation, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import LINEAR_INPUT, Tap
@@ -62,7 +67,10 @@ FUSED = ("gpt2", "modernbert")
 HEADLESS = ("deberta-v2",)
 """Attention that prefixes cannot reach; else like `FAMILIES`."""
 
-HEADED = (*FAMILIES, "modernbert", *DECODERS)
+CROSSED = ("bart", "t5")
+"""Encoder-decoders, with one layer in the encoder and two in the decoder."""
+
+HEADED = (*FAMILIES, "modernbert", *DECODERS, *CROSSED)
 EVERY = (*HEADED, *HEADLESS)
 
 MIXED_WINDOWS = {
@@ -71,13 +79,48 @@ MIXED_WINDOWS = {
 }
 
 N_LAYERS, D_MODEL, D_FFN, N_HEADS, N_POSITIONS, N_WORDS, N_OUTPUTS = 3, 32, 48, 4, 40, 60, 3
+D_INNER = 24
+"""Of T5's attention."""
 FIRST_WORD = 5
 """Smaller token numbers are special in one family or another."""
 
 TASK = Classification(N_OUTPUTS)
 
 
-def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS):
+def encoder_decoder(family, shared, *, gated):
+    """One layer that encodes, the others decode."""
+    n_decoding = N_LAYERS - 1
+    if family == "bart":
+        config = BartConfig(
+            d_model=D_MODEL,
+            encoder_layers=1,
+            decoder_layers=n_decoding,
+            encoder_attention_heads=N_HEADS,
+            decoder_attention_heads=N_HEADS,
+            encoder_ffn_dim=D_FFN,
+            decoder_ffn_dim=D_FFN,
+            max_position_embeddings=N_POSITIONS,
+            decoder_start_token_id=2,
+            **shared,
+        )
+        return BartForSequenceClassification(config)
+    config = T5Config(
+        d_model=D_MODEL,
+        num_layers=1,
+        num_decoder_layers=n_decoding,
+        num_heads=N_HEADS,
+        d_kv=D_INNER // N_HEADS,
+        d_ff=D_FFN,
+        relative_attention_num_buckets=6,
+        relative_attention_max_distance=9,
+        decoder_start_token_id=0,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        **shared,
+    )
+    return T5ForSequenceClassification(config)
+
+
+def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS, gated=False):
     """A frozen model with a task head, none of whose parameters is as it would be initialised."""
     shared = {"vocab_size": N_WORDS, "num_labels": n_outputs, "attn_implementation": "eager"}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -109,6 +152,8 @@ def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS):
             model = DebertaV2ForSequenceClassification(
                 DebertaV2Config(**encoder, **shared, **disentangled)
             )
+        elif family in CROSSED:
+            model = encoder_decoder(family, shared | special, gated=gated)
         elif family == "modernbert":
             more = special | {"classifier_pooling": "mean", "local_attention": 6}
             model = ModernBertForSequenceClassification(
@@ -170,7 +215,10 @@ def tiny_rows(n_rows=24, *, seed=0, dtype=torch.int64):
 
 def tiny_batch(model, n_rows=5, *, seed=0):
     """A padded batch as a model takes it, with an attention mask."""
-    return collate(tiny_rows(n_rows, seed=seed), range(n_rows), model.config.pad_token_id)
+    batch = collate(tiny_rows(n_rows, seed=seed), range(n_rows), model.config.pad_token_id)
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = shifted_right(batch["input_ids"], model.config)
+    return batch
 
 
 def op(form, read, write, size=1, **more):

@@ -11,7 +11,7 @@ import torch
 
 from autopeft.engines.ground import Ground
 from autopeft.engines.work import CohortSize, Decided
-from autopeft.errors import DataError
+from autopeft.errors import ConfigError, DataError
 from autopeft.model.computing import Precision
 from autopeft.space.genotype import Genotype
 from autopeft.training.footprint import trial_bytes
@@ -118,6 +118,13 @@ def heap_for(cohort_bytes: int) -> Heap:
 
 def _keeps_states(ground: Ground, precision: Precision) -> bool:
     wanted = ground.work.training.frozen_cache
+    if ground.backbone.shape.n_encoder_layers:
+        if wanted is True:
+            raise ConfigError(
+                "training.frozen_cache: true: trials of an encoder-decoder have rows of their own "
+                "from the first layer on, so there are no states to keep; leave it out"
+            )
+        return False
     if wanted != "auto":
         return wanted
     size = cache_bytes(ground.backbone.shape, (ground.train, ground.validation), precision)

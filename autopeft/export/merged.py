@@ -52,8 +52,8 @@ def merge(
     if n_more:
         for i in range(len(into.layers)):
             _widen(into, i, folded.get(i), n_more)
-        name = into.family.ffn_width
-        setattr(plain.config, name, getattr(plain.config, name) + n_more)
+        for name in into.family.ffn_width:
+            setattr(plain.config, name, getattr(plain.config, name) + n_more)
     return plain
 
 

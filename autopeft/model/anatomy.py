@@ -1,5 +1,6 @@
 """Anatomy: where the taps are in a model of a known family."""
 
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -8,16 +9,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
-from autopeft.model.families import FAMILIES, Pool
+from autopeft.model.families import FAMILIES, Family, Layers, Pool
 from autopeft.model.forks import Passing, Placeholder
 from autopeft.ops.point import Part, Point, Side
 from autopeft.space.forms import Activation
+from autopeft.space.genotype import Genotype
 from autopeft.space.shape import ModelShape
-from autopeft.space.taps import LINEAR_INPUT, Tap
+from autopeft.space.taps import LINEAR_INPUT, THROUGH_NORM, Tap
 
 _ROLES = (
     *("attention", "q", "k", "v", "o", "up", "down", "gate"),
     *("attn_norm", "ffn_norm", "attn_input", "ffn_input"),
+    *("cross_attention", "cross_q", "cross_k", "cross_v", "cross_o", "cross_norm"),
 )
 """The fields of `Layers` that every layer has a module for, if they are given."""
 
@@ -29,6 +32,14 @@ _POINTS: Mapping[Tap, tuple[str, Side]] = {
     Tap.PRE_O: ("o", "in"),
     Tap.ATTN_OUT: ("o", "out"),
     Tap.ATTN_NORM: ("attn_norm", "out"),
+    Tap.CROSS_IN: ("cross_attention", "in"),
+    Tap.CROSS_Q: ("cross_q", "out"),
+    Tap.CROSS_MEMORY: ("cross_k", "in"),
+    Tap.CROSS_K: ("cross_k", "out"),
+    Tap.CROSS_V: ("cross_v", "out"),
+    Tap.CROSS_PRE_O: ("cross_o", "in"),
+    Tap.CROSS_OUT: ("cross_o", "out"),
+    Tap.CROSS_NORM: ("cross_norm", "out"),
     Tap.FFN_IN: ("up", "in"),
     Tap.FFN_GATE: ("gate", "out"),
     Tap.FFN_UP: ("up", "out"),
@@ -50,8 +61,14 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 _INPUTS: Mapping[Tap, str] = {Tap.ATTN_IN: "attn_input", Tap.FFN_IN: "ffn_input"}
 """The role whose output a tap is, in families that have it."""
 
-_PROJECTIONS = ("q", "k", "v", "o", "up", "down", "gate")
+_PROJECTIONS = (
+    *("q", "k", "v", "o", "up", "down", "gate"),
+    *("cross_q", "cross_k", "cross_v", "cross_o"),
+)
 """The roles that have widths of their own."""
+
+_KEYS = {Tap.HEAD: Tap.K, Tap.CROSS_HEAD: Tap.CROSS_K}
+"""For the heads of each kind of attention, the tap of their keys."""
 
 _POOLS: Mapping[str, Pool] = {"cls": "first", "mean": "mean"}
 """By `config.classifier_pooling`."""
@@ -67,7 +84,8 @@ class Anatomy:
     Attributes:
         family: its row of the table.
         base: the model without its task head.
-        layers: its layers.
+        layers: its layers, those of an encoder before those of a decoder.
+        n_encoder_layers: of an encoder-decoder, 0 for other models.
         pool: the tokens that the task head reads.
 
     Raises:
@@ -80,47 +98,69 @@ class Anatomy:
             raise DataError(
                 f"models of type `{kind}` are not known; known: {', '.join(sorted(FAMILIES))}"
             )
-        self.family = FAMILIES[kind]
         self.base: nn.Module = getattr(model, model.base_model_prefix, model)
+        self.family = self._row(kind)
         self.pool = _POOLS.get(getattr(model.config, "classifier_pooling", ""), self.family.pool)
         self._fresh = {name.removeprefix(f"{model.base_model_prefix}.") for name in fresh}
-        layers = self.base.get_submodule(self.family.layers.at)
-        if not isinstance(layers, nn.ModuleList):
-            raise DataError(
-                f"`{self.family.layers.at}` of this {kind} model is not a list of layers"
-            )
-        self.layers = layers
-        absent = [
-            name
-            for role in _ROLES
-            if (name := self._name(role)) and not _has(layers[0], _split(name)[0])
-        ]
-        if absent:
-            raise DataError(f"this {kind} model has no module {', '.join(absent)} in its layers")
+        encoder, decoder = self.family.layers, self.family.decoder
+        self.layers = tuple(self._list(encoder))
+        self.n_encoder_layers = len(self.layers) if decoder else 0
+        if decoder:
+            self.layers += tuple(self._list(decoder))
         if self.family.without and _has(self.base, self.family.without):
             raise DataError(
                 f"this {kind} model has a `{self.family.without}` between its layers, "
                 "which rows of several trials do not pass"
             )
 
-    def _name(self, role: str) -> str | None:
-        name: str | None = getattr(self.family.layers, role)
+    def _row(self, kind: str) -> Family:
+        """The row of a family whose modules this model has."""
+        rows = FAMILIES[kind]
+        rows = rows if isinstance(rows, tuple) else (rows,)
+        for row in rows:
+            absent = [name for layers in _stacks(row) for name in self._absent(kind, layers)]
+            if not absent:
+                return row
+        raise DataError(f"this {kind} model has no module {', '.join(absent)} in its layers")
+
+    def _absent(self, kind: str, layers: Layers) -> list[str]:
+        """The modules that layers lack."""
+        found = self.base.get_submodule(layers.at)
+        if not isinstance(found, nn.ModuleList):
+            raise DataError(f"`{layers.at}` of this {kind} model is not a list of layers")
+        names = [getattr(layers, role) for role in _ROLES]
+        return [name for name in names if name and not _has(found[0], _split(name)[0])]
+
+    def _list(self, layers: Layers) -> list[nn.Module]:
+        return list(self.base.get_submodule(layers.at).children())
+
+    def _name(self, layer: int, role: str) -> str | None:
+        decoder = self.family.decoder
+        in_decoder = decoder is not None and layer >= self.n_encoder_layers
+        name: str | None = getattr(decoder if in_decoder else self.family.layers, role)
         return name
+
+    def fork(self, genotype: Genotype) -> int:
+        """The first layer in which a trial has rows of its own; the depth, if there is none."""
+        # A decoder's layers read what the encoder put out, so there is no trunk below a layer.
+        return 0 if self.family.decoder else genotype.fork
 
     def module(self, layer: int, role: str) -> nn.Module:
         """A module of a layer by its role in `Layers`; `layer` is the layer itself."""
         block = self.layers[layer]
-        return block if role == "layer" else block.get_submodule(_split(self._name(role) or "")[0])
+        if role == "layer":
+            return block
+        return block.get_submodule(_split(self._name(layer, role) or "")[0])
 
     def point(self, layer: int, tap: Tap) -> Point:
-        """Where a tap is; `head` is nowhere."""
-        role, side = self._role(tap)
-        part = None if role == "layer" else _split(self._name(role) or "")[1]
+        """Where a tap is; heads are nowhere."""
+        role, side = self._role(layer, tap)
+        part = None if role == "layer" else _split(self._name(layer, role) or "")[1]
         return Point(self.module(layer, role), side, part if side == "out" else None)
 
-    def _role(self, tap: Tap) -> tuple[str, Side]:
+    def _role(self, layer: int, tap: Tap) -> tuple[str, Side]:
         role = _INPUTS.get(tap)
-        return (role, "out") if role and self._name(role) else _POINTS[tap]
+        return (role, "out") if role and self._name(layer, role) else _POINTS[tap]
 
     def last_running(self) -> nn.Module:
         """The last layer, or what stands for it while `only` is in effect."""
@@ -161,7 +201,7 @@ class Anatomy:
     def longest_row(self) -> int:
         """Tokens that the model has positions for; RoBERTa's begin after its padding index."""
         if self.family.positions is None:
-            return int(self.base.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+            return int(getattr(self.base.config, "max_position_embeddings", sys.maxsize))
         positions = self.base.get_submodule(self.family.positions)
         if not isinstance(positions, nn.Embedding):
             raise DataError(f"`{self.family.positions}` of this model is not an embedding")
@@ -174,18 +214,34 @@ class Anatomy:
 
     def shape(self) -> ModelShape:
         """Depth, widths and size of the model."""
+        widths = self._widths(len(self.layers) - 1)
+        for tap, width in self._widths(0).items():
+            if width != widths[tap]:
+                raise DataError(
+                    f"`{tap}` is {width} wide in the first layer and {widths[tap]} in the last; "
+                    "only models whose layers are alike can be used"
+                )
+        size = sum(p.numel() for name, p in self.base.named_parameters() if name not in self._fresh)
+        return ModelShape(
+            len(self.layers),
+            widths,
+            size,
+            self._activation(),
+            self._biased(widths),
+            self.n_encoder_layers,
+        )
+
+    def _widths(self, layer: int) -> dict[Tap, int]:
+        """The width at each tap of a layer."""
         widths: dict[Tap, int] = {}
         for tap in Tap:
-            if tap is Tap.HEAD:
-                if self.family.heads:
-                    widths[tap] = self.point(0, Tap.K).width
+            key = _KEYS.get(tap)
+            role, _ = self._role(layer, key or tap)
+            if (key and not self.family.heads) or (role != "layer" and not self._name(layer, role)):
                 continue
-            role, _ = self._role(tap)
-            if role == "layer" or self._name(role):
-                point = self.point(0, tap)
-                widths[tap] = point.width if role in _PROJECTIONS else self._d_model
-        size = sum(p.numel() for name, p in self.base.named_parameters() if name not in self._fresh)
-        return ModelShape(len(self.layers), widths, size, self._activation(), self._biased(widths))
+            point = self.point(layer, key or tap)
+            widths[tap] = point.width if role in _PROJECTIONS else self._d_model
+        return widths
 
     def _activation(self) -> Activation | None:
         # A wider Conv1D is nothing that `export` makes.
@@ -197,10 +253,13 @@ class Anatomy:
         return _ACTIVATIONS.get(getattr(self.base.config, self.family.activation))
 
     def _biased(self, taps: Collection[Tap]) -> frozenset[Tap]:
-        outputs = [tap for tap in (*LINEAR_INPUT, Tap.ATTN_NORM, Tap.FFN_NORM) if tap in taps]
-        return frozenset(
-            t for t in outputs if getattr(self.point(0, t).module, "bias", None) is not None
-        )
+        last = len(self.layers) - 1
+        outputs = {*LINEAR_INPUT, *THROUGH_NORM} & set(taps)
+        return frozenset(t for t in outputs if self.point(last, t).bias is not None)
+
+
+def _stacks(family: Family) -> tuple[Layers, ...]:
+    return (family.layers, family.decoder) if family.decoder else (family.layers,)
 
 
 def _split(name: str) -> tuple[str, Part | None]:

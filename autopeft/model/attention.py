@@ -86,7 +86,7 @@ def attend(
     query: Float[Tensor, "row head query d_head"],
     key: Float[Tensor, "row kv_head token d_head"],
     value: Float[Tensor, "row kv_head token d_head"],
-    mask: Float[Tensor, "batch 1 query token"] | None,
+    mask: Float[Tensor, "#batch #head query token"] | None,
     scaling: float,
     dropout: float,
 ) -> Float[Tensor, "row query head d_head"]:
@@ -123,7 +123,7 @@ def attend(
 def _weights(
     query: Float[Tensor, "row head query d_head"],
     key: Float[Tensor, "row head token d_head"],
-    mask: Float[Tensor, "batch 1 query token"] | None,
+    mask: Float[Tensor, "#batch #head query token"] | None,
     scaling: float,
 ) -> Float[Tensor, "row head query token"]:
     scores = torch.matmul(query, key.transpose(2, 3)).mul_(scaling)
@@ -178,17 +178,21 @@ def _attention(
     query: Float[Tensor, "row head query d_head"],
     key: Float[Tensor, "row kv_head token d_head"],
     value: Float[Tensor, "row kv_head token d_head"],
-    attention_mask: Float[Tensor, "batch 1 query token"] | None,
+    attention_mask: Float[Tensor, "#batch #head query token"] | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    position_bias: Float[Tensor, "#batch head query token"] | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "row query head d_head"], None]:
     """What transformers calls, once a kernel is chosen; there are no weights to return."""
     if (calls := getattr(module, _COUNTER, None)) is not None:
         calls["n"] += 1
+    mask = attention_mask
+    if position_bias is not None:  # T5's, which is added to the scores as the mask is
+        mask = position_bias if mask is None else position_bias + mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     ops: HeadOps = getattr(module, _OPS, HeadOps((), ()))
-    out = _forward(kernel, ops.prefixes, query, key, value, attention_mask, scale, dropout)
+    out = _forward(kernel, ops.prefixes, query, key, value, mask, scale, dropout)
     return _adapted(out.contiguous(), query, ops.adapters), None
 
 
@@ -210,15 +214,17 @@ def _forward(
     query: Float[Tensor, "row head query d_head"],
     key: Float[Tensor, "row kv_head token d_head"],
     value: Float[Tensor, "row kv_head token d_head"],
-    mask: Float[Tensor, "batch 1 query token"] | None,
+    mask: Float[Tensor, "#batch #head query token"] | None,
     scale: float,
     dropout: float,
 ) -> Float[Tensor, "row query head d_head"]:
     if not prefixes:
         return attend(kernel, query, key, value, mask, scale, dropout)
     n_blocks = prefixes[0].n_blocks
+    batch = len(query) // n_blocks
     if mask is None:
-        mask = query.new_zeros(len(query) // n_blocks, 1, query.shape[2], key.shape[2])
+        mask = query.new_zeros(batch, 1, query.shape[2], key.shape[2])
+    mask = mask[:batch].expand(batch, -1, -1, -1)  # of the examples that every block has
     cut = [t.chunk(n_blocks) for t in (query, key, value)]
     out: dict[int, Tensor] = {}
     for prefix in prefixes:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Pool = Literal["first", "last", "mean"]
-"""The tokens that a task head reads."""
+Pool = Literal["first", "last", "mean", "eos"]
+"""The tokens that a task head reads; `eos` is the last end of a sentence, or the last token."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Layers:
         attn_input: the module whose output q, k and v read, if that is not simply the input of
             `attention`.
         ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`.
+        cross_attention: of a decoder, the module for attention to the encoder; its projections are
+            `cross_q`, `cross_k`, `cross_v` and `cross_o`.
+        cross_norm: LayerNorm after it and its residual; None where norms come first.
     """
 
     at: str
@@ -42,6 +45,12 @@ class Layers:
     gate: str | None = None
     attn_input: str | None = None
     ffn_input: str | None = None
+    cross_attention: str | None = None
+    cross_q: str | None = None
+    cross_k: str | None = None
+    cross_v: str | None = None
+    cross_o: str | None = None
+    cross_norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Family:
     Attributes:
         layers: the names in its layers.
         embeddings: what makes the first layer's input out of tokens, relative to the base model.
+        decoder: of an encoder-decoder, the names in the layers that come after `layers`. Its trials
+            have rows of their own from the first layer on.
         positions: the position embeddings, likewise; None if no table limits the length of a row.
         projection: what takes embeddings to the width of the layers, if a model has it; likewise.
         first_token: the task head reads the first token and no other one, and norms come last, so
@@ -63,11 +74,12 @@ class Family:
         without: a module that some models of the family have, relative to the base model, and that
             makes them unfit.
         activation: what the configuration calls the activation of the FFN.
-        ffn_width: what it calls the width of the FFN.
+        ffn_width: what it calls the width of the FFN, by all names that it has.
     """
 
     layers: Layers
     embeddings: str
+    decoder: Layers | None = None
     positions: str | None = None
     projection: str | None = None
     first_token: bool = False
@@ -77,7 +89,7 @@ class Family:
     disentangled: bool = False
     without: str | None = None
     activation: str = "hidden_act"
-    ffn_width: str = "intermediate_size"
+    ffn_width: tuple[str, ...] = ("intermediate_size",)
 
 
 _BERT = Family(
@@ -117,7 +129,7 @@ _DISTILBERT = Family(
     positions="embeddings.position_embeddings",
     first_token=True,
     activation="activation",
-    ffn_width="hidden_dim",
+    ffn_width=("hidden_dim",),
     layers=Layers(
         at="transformer.layer",
         attention="attention",
@@ -154,7 +166,7 @@ _GPT2 = Family(
     pool="last",
     head=("score",),
     activation="activation_function",
-    ffn_width="n_inner",
+    ffn_width=("n_inner",),
     layers=Layers(
         at="h",
         attention="attn",
@@ -188,7 +200,80 @@ _LLAMA = Family(
 
 _GEMMA3 = replace(_LLAMA, layers=replace(_LLAMA.layers, ffn_input="pre_feedforward_layernorm"))
 
-FAMILIES: Mapping[str, Family] = {
+_BART_ENCODER = Layers(
+    at="encoder.layers",
+    attention="self_attn",
+    q="self_attn.q_proj",
+    k="self_attn.k_proj",
+    v="self_attn.v_proj",
+    o="self_attn.out_proj",
+    up="fc1",
+    down="fc2",
+    attn_norm="self_attn_layer_norm",
+    ffn_norm="final_layer_norm",
+)
+
+_BART = Family(
+    embeddings="shared",
+    pool="eos",
+    head=("classification_head",),
+    activation="activation_function",
+    ffn_width=("encoder_ffn_dim", "decoder_ffn_dim"),
+    layers=_BART_ENCODER,
+    decoder=replace(
+        _BART_ENCODER,
+        at="decoder.layers",
+        cross_attention="encoder_attn",
+        cross_q="encoder_attn.q_proj",
+        cross_k="encoder_attn.k_proj",
+        cross_v="encoder_attn.v_proj",
+        cross_o="encoder_attn.out_proj",
+        cross_norm="encoder_attn_layer_norm",
+    ),
+)
+
+_T5_ENCODER = Layers(
+    at="encoder.block",
+    attention="layer.0.SelfAttention",
+    q="layer.0.SelfAttention.q",
+    k="layer.0.SelfAttention.k",
+    v="layer.0.SelfAttention.v",
+    o="layer.0.SelfAttention.o",
+    up="layer.1.DenseReluDense.wi",
+    down="layer.1.DenseReluDense.wo",
+)
+
+_T5_DECODER = replace(
+    _T5_ENCODER,
+    at="decoder.block",
+    up="layer.2.DenseReluDense.wi",
+    down="layer.2.DenseReluDense.wo",
+    cross_attention="layer.1.EncDecAttention",
+    cross_q="layer.1.EncDecAttention.q",
+    cross_k="layer.1.EncDecAttention.k",
+    cross_v="layer.1.EncDecAttention.v",
+    cross_o="layer.1.EncDecAttention.o",
+)
+
+
+def _gated(layers: Layers) -> Layers:
+    """T5 v1.1."""
+    norm = layers.up.replace("DenseReluDense.wi", "layer_norm")
+    return replace(layers, gate=f"{layers.up}_0", up=f"{layers.up}_1", ffn_input=norm)
+
+
+_T5 = Family(
+    embeddings="shared",
+    pool="eos",
+    head=("classification_head",),
+    activation="dense_act_fn",
+    ffn_width=("d_ff",),
+    layers=_T5_ENCODER,
+    decoder=_T5_DECODER,
+)
+
+FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
+    "bart": _BART,
     "bert": _BERT,
     "deberta-v2": _DEBERTA,
     "distilbert": _DISTILBERT,
@@ -201,5 +286,6 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "roberta": _BERT,
+    "t5": (_T5, replace(_T5, layers=_gated(_T5_ENCODER), decoder=_gated(_T5_DECODER))),
 }
-"""By `config.model_type`."""
+"""By `config.model_type`; where a configuration decides on the modules, all rows that there are."""

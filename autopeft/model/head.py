@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from autopeft.errors import DataError
 from autopeft.model.families import Pool
@@ -145,20 +145,39 @@ def pooled_logits(
         pool: the tokens that it reads.
         batch: as the model takes it, of the examples that all trials have.
     """
-    states: Tensor = model.base_model(**batch, use_cache=False).last_hidden_state
+    given = dict(batch)
+    if model.config.is_encoder_decoder:
+        given["decoder_input_ids"] = shifted_right(batch["input_ids"], model.config)
+    states: Tensor = model.base_model(**given, use_cache=False).last_hidden_state
     mask = batch["attention_mask"]
     of_trials = states.view(-1, *mask.shape, states.shape[-1])
     if pool == "mean":
         real = mask.unsqueeze(-1).to(states.dtype)
         pooled = (of_trials * real).sum(2) / real.sum(1)
     else:
-        last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(-1)
-        read = last if pool == "last" else torch.zeros_like(last)
+        place = torch.arange(mask.shape[1], device=mask.device)
+        read = (place * mask).argmax(-1) * (pool != "first")
+        if pool == "eos":
+            ends = mask * batch["input_ids"].eq(model.config.eos_token_id)
+            read = torch.where(ends.any(-1), (place * ends).argmax(-1), read)
         pooled = of_trials[:, torch.arange(len(mask), device=mask.device), read]
     out = pooled.flatten(0, 1)
     for name in head:
         out = model.get_submodule(name)(out)
     return out
+
+
+def shifted_right(
+    input_ids: Int[Tensor, "batch token"], config: PretrainedConfig
+) -> Int[Tensor, "batch token"]:
+    """What the decoder reads where a whole encoder-decoder reads a text: the same, one later.
+
+    Args:
+        input_ids: of the encoder.
+        config: of the model.
+    """
+    start = torch.full_like(input_ids[:, :1], config.decoder_start_token_id)
+    return torch.cat([start, input_ids[:, :-1]], 1)
 
 
 class StackedHead:
@@ -218,6 +237,8 @@ def head_modules(
     Raises:
         DataError: the head has parameters outside Linear layers and LayerNorms.
     """
+    if model.base_model is model:
+        return  # as T5 is for generation: nothing but what words come out of is added to it
     prefix = f"{model.base_model_prefix}."
     fresh_pooler = any(name.startswith(f"{prefix}pooler.") for name in fresh)
     vocabulary = model.get_output_embeddings()

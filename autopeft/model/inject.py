@@ -45,7 +45,10 @@ from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, change
 from autopeft.space.forms import FORMS, Form
 from autopeft.space.genotype import Genotype, Op
-from autopeft.space.taps import ORDER, THROUGH_NORM, Tap
+from autopeft.space.taps import ORDER, QUERIES, THROUGH_NORM, Tap
+
+_ATTENTIONS = {Tap.HEAD: "attention", Tap.CROSS_HEAD: "cross_attention"}
+"""The modules whose heads are taps."""
 
 KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm, Conv1D)
 """Modules whose backward pass does not read what they put out."""
@@ -67,10 +70,13 @@ class LayerOps(nn.Module):
         self.stacks = nn.ModuleDict({_key(group): op for group, op in ops.items()})
         self.writes: dict[Tap, list[tuple[Tap, StackedOp]]] = {}
         self.through: dict[Tap, list[StackedOp]] = {}
+        self.inside: dict[Tap, list[StackedOp]] = {}
         for group in sorted(ops, key=_rank):
             if THROUGH_NORM.get(group.read) == group.write:
                 self.through.setdefault(group.read, []).append(ops[group])
-            elif group.write is not Tap.HEAD:
+            elif group.write in QUERIES:
+                self.inside.setdefault(group.write, []).append(ops[group])
+            else:
                 self.writes.setdefault(group.write, []).append((group.read, ops[group]))
         self.looking = [op for op in ops.values() if isinstance(op, Prefix) and op.gate is not None]
         self._seen: dict[Tap, Blocks] = {}
@@ -197,10 +203,16 @@ class Injection:
         self.n_trials = len(genotypes)
         self.model = model
         self._handles: list[RemovableHandle] = []
-        self._attentions = [anatomy.module(i, "attention") for i in range(shape.n_layers)]
+        self._attentions = {
+            (i, tap): anatomy.module(i, role)
+            for tap, role in _ATTENTIONS.items()
+            if tap in shape.widths
+            for i in shape.layers_with([tap])
+        }
         self._frozen = [p for p in model.parameters() if p.requires_grad]
         self._kernel = model.config._attn_implementation  # noqa: SLF001
-        self.forks = Forks(tuple(g.fork for g in genotypes), shape.n_layers, given)
+        forks = tuple(anatomy.fork(genotype) for genotype in genotypes)
+        self.forks = Forks(forks, shape.n_layers, given)
         self.states: dict[int, Tensor] = {}
         shared = build_shared(genotypes, seeds, shape.widths[Tap.ATTN_IN])
         layers = {
@@ -247,6 +259,12 @@ class Injection:
 
     def _join(self, anatomy: Anatomy) -> None:
         """Let trials begin where they fork."""
+        if anatomy.n_encoder_layers:
+            if self.n_trials > 1:
+                repeat = partial(_repeat_hook, self.n_trials)
+                handle = anatomy.base.register_forward_pre_hook(repeat, with_kwargs=True)
+                self._handles.append(handle)
+            return
         for layer in self.forks.joins:
             before, after = self.forks.layout(layer - 1), self.forks.layout(layer)
             if len(before) == len(after) == 1 and not self.forks.given:
@@ -285,13 +303,15 @@ class Injection:
         for tap in layer.through:
             hook = partial(_norm_hook, layer, tap)
             self._handles.append(anatomy.point(index, tap).module.register_forward_pre_hook(hook))
-        inside = HeadOps(
-            [op for op in layer.stacks.values() if isinstance(op, Prefix)],
-            [op for op in layer.stacks.values() if isinstance(op, MultiHead)],
-        )
-        if any(inside):
-            attention = self._attentions[index]
-            put_ops(attention, inside)
+        for tap, ops in layer.inside.items():
+            attention = self._attentions[index, tap]
+            put_ops(
+                attention,
+                HeadOps(
+                    [op for op in ops if isinstance(op, Prefix)],
+                    [op for op in ops if isinstance(op, MultiHead)],
+                ),
+            )
             check = partial(_called_hook, count_calls(attention), self.model.config.model_type)
             self._handles.append(self.model.register_forward_hook(check))
 
@@ -368,7 +388,7 @@ class Injection:
         for handle in self._handles:
             handle.remove()
         self._swapped.close()
-        for attention in self._attentions:
+        for attention in self._attentions.values():
             remove_ops(attention)
         for attention in self._by_block:
             project_positions_at_once(attention)
@@ -416,6 +436,17 @@ def _gates(module: nn.Module) -> Iterator[Gate]:
 
 
 # Hooks are partials of plain functions: a closure would point at the old module after a deepcopy.
+
+
+def _repeat_hook(
+    n_trials: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Let every trial have rows of its own from the first layer on."""
+
+    def repeated(value: Any) -> Any:
+        return torch.cat([value] * n_trials) if isinstance(value, Tensor) else value
+
+    return tuple(map(repeated, args)), {name: repeated(value) for name, value in kwargs.items()}
 
 
 def _in_hook(layer: LayerOps, tap: Tap, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -76,18 +76,19 @@ class Prefix(StackedOp):
         self,
         key: Float[Tensor, "row kv_head token d_head"],
         value: Float[Tensor, "row kv_head token d_head"],
-        mask: Float[Tensor, "batch 1 query token"],
+        mask: Float[Tensor, "batch biased query token"],
     ) -> tuple[
         Float[Tensor, "row kv_head longer d_head"],
         Float[Tensor, "row kv_head longer d_head"],
-        Float[Tensor, "row 1 query longer"],
+        Float[Tensor, "row biased query longer"],
     ]:
         """Put the prefix before keys, values and mask.
 
         Args:
             key: the members' rows alone, member by member.
             value: likewise.
-            mask: additive, of the examples that every member has.
+            mask: additive, of the examples that every member has; for each head where it has a
+                bias of positions.
         """
         keys, values = self.pairs()
         gates, self._gates = self._gates, None
@@ -105,7 +106,7 @@ class Prefix(StackedOp):
         absent = self.get_buffer("absent")
         columns = mask.new_zeros(absent.shape).masked_fill(absent, torch.finfo(mask.dtype).min)
         columns = columns.repeat_interleave(batch, 0)[:, None, None, :]
-        columns = columns.expand(-1, -1, mask.shape[2], -1)
+        columns = columns.expand(-1, *mask.shape[1:3], -1)
         return (
             torch.cat([as_heads(keys), key], 2),
             torch.cat([as_heads(values), value], 2),

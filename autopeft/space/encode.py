@@ -25,9 +25,11 @@ def encode(space: SearchSpace, genotype: Genotype) -> Params | None:
     params: dict[str, Choice] = {}
     sizes: dict[str, Sequence[int]] = {}
     costs: dict[str, list[int]] = {}
+    layers: dict[str, range] = {}
     for slot in space.slots:
         variant, where, sizes[slot.name] = _match(slot, rest)
         params |= where
+        layers[slot.name] = slot.layers(variant)
         costs[slot.name] = [slot.cost(variant, size) for size in sizes[slot.name]]
         if any(sizes[slot.name]):
             for op in variant.ops([0]):
@@ -35,7 +37,11 @@ def encode(space: SearchSpace, genotype: Genotype) -> Params | None:
     if rest or not genotype.ops:
         return None
     shared = shared_params(op.stored.form for op in genotype.ops)
-    placed = _shares(space, costs, shared) if space.by_construction else _sizes(space, sizes)
+    placed = (
+        _shares(space, costs, layers, shared)
+        if space.by_construction
+        else _sizes(space, sizes, layers)
+    )
     if placed is None:
         return None
     params |= placed
@@ -57,7 +63,17 @@ def _match(slot: Slot, ops: _Ops) -> tuple[Variant, Params, Sequence[int]]:
     return max(candidates, key=lambda c: sum(slot.cost(c[0], size) for size in c[2]))
 
 
-def _shares(space: SearchSpace, costs: Mapping[str, list[int]], shared: int) -> Params | None:
+def _everywhere(values: Sequence[int], layers: range) -> list[float]:
+    """Values of some layers for all of them; where an op cannot stand, those of the nearest."""
+    return [float(values[min(max(i, layers.start), layers.stop - 1)]) for i in range(len(values))]
+
+
+def _shares(
+    space: SearchSpace,
+    costs: Mapping[str, list[int]],
+    layers: Mapping[str, range],
+    shared: int,
+) -> Params | None:
     total, most = sum(map(sum, costs.values())) + shared, max(map(sum, costs.values()))
     params: dict[str, Choice] = {
         "total": min(max(float(total), space.least_total()), space.max_params)
@@ -68,24 +84,26 @@ def _shares(space: SearchSpace, costs: Mapping[str, list[int]], shared: int) -> 
             params[f"{slot.name}.share"] = OFF + (1 - OFF) * spent / most if spent else OFF / 2
         if not spent:
             continue
-        coordinates = slot.layout.coordinates([float(cost) for cost in costs[slot.name]])
+        coordinates = slot.layout.coordinates(_everywhere(costs[slot.name], layers[slot.name]))
         if coordinates is None:
             return None
         params = {**coordinates, **params}
     return params
 
 
-def _sizes(space: SearchSpace, sizes: Mapping[str, Sequence[int]]) -> Params | None:
+def _sizes(
+    space: SearchSpace, sizes: Mapping[str, Sequence[int]], layers: Mapping[str, range]
+) -> Params | None:
     params: dict[str, Choice] = {}
-    for name, slot, layers in space.size_axes():
-        present = {sizes[slot.name][i] for i in layers} - {0} or {0}
+    for name, slot, sized in space.size_axes():
+        present = {sizes[slot.name][i] for i in sized} - {0} or {0}
         allowed = (0, *slot.sizes)
         if len(present) > 1 or not present <= set(allowed):
             return None
         params[name] = allowed.index(present.pop())
     for slot in space.slots:
         if slot.layout.coupled and any(sizes[slot.name]):
-            coordinates = slot.layout.coordinates([float(size) for size in sizes[slot.name]])
+            coordinates = slot.layout.coordinates(_everywhere(sizes[slot.name], layers[slot.name]))
             if coordinates is None or any(
                 params.get(name, value) != value for name, value in coordinates.items()
             ):

@@ -32,10 +32,11 @@ def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]
             return None, f"slot {slot.name} is left out: {why}"
         known = (shape.ffn_activation if name == OWN else name for name in slot.activation)
         slot = slot.model_copy(update={"activation": tuple(dict.fromkeys(known))})
-    used = {tap for _, *taps in slot.places() for tap in taps}
-    lacking = [tap for tap in Tap if tap in used - set(shape.widths)]
+    lacking = [tap for tap in Tap if tap in slot.taps() - set(shape.widths)]
     if not lacking:
         return slot, None
+    if slot.crosses and not shape.n_encoder_layers:
+        return None, None  # what is for encoder-decoders alone
     read = tuple(r for r in slot.read if r not in lacking)
 
     def remains(write: str) -> bool:

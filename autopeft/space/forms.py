@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from autopeft.space.taps import LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
+from autopeft.space.taps import LINEAR_INPUT, ORDER, QUERIES, THROUGH_NORM, Tap
 
 
 class Form(StrEnum):
@@ -246,19 +246,28 @@ def is_sequential(read: Tap, write: Tap) -> bool:
 
 def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
     """Say why an op of this form cannot read and write at these taps; None when it can."""
-    if (form in IN_HEADS) != (write is Tap.HEAD):
-        return "a prefix acts at `head`, and nothing else but a multihead does"
+    if (form in IN_HEADS) != (write in QUERIES):
+        return "a prefix acts at `head` and `cross_head`, and nothing else but a multihead does"
     if form is Form.MULTIHEAD:
-        return None if read is Tap.Q else "a multihead reads the queries, `q`"
+        queries = QUERIES[write]
+        return None if read is queries else f"a multihead reads the queries, `{queries}`"
+    if write is Tap.CROSS_MEMORY:
+        return "`cross_memory` is what the encoder put out, which a layer of the decoder only reads"
     if form in (*PREFIXES, Form.BIAS, Form.SCALE):
         return None if read == write else f"a {form} reads where it writes"
-    if Tap.HEAD in (read, write):
-        return "only a prefix reads at `head`"
+    if read in QUERIES:
+        return f"only a prefix reads at `{read}`"
     if form in ON_WEIGHTS and LINEAR_INPUT.get(write) is not read:
         return f"a {form} reads the input of the weight matrix whose output it writes"
-    if is_sequential(read, write):
-        return None
-    if read in (Tap.Q, Tap.K, Tap.V) and write in (Tap.Q, Tap.K, Tap.V):
+    return None if is_sequential(read, write) else _unreachable(read, write)
+
+
+def _unreachable(read: Tap, write: Tap) -> str | None:
+    """Say why what is written at one tap cannot be computed of another one; None when it can."""
+    memory = {Tap.CROSS_MEMORY, Tap.CROSS_K, Tap.CROSS_V}
+    if (read in memory) != (write in memory):
+        return f"one of `{read}` and `{write}` has the encoder's tokens, the other the decoder's"
+    if {read, write} <= {Tap.Q, Tap.K, Tap.V} or {read, write} <= {Tap.CROSS_K, Tap.CROSS_V}:
         return "q, k and v are computed side by side"
     if {read, write} == {Tap.FFN_GATE, Tap.FFN_UP}:
         return "the gate and the other projection are computed side by side"

@@ -216,6 +216,14 @@ class Genotype:
                 f"the model has no tap {', '.join(missing)}; it has: {', '.join(shape.widths)}"
             )
         for op in self.ops:
+            layers = shape.layers_with((op.read, op.write))
+            outside = [str(i) for i, size in enumerate(op.sizes) if size and i not in layers]
+            if outside:
+                raise ConfigError(
+                    f"op {op.form} {op.read}->{op.write} is in the encoder (layer "
+                    f"{', '.join(outside)}), which has no tap {op.write}; the decoder has layers "
+                    f"{layers.start} to {layers.stop - 1}"
+                )
             if misfits := sorted({size for size in op.sizes if not op.fits(size, shape)}):
                 read, write = shape.widths[op.read], shape.widths[op.write]
                 raise ConfigError(

@@ -16,7 +16,12 @@ NEVER = {
 }
 """Forms that no weight can do."""
 
-NORMS = {Tap.ATTN_NORM: Tap.ATTN_NORM, Tap.FFN_NORM: Tap.FFN_NORM, Tap.BLOCK_OUT: Tap.FFN_NORM}
+NORMS = {
+    Tap.ATTN_NORM: Tap.ATTN_NORM,
+    Tap.CROSS_NORM: Tap.CROSS_NORM,
+    Tap.FFN_NORM: Tap.FFN_NORM,
+    Tap.BLOCK_OUT: Tap.FFN_NORM,
+}
 """Taps that are the output of a LayerNorm, and which; a layer ends with the one of its FFN."""
 CONSUMERS = {
     read: tuple(tap for tap, source in LINEAR_INPUT.items() if source is read)

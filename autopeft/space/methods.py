@@ -40,20 +40,26 @@ class Method(Strict):
     from_depth: float = Field(default=0.0, ge=0, lt=1)
     learning_rate: float = Field(gt=0)
 
+    def _slots(self, shape: ModelShape) -> list[SlotSpec]:
+        """Without those at attention to an encoder, in a model that has none."""
+        return [slot for slot in self.slots if shape.n_encoder_layers or not slot.crosses]
+
     def n_sizes(self, shape: ModelShape) -> int:
         """How many sizes the method comes in on a model that has its taps."""
-        return max((len(_sizes(slot, shape)) for slot in self.slots), default=1)
+        return max((len(_sizes(slot, shape)) for slot in self._slots(shape)), default=1)
 
     def lacking(self, shape: ModelShape) -> tuple[Tap, ...]:
         """The taps that the method needs and the model does not have."""
-        used = {tap for slot in self.slots for _, *taps in slot.places() for tap in taps}
+        used = {tap for slot in self._slots(shape) for tap in slot.taps()}
         return tuple(tap for tap in Tap if tap in used - set(shape.widths))
 
     def misfit(self, shape: ModelShape) -> str | None:
         """Why the method cannot stand in the model, None if it can."""
         if lacking := self.lacking(shape):
             return f"the model has no tap {', '.join(lacking)}"
-        if not all(_sizes(slot, shape) for slot in self.slots):
+        if shape.n_encoder_layers and any("gated" in slot.scale for slot in self.slots):
+            return "gated ops are not for models with an encoder and a decoder"
+        if not all(_sizes(slot, shape) for slot in self._slots(shape)):
             forms = {form for slot in self.slots for form in slot.form if FORMS[form].choosy}
             return "; ".join(FORMS[form].fits.words for form in sorted(forms))
         return None
@@ -68,11 +74,12 @@ class Method(Strict):
             raise ConfigError(f"{reason}; it has: {', '.join(shape.widths)}")
         ops: list[Op] = []
         without = round(self.from_depth * shape.n_layers)
-        for spec in self.slots:
+        for spec in self._slots(shape):
             sizes = _sizes(spec, shape)
             slot = Slot(spec, Layout(spec.name, LayoutKind.SAME), sizes, shape)
             size = sizes[min(level, len(sizes) - 1)]
-            ops += slot.variant({}).ops([0] * without + [size] * (shape.n_layers - without))
+            present = [0] * without + [size] * (shape.n_layers - without)
+            ops += slot.ops(slot.variant({}), present)
         return Genotype(shape.n_layers, tuple(ops), self.learning_rate)
 
     def smallest(self, shape: ModelShape) -> Genotype:

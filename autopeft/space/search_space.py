@@ -72,7 +72,7 @@ class SearchSpace:
         """The genotype at these coordinates."""
         variants = {slot.name: slot.variant(params) for slot in self.slots}
         sizes = self._spend(params, variants) if self.by_construction else self._sizes(params)
-        ops = [op for slot in self.slots for op in variants[slot.name].ops(sizes[slot.name])]
+        ops = [op for slot in self.slots for op in slot.ops(variants[slot.name], sizes[slot.name])]
         training = {
             name: _rounded(float(params[name])) if isinstance(value, Range) else value
             for name, value in self.training().items()
@@ -121,12 +121,13 @@ class SearchSpace:
     def _cells(self, slot: Slot, variant: Variant, params: Params) -> list[tuple[Cell, list[int]]]:
         """The sizes to choose in this slot, with the layers each is for; weights sum to 1."""
         weights = slot.layout.weights(params, self.shape.n_layers)
-        present = [i for i, weight in enumerate(weights) if weight > 0]
+        present = [i for i in slot.layers(variant) if weights[i] > 0]
+        whole = sum(weights[i] for i in present)
         groups = [present] if slot.layout.coupled and present else [[i] for i in present]
         prices = {size: slot.cost(variant, size) for size in slot.sizes}
         cells = []
         for group in groups:
-            weight = sum(weights[i] for i in group) / sum(weights)
+            weight = sum(weights[i] for i in group) / whole
             cost = partial(_cost, prices, len(group))
             cells.append(Cell(weight, slot.sizes, cost, slot.entry(variant), variant.form))
         return list(zip(cells, groups, strict=True))

@@ -1,12 +1,12 @@
 """What a search space needs to know of a model: its depth, the width at each tap, its size."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
 from autopeft.space.forms import Activation
-from autopeft.space.taps import LINEAR_INPUT, Tap
+from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class ModelShape:
         backbone_params: parameters of the pretrained model without its task head.
         ffn_activation: of an FFN with biases and without a gate, if a bottleneck can have it too.
         biased: taps that are the output of a module with a bias.
+        n_encoder_layers: of an encoder-decoder, whose layers come first; 0 for other models.
     """
 
     n_layers: int
@@ -27,9 +28,15 @@ class ModelShape:
     backbone_params: int
     ffn_activation: Activation | None = None
     biased: frozenset[Tap] = frozenset()
+    n_encoder_layers: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+
+    def layers_with(self, taps: Iterable[Tap]) -> range:
+        """The layers that have all of these taps, of those that the model has."""
+        first = self.n_encoder_layers if CROSS & set(taps) else 0
+        return range(first, self.n_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -39,6 +46,7 @@ class ModelShape:
             "backbone_params": self.backbone_params,
             "ffn_activation": None if self.ffn_activation is None else str(self.ffn_activation),
             "biased": [str(tap) for tap in Tap if tap in self.biased],
+            "n_encoder_layers": self.n_encoder_layers,
         }
 
     @classmethod
@@ -55,14 +63,15 @@ class ModelShape:
             backbone_params=int(data["backbone_params"]),
             ffn_activation=None if activation is None else Activation(activation),
             biased=frozenset(Tap(tap) for tap in data["biased"]),
+            n_encoder_layers=int(data.get("n_encoder_layers", 0)),
         )
 
 
 def encoder_shape(n_layers: int, d_model: int, d_ff: int, backbone_params: int) -> ModelShape:
     """The shape of an encoder with one width everywhere but inside its ungated FFN."""
-    widths = dict.fromkeys(Tap, d_model) | {Tap.FFN_UP: d_ff, Tap.FFN_MID: d_ff}
-    del widths[Tap.FFN_GATE]
-    biased = frozenset({*LINEAR_INPUT, Tap.ATTN_NORM, Tap.FFN_NORM} - {Tap.FFN_GATE})
+    taps = set(Tap) - CROSS - {Tap.FFN_GATE}
+    widths = {tap: d_model for tap in Tap if tap in taps} | {Tap.FFN_UP: d_ff, Tap.FFN_MID: d_ff}
+    biased = frozenset({*LINEAR_INPUT, Tap.ATTN_NORM, Tap.FFN_NORM} & taps)
     return ModelShape(n_layers, widths, backbone_params, Activation.GELU, biased)
 
 

@@ -92,6 +92,15 @@ class Slot:
                 },
             )
 
+    def layers(self, variant: Variant) -> range:
+        """The layers where the variant can stand."""
+        return self.shape.layers_with(t for op in variant.ops([0]) for t in (op.read, op.write))
+
+    def ops(self, variant: Variant, sizes: Sequence[int]) -> tuple[Op, ...]:
+        """The ops of a variant, with sizes for all layers; absent where it cannot stand."""
+        layers = self.layers(variant)
+        return variant.ops([size if i in layers else 0 for i, size in enumerate(sizes)])
+
     def cost(self, variant: Variant, size: int) -> int:
         """Parameters in one layer: those stored, or more where more of `max_trained` is used up.
 
@@ -122,8 +131,11 @@ class Slot:
 
     @cached_property
     def _dearest(self) -> int:
-        n_layers = self.shape.n_layers if self.layout.coupled else 1
-        return max(self._cheapest(variant, n_layers) for variant, _ in self.variants())
+        tied = self.layout.coupled
+        return max(
+            self._cheapest(variant, len(self.layers(variant)) if tied else 1)
+            for variant, _ in self.variants()
+        )
 
     def _cheapest(self, variant: Variant, n_layers: int) -> int:
         """Parameters at the cheapest size in so many layers."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from autopeft.space.forms import FORMS, Activation, Compose, Form, misplaced, weight_input
 from autopeft.space.layout import LayoutKind
-from autopeft.space.taps import LINEAR_INPUT, Tap
+from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
 from autopeft.space.yaml import Problem, refuse_if_any
 
 NAME = r"^[a-z][a-z0-9_]{0,40}$"
@@ -106,6 +106,15 @@ class SlotSpec(Strict):
     def stored_places(self) -> set[tuple[Form, Tap, Tap]]:
         """What becomes of them once they are trained."""
         return {(FORMS[form].becomes or form, read, write) for form, read, write in self.places()}
+
+    def taps(self) -> set[Tap]:
+        """Every tap that an op of this slot can read or write."""
+        return {tap for _, *taps in self.places() for tap in taps}
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it is at a decoder's attention to an encoder and nowhere else."""
+        return self.taps() <= CROSS
 
     def _form_problems(self) -> Iterator[Problem]:
         for form in self.form:

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from autopeft.space.forms import PREFIXES, SPARSE_DELTAS, Form, is_sequential
 from autopeft.space.genotype import Genotype, Op
-from autopeft.space.taps import LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
+from autopeft.space.taps import CROSS, LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
 
 _SHORT = {
     Tap.ATTN_OUT: "o",
@@ -14,6 +14,8 @@ _SHORT = {
     Tap.FFN_OUT: "down",
     Tap.FFN_MID: "ffn",
     Tap.ATTN_NORM: "attn LN",
+    Tap.CROSS_OUT: "cross_o",
+    Tap.CROSS_NORM: "cross LN",
     Tap.FFN_NORM: "ffn LN",
 }
 
@@ -88,7 +90,7 @@ def _name(ops: Sequence[Op]) -> str:
     if _is_weight(op):
         return f"{_ON_WEIGHTS[op.form]} {taps}"
     if op.form in _INSIDE:
-        return _INSIDE[op.form]
+        return f"{'cross ' if op.write in CROSS else ''}{_INSIDE[op.form]}"
     if op.form in (Form.BIAS, Form.SCALE):
         return f"{'BitFit' if op.form is Form.BIAS else 'IA3'} {taps}"
     kind = _KINDS.get(op.form, "")
@@ -96,6 +98,7 @@ def _name(ops: Sequence[Op]) -> str:
     if op.read in THROUGH_NORM:
         side = "Pfeiffer"
     where = "FFN" if op.write in (Tap.FFN_OUT, Tap.FFN_UP, Tap.FFN_MID) else "attention"
+    where = "cross-attention" if op.write in CROSS else where
     unusual = op.activation not in (None, _USUAL.get(op.form, "relu"))
     activation = f" {op.activation}" if unusual else ""
     return f"{side} {kind}{where}{activation}"

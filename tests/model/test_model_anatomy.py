@@ -2,7 +2,9 @@
 
 import pytest
 from tiny import (
+    CROSSED,
     D_FFN,
+    D_INNER,
     D_MODEL,
     EVERY,
     FAMILIES,
@@ -18,13 +20,19 @@ from transformers import MambaConfig, MambaModel
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.families import FAMILIES as TABLE
-from autopeft.space.taps import Tap
+from autopeft.space.shape import ModelShape
+from autopeft.space.taps import CROSS, Tap
 
 WIDE = {Tap.FFN_GATE, Tap.FFN_UP, Tap.FFN_MID}
+INNER = {
+    *(Tap.Q, Tap.K, Tap.V, Tap.HEAD, Tap.PRE_O),
+    *(Tap.CROSS_Q, Tap.CROSS_K, Tap.CROSS_V, Tap.CROSS_HEAD, Tap.CROSS_PRE_O),
+}
 UNGATED, PRE_NORM = {Tap.FFN_GATE}, {Tap.ATTN_NORM, Tap.FFN_NORM}
 LACKING = (
     dict.fromkeys(FAMILIES, UNGATED)
     | dict.fromkeys([*GATED, "modernbert"], PRE_NORM)
+    | {"bart": UNGATED, "t5": UNGATED | PRE_NORM | {Tap.CROSS_NORM}}
     | {"gpt2": UNGATED | PRE_NORM, "deberta-v2": UNGATED | {Tap.HEAD}}
 )
 
@@ -43,10 +51,13 @@ def test_shape(model):
     assert shape.n_layers == N_LAYERS
     kind = model.config.model_type
     narrow = {Tap.K, Tap.V, Tap.HEAD} if kind in GATED else set()
+    inner = dict.fromkeys(INNER, D_INNER) if kind == "t5" else {}
     assert shape.widths == {
-        tap: D_MODEL // 2 if tap in narrow else D_FFN if tap in WIDE else D_MODEL
-        for tap in set(Tap) - LACKING[kind]
+        tap: D_MODEL // 2 if tap in narrow else D_FFN if tap in WIDE else inner.get(tap, D_MODEL)
+        for tap in set(Tap) - LACKING[kind] - (set() if kind in CROSSED else CROSS)
     }
+    assert shape.n_encoder_layers == (kind in CROSSED)
+    assert ModelShape.from_dict(shape.to_dict()) == shape
     assert shape.backbone_params == sum(p.numel() for p in model.base_model.parameters())
 
 
@@ -76,7 +87,7 @@ def test_a_model_without_a_head_has_the_same_taps(model):
 def test_an_unknown_family_is_refused_naming_the_known_ones():
     model = MambaModel(MambaConfig(num_hidden_layers=1, hidden_size=8, vocab_size=9))
     with pytest.raises(
-        DataError, match=r"`mamba` are not known; known: bert, deberta-v2, .*, roberta$"
+        DataError, match=r"`mamba` are not known; known: bart, bert, deberta-v2, .*, t5$"
     ):
         Anatomy(model)
 
@@ -94,6 +105,14 @@ def test_a_convolution_between_the_layers_of_a_deberta_is_refused():
     model.deberta.encoder.conv = nn.Identity()
     with pytest.raises(DataError, match=r"has a `encoder\.conv` between its layers"):
         Anatomy(model)
+
+
+def test_layers_that_are_not_alike_are_refused():
+    model = tiny_model("bart")
+    for layer in model.model.decoder.layers:
+        layer.fc1, layer.fc2 = nn.Linear(D_MODEL, 7), nn.Linear(7, D_MODEL)
+    with pytest.raises(DataError, match="`ffn_up` is 48 wide in the first layer and 7 in the last"):
+        Anatomy(model).shape()
 
 
 def test_layers_that_are_no_list_are_refused():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -22,7 +23,12 @@ from transformers.utils import logging
 from autopeft.errors import DataError
 from autopeft.model.backbone import cast, load_backbone
 
+CROSSED_HEAD = (
+    *("classification_head.dense.bias", "classification_head.dense.weight"),
+    *("classification_head.out_proj.bias", "classification_head.out_proj.weight"),
+)
 HEADS = dict.fromkeys(DECODERS, ("score.weight",)) | {
+    "bart": CROSSED_HEAD,
     "bert": ("classifier.bias", "classifier.weight"),
     "deberta-v2": (
         *("classifier.bias", "classifier.weight"),
@@ -37,6 +43,7 @@ HEADS = dict.fromkeys(DECODERS, ("score.weight",)) | {
         *("classifier.out_proj.bias", "classifier.out_proj.weight"),
     ),
     "modernbert": ("classifier.bias", "classifier.weight", "head.dense.weight", "head.norm.weight"),
+    "t5": CROSSED_HEAD,
     "distilbert": (
         *("classifier.bias", "classifier.weight"),
         *("pre_classifier.bias", "pre_classifier.weight"),
@@ -91,7 +98,8 @@ def test_a_checkpoint_gets_a_fresh_head(saved, family):
     assert all(torch.equal(state[name], tensor) for name, tensor in theirs.state_dict().items())
     if family != "qwen2":  # transformers reads any vocabulary of a Qwen as byte pairs
         assert backbone.tokenizer("w1 w2").input_ids == [2, 5, 6, 3]
-    assert backbone.tokenizer.model_max_length == N_POSITIONS - 2 * (family == "roberta")
+    longest = {"roberta": N_POSITIONS - 2, "t5": sys.maxsize}  # relative positions end nowhere
+    assert backbone.tokenizer.model_max_length == longest.get(family, N_POSITIONS)
 
 
 def test_loading_leaves_the_global_generator_alone(saved):
@@ -160,7 +168,7 @@ SPOILT = {
     "unknown": (lambda f: change_config(f, model_type="nope"), "model type `nope`"),
     "other family": (
         other_family,
-        "`opt` are not known; known: bert, deberta-v2",
+        "`opt` are not known; known: bart, bert, deberta-v2",
     ),
     "no tokenizer": (without_tokenizer, "has no tokenizer: its vocabulary is empty"),
     "a layer short": (

@@ -13,7 +13,7 @@ from torch.nn import functional
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
 from autopeft.space.forms import Activation, Form
-from autopeft.space.taps import LINEAR_INPUT, THROUGH_NORM, Tap
+from autopeft.space.taps import CROSS, LINEAR_INPUT, THROUGH_NORM, Tap
 
 LAYER = 1
 """The one layer of three that has ops."""
@@ -120,7 +120,9 @@ def at(form, read, write, size=1, **more):
 
 
 # One vector added to all keys adds one number to all scores of a query: the softmax ignores it.
-@pytest.mark.parametrize("tap", [tap for tap in Tap if tap not in (Tap.HEAD, Tap.K, Tap.FFN_GATE)])
+@pytest.mark.parametrize(
+    "tap", [tap for tap in Tap if tap not in {Tap.HEAD, Tap.K, Tap.FFN_GATE, *CROSS}]
+)
 def test_every_tap_is_where_its_name_says(family, tap):
     bench = Bench(family, at(Form.BIAS, tap, tap))
     bench.check({tap: lambda h, _: h + bench.own("bias")})
@@ -132,7 +134,9 @@ def test_scale(family, tap):
     bench.check({tap: lambda h, _: h * bench.own("factors")})
 
 
-@pytest.mark.parametrize("write", [tap for tap in LINEAR_INPUT if tap is not Tap.FFN_GATE])
+@pytest.mark.parametrize(
+    "write", [tap for tap in LINEAR_INPUT if tap not in {Tap.FFN_GATE, *CROSS}]
+)
 def test_low_rank_on_every_weight(family, write):
     read = LINEAR_INPUT[write]
     bench = Bench(family, at(Form.LOWRANK, read, write, 3, scale=2.0))
@@ -267,7 +271,7 @@ def test_bottleneck_with_every_activation_and_a_learned_scale(activation):
     bench.check({Tap.FFN_OUT: lambda h, seen: h + s * bottleneck(bench, seen[Tap.FFN_IN], act)})
 
 
-@pytest.mark.parametrize("read", THROUGH_NORM)
+@pytest.mark.parametrize("read", [Tap.ATTN_NORM, Tap.FFN_NORM])
 def test_bottleneck_that_reads_through_the_layer_norm(family, read):
     bench = Bench(family, at(Form.BOTTLENECK, read, THROUGH_NORM[read], 5))
     bench.check({f"through {read}": lambda normed: bottleneck(bench, normed)})

@@ -20,7 +20,7 @@ from autopeft.space.forms import FORMS, Activation, Form, misplaced
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.genotype_file import genotype_from_dict, load_genotype
 from autopeft.space.shape import ModelShape, encoder_shape
-from autopeft.space.taps import Tap
+from autopeft.space.taps import CROSS, ORDER, Tap
 
 LORA_Q = Op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, (4, 0, 2), scale=2.0)
 LORA_V = Op(Form.LOWRANK, Tap.ATTN_IN, Tap.V, (4, 0, 2), scale=2.0)
@@ -155,7 +155,9 @@ def test_sequential_is_derived_from_the_taps(read, write, sequential):
     assert Op(Form.BOTTLENECK, read, write, (1,), Activation.RELU).sequential is sequential
 
 
-WIDE = ModelShape(1, {tap: 10 + 7 * i for i, tap in enumerate(Tap)}, 1)
+WIDE = ModelShape(
+    1, {tap: 10 + 7 * i for i, tap in enumerate(sorted(set(Tap) - CROSS, key=ORDER.get))}, 1
+)
 """Each tap of another width, so that none can stand for another."""
 
 

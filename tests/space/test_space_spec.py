@@ -177,7 +177,7 @@ def slot_text(form, more=""):
         ("bias", "    size: 2\n", "slots.0.size: a bias has no size"),
         ("bias", "", "slots.0.write: bias weight->q: a bias reads where it writes"),
         ("scale", "    scale: 2\n", "slots.0.scale: a scale has no scale"),
-        ("prefix", "", "slots.0.write: prefix weight->q: a prefix acts at `head`, and nothing els"),
+        ("prefix", "", "slots.0.write: prefix weight->q: a prefix acts at `head` and `cross_head`"),
     ],
 )
 def test_a_form_is_refused_what_it_does_not_have(form, more, told):
@@ -261,7 +261,7 @@ def test_shipped_space_is_valid_and_binds(path, model):
     assert spec.name == path.stem
     space = bind(spec, MODELS[model], NO_LIMIT)
     assert space.notes == ()
-    assert [slot.name for slot in space.slots] == [slot.name for slot in spec.slots]
+    assert [slot.name for slot in space.slots] == [s.name for s in spec.slots if not s.crosses]
     names = [dim.name for dim in space.dimensions()]
     assert len(set(names)) == len(names)
     assert "learning_rate" in names

@@ -1,0 +1,137 @@
+"""Encoder-decoders: what is at cross-attention stands in the decoder's layers and nowhere else."""
+
+import random
+
+import pytest
+from space_factory import BERT_BASE, NO_LIMIT, bind_text, draw_uniform
+
+from autopeft.errors import ConfigError
+from autopeft.space.bind import bind
+from autopeft.space.encode import encode
+from autopeft.space.forms import Form, misplaced
+from autopeft.space.genotype import Genotype, Op
+from autopeft.space.methods import method
+from autopeft.space.shape import ModelShape
+from autopeft.space.shipped import load_space
+from autopeft.space.taps import CROSS, Tap
+from autopeft.space.words import describe
+
+N_ENCODING, N_LAYERS = 2, 5
+WIDTHS = {tap: 8 for tap in Tap if tap is not Tap.FFN_GATE}
+BART = ModelShape(N_LAYERS, WIDTHS, 100_000, n_encoder_layers=N_ENCODING)
+TEXT = """
+name: small
+description: cross-attention alone, and with the rest
+draw: {draw}
+slots:
+  - {{name: a, form: lowrank, read: weight, write: [cross_q, cross_k+cross_v], size: [1, 2, 4],
+     layout: {layout}}}
+  - {{name: b, form: lowrank, read: weight, write: q+cross_out, size: [1, 2], layout: {layout}}}
+  - {{name: c, form: bias, read: same, write: ffn_out, layout: {layout}}}
+training: {{learning_rate: 1e-3}}
+"""
+
+
+def crossing(genotype):
+    return [op for op in genotype.ops if CROSS & {op.read, op.write}]
+
+
+@pytest.mark.parametrize("layout", ["same", "mask", "top", "groups", "shape", "free"])
+def test_every_draw_fits_the_model_and_the_budget(layout):
+    space = bind_text(TEXT.format(draw="budget", layout=layout), BART, 150)
+    rng, seen, coupled = random.Random(0), set(), space.slots[0].layout.coupled
+    for _ in range(150):
+        genotype = space.decode(draw_uniform(space, rng))
+        genotype.check_fits(BART)
+        assert genotype.count_params(BART) <= 150
+        for op in crossing(genotype):
+            assert not any(op.sizes[:N_ENCODING])
+            seen |= {(op.write, i) for i, size in enumerate(op.sizes) if size}
+    assert {tap for tap, _ in seen} == {Tap.CROSS_Q, Tap.CROSS_K, Tap.CROSS_V, Tap.CROSS_OUT}
+    assert {i for _, i in seen} == set(range(N_ENCODING, N_LAYERS))
+    # What is tied is paid for in the decoder's layers alone.
+    assert space.slots[0].entry_price() == 32 * (3 if coupled else 1)
+
+
+@pytest.mark.parametrize("layout", ["same", "mask", "top", "free"])
+@pytest.mark.parametrize("draw", ["budget", "filter"])
+def test_coordinates_come_back(draw, layout):
+    space = bind_text(TEXT.format(draw=draw, layout=layout), BART, NO_LIMIT)
+    rng, alike = random.Random(0), 0
+    drawn = [space.decode(draw_uniform(space, rng)) for _ in range(60)]
+    some = [genotype for genotype in drawn if genotype.ops]
+    for genotype in some:
+        params = encode(space, genotype)
+        assert params is not None
+        again = space.decode(params)
+        again.check_fits(BART)
+        alike += again.ops == genotype.ops
+    # Totals and shares are rounded anew; sizes that are drawn as they are come back as they were.
+    assert alike == len(some) if draw == "filter" else alike > len(some) / 3
+
+
+def test_the_unified_space_reaches_cross_attention_and_says_nothing_of_it_to_others():
+    space = bind(load_space("unified"), BART, 2000)
+    assert {"cross_lowrank", "cross_prefix"} <= {slot.name for slot in space.slots}
+    rng = random.Random(0)
+    assert any(crossing(space.decode(draw_uniform(space, rng))) for _ in range(40))
+    other = bind(load_space("unified"), BERT_BASE, 10**6)
+    assert not any("cross" in slot.name for slot in other.slots)
+    assert not any("cross" in note for note in other.notes)
+
+
+@pytest.mark.parametrize(
+    "name", ["lora", "lora_all", "dora", "vera", "prefix", "mam", "ia3", "bitfit"]
+)
+def test_methods_are_at_cross_attention_where_there_is_some(name):
+    genotype = method(name).genotype(BART, 2)
+    assert crossing(genotype)
+    assert all(not any(op.sizes[:N_ENCODING]) for op in crossing(genotype))
+    assert all(all(op.sizes) for op in genotype.ops if op not in crossing(genotype))
+    assert not crossing(method(name).genotype(BERT_BASE))
+
+
+def test_an_op_in_the_encoder_is_refused_with_the_layers_that_there_are():
+    op = Op(Form.BIAS, Tap.CROSS_V, Tap.CROSS_V, (0, 1, 1, 0, 0))
+    with pytest.raises(
+        ConfigError, match=r"in the encoder \(layer 1\), which has no tap cross_v; .* layers 2 to 4"
+    ):
+        Genotype(N_LAYERS, (op,), 1e-3).check_fits(BART)
+
+
+@pytest.mark.parametrize(
+    ("form", "read", "write", "reason"),
+    [
+        (Form.LOWRANK, Tap.CROSS_IN, Tap.CROSS_K, "the encoder's tokens"),
+        (Form.LOWRANK, Tap.CROSS_MEMORY, Tap.CROSS_OUT, "the encoder's tokens"),
+        (Form.LOWRANK, Tap.CROSS_V, Tap.CROSS_OUT, "the encoder's tokens"),
+        (Form.LOWRANK, Tap.CROSS_K, Tap.CROSS_V, "side by side"),
+        (Form.BIAS, Tap.CROSS_MEMORY, Tap.CROSS_MEMORY, "only reads"),
+        (Form.LOWRANK, Tap.CROSS_MEMORY, Tap.CROSS_MEMORY, "only reads"),
+        (Form.MULTIHEAD, Tap.Q, Tap.CROSS_HEAD, "reads the queries, `cross_q`"),
+        (Form.LOWRANK, Tap.CROSS_Q, Tap.ATTN_OUT, "computed after"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(form, read, write, reason):
+    assert reason in misplaced(form, read, write)
+
+
+@pytest.mark.parametrize(
+    ("read", "write"),
+    [
+        (Tap.CROSS_MEMORY, Tap.CROSS_K),
+        (Tap.CROSS_V, Tap.CROSS_V),
+        (Tap.ATTN_IN, Tap.CROSS_OUT),
+        (Tap.CROSS_NORM, Tap.CROSS_OUT),
+        (Tap.CROSS_IN, Tap.FFN_OUT),
+    ],
+)
+def test_what_can_be_computed_is_not(read, write):
+    assert misplaced(Form.LOWRANK, read, write) is None
+
+
+def test_words():
+    prefix = Op(Form.PREFIX, Tap.CROSS_HEAD, Tap.CROSS_HEAD, (0, 0, 3, 3, 3))
+    lora = Op(Form.LOWRANK, Tap.CROSS_PRE_O, Tap.CROSS_OUT, (0, 0, 2, 2, 2))
+    told = describe(Genotype(N_LAYERS, (prefix, lora), 1e-3))
+    assert told == "LoRA cross_o r2 in layers 2-4 + cross prefix l3 in layers 2-4"
