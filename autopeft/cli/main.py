@@ -215,7 +215,7 @@ def export(
         str,
         typer.Option(help='cheapest, best, knee, "params<0.3%", "quality>0.8", or a trial.'),
     ] = "cheapest",
-    to: Annotated[str, typer.Option(help="native, peft or merged.")] = "native",
+    to: Annotated[str, typer.Option(help="native, peft, merged, adapters or yaml.")] = "native",
     as_lora: Annotated[
         int | None, typer.Option(help="With --to peft: approximate by LoRA of this rank.")
     ] = None,

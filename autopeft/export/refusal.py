@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from autopeft.errors import ConfigError
+from autopeft.export.to_adapters import adapters_obstacle, adapters_together
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.merge import NORMS, obstacle
@@ -28,8 +29,8 @@ def refuse(target: str, genotype: Genotype, shape: ModelShape) -> None:
         if reason := _reason(target, op, shape):
             able = [name for name in HOLDS if _reason(name, op, shape) is None]
             problems.append(f"{op.form} {op.read}->{op.write}: {reason} ({', '.join(able)} can)")
-    if not problems and target == "peft":
-        problems = _peft_together(genotype)
+    if not problems and target in TOGETHER:
+        problems = TOGETHER[target](genotype)
     if problems:
         hint = "; --as-lora R approximates what merges" if target == "peft" else ""
         raise ConfigError(f"--to {target} cannot hold this: {'; '.join(problems)}{hint}")
@@ -93,5 +94,12 @@ HOLDS: Mapping[str, Reason] = {
     "native": lambda _, __: None,
     "peft": _peft,
     "merged": obstacle,
+    "adapters": adapters_obstacle,
+    "yaml": lambda _, __: None,
 }
 """By target: why it cannot hold an op; None if it can."""
+TOGETHER: Mapping[str, Callable[[Genotype], list[str]]] = {
+    "peft": _peft_together,
+    "adapters": adapters_together,
+}
+"""By target: what it can hold, but not in one model."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from autopeft.errors import ConfigError, DataError
+from autopeft.export.again import write_again
 from autopeft.export.card import model_card
 from autopeft.export.merged import merge
 from autopeft.export.native import write_native
@@ -17,6 +18,7 @@ from autopeft.export.pick import Choice
 from autopeft.export.proof import TOLERANCE, Proof, prove, question_of
 from autopeft.export.refusal import refuse
 from autopeft.export.reload import outputs
+from autopeft.export.to_adapters import VERSION, write_adapters
 from autopeft.export.to_peft import write_peft
 from autopeft.export.winner import Winner, winner_of
 from autopeft.files import write_atomic
@@ -129,9 +131,22 @@ def _as_lora(winner: Winner, folder: Path, rank: int) -> tuple[Notes, Tensor]:
     return [told], found
 
 
+def _adapters(winner: Winner, folder: Path) -> Notes:
+    write_adapters(folder, winner.genotype, winner.backbone.shape)
+    told = f"a configuration to train with, for adapters {VERSION}; trained weights are not in it"
+    return [told]
+
+
+def _yaml(winner: Winner, folder: Path) -> Notes:
+    write_again(winner, folder)
+    return ["to train it again: autopeft train genotype.yaml --study study.yaml --out trained"]
+
+
 TARGETS: Mapping[str, Callable[[Winner, Path], Notes]] = {
     "native": _native,
     "peft": _peft,
     "merged": _merged,
+    "adapters": _adapters,
+    "yaml": _yaml,
 }
 """By name: writes an export into a folder and says what the user has to know of it."""
