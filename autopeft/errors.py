@@ -33,3 +33,9 @@ class TooManyFailuresError(AutopeftError):
     """So many trials failed that going on makes no sense."""
 
     exit_code = 5
+
+
+class InterruptedSearchError(AutopeftError):
+    """The user ended a search before its end; it can be continued."""
+
+    exit_code = 130

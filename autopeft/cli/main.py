@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +11,26 @@ from typer.exceptions import Abort, TyperException
 
 from autopeft import __version__
 from autopeft.cli import console
-from autopeft.errors import AutopeftError, ConfigError, DataError, TooManyFailuresError
-
-_INTERRUPTED = 130
+from autopeft.cli.options import (
+    DataOption,
+    Format,
+    FormatOption,
+    MaxFailuresOption,
+    MaxParamsOption,
+    MaxTrainedOption,
+    ModelOption,
+    TextOption,
+    TrialTimeoutOption,
+    WorkersOption,
+)
+from autopeft.cli.run import search_and_show, show_front
+from autopeft.errors import (
+    AutopeftError,
+    ConfigError,
+    DataError,
+    InterruptedSearchError,
+    TooManyFailuresError,
+)
 
 app = typer.Typer(
     name="autopeft",
@@ -24,28 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Format(StrEnum):
-    """How results are written to stdout."""
-
-    HUMAN = "human"
-    JSON = "json"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
-ModelOption = Annotated[str | None, typer.Option(help="Hub name or folder.")]
-DataOption = Annotated[
-    str | None, typer.Option(help="Folder with train/validation/test files, a file, or a Hub name.")
-]
-TextOption = Annotated[str | None, typer.Option(help="Text column, or two: text_a,text_b.")]
-MaxParamsOption = Annotated[
-    str | None, typer.Option(help="Most parameters of the ops: a number or like 1%.")
-]
-
-MaxTrainedOption = Annotated[
-    str | None, typer.Option(help="Most parameters that are trained, where more are than stored.")
-]
 
 
 def _version(value: bool) -> None:  # noqa: FBT001
@@ -87,12 +81,14 @@ def search(
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
+    workers: WorkersOption = None,
+    trial_timeout: TrialTimeoutOption = None,
+    max_failures: MaxFailuresOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study.")] = None,
     output: FormatOption = Format.HUMAN,
 ) -> None:
     """Search under a hard budget; on an existing folder, continue to the total."""
-    from autopeft.cli.study_flags import merge
-    from autopeft.study.search import run_search
+    from autopeft.cli.study_flags import merge, number
 
     spec = merge(
         study,
@@ -110,19 +106,46 @@ def search(
             ("training", "epochs"): epochs,
             ("training", "batch_size"): batch_size,
             ("training", "max_length"): max_length,
-            ("training", "cohort"): int(cohort) if cohort and cohort.isdigit() else cohort,
+            ("training", "cohort"): number(cohort),
             ("training", "precision"): precision,
             ("data", "text"): text.split(",") if text else None,
             ("data", "label"): label,
             ("data", "train_rows"): train_rows,
+            ("engine", "workers"): number(workers),
+            ("engine", "trial_timeout"): trial_timeout,
+            ("engine", "max_failures"): max_failures,
         },
         data,
     )
     folder = out or Path("trials") / (study.stem if study else _name(spec.model, data))
     base = study.parent if study else Path.cwd()
-    with console.watch() as watcher:
-        found = run_search(spec, folder, base=base, watcher=watcher)
-    _show_front(found.folder, output)
+    search_and_show(spec, folder, base, output)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
+    time: Annotated[str | None, typer.Option(help="Training time in all, like 2h.")] = None,
+    workers: WorkersOption = None,
+    trial_timeout: TrialTimeoutOption = None,
+    max_failures: MaxFailuresOption = None,
+    output: FormatOption = Format.HUMAN,
+) -> None:
+    """Continue a study where it was interrupted, or to a larger budget."""
+    from autopeft.cli.study_flags import merge, number
+    from autopeft.study.folder import Study
+
+    study = Study(folder)
+    study.check_resumable()
+    flags: dict[tuple[str, ...], Any] = {
+        ("budget", "trials"): trials,
+        ("budget", "time"): time,
+        ("engine", "workers"): number(workers),
+        ("engine", "trial_timeout"): trial_timeout,
+        ("engine", "max_failures"): max_failures,
+    }
+    search_and_show(merge(study.spec_file, flags, None), folder, folder, output)
 
 
 @app.command()
@@ -135,7 +158,7 @@ def front(
 ) -> None:
     """Show the Pareto front of a study and the recommended point."""
     if genotype is None:
-        _show_front(folder, output)
+        show_front(folder, output)
         return
     from autopeft.cli.files import trial_genotype_yaml
 
@@ -265,10 +288,11 @@ def demo(
 ) -> None:
     """Search with an embedded model on text made on the spot; a front in minutes."""
     from autopeft.cli.demo import run_demo
+    from autopeft.cli.signals import interruptible
 
-    with console.watch() as watcher:
+    with interruptible(out), console.watch() as watcher:
         study, opening = run_demo(out, trials=trials, seed=seed, watcher=watcher)
-    _show_front(study.folder, output)
+    show_front(study.folder, output)
     if output is Format.HUMAN:
         console.show_opening(opening)
 
@@ -342,19 +366,6 @@ def methods(
         console.show_method(rows[0])
 
 
-def _show_front(folder: Path, output: Format) -> None:
-    from autopeft.cli.listings import merging
-    from autopeft.study.folder import Study
-
-    study = Study(folder)
-    found = study.front()
-    in_the_way = merging(found, study.shape())
-    if output is Format.JSON:
-        typer.echo(json.dumps({**found.to_dict(), "not_mergeable": in_the_way}, allow_nan=False))
-    else:
-        console.show_front(found, folder, in_the_way)
-
-
 def _name(model: str, data: str | None) -> str:
     if not data:
         raise ConfigError("give --out, or --data to name the study after")
@@ -367,15 +378,15 @@ def main() -> None:
         code = app(prog_name="autopeft", standalone_mode=False) or 0
     except AutopeftError as error:
         console.fail(str(error))
-        code = error.exit_code
+        sys.exit(error.exit_code)
     except TyperException as error:
         console.refuse(error.format_message(), is_help=not sys.argv[1:])
         code = error.exit_code
     except (KeyboardInterrupt, Abort):  # outside a command; inside, Typer returns the code
-        code = _INTERRUPTED
+        code = InterruptedSearchError.exit_code
     except OSError as error:  # the disk is full, or a file was taken away meanwhile
         console.fail(str(error))
         code = DataError.exit_code
-    if code == _INTERRUPTED:
-        console.fail("interrupted; the same command continues where it stopped")
+    if code == InterruptedSearchError.exit_code:
+        console.fail("interrupted")
     sys.exit(code)

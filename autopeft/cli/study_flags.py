@@ -43,6 +43,11 @@ def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
     return yaml.validate(StudySpec, yaml.Document(document.source, values, document.lines))
 
 
+def number(given: str | None) -> int | str | None:
+    """A flag that takes a number or a word."""
+    return int(given) if given and given.isdigit() else given
+
+
 def _put(values: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
     *parents, last = key
     for parent in parents:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autopeft.engines.engine import Engine
 from autopeft.engines.local import LocalEngine
-from autopeft.errors import DataError, DiskFullError
+from autopeft.errors import DiskFullError
 from autopeft.files import remove_temporaries, write_atomic
 from autopeft.space.shipped import shipped_spaces
 from autopeft.space.spec import SpaceSpec
@@ -25,7 +25,7 @@ from autopeft.study.manifest import (
 )
 from autopeft.study.propose import propose
 from autopeft.study.setup import Setup, read_space, set_up
-from autopeft.study.spec import StudySpec, load_study_spec
+from autopeft.study.spec import StudySpec
 from autopeft.study.write import spec_yaml
 
 
@@ -68,36 +68,6 @@ def run_search(
             driver.watcher.planned(driver.plan())
             driver.run()
     return study
-
-
-def resume(
-    folder: Path, *, trials: int | None = None, time: float | None = None, watcher: Watcher
-) -> Study:
-    """Continue the study of a folder.
-
-    Args:
-        folder: of the study.
-        trials: in all, if it is to be another number than before.
-        time: seconds of training in all, likewise.
-        watcher: is told what happens.
-
-    Raises:
-        DataError: there is no study to continue.
-        AutopeftError: as `run_search`.
-    """
-    study = Study(folder)
-    if not study.manifest_file.is_file():
-        raise DataError(f"{folder} holds no study: it has no manifest.json")
-    if not study.spec_file.is_file():
-        command = " ".join(read_manifest(study.manifest_file).command)
-        raise DataError(f"{study.spec_file} is missing; run this again: {command}")
-    spec = load_study_spec(study.spec_file)
-    more = {"trials": trials, "time": time}
-    given = {key: value for key, value in more.items() if value is not None}
-    budget = spec.budget.model_copy(update=given)
-    return run_search(
-        spec.model_copy(update={"budget": budget}), folder, base=folder, watcher=watcher
-    )
 
 
 def make_engine(spec: StudySpec) -> Engine:

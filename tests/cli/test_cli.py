@@ -25,7 +25,18 @@ from autopeft.study.folder import Study
 from autopeft.study.spec import load_study_spec
 from autopeft.study.write import spec_yaml
 
-COMMANDS = ("search", "front", "train", "test", "demo", "spaces", "methods", "report", "serve")
+COMMANDS = (
+    "search",
+    "resume",
+    "front",
+    "train",
+    "test",
+    "demo",
+    "spaces",
+    "methods",
+    "report",
+    "serve",
+)
 
 
 @pytest.fixture
@@ -353,7 +364,7 @@ training: {learning_rate: {low: 1e30, high: 1e32}}
     monkeypatch.setattr("autopeft.study.search.run_search", stop)
     code, out, err = run("search", study_file)
     assert (code, out) == (130, "")
-    assert err == "error: interrupted; the same command continues where it stopped\n"
+    assert err == "error: interrupted before the study had begun; nothing was written\n"
 
     def full(*_, **__):
         raise OSError(28, "No space left on device", "records")
@@ -400,10 +411,12 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_interrupted_search_is_continued_by_the_same_command(run, spec_of, tmp_path):
+@pytest.mark.parametrize(("by", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 1)])
+def test_interrupted_search_is_resumed(run, spec_of, tmp_path, by, workers):
     training = {"epochs": 20, "cohort": 1}  # seconds for what is left at the signal
     file = tmp_path / "study.yaml"
-    file.write_text(spec_yaml(spec_of(trials=8, training=training)), encoding="utf-8")
+    spec = spec_of(trials=8, training=training, engine={"workers": workers})
+    file.write_text(spec_yaml(spec), encoding="utf-8")
     arguments = ["search", str(file), "--out", "out"]
     process = subprocess.Popen(
         [sys.executable, "-m", "autopeft", *arguments],
@@ -418,18 +431,54 @@ def test_interrupted_search_is_continued_by_the_same_command(run, spec_of, tmp_p
         seen.append(line)
         if line.startswith("[1/8"):
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, [*seen, err]
     assert out == ""
-    assert err.endswith("error: interrupted; the same command continues where it stopped\n")
+    told = "error: interrupted; to continue where it stopped: autopeft resume out\n"
+    assert err.endswith(told)
     assert "Traceback" not in err
     study = Study(tmp_path / "out")
     n_before = len(study.records())
     assert 1 <= n_before < 8
-    code, _, err = run(*arguments)
+    code, _, err = run("resume", "out")
     assert code == 0
     assert f"continuing out: {n_before} trials are there" in err
     assert err.count("left] trial ") == 8 - n_before
     assert ledger_states(study) == ["COMPLETE"] * 8
     assert [record.trial for record in study.records()] == list(range(8))
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_second_interrupt_ends_at_once(tmp_path):
+    script = """
+import time
+from pathlib import Path
+from autopeft.cli.signals import interruptible
+with interruptible(Path("out")):
+    try:
+        print("running", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaning up", flush=True)
+        time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "cleaning up\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", None)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [("nowhere", "nowhere holds no study: it has no manifest.json"), ("begun", "run the `search`")],
+)
+def test_what_has_not_begun_is_not_resumed(run, done, tmp_path, folder, told):
+    shutil.copytree(done.folder, tmp_path / "begun")
+    (tmp_path / "begun" / "study.yaml").unlink()
+    code, out, err = run("resume", folder)
+    assert (code, out) == (3, "")
+    assert told in err

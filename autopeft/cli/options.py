@@ -1,0 +1,37 @@
+"""Options that several commands have."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How results are written to stdout."""
+
+    HUMAN = "human"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+ModelOption = Annotated[str | None, typer.Option(help="Hub name or folder.")]
+DataOption = Annotated[
+    str | None, typer.Option(help="Folder with train/validation/test files, a file, or a Hub name.")
+]
+TextOption = Annotated[str | None, typer.Option(help="Text column, or two: text_a,text_b.")]
+WorkersOption = Annotated[
+    str | None, typer.Option(help="Worker processes: a number or auto; 0 for none.")
+]
+TrialTimeoutOption = Annotated[
+    str | None, typer.Option(help="Give a trial up after no progress for so long, like 10m.")
+]
+MaxFailuresOption = Annotated[
+    int | None, typer.Option(help="Stop when so many trials in a row have failed.")
+]
+MaxParamsOption = Annotated[
+    str | None, typer.Option(help="Most parameters of the ops: a number or like 1%.")
+]
+
+MaxTrainedOption = Annotated[
+    str | None, typer.Option(help="Most parameters that are trained, where more are than stored.")
+]

@@ -1,0 +1,37 @@
+"""Searching, and showing the front of what was found."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from autopeft.cli import console
+from autopeft.cli.options import Format
+
+if TYPE_CHECKING:
+    from autopeft.study.spec import StudySpec
+
+
+def search_and_show(spec: "StudySpec", folder: Path, base: Path, output: Format) -> None:
+    """Run a search that can be interrupted, then show what it found."""
+    from autopeft.cli.signals import interruptible
+    from autopeft.study.search import run_search
+
+    with interruptible(folder), console.watch() as watcher:
+        found = run_search(spec, folder, base=base, watcher=watcher)
+    show_front(found.folder, output)
+
+
+def show_front(folder: Path, output: Format) -> None:
+    """The Pareto front of a study on stdout."""
+    from autopeft.cli.listings import merging
+    from autopeft.study.folder import Study
+
+    study = Study(folder)
+    found = study.front()
+    in_the_way = merging(found, study.shape())
+    if output is Format.JSON:
+        typer.echo(json.dumps({**found.to_dict(), "not_mergeable": in_the_way}, allow_nan=False))
+    else:
+        console.show_front(found, folder, in_the_way)
