@@ -19,6 +19,7 @@ from autopeft.cli.options import (
     MaxParamsOption,
     MaxTrainedOption,
     ModelOption,
+    StorageOption,
     TextOption,
     TrialTimeoutOption,
     WorkersOption,
@@ -84,6 +85,7 @@ def search(
     workers: WorkersOption = None,
     trial_timeout: TrialTimeoutOption = None,
     max_failures: MaxFailuresOption = None,
+    storage: StorageOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study.")] = None,
     output: FormatOption = Format.HUMAN,
 ) -> None:
@@ -114,6 +116,7 @@ def search(
             ("engine", "workers"): number(workers),
             ("engine", "trial_timeout"): trial_timeout,
             ("engine", "max_failures"): max_failures,
+            ("storage",): storage,
         },
         data,
     )
@@ -130,6 +133,7 @@ def resume(
     workers: WorkersOption = None,
     trial_timeout: TrialTimeoutOption = None,
     max_failures: MaxFailuresOption = None,
+    storage: StorageOption = None,
     output: FormatOption = Format.HUMAN,
 ) -> None:
     """Continue a study where it was interrupted, or to a larger budget."""
@@ -144,6 +148,7 @@ def resume(
         ("engine", "workers"): number(workers),
         ("engine", "trial_timeout"): trial_timeout,
         ("engine", "max_failures"): max_failures,
+        ("storage",): storage,
     }
     search_and_show(merge(study.spec_file, flags, None), folder, folder, output)
 

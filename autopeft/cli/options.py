@@ -25,6 +25,10 @@ WorkersOption = Annotated[
 TrialTimeoutOption = Annotated[
     str | None, typer.Option(help="Give a trial up after no progress for so long, like 10m.")
 ]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(help="postgresql://user@host/database instead of a file; PGPASSWORD apart."),
+]
 MaxFailuresOption = Annotated[
     int | None, typer.Option(help="Stop when so many trials in a row have failed.")
 ]

@@ -5,17 +5,20 @@ seed, coordinates) in one step when its job is written, and leaves with its valu
 when its record is. So one that lags behind, or was lost, is brought up to date.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from autopeft.engines.job import Job, JobTrial
-from autopeft.errors import DataError
+from autopeft.errors import DataError, DiskFullError
 from autopeft.space.dimension import Params
 from autopeft.space.search_space import SearchSpace
 from autopeft.study.distributions import distributions_of
@@ -23,45 +26,46 @@ from autopeft.study.distributions import distributions_of
 STUDY_NAME = "autopeft"
 DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize")
 BUSY_SECONDS = 60
+RETRY_SECONDS = (0.5, 1, 2, 4, 8, 15, 30, 60, 60, 60)
+"""Waits while a server restarts."""
 
 
 class Ledger:
-    """The Optuna study of a folder.
+    """An Optuna study.
 
     Args:
-        path: the SQLite file; made if it is not there.
+        where: a SQLite file, made if it is not there, or the URL of a PostgreSQL server.
+        name: of the study there.
 
     Raises:
-        DataError: the file is not a study.
+        DataError: it is not a study, cannot be reached, or another driver has it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, where: Path | str, name: str = STUDY_NAME) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._path = path
+        self._where = where
+        self._holder = _Holder(where, name) if isinstance(where, str) else None
         try:
-            storage = RDBStorage(
-                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}}
-            )
-            event.listen(storage.engine, "connect", _durable)
-            storage.engine.dispose()
-            self._storage = storage
+            self._storage = _storage(where)
             self._study = optuna.create_study(
-                study_name=STUDY_NAME,
-                storage=storage,
+                study_name=name,
+                storage=self._storage,
                 directions=DIRECTIONS,
                 load_if_exists=True,
             )
             trials = self._study.get_trials(deepcopy=False)
         except Exception as error:  # SQLAlchemy and Optuna raise many kinds here
             cause = str(error).splitlines()[0]
-            raise DataError(f"{path}: not a study database: {cause}") from error
+            raise DataError(f"{where}: not a study database: {cause}") from error
         self._hashes = [str(trial.user_attrs.get("hash")) for trial in trials]
         self._open = {trial.number for trial in trials if not trial.state.is_finished()}
 
     def close(self) -> None:
-        """Release the file."""
+        """Release file or server."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+        if self._holder is not None:
+            self._holder.close()
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Refuse a database that tells of other trials than the jobs.
@@ -73,7 +77,7 @@ class Ledger:
         for number, found in enumerate(self._hashes):
             if known.get(number) != found:
                 raise DataError(
-                    f"{self._path}: trial {number} is not that of the jobs beside it; move the "
+                    f"{self._where}: trial {number} is not that of the jobs beside it; move the "
                     "file away, and it is made again from jobs and records"
                 )
 
@@ -84,36 +88,143 @@ class Ledger:
             trial: the next one that is missing, or one that is there.
             params: its coordinates in the space, None if it is not of the space.
             space: gives the coordinates their ranges.
+
+        Raises:
+            DataError: the database cannot be written.
         """
         if trial.number < len(self._hashes):
             return
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=dict(params or {}),
-                distributions=dict(distributions_of(space)) if params else {},
-                user_attrs={
-                    "genotype": trial.genotype.to_dict(),
-                    "hash": trial.genotype.hash,
-                    "seed": trial.seed,
-                    "origin": trial.origin,
-                },
-            )
+        entry = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params or {}),
+            distributions=dict(distributions_of(space)) if params else {},
+            user_attrs={
+                "genotype": trial.genotype.to_dict(),
+                "hash": trial.genotype.hash,
+                "seed": trial.seed,
+                "origin": trial.origin,
+            },
         )
-        self._open.add(len(self._hashes))
+
+        def add() -> None:
+            if len(self._study.get_trials(deepcopy=False)) == trial.number:
+                self._study.add_trial(entry)
+
+        self._write(add)
+        self._open.add(trial.number)
         self._hashes.append(trial.genotype.hash)
 
     def complete(self, number: int, values: Sequence[float]) -> None:
-        """Close a trial with its objectives, if it is open."""
-        if number in self._open:
-            self._study.tell(number, list(values))
-            self._open.remove(number)
+        """Close a trial with its objectives, if it is open.
+
+        Raises:
+            DataError: the database cannot be written.
+        """
+        self._tell(number, list(values), TrialState.COMPLETE)
 
     def fail(self, number: int) -> None:
-        """Close a trial that has no measurement, if it is open."""
-        if number in self._open:
-            self._study.tell(number, state=TrialState.FAIL)
-            self._open.remove(number)
+        """Close a trial that has no measurement, if it is open.
+
+        Raises:
+            DataError: the database cannot be written.
+        """
+        self._tell(number, None, TrialState.FAIL)
+
+    def _tell(self, number: int, values: list[float] | None, state: TrialState) -> None:
+        if number not in self._open:
+            return
+
+        def tell() -> None:
+            trial = self._study.get_trials(deepcopy=False)[number]
+            if not trial.state.is_finished():
+                self._study.tell(number, values, state=state)
+
+        self._write(tell)
+        self._open.remove(number)
+
+    def _write(self, action: Callable[[], None]) -> None:
+        """Do something that may be done twice; on a server, again until it is back."""
+        waits = iter(RETRY_SECONDS if self._holder is not None else ())
+        while True:
+            try:
+                if self._holder is not None:
+                    self._holder.hold()
+                action()
+            except (SQLAlchemyError, StorageInternalError) as error:
+                wait = next(waits, None)
+                if wait is None:
+                    raise _refusal(self._where, error) from error
+                time.sleep(wait)
+            else:
+                return
+
+
+class _Holder:
+    """A lock on a study of a server, so that copies of a folder have one driver too."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url, self._name = url, name
+        self._engine: Engine = create_engine(_psycopg(url), poolclass=NullPool)
+        self._connection: Connection | None = None
+        try:
+            self.hold()
+        except SQLAlchemyError as error:
+            self.close()
+            raise _refusal(url, error) from error
+        except DataError:
+            self.close()
+            raise
+
+    def hold(self) -> None:
+        """Make sure that the lock is ours; a server that restarts forgets it.
+
+        Raises:
+            DataError: another driver has it.
+            SQLAlchemyError: the server is not there.
+        """
+        if self._connection is not None:
+            try:
+                self._connection.execute(text("SELECT 1"))
+            except SQLAlchemyError:
+                self._connection.invalidate()
+                self._connection = None
+            else:
+                return
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        query = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+        if not connection.execute(query, {"name": self._name}).scalar():
+            connection.close()
+            raise DataError(f"another search is running on study {self._name} of {self._url}")
+        self._connection = connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._engine.dispose()
+
+
+def _storage(where: Path | str) -> RDBStorage:
+    if isinstance(where, str):
+        return RDBStorage(_psycopg(where), engine_kwargs={"pool_pre_ping": True})
+    timeout = {"connect_args": {"timeout": BUSY_SECONDS}}
+    storage = RDBStorage(f"sqlite:///{where}", engine_kwargs=timeout)
+    event.listen(storage.engine, "connect", _durable)
+    storage.engine.dispose()
+    return storage
+
+
+def _psycopg(url: str) -> str:
+    """The URL with the name of the client library."""
+    return f"postgresql+psycopg://{url.partition('://')[2]}"
+
+
+def _refusal(where: Path | str, error: Exception) -> DataError:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, DBAPIError):
+        cause = cause.__cause__
+    told = str(cause.orig if isinstance(cause, DBAPIError) else error).splitlines()[0]
+    kind = DiskFullError if "disk is full" in told or "No space left" in told else DataError
+    return kind(f"{where} cannot be written: {told}")
 
 
 def _durable(connection: Any, _: Any) -> None:

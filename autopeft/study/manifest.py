@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import secrets
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ class Manifest:
 
     Attributes:
         version: of this format.
+        study: a name that no other study has, for a shared database.
         created: when, ISO 8601 in UTC.
         command: the command line.
         versions: of Python and the libraries.
@@ -41,6 +43,7 @@ class Manifest:
     """
 
     version: int
+    study: str
     created: str
     command: list[str]
     versions: dict[str, str]
@@ -75,6 +78,7 @@ def new_manifest(
     """A manifest of this moment and machine."""
     return Manifest(
         version=MANIFEST_VERSION,
+        study=f"autopeft-{secrets.token_hex(8)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         versions={"python": platform.python_version()} | _versions(),

@@ -26,6 +26,7 @@ from autopeft.study.manifest import (
 from autopeft.study.propose import propose
 from autopeft.study.setup import Setup, read_space, set_up
 from autopeft.study.spec import StudySpec
+from autopeft.study.storage import check_local
 from autopeft.study.write import spec_yaml
 
 
@@ -50,6 +51,8 @@ def run_search(
     base = base or Path.cwd()
     study = Study(out)
     study.check_usable()
+    if spec.storage is None:
+        check_local(out)
     space = read_space(spec, base, out)
     with (
         locked(out) as stale,
@@ -63,7 +66,7 @@ def run_search(
         manifest = _manifest(study, setup, engine)
         _write_specs(study, setup, space)
         engine.begin(manifest.decided, out)
-        with closing(Ledger(study.database)) as ledger:
+        with closing(_ledger(study, manifest, spec.storage)) as ledger:
             driver = Driver(study, setup, manifest, ledger, engine, watcher or Silent())
             driver.watcher.planned(driver.plan())
             driver.run()
@@ -115,6 +118,10 @@ def _manifest(study: Study, setup: Setup, engine: Engine) -> Manifest:
     manifest = new_manifest(setup.fingerprint, setup.facts, decided, setup.space.max_params)
     write_manifest(study.manifest_file, manifest)
     return manifest
+
+
+def _ledger(study: Study, manifest: Manifest, url: str | None) -> Ledger:
+    return Ledger(study.database) if url is None else Ledger(url, manifest.study)
 
 
 def _write_specs(study: Study, setup: Setup, space: SpaceSpec) -> None:

@@ -11,6 +11,7 @@ from autopeft.errors import ConfigError
 from autopeft.space import yaml
 from autopeft.space.methods import method
 from autopeft.space.spec import Strict
+from autopeft.study.storage import check_url
 from autopeft.tasks.spec import METRICS, DataSpec, Kind
 from autopeft.training.spec import TrainingSpec
 
@@ -70,6 +71,13 @@ def limit(given: int | str, backbone_params: int) -> int:
     return given
 
 
+def _without_password(url: str) -> str:
+    try:
+        return check_url(url)
+    except ValueError as error:  # told without the value, which may hold a password
+        raise yaml.ProblemsError([((), str(error))]) from None
+
+
 class BudgetSpec(Strict):
     """Hard limits.
 
@@ -116,6 +124,7 @@ class StudySpec(Strict):
     training: TrainingSpec = TrainingSpec()
     sampler: SamplerName = "tpe"
     engine: EngineSpec = EngineSpec()
+    storage: Annotated[str, AfterValidator(_without_password)] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
 
     @model_validator(mode="after")

@@ -150,6 +150,7 @@ def test_manifest_tells_what_it_was_made_with(done, spec_of):
     assert manifest.training_settings().precision == "fp32"
     assert manifest.trial_seconds > 0
     assert manifest.command
+    assert manifest.study.startswith("autopeft-")
     assert manifest.fingerprint["seed"] == 0
     assert manifest.fingerprint["metric"] == "accuracy"
 

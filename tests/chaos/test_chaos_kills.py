@@ -1,0 +1,124 @@
+"""Kill -9 at random moments: nothing lost, nothing twice, nothing left, nothing else."""
+
+import contextlib
+import json
+import random
+import shutil
+import time
+
+import psutil
+import pytest
+from study_factory import ledger_states, tree
+
+CLOCKS = ("seconds", "started", "worker")
+
+
+def outcome(study):
+    """All of a study that does not depend on the clock."""
+    records = [record.to_dict() for record in study.records()]
+    return {
+        "records": [{k: v for k, v in r.items() if k not in CLOCKS} for r in records],
+        "jobs": tree(study.folder / "jobs"),
+        "front": json.loads((study.folder / "front.json").read_text(encoding="utf-8")),
+        "ledger": ledger_states(study),
+    }
+
+
+def kill_at_random(drivers, rng, *, drivers_killed, workers_killed):
+    """Run a study and kill what runs it, until that was done often enough."""
+    driver = None
+    while drivers_killed or workers_killed:
+        if driver is None or driver.poll() is not None:
+            driver = drivers.start("search", "study.yaml", "--out", "out")
+            drivers.wait_for(lambda d=driver: len(drivers.below(d)) >= 2, driver)
+        time.sleep(rng.uniform(0, 0.8))
+        if driver.poll() is not None:
+            driver.communicate()
+            return driver, drivers_killed, workers_killed
+        if drivers_killed and (not workers_killed or rng.random() < 0.5):
+            drivers.kill(driver)
+            drivers_killed -= 1
+        elif victims := drivers.below(driver):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rng.choice(victims).kill()
+                workers_killed -= 1
+    return driver, 0, 0
+
+
+@pytest.mark.parametrize(
+    ("trials", "n_kills"),
+    [(16, 2), pytest.param(60, 20, marks=pytest.mark.chaos)],
+)
+def test_killed_study_is_the_uninterrupted_one(drivers, trials, n_kills):
+    whole = drivers(trials, name="whole")
+    whole.search()
+    killed = drivers(trials, name="killed")
+    environment = {"STUB_SECONDS": "0.6" if n_kills > 5 else "0.3"}
+    killed._environment |= environment
+    rng = random.Random(trials)
+    driver, drivers_left, workers_left = kill_at_random(
+        killed, rng, drivers_killed=n_kills, workers_killed=n_kills
+    )
+    assert (drivers_left, workers_left) == (0, 0), "it ended before all kills were done"
+    if driver.poll() is None:
+        driver.communicate(timeout=240)
+    code, out = killed.run("resume", "out")
+    assert code == 0, out
+    found = outcome(killed.study)
+    assert [record["trial"] for record in found["records"]] == list(range(trials))
+    assert "RUNNING" not in found["ledger"]
+    expected = outcome(whole.study)
+    for one in (found, expected):  # a worker that is killed again and again has its job split
+        for record in one["records"]:
+            record.pop("cohort")
+    assert found == expected
+    assert not list(killed.study.folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("points", [(3,), pytest.param((0, 5, 9, 17, 30), marks=pytest.mark.chaos)])
+def test_killed_driver_changes_nothing_at_all(drivers, points):
+    """With one worker that lives, cohorts too are those of the uninterrupted study."""
+    trials = 36 if len(points) > 1 else 12
+    whole, killed = drivers(trials, name="whole"), drivers(trials, name="killed")
+    whole.search()
+    for point in points:
+        driver = killed.start("search", "study.yaml", "--out", "out")
+        killed.wait_for(lambda p=point: killed.n_records() > p, driver)
+        killed.kill(driver)
+    killed.search()
+    assert outcome(killed.study) == outcome(whole.study)
+
+
+@pytest.mark.parametrize("lost", ["study.db", "front.json", "records.jsonl", "space.yaml"])
+def test_what_follows_from_jobs_and_records_is_made_again(drivers, lost):
+    one = drivers(8)
+    one.search(STUB_SECONDS="0")
+    before = outcome(one.study)
+    (one.study.folder / lost).unlink()
+    code, out = one.run("resume", "out")
+    assert code == 0, out
+    assert outcome(one.study) == before
+
+
+def test_torn_files_of_a_killed_writer_do_not_count(drivers):
+    one = drivers(8)
+    one.search(STUB_SECONDS="0")
+    before = tree(one.study.folder)
+    for name in ("records/.000004-0-0.json.00ff.tmp", "jobs/.000001.json.00ff.tmp", ".x.tmp"):
+        (one.study.folder / name).write_bytes(b'{"version": 1, "tri')
+    one.search()
+    after = tree(one.study.folder)
+    assert set(after) == set(before)
+    assert {k: after[k] for k in after if k.startswith(("records/", "jobs/"))} == {
+        k: before[k] for k in before if k.startswith(("records/", "jobs/"))
+    }
+
+
+def test_ledger_of_another_study_is_refused(drivers):
+    one, other = drivers(8, name="one"), drivers(8, name="other", seed=5)
+    one.search(STUB_SECONDS="0")
+    other.search(STUB_SECONDS="0")
+    shutil.copy(other.study.database, one.study.database)
+    code, out = one.run("resume", "out")
+    assert code == 3, out
+    assert "is not that of the jobs beside it" in out
