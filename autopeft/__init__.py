@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autopeft.api import attach, search
+    from autopeft.export.bank import AdapterBank
     from autopeft.export.native import load
     from autopeft.front import Front
     from autopeft.handle import Study
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdapterBank": "autopeft.export.bank",
     "Front": "autopeft.front",
     "Genotype": "autopeft.space.genotype",
     "Op": "autopeft.space.genotype",
@@ -33,6 +35,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterBank",
     "Front",
     "Genotype",
     "Op",

@@ -14,7 +14,7 @@ from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.space.taps import Tap
+from autopeft.space.taps import QUERIES
 
 FORMAT_VERSION = 1
 
@@ -136,7 +136,7 @@ def mount(
         ConfigError: the genotype does not fit the model.
     """
     genotype = description.genotype
-    if kernel is None and any(op.write is Tap.HEAD for op in genotype.ops):
+    if kernel is None and any(op.write in QUERIES for op in genotype.ops):
         kernel = "sdpa"
     injection = Injection(model, [genotype], [description.seed], kernel, fresh=fresh)
     name_outputs(model, description.outputs)

@@ -18,7 +18,7 @@ from autopeft.export.tensors import Kind, read_kinds, tensors_of, write_tensors
 from autopeft.files import read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone
 from autopeft.model.head import OPS_ATTRIBUTE
-from autopeft.model.inject import fill
+from autopeft.model.inject import Injection, fill
 from autopeft.ops.base import Stack
 from autopeft.ops.entries import Entries
 
@@ -68,18 +68,29 @@ def load(
     """
     folder = Path(folder)
     description, sha256 = read_description(folder)
-    data, kinds = read_kinds(folder / TENSORS, sha256)
     base = base_of(description, backbone)
-    own = _mounted(folder, description, base, kinds)
-    with torch.no_grad():
-        fill(own, tensors_of(data, kinds, own, folder / TENSORS))
-    _check_entries(base.model, folder / TENSORS)
+    put_on(base, folder, description, sha256)
     model = base.model
     model.save_pretrained = partial(_save_again, model, description, base.fresh)
     tokenizer = _tokenizer(folder, base)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model.to(device=device, dtype=dtype or torch.float32), tokenizer
+
+
+def put_on(base: Backbone, folder: Path, description: Description, sha256: str) -> Injection:
+    """Put an adapter on its backbone, whose head has the right size; see `read_description`.
+
+    Raises:
+        DataError: the tensor file is not what the description says.
+    """
+    path = folder / TENSORS
+    data, kinds = read_kinds(path, sha256)
+    injection, own = _mounted(folder, description, base, kinds)
+    with torch.no_grad():
+        fill(own, tensors_of(data, kinds, own, path))
+    _check_entries(base.model, path)
+    return injection
 
 
 def read_description(folder: Path) -> tuple[Description, str]:
@@ -118,8 +129,8 @@ def base_of(description: Description, name: str | Path | None = None) -> Backbon
 
 def _mounted(
     folder: Path, description: Description, base: Backbone, kinds: Mapping[str, Kind]
-) -> dict[str, Tensor]:
-    """Views of the parameters to fill, once their number is what the file has."""
+) -> tuple[Injection, dict[str, Tensor]]:
+    """The ops and views of the parameters to fill, once their number is what the file has."""
     head = head_tensors(base.model, base.fresh)
     numbers = (kind for name, kind in kinds.items() if name not in head and kind.real)
     found = sum(math.prod(kind.shape) for kind in numbers)
@@ -131,7 +142,7 @@ def _mounted(
                 f"{folder / TENSORS}: its ops have {found:,} parameters, those of its genotype "
                 f"{expected:,}"
             )
-        return mount(base.model, base.fresh, description)[1]
+        return mount(base.model, base.fresh, description)
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG}: {error}") from None
 

@@ -5,7 +5,7 @@ mask at all, and padding would leak. The mask is always the explicit additive on
 without a mask and with `is_causal` would crop the keys that a prefix adds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,7 +46,11 @@ class HeadOps(NamedTuple):
     adapters: Sequence[MultiHead]
 
 
-def put_ops(attention: nn.Module, ops: HeadOps) -> None:
+Routed = Callable[[], Sequence[tuple[slice, HeadOps]]]
+"""Tells what acts inside attention for which rows, where these are not blocks of equal size."""
+
+
+def put_ops(attention: nn.Module, ops: HeadOps | Routed) -> None:
     """Give an attention module its ops, without registering them a second time."""
     object.__setattr__(attention, _OPS, ops)
 
@@ -191,9 +195,14 @@ def _attention(
     if position_bias is not None:  # T5's, which is added to the scores as the mask is
         mask = position_bias if mask is None else position_bias + mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    ops: HeadOps = getattr(module, _OPS, HeadOps((), ()))
-    out = _forward(kernel, ops.prefixes, query, key, value, mask, scale, dropout)
-    return _adapted(out.contiguous(), query, ops.adapters), None
+    held: HeadOps | Routed = getattr(module, _OPS, HeadOps((), ()))
+    outs = []
+    for rows, ops in [(slice(None), held)] if isinstance(held, HeadOps) else held():
+        own = mask if mask is None or len(mask) == 1 else mask[rows]
+        q, k, v = query[rows], key[rows], value[rows]
+        out = _forward(kernel, ops.prefixes, q, k, v, own, scale, dropout)
+        outs.append(_adapted(out.contiguous(), q, ops.adapters))
+    return torch.cat(outs) if len(outs) > 1 else outs[0], None
 
 
 def _adapted(

@@ -1,0 +1,111 @@
+"""Several adapters on one backbone, and rows of one batch that go to different ones."""
+
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, lora, op
+from winners import make_winner
+
+import autopeft
+from autopeft.errors import ConfigError, DataError
+from autopeft.export.bank import AdapterBank
+from autopeft.export.native import write_native
+from autopeft.space.forms import Form
+from autopeft.space.genotype import Op
+from autopeft.space.taps import Tap
+
+GENOTYPES = {
+    "lora": LORA.ops,
+    "mam": MAM.ops,
+    "houlsby": HOULSBY.ops,
+    "vectors": VECTORS.ops,
+    "head": (),
+    "top": (lora(Tap.V, (0, 0, 4)),),
+}
+ENCODERS = {"pfeiffer": PFEIFFER.ops}
+
+
+def is_there(one: Op, shape):
+    return {one.read, one.write} <= set(shape.widths)
+
+
+def write(folder, winner):
+    folder.mkdir()
+    write_native(folder, winner.description, winner.tensors)
+    winner.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["bert", "llama", "gpt2"])
+def folders(request, tmp_path_factory):
+    """Adapters of every kind on one model; one has a single output."""
+    home = tmp_path_factory.mktemp(request.param)
+    out = {}
+    more = ENCODERS if request.param == "bert" else {}
+    shape = make_winner(home, request.param).backbone.shape
+    for name, ops in (GENOTYPES | more).items():
+        kept = [one for one in ops if is_there(one, shape)]
+        task = "regression" if name == "top" else "classification"
+        winner = make_winner(home, request.param, *kept, task=task, seed=len(out))
+        out[name] = write(home / f"adapter-{name}", winner)
+    return out
+
+
+def some_rows(n_rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 19, (n_rows, 9), generator=generator)
+    mask = torch.ones_like(ids)
+    for row, length in enumerate(torch.randint(3, 10, (n_rows,), generator=generator)):
+        mask[row, length:] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@torch.no_grad()
+def test_rows_in_any_order_go_to_their_adapters(folders):
+    bank = AdapterBank(folders)
+    names = [*folders, *folders, "lora", "mam", "lora"]
+    random.Random(0).shuffle(names)
+    rows = some_rows(len(names))
+    found = bank.outputs(rows, names)
+    for name, folder in folders.items():
+        model, _ = autopeft.load(folder)
+        model.config.pad_token_id = bank.model.config.pad_token_id
+        alone = model(**rows).logits
+        own = [i for i, other in enumerate(names) if other == name]
+        assert own
+        for i in own:
+            torch.testing.assert_close(found[i], alone[i], rtol=1e-5, atol=1e-5)
+        bank.use(name)
+        torch.testing.assert_close(bank.model(**rows).logits, alone, rtol=1e-5, atol=1e-5)
+    assert len({len(row) for row in found}) == 2
+
+
+def test_what_a_bank_refuses(folders, tmp_path):
+    bank = AdapterBank(dict(list(folders.items())[:2]))
+    with pytest.raises(ConfigError, match="no adapter `x`; there are: lora, mam"):
+        bank.use("x")
+    with pytest.raises(ConfigError, match="3 names for another number of rows"):
+        bank.outputs(some_rows(4), ["lora"] * 3)
+    with pytest.raises(ConfigError, match="needs an adapter"):
+        AdapterBank({})
+
+
+def test_adapters_of_different_backbones_are_refused(tmp_path):
+    one = make_winner(tmp_path, "bert", lora(Tap.Q, 2))
+    first = write(tmp_path / "first", one)
+    path = tmp_path / "bert" / "model.safetensors"
+    state = load_file(path)
+    name = next(iter(state))
+    save_file(state | {name: state[name] + 1}, path, {"format": "pt"})
+    second = write(tmp_path / "second", make_winner(tmp_path, "bert", lora(Tap.Q, 2)))
+    with pytest.raises(DataError, match="a and b were trained on different backbones"):
+        AdapterBank({"a": first, "b": second})
+
+
+def test_gates_are_refused(tmp_path):
+    gated = op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 2, scale="gated")
+    folder = write(tmp_path / "gated", make_winner(tmp_path, "bert", gated))
+    with pytest.raises(ConfigError, match="adapter a has gated ops"):
+        AdapterBank({"a": folder})
