@@ -238,7 +238,9 @@ def show_method(row: Mapping[str, Any]) -> None:
     out.print(f"{row['name']}: {escape(row['title'])}")
     out.print(f"source      {escape(row['source'])}")
     out.print(f"formula     {escape(row['formula'])}")
-    out.print(f"parameters  {row['params']:,} ({percent(row['fraction'])} of {row['model']})")
+    trained = f", {row['trained']:,} while training" if row["trained"] != row["params"] else ""
+    share = f"{percent(row['fraction'])} of {row['model']}"
+    out.print(f"parameters  {row['params']:,} ({share}){trained}")
     for op in row["genotype"]["ops"]:
         more = " ".join(f"{k}={op[k]}" for k in ("activation", "scale") if k in op)
         sizes = op["sizes"]

@@ -58,6 +58,7 @@ def method_rows(name: str | None, model: str | None) -> list[dict[str, Any]]:
                 "name": key,
                 "title": item.title,
                 "params": count,
+                "trained": None if genotype is None else genotype.count_trained(shape),
                 "fraction": None if count is None else count / shape.backbone_params,
                 "summary": None if genotype is None else describe(genotype),
                 "lacking": list(item.lacking(shape)),

@@ -293,6 +293,8 @@ def test_methods_are_listed(run, checkpoint):
     assert code == 0
     assert "parameters  294,912 (0.269 % of BERT-base)" in out
     assert "Hu et al." in out
+    code, out, _ = run("methods", "prefix_mlp")
+    assert "552,960 (0.505 % of BERT-base), 9,872,384 while training" in out
     code, out, err = run("methods", "lora", "--format", "json", "--model", checkpoint)
     row = json.loads(out)
     assert (code, err, row["name"], row["params"]) == (0, "", "lora", 1024)
