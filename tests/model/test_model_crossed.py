@@ -237,6 +237,12 @@ def test_a_model_without_an_encoder_has_no_cross_attention():
         Injection(tiny_model("gpt2"), [one], [0], "eager")
 
 
+def test_gated_ops_are_refused(family):
+    one = genotype(op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 2, scale="gated"))
+    with pytest.raises(ConfigError, match="gated ops are not for models with an encoder and a dec"):
+        Injection(tiny_model(family), [one], [0], "eager")
+
+
 def test_a_gated_t5_has_a_gate():
     model = tiny_model("t5", gated=True)
     shape = Anatomy(model).shape()

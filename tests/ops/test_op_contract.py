@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import (
+    CROSSED,
     EVERY,
     FAMILIES,
     HEADED,
@@ -496,6 +497,10 @@ class TestGated(SizedContract):
     random = frozenset({"down"})
     mergeable = False
 
+    @pytest.fixture(params=[name for name in EVERY if name not in CROSSED])
+    def family(self, request):
+        return request.param
+
     def make(self, sizes):
         return op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, sizes, scale="gated")
 
@@ -508,6 +513,10 @@ class TestGatedPrefix(InAttention, SizedContract):
     fresh_is_nothing = False
     random = frozenset({"keys", "values"})
     mergeable = False
+
+    @pytest.fixture(params=[name for name in HEADED if name not in CROSSED])
+    def family(self, request):
+        return request.param
 
     def make(self, sizes):
         return op(Form.PREFIX, Tap.HEAD, Tap.HEAD, sizes, scale="gated")
