@@ -71,6 +71,7 @@ def main() -> None:
     add = options.add_argument
     add("--trials", type=int, nargs="+", default=[1000, 10000], help="of each study")
     add("--repeats", type=int, default=3, help="measurements of each way")
+    add("--studies", type=Path, help="folder that keeps the made-up studies for another run")
     add("--note", default="", help="what else is to be said of the machine")
     add("--out", type=Path, default=HERE / "results" / "dashboard.json", help="result")
     add("--serve", type=Path, help=argparse.SUPPRESS)  # optuna-dashboard, in this process
@@ -82,7 +83,8 @@ def main() -> None:
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for n_trials in args.trials:
-            measured[str(n_trials)] = compare(Path(folder) / f"{n_trials}", n_trials, args.repeats)
+            study = (args.studies or Path(folder)) / f"{n_trials}"
+            measured[str(n_trials)] = compare(study, n_trials, args.repeats)
     told = {key: value["summary"] for key, value in measured.items()}
     result = {
         "benchmark": "dashboard",
@@ -105,7 +107,8 @@ def compare(folder: Path, n_trials: int, repeats: int) -> Measured:
     """Both ways on one study, in turn."""
     from synthetic_study import make_study  # noqa: PLC0415
 
-    make_study(folder, n_trials)
+    if not (folder / "front.json").exists():
+        make_study(folder, n_trials)
     ours, theirs = [], []
     for repeat in range(repeats):
         ours.append(measure_ours(folder))
@@ -168,7 +171,7 @@ def measure_theirs(folder: Path) -> Measured:
             time.sleep(0.02)
         started = time.perf_counter() - start + ready["import_seconds"]
         with browser() as driver:
-            url = f"http://127.0.0.1:{port}/dashboard/studies/0/analytics"
+            url = f"http://127.0.0.1:{port}/dashboard/studies/0"
             shown = open_page(driver, url, THEIRS_SHOWN)
     finally:
         server.kill()

@@ -191,7 +191,7 @@ def _objectives(metric, score, params, rng):
 
 
 def _truth(genotype: Genotype, params: int) -> float:
-    size = math.log1p(params) / math.log1p(227_132)
+    size = min(1.1, math.log1p(params) / math.log1p(227_132))
     rate = math.log10(genotype.learning_rate / 2e-3)
     return 0.66 + 0.2 * size**3 - 0.03 * rate**2 - 0.01 * (len(genotype.ops) > 6)
 

@@ -21,6 +21,7 @@ from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import Cost, StudyInfo
 from autopeft.dashboard.trials import STATES, State, TrialInfo
 from autopeft.records import SELECTION
+from autopeft.selection import Selection
 
 SYMBOLS: dict[State, str] = {
     "front": "circle",
@@ -46,8 +47,8 @@ class Figure:
     """A figure, what it shows in words, and its data as a table.
 
     Attributes:
-        kind: how the page links it: "pareto", "parallel", "curves", "timeline", "fronts" or, if it
-            shows no single trial, "static".
+        kind: how the page links it: "pareto", "selected", "parallel", "curves", "timeline" or
+            "fronts"; "static" if it shows no single trial.
         title: of the figure.
         description: what is on the axes and how to read it.
         head: titles of the table's columns.
@@ -404,6 +405,70 @@ def learning_curves(study: StudyInfo) -> Figure:
         head=("trial", "steps", study.metric),
         rows=tuple((t.trial, steps, value) for _, t, curve in lines for steps, value in curve),
         plot=_plain(go.Figure(traces, layout) if lines else go.Figure()),
+    )
+
+
+def selected(study: StudyInfo, selection: Selection) -> Figure:
+    """The contenders of the final selection, with intervals, beside their scores in the search."""
+    index = {trial.trial: i for i, trial in enumerate(study.trials)}
+    found = sorted(selection.contenders, key=lambda c: c.quality)
+    names = [f"{c.trial}: {c.role}" for c in found]
+    rows = [index.get(c.trial) for c in found]
+    fresh = go.Scatter(
+        x=[_short(c.quality) for c in found],
+        y=names,
+        error_x={
+            "type": "data",
+            "array": [_short(c.high - c.quality) for c in found],
+            "arrayminus": [_short(c.quality - c.low) for c in found],
+            "thickness": 1.5,
+            "width": 0,
+        },
+        customdata=rows,
+        mode="markers",
+        marker={"symbol": "circle", "size": 10},
+        name="fresh rows and seeds, 95 % interval",
+        meta={"role": "front", "linked": True},
+        hoverinfo="none",
+    )
+    searched = go.Scatter(
+        x=[_short(c.search_quality) for c in found],
+        y=names,
+        customdata=rows,
+        mode="markers",
+        marker={"symbol": "line-ns-open", "size": 12, "line": {"width": 2}},
+        name="as the search saw it",
+        meta={"role": "baseline", "linked": True},
+        hoverinfo="none",
+    )
+    layout = {
+        "xaxis": {"title": {"text": escape(selection.metric)}},
+        "yaxis": {"automargin": True, "type": "category"},
+        "legend": LEGEND,
+    }
+    return Figure(
+        kind="selected",
+        title="Final selection",
+        description=(
+            f"Finalists and baselines trained again with fresh seeds and scored on "
+            f"{selection.rows:,} rows that the search has not seen. How far a bar lies to the "
+            "right of its dot is how much the search flattered it."
+        ),
+        head=("trial", "why", "parameters", "search", selection.metric, "low", "high", "seeds"),
+        rows=tuple(
+            (
+                c.trial,
+                c.role,
+                c.trainable_params,
+                c.search_quality,
+                c.quality,
+                c.low,
+                c.high,
+                c.seeds,
+            )
+            for c in found
+        ),
+        plot=_plain(go.Figure([fresh, searched], layout)),
     )
 
 

@@ -13,6 +13,7 @@ from autopeft.files import read_json
 from autopeft.front import Front, hypervolume, read_front
 from autopeft.objectives import PARAMS
 from autopeft.records import SELECTION, Record
+from autopeft.selection import Selection
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
 from autopeft.study.folder import Study
@@ -93,7 +94,7 @@ class StudyInfo:
         costs: what can stand on the cost axis.
         growth: (training seconds spent, hypervolume then), where it changed.
         jobs: who trained what when.
-        tested: (role, trial, quality, standard error) on the test split, if it was opened.
+        selection: the final selection on fresh rows and seeds, if there was one.
         verdict: the answer in words.
     """
 
@@ -109,6 +110,7 @@ class StudyInfo:
     costs: tuple[Cost, ...]
     growth: tuple[tuple[float, float], ...]
     jobs: tuple[Job, ...]
+    selection: Selection | None
     verdict: Verdict
 
     def trial(self, number: int) -> TrialInfo:
@@ -148,6 +150,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
     front_file = folder / "front.json"
     front = read_front(front_file) if front_file.exists() else None
     manifest = read_json(study.manifest_file) if study.manifest_file.exists() else {}
+    selection = study.selection()
     spec = load_study_spec(study.spec_file) if study.spec_file.exists() else None
     metric = front.metric if front else (spec.chosen_metric if spec else _metric(records))
     shape = study.shape()
@@ -159,7 +162,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         max_params=max_params,
         shape=shape,
     )
-    frontier = front_info(front, trials)
+    frontier = front_info(front, trials, selection)
     return StudyInfo(
         name=folder.resolve().name,
         folder=str(folder),
@@ -173,30 +176,34 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         costs=costs_of(trials, records, frontier, max_params),
         growth=growth_of(records, trials, max_params),
         jobs=jobs_of(records),
+        selection=selection,
         verdict=verdict_of(
             trials,
             front=frontier.trials,
             recommended=frontier.recommended,
             rows=_rows(manifest).get("validation"),
-            selection=study.selection(),
+            selection=selection,
             openings=_openings(study.test_file),
         ),
     )
 
 
-def front_info(front: Front | None, trials: Sequence[TrialInfo]) -> FrontInfo:
+def front_info(
+    front: Front | None, trials: Sequence[TrialInfo], selection: Selection | None = None
+) -> FrontInfo:
     """The front with the baselines beside it.
 
     Args:
         front: as it was computed; None before the first record.
         trials: of the same study.
+        selection: has the last word on what to recommend, if there was one.
     """
     baselines = {trial.trial: trial.method for trial in trials if trial.method}
     if front is None:
         return FrontInfo((), None, None, 0.0, baselines)
     return FrontInfo(
         trials=tuple(point.trial for point in front.points),
-        recommended=front.recommended,
+        recommended=selection.recommended if selection else front.recommended,
         knee=front.knee,
         hypervolume=front.hypervolume,
         baselines=baselines,

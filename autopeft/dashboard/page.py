@@ -128,7 +128,8 @@ def _figure(figure: Figure, *, with_rows: bool = True) -> dict[str, Any]:
 
 
 def _figures(study: StudyInfo) -> list[Figure]:
-    found = [figures.parallel(study)] if study.front.trials else []
+    found = [figures.selected(study, study.selection)] if study.selection else []
+    found += [figures.parallel(study)] if study.front.trials else []
     found += [figures.importance_bars(study, item) for item in importances(study.trials)]
     curves = figures.learning_curves(study)
     found += [curves] if curves.rows else []

@@ -251,7 +251,8 @@ def test_compiled_records_stand_in_for_their_files(tmp_path):
 def verdict(records, rows=872, selection=None, openings=()):
     front = front_for(records)
     trials = infos(records, [point.trial for point in front.points])
-    frontier = front_info(front, trials)
+    frontier = front_info(front, trials, selection)
+    assert frontier.recommended == (selection or front).recommended
     return verdict_of(
         trials,
         front=frontier.trials,

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -18,6 +19,7 @@ from autopeft.dashboard.page import payload, payload_json, policy, render
 from autopeft.dashboard.report import records_csv, report
 from autopeft.errors import ConfigError
 from autopeft.handle import Study
+from autopeft.selection import Contender, Selection
 
 
 class Page(HTMLParser):
@@ -168,6 +170,24 @@ def test_study_of_failures_has_a_page(tmp_path):
     data = payload([info])["studies"][0]
     assert [figure["title"] for figure in data["figures"]][-1] == "Failures by cause"
     assert "All 5 trials failed" in render([info])
+
+
+def test_final_selection_is_drawn_with_its_intervals(info):
+    contenders = tuple(
+        Contender(trial, role, 10, 0.1, "words", 0.9, 0.8 + trial / 100, 0.01, 0.7, 0.95, 3)
+        for trial, role in ((3, "front"), (1, "lora"))
+    )
+    selection = Selection("accuracy", 900, contenders, (), 3)
+    data = payload([replace(info, selection=selection)])["studies"][0]
+    (figure,) = [item for item in data["figures"] if item["kind"] == "selected"]
+    fresh, searched = figure["plot"]["data"]
+    assert fresh["y"] == ["1: lora", "3: front"]
+    assert fresh["x"] == [0.81, 0.83]
+    assert fresh["error_x"]["array"] == pytest.approx([0.14, 0.12])
+    assert fresh["error_x"]["arrayminus"] == pytest.approx([0.11, 0.13])
+    assert searched["x"] == [0.9, 0.9]
+    numbers = [data["columns"]["trial"][row] for row in fresh["customdata"]]
+    assert numbers == [1, 3]
 
 
 def test_several_studies_are_compared(tmp_path, info):

@@ -52,14 +52,15 @@ function drawHeat() {
     groups.filter(([, own]) => own.length).map(([name, own]) => make("th", { colspan: own.length, scope: "colgroup" }, name)), make("td"));
   const titles = make("tr", {}, make("th", { scope: "col", class: "corner" }, "layer"),
     taps.map((tap) => make("th", { scope: "col" }, tap.name)), make("th", { scope: "col", class: "sum" }, trial ? "sum" : "share"));
+  const sumOf = (chosen) => chosen.reduce((sum, key) => sum + (cells.get(key)?.params || 0), 0);
+  const layerSums = [...Array(layers).keys()].map((layer) => sumOf(taps.map((tap) => `${layer} ${tap.name}`)));
+  const tapSums = taps.map((tap) => sumOf([...Array(layers).keys()].map((layer) => `${layer} ${tap.name}`)));
   const rows = [];
   for (let layer = layers - 1; layer >= 0; layer--) {
-    let sum = 0;
     const line = taps.map((tap, t) => {
       const cell = cells.get(`${layer} ${tap.name}`);
       const edge = t && tap.attention !== taps[t - 1].attention ? " edge" : "";
       if (!cell) return make("td", { class: `cell none${edge}` }, make("span", { class: "hidden" }, "0"));
-      sum += cell.params;
       const strength = Math.sqrt(cell.params / most);
       const node = make("td", {
         class: `cell${strength > 0.8 ? " strong" : strength > 0.6 ? " middling" : ""}${edge}`,
@@ -69,13 +70,9 @@ function drawHeat() {
       node.style.setProperty("--t", `${Math.round(8 + 92 * strength)}%`);
       return node;
     });
-    rows.push(make("tr", {}, make("th", { scope: "row" }, `${layer}`), line, bar(sum, total, amount)));
+    rows.push(make("tr", {}, make("th", { scope: "row" }, `${layer}`), line, bar(layerSums[layer], Math.max(...layerSums), amount)));
   }
-  const sums = taps.map((tap) => {
-    let sum = 0;
-    for (let layer = 0; layer < layers; layer++) sum += cells.get(`${layer} ${tap.name}`)?.params || 0;
-    return bar(sum, total, amount, true);
-  });
+  const sums = tapSums.map((sum) => bar(sum, Math.max(...tapSums), amount, true));
   const foot = make("tr", { class: "sums" }, make("th", { scope: "row" }, trial ? "sum" : "share"), sums, make("td"));
   fill(box, head, make("p", { class: "said" }, said),
     make("div", { class: "scroll" }, make("table", { class: `heat${layers > 16 ? " deep" : ""}`, "aria-labelledby": "heat-title" },
@@ -91,8 +88,8 @@ function averaged(shares) {
   return cells;
 }
 
-function bar(sum, total, amount, upright) {
+function bar(sum, largest, amount, upright) {
   const track = make("span", { class: "track", "aria-hidden": "true" }, make("span", { class: "fill" }));
-  track.firstChild.style.setProperty("--part", `${total ? (100 * sum) / total : 0}%`);
+  track.firstChild.style.setProperty("--part", `${largest ? (100 * sum) / largest : 0}%`);
   return make("td", { class: `bar${upright ? " upright" : ""}` }, track, make("span", { class: "value" }, sum ? amount(sum) : "0"));
 }

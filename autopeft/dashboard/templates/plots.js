@@ -9,7 +9,8 @@ function painted(figure) {
     const own = colour(trace.meta?.role || "dominated");
     const marker = { ...trace.marker, color: own, line: { ...trace.marker?.line, color: trace.type === "bar" ? colour("panel") : own } };
     return { ...trace, marker, line: { ...trace.line, color: own },
-      ...(trace.error_y ? { error_y: { ...trace.error_y, color: own } } : {}) };
+      ...(trace.error_y ? { error_y: { ...trace.error_y, color: own } } : {}),
+      ...(trace.error_x ? { error_x: { ...trace.error_x, color: own } } : {}) };
   });
   const axis = (given) => ({ ...given, gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line,
     tickfont: { color: soft, size: 12 }, title: { ...given?.title, font: { color: soft, size: 13 }, standoff: 8 }, automargin: true });
@@ -46,6 +47,10 @@ function whereabouts(figure, row) {
   if (figure.kind === "curves") {
     const points = curvePoints(row);
     return points.length > 1 ? [points.map(([x]) => x), points.map(([, y]) => y)] : [[], []];
+  }
+  if (figure.kind === "selected") {
+    const at = figure.plot.data[0].customdata.indexOf(row);
+    return at < 0 ? [[], []] : [[figure.plot.data[0].x[at]], [figure.plot.data[0].y[at]]];
   }
   if (figure.kind === "parallel") {
     const scaled = (axis, value) => (!axis.log ? value : axis.key === "params" ? Math.log1p(value) : Math.log10(value));
@@ -128,7 +133,7 @@ function redraw() {
   for (const node of figures.keys()) if (node.classList.contains("drawn")) draw(node);
 }
 
-const MARKED = ["pareto", "parallel", "curves", "timeline"];
+const MARKED = ["pareto", "selected", "parallel", "curves", "timeline"];
 let marking = 0;
 function markAll() { // a key that is held down selects faster than plots are drawn
   clearTimeout(marking);
