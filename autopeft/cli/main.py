@@ -247,6 +247,9 @@ def export(
     as_lora: Annotated[
         int | None, typer.Option(help="With --to peft: approximate by LoRA of this rank.")
     ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="Upload it to this repository of the Hub: user/name.")
+    ] = None,
     output: FormatOption = Format.HUMAN,
 ) -> None:
     """Export a trained trial, load it again in a fresh process and compare what it puts out."""
@@ -261,6 +264,10 @@ def export(
         typer.echo(json.dumps(exported.to_dict(), allow_nan=False))
     else:
         console.show_exported(exported)
+    if push is not None:
+        from autopeft.export.push import push as upload
+
+        typer.echo(f"pushed to {upload(out, push)}", err=True)
 
 
 @app.command()
