@@ -42,6 +42,8 @@ def _reason(target: str, op: Op, shape: ModelShape) -> str | None:
 
 def _peft(op: Op, shape: ModelShape) -> str | None:
     op = op.stored
+    if op.scale == "gated":
+        return "its gate is another one for every example"
     if op.form in LORA_LIKE:
         if LINEAR_INPUT.get(op.write) is op.read:
             return None

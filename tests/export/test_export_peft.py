@@ -115,6 +115,7 @@ def test_a_pattern_that_matches_nothing_is_a_failure(home, tmp_path):
         ((same(Form.SCALE, Tap.FFN_MID), same(Form.SCALE, Tap.FFN_OUT)), "not both"),
         ((same(Form.BIAS, Tap.FFN_IN),), "biases that the model has"),
         ((same(Form.PREFIX, Tap.HEAD, 2),), "prefix head->head: peft has no prefix (native"),
+        ((lora(Tap.Q, 2, scale="gated"),), "its gate is another one for every example"),
         ((DORA[0], lora(Tap.Q, 2)), "DoRA does not share its weight"),
     ],
 )
