@@ -23,7 +23,7 @@ from typing import Any, Literal, Self, get_args
 from autopeft import checks
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
-from autopeft.records import SELECTION, Objective, Record, check_objectives
+from autopeft.records import UNSEEN, Objective, Record, check_objectives
 
 FRONT_VERSION = 1
 
@@ -258,7 +258,7 @@ def _comparable(records: Iterable[Record]) -> list[list[Record]]:
     """For each usable trial its complete records at its highest rung, by replicate."""
     trials: dict[int, list[Record]] = defaultdict(list)
     for record in records:
-        if record.split != SELECTION:
+        if record.split not in UNSEEN:
             trials[record.trial].append(record)
     groups = []
     for trial, group in trials.items():

@@ -16,7 +16,10 @@ RECORD_VERSION = 1
 RECORD_VERSION_STORED = 2
 """Of records whose trial trained other parameters than it stored; the others stay as they were."""
 SELECTION = "selection"
-"""The split of records that no search has selected on; see `selection.py`."""
+FOLD = "fold"
+UNSEEN = frozenset({SELECTION, FOLD})
+"""Splits of records that no search has selected on: rows set aside, or a part of the training rows
+that this training has left out, where they are few. See `selection.py`."""
 
 State = Literal["complete", "failed"]
 FailureKind = Literal["nan", "diverged", "out_of_memory", "crash", "timeout", "error"]
@@ -132,6 +135,11 @@ class Record:
     def key(self) -> tuple[int, int, int]:
         """(trial, rung, replicate): what a study measures once."""
         return (self.trial, self.rung, self.replicate)
+
+    @property
+    def is_first(self) -> bool:
+        """It is the trial's first measurement, at the lowest rung of the search."""
+        return self.rung == self.replicate == 0
 
     @property
     def stored_genotype(self) -> dict[str, Any]:

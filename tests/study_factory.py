@@ -109,6 +109,7 @@ def spec_of(checkpoint, data_folder):
             "data": {name: str(data_folder / f"{name}.jsonl") for name in ROWS},
             "methods": ["head", "lora"],
             "engine": {"workers": 0},
+            "selection": {"seeds": 0},
             "budget": {"max_params": max_params, "trials": trials, "time": time},
             "training": {
                 "epochs": 1,

@@ -38,6 +38,14 @@ def tell_plan(console: Console, plan: "Plan") -> None:
         f"{todo} trials, about {plan.trial_seconds:.1f} s each in cohorts of {plan.cohort} "
         f"({plan.precision}, {plan.kernel} attention): about {duration(plan.seconds_left)}{limit}"
     )
+    if len(plan.rung_steps) > 1:
+        steps = ", ".join(map(str, plan.rung_steps))
+        console.print(f"rungs at {steps} steps: the better ones of each size go on")
+    if plan.contenders:
+        console.print(
+            f"then the final selection: at most {plan.contenders} trials, {plan.seeds} fresh seeds "
+            f"each, about {duration(plan.selection_seconds)} of this"
+        )
 
 
 def tell_record(record: "Record", summary: str, front: "Front") -> str:
@@ -48,7 +56,10 @@ def tell_record(record: "Record", summary: str, front: "Front") -> str:
         metric = record.metrics[front.metric]
         star = " *" if any(p.trial == record.trial for p in front.points) else ""
         what = f"{front.metric} {metric.value:.4f} ± {metric.stderr:.4f}{star}"
-    return f"trial {record.trial}: {what}, {record.trainable_params:,} parameters, {summary}"
+    where = f" at rung {record.rung}" if record.rung else ""
+    if record.replicate:
+        where = f" with fresh seed {record.replicate} on unseen rows"
+    return f"trial {record.trial}{where}: {what}, {record.trainable_params:,} parameters, {summary}"
 
 
 def tell_step(console: Console, step: int, steps: int) -> None:
@@ -72,7 +83,7 @@ class PlainWatcher:
         self._console = console
         self._plan: Plan | None = None
         self._done = 0
-        self._seconds: list[float] = []
+        self._spent = 0.0
 
     def planned(self, plan: "Plan") -> None:
         """Say what is to come."""
@@ -84,12 +95,11 @@ class PlainWatcher:
 
     def measured(self, record: "Record", summary: str, front: "Front") -> None:
         """Say what a trial came to, how many are done, and the time left."""
-        self._done += 1
-        self._seconds.append(record.seconds)
+        self._done += record.is_first
+        self._spent += record.seconds
         line = tell_record(record, summary, front)
         if self._plan is not None:
-            mean = sum(self._seconds) / len(self._seconds)
-            left = (self._plan.trials - self._done) * mean
+            left = max(0.0, self._plan.seconds_left - self._spent)
             line = f"[{self._done}/{self._plan.trials}, {duration(left)} left] {line}"
         self._console.print(line, markup=False)
 
@@ -148,7 +158,7 @@ class LiveWatcher:
 
     def measured(self, record: "Record", summary: str, front: "Front") -> None:
         """Move the bar of the study; leave a line above it."""
-        self._done += 1
+        self._done += record.is_first
         self._best = best_of(front)
         self._console.print(tell_record(record, summary, front), markup=False)
         self._progress.update(self._trials, completed=self._done)

@@ -127,5 +127,5 @@ def _keeps_states(ground: Ground, precision: Precision) -> bool:
         return False
     if wanted != "auto":
         return wanted
-    size = cache_bytes(ground.backbone.shape, (ground.train, ground.validation), precision)
+    size = cache_bytes(ground.backbone.shape, (ground.train, *ground.scored), precision)
     return size <= available_bytes(ground.device) * CACHE_SHARE

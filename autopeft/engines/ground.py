@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from autopeft.engines.work import Facts, Work
 from autopeft.model.backbone import Backbone, cast, load_backbone
 from autopeft.model.computing import Precision
+from autopeft.records import FOLD, SELECTION
 from autopeft.tasks.data import Dataset, load
 from autopeft.tasks.encode import Encoded, encode
+from autopeft.tasks.splits import fold
 from autopeft.tasks.task import Task, make_task
 from autopeft.training.memory import use_heap
 from autopeft.training.settings import TrainingSettings
@@ -26,6 +29,7 @@ class Ground:
         task: loss and metrics.
         train: encoded training rows.
         validation: encoded search-validation rows.
+        selection: encoded rows of the final selection, if some were set aside.
         notes: what the user has to be told.
     """
 
@@ -35,7 +39,28 @@ class Ground:
     task: Task
     train: Encoded
     validation: Encoded
+    selection: Encoded | None
     notes: tuple[str, ...]
+
+    def rows(self, replicate: int) -> tuple[Encoded, Encoded, str]:
+        """What a trial is trained and scored on, and the name of the latter.
+
+        Args:
+            replicate: 0 is the search's, the others are those of the final selection.
+        """
+        if not replicate:
+            return self.train, self.validation, self.dataset.validation.name
+        if self.selection is not None:
+            return self.train, self.selection, SELECTION
+        parts = fold(self.dataset.train, replicate - 1, self.work.seed)
+        longest = self.work.training.max_length
+        rest, left_out = (encode(part, self.backbone.tokenizer, longest) for part in parts)
+        return rest, left_out, FOLD
+
+    @property
+    def scored(self) -> tuple[Encoded, ...]:
+        """The splits that trials are scored on."""
+        return (self.validation,) if self.selection is None else (self.validation, self.selection)
 
     @property
     def settings(self) -> TrainingSettings:
@@ -69,11 +94,18 @@ class Ground:
             model_hash=self.backbone.fingerprint,
             data_hash=dataset.fingerprint,
             n_rows={split.name: len(split) for split in dataset.splits},
+            unseen=self._unseen,
             labels=dataset.label_names,
             notes=self.notes,
             device=self.device.type,
             n_devices=torch.cuda.device_count() if self.device.type == "cuda" else 1,
         )
+
+    @property
+    def _unseen(self) -> Literal["selection", "fold"] | None:
+        if self.selection is not None:
+            return "selection"
+        return "fold" if self.work.data.selection_rows is None else None
 
 
 def load_ground(work: Work, device: int = 0) -> Ground:
@@ -95,6 +127,9 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     longest = work.training.max_length
     train = encode(dataset.train, backbone.tokenizer, longest)
     validation = encode(dataset.validation, backbone.tokenizer, longest)
+    selection = None
+    if dataset.selection is not None:
+        selection = encode(dataset.selection, backbone.tokenizer, longest)
     notes = [*dataset.notes]
     for name, rows in (("train", train), ("validation", validation)):
         if rows.truncated_fraction:
@@ -102,4 +137,4 @@ def load_ground(work: Work, device: int = 0) -> Ground:
                 f"{100 * rows.truncated_fraction:.1f} % of the {name} rows are cut at "
                 f"{longest} tokens"
             )
-    return Ground(work, dataset, backbone, task, train, validation, tuple(notes))
+    return Ground(work, dataset, backbone, task, train, validation, selection, tuple(notes))

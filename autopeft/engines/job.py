@@ -1,6 +1,7 @@
 """A job: these trials, from here to that rung, together."""
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -40,12 +41,14 @@ class Job:
         rung: the level of the training budget to reach.
         replicate: which repetition.
         order_seed: of the order of batches, the same for all trials of a study and replicate.
+        until: optimizer steps from the start of a trial to the rung; None for all of them.
     """
 
     trials: tuple[JobTrial, ...]
     rung: int
     replicate: int
     order_seed: int
+    until: int | None = None
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -86,10 +89,21 @@ class Job:
             JobTrial(t.number, genotype_from_dict(t.genotype, source), t.seed, t.origin)
             for t in file.trials
         )
-        job = cls(trials, file.rung, file.replicate, file.order_seed)
+        job = cls(trials, file.rung, file.replicate, file.order_seed, file.until)
         if len(set(job.numbers)) < len(trials):
             raise ConfigError(f"{source}: a trial is there twice")
         return job
+
+
+def paused_file(folder: Path, trial: int, rung: int) -> Path:
+    """Where the state of a trial at a rung lies, so that it can go on from there.
+
+    Args:
+        folder: of the study.
+        trial: its number.
+        rung: that it has come to.
+    """
+    return folder / "paused" / f"{trial:06d}-{rung}.safetensors"
 
 
 _Count = Annotated[int, Field(strict=True, ge=0)]
@@ -108,3 +122,4 @@ class _JobFile(Strict):
     rung: _Count
     replicate: _Count
     order_seed: _Count
+    until: Annotated[int, Field(strict=True, ge=1)] | None = None

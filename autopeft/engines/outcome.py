@@ -11,6 +11,7 @@ from autopeft.engines.job import Job, JobTrial
 from autopeft.engines.work import Facts
 from autopeft.objectives import objectives_of
 from autopeft.records import RECORD_VERSION, RECORD_VERSION_STORED, Failure, Metric, Record
+from autopeft.row_scores import RowScores
 from autopeft.space.genotype import Genotype
 
 SPLIT = "validation"
@@ -81,6 +82,8 @@ def record_of(
     metrics: Mapping[str, Metric] | None = None,
     head_params: int = 0,
     steps: int = 0,
+    split: str = SPLIT,
+    row_scores: RowScores | None = None,
     weights: tuple[str, str] | None = None,
     stored: Genotype | None = None,
 ) -> Record:
@@ -99,6 +102,8 @@ def record_of(
         metrics: all that were measured; only of a complete trial.
         head_params: parameters of the head.
         steps: of the optimizer.
+        split: the rows that it was scored on.
+        row_scores: what each of them adds to the metric.
         weights: path and SHA-256; only of a complete trial.
         stored: the genotype that the weights are of.
     """
@@ -126,10 +131,11 @@ def record_of(
         worker=worker,
         cohort=job.numbers,
         precision=precision,
-        split=SPLIT,
+        split=split,
         failure=failure,
         weights=weights[0] if weights else None,
         weights_sha256=weights[1] if weights else None,
         trained_params=trained if becomes or trained != params else None,
         stored=stored.to_dict() if becomes and stored else None,
+        row_scores=row_scores,
     )

@@ -40,6 +40,8 @@ class Facts(Strict):
         model_hash: SHA-256 of the pretrained weights.
         data_hash: SHA-256 of all rows.
         n_rows: of each split.
+        unseen: what the final selection scores on: rows set aside, or each time a part of the
+            training rows; None if the study file wants neither.
         labels: the classes, by number.
         notes: what the user has to be told of model and data.
         device: that trains.
@@ -52,6 +54,7 @@ class Facts(Strict):
     model_hash: str
     data_hash: str
     n_rows: dict[str, int]
+    unseen: Literal["selection", "fold"] | None
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     device: str

@@ -9,20 +9,25 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from safetensors.torch import save
 
 from autopeft.engines.decide import decide, heap_for
 from autopeft.engines.ground import load_ground
-from autopeft.engines.job import Job, JobTrial
+from autopeft.engines.job import Job, JobTrial, paused_file
 from autopeft.engines.outcome import record_of
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.files import write_bytes
-from autopeft.records import Failure, Metric, Record
+from autopeft.records import FOLD, Failure, Metric, Record
+from autopeft.row_scores import pack
 from autopeft.space.genotype import Genotype
+from autopeft.tasks.encode import Encoded
 from autopeft.training.cohort import EVALUATION_FACTOR, Trained, train_cohort
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import is_out_of_memory, use_heap
+from autopeft.training.paused import Paused, read_paused, write_paused
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); again and again while nothing is trained but scored."""
@@ -66,6 +71,7 @@ class Workbench:
             worker: a name for the records.
         """
         self._decided, self._folder, self._worker = decided, folder, worker
+        self._kept: dict[int, tuple[Encoded, Encoded, str]] = {}
         self._ground = self._ground.computing_in(decided.precision)
         use_heap(heap_for(decided.trial_bytes * decided.cohort * self._sharing))
         settings = decided.settings
@@ -93,27 +99,52 @@ class Workbench:
         """
         started = datetime.now(UTC)
         ground = self._ground
+        train, scored, split = self._rows(job.replicate)
         trained, seconds = train_cohort(
             ground.backbone,
             [trial.genotype for trial in job.trials],
             [trial.seed for trial in job.trials],
             task=ground.task,
             settings=self._decided.settings,
-            train=ground.train,
-            validation=ground.validation,
+            train=train,
+            validation=scored,
             order_seed=job.order_seed,
-            cache=self._cache,
+            until=job.until,
+            paused=self._paused(job),
+            cache=self._cache if split != FOLD else None,
             trial_bytes=self._decided.trial_bytes,
             progress=progress,
         )
         for trial, result in zip(job.trials, trained, strict=True):
             if trial.number in wanted:
-                yield self._measure(job, trial, result, seconds / len(trained), started)
+                labels = scored.labels.numpy()
+                each = seconds / len(trained)
+                yield self._measure(job, trial, result, labels, split, each, started)
+
+    def _rows(self, replicate: int) -> tuple[Encoded, Encoded, str]:
+        """Rows to train and to score on; the same objects each time, as the cache needs them."""
+        if replicate not in self._kept:
+            self._kept[replicate] = self._ground.rows(replicate)
+        return self._kept[replicate]
+
+    def _paused(self, job: Job) -> list[Paused]:
+        """Where the trials of a job go on from; nowhere if that is not known of all of them."""
+        if job.replicate or not job.rung:
+            return []
+        below = [paused_file(self._folder, number, job.rung - 1) for number in job.numbers]
+        return [read_paused(path) for path in below] if all(p.is_file() for p in below) else []
 
     def _measure(
-        self, job: Job, trial: JobTrial, result: Trained, seconds: float, started: datetime
+        self,
+        job: Job,
+        trial: JobTrial,
+        result: Trained,
+        labels: NDArray[Any],
+        split: str,
+        seconds: float,
+        started: datetime,
     ) -> Record:
-        task, labels = self._ground.task, self._ground.validation.labels.numpy()
+        task = self._ground.task
         measured = task.metrics(result.predictions, labels) if result.finite else {}
         failure = failure_of(result, [item.value for item in measured.values()])
         weights = None if failure else self._save(job, trial, result)
@@ -130,12 +161,18 @@ class Workbench:
             metrics={name: Metric(item.value, item.stderr) for name, item in measured.items()},
             head_params=result.head_params,
             steps=result.steps,
+            split=split,
+            row_scores=None if failure else pack(task.row_scores(result.predictions, labels)),
             weights=weights,
             stored=result.stored,
         )
 
     def _save(self, job: Job, trial: JobTrial, result: Trained) -> tuple[str, str]:
-        """Write weights: their path below the folder, and SHA-256."""
+        """Write weights: their path below the folder, and SHA-256. What a pause needs, before."""
+        if result.paused is not None:
+            path = paused_file(self._folder, trial.number, job.rung)
+            path.parent.mkdir(exist_ok=True)
+            write_paused(path, result.paused)
         name = f"{WEIGHTS}/{trial.number:06d}-{job.rung}-{job.replicate}.safetensors"
         data = save({name: tensor.contiguous() for name, tensor in result.tensors.items()})
         path = self._folder / name

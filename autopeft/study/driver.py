@@ -1,34 +1,27 @@
-"""The driver: proposes trials, sends jobs to the engine, keeps jobs, records, ledger and front.
+"""The driver: sends jobs to the engine; keeps jobs, records, ledger, front and final selection."""
 
-Slots come in blocks of one cohort. A slot's proposal knows the measurements of earlier blocks (with
-several workers, of those that have ended by then whatever the order) and nothing of its own. So
-jobs are a function of the study file and the records, and do not depend on where a search was
-interrupted or continued.
-"""
-
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from autopeft.engines.engine import Engine
-from autopeft.engines.job import Job, JobTrial
+from autopeft.engines.job import Job, paused_file
 from autopeft.errors import NoFeasibleTrialError, TooManyFailuresError
-from autopeft.front import Front, front_of, write_front
-from autopeft.records import Record, compile_jsonl, write_record
+from autopeft.front import Front, write_front
+from autopeft.records import SELECTION, UNSEEN, Record, compile_jsonl, write_record
+from autopeft.selection import Selection, write_selection
 from autopeft.space.encode import encode
-from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.space.seed import seed_of
-from autopeft.space.words import describe
+from autopeft.study.contenders import contenders
 from autopeft.study.events import Plan, Watcher
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs, write_job
 from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import Manifest
-from autopeft.study.propose import Measured, Proposal, objective_values, propose
+from autopeft.study.planner import Known, Planner, words
+from autopeft.study.propose import objective_values
+from autopeft.study.rungs import Rungs
+from autopeft.study.select import selection_of
 from autopeft.study.setup import Setup
 from autopeft.study.spec import StudySpec
-
-RUNG = REPLICATE = 0
-"""All that there is so far."""
 
 
 @dataclass
@@ -50,12 +43,19 @@ class Driver:
     ledger: Ledger
     engine: Engine
     watcher: Watcher
-    jobs: list[Job] = field(init=False)
-    records: dict[tuple[int, int, int], Record] = field(init=False)
+    known: Known = field(init=False)
 
     def __post_init__(self) -> None:
-        self.jobs = read_jobs(self.study.folder)
-        self.records = {record.key: record for record in self.study.records()}
+        records = {record.key: record for record in self.study.records()}
+        self.known = Known(read_jobs(self.study.folder), records)
+        self._rungs = Rungs(self.manifest.rung_steps, self.spec.reduction)
+        self._planner = Planner(
+            self.setup,
+            self._rungs,
+            trial_seconds=self.manifest.trial_seconds,
+            cohort=self.manifest.cohort,
+            n_workers=self.engine.n_workers,
+        )
         self._running: set[int] = set()
 
     @property
@@ -66,18 +66,24 @@ class Driver:
     def plan(self) -> Plan:
         """What is to come."""
         space, settings = self.setup.space, self.manifest.training_settings()
+        costs, records = self._planner.costs, self.known.records.values()
+        most, seeds = self._planner.selected(records)
         return Plan(
             folder=str(self.study.folder),
-            trials_done=len(self.records),
+            trials_done=sum(record.is_first for record in records),
             trials=self.spec.budget.trials,
             least_params=min(slot.least_in_a_layer() for slot in space.slots),
             max_params=space.max_params,
             fraction=space.max_params / self.setup.facts.backbone_params,
-            trial_seconds=self._trial_seconds(),
+            trial_seconds=costs.of_new(records),
             time_seconds=self.spec.budget.time,
             precision=settings.precision,
             kernel=settings.kernel,
             cohort=self.manifest.cohort,
+            rung_steps=self.manifest.rung_steps,
+            contenders=most,
+            seeds=seeds,
+            selection_seconds=most * seeds * costs.of_whole(records),
             space=space.spec.name,
             cardinality=space.cardinality(),
             notes=self.setup.notes,
@@ -97,22 +103,24 @@ class Driver:
             self._keep(record)
             self._check_failures()
             self._dispatch()
-        if any(record.state == "complete" for record in self.records.values()):
+        self._finish()
+        if any(record.state == "complete" for record in self.known.records.values()):
             return
-        if self.records:
+        if self.known.records:
             raise TooManyFailuresError(
-                f"all {len(self.records)} trials failed; the records in {self.study.folder} say why"
+                f"all {len(self.known.trials)} trials failed; the records in {self.study.folder} "
+                "say why"
             )
-        check_time(self.spec, self._trial_seconds())
+        check_time(self.spec, self._planner.costs.of_new(()))
 
     def _settle(self) -> None:
         """Bring what follows from jobs and records up to date, wherever the last driver ended."""
-        self.ledger.check(self.jobs)
-        for job in self.jobs:
+        self.ledger.check(self.known.jobs)
+        for job in self.known.jobs:
             self._enter(job)
-        for record in self.records.values():
+        for record in self.known.records.values():
             self._tell(record)
-        if self.records:
+        if self.known.records:
             self._publish()
 
     def _dispatch(self) -> None:
@@ -121,75 +129,27 @@ class Driver:
             index = self._next_job()
             if index is None:
                 return
-            job = self.jobs[index]
+            job = self.known.jobs[index]
             self._running.add(index)
-            self.engine.submit(job, self._missing(job))
+            self.engine.submit(job, self.known.missing(job))
 
     def _n_running(self) -> int:
-        self._running = {i for i in self._running if self._missing(self.jobs[i])}
+        self._running = {i for i in self._running if self.known.missing(self.known.jobs[i])}
         return len(self._running)
 
     def _next_job(self) -> int | None:
         """The first job that is to be repeated, or else a new one."""
-        for index, job in enumerate(self.jobs):
-            if index not in self._running and self._missing(job):
+        jobs = self.known.jobs
+        for index, job in enumerate(jobs):
+            if index not in self._running and self.known.missing(job):
                 return index
-        return self._new_job()
-
-    def _missing(self, job: Job) -> frozenset[int]:
-        """Trials of a job without a record."""
-        return frozenset(trial for trial, *rung in job.keys if (trial, *rung) not in self.records)
-
-    def _new_job(self) -> int | None:
-        """Write a job of the trials that are still missing from the current block."""
-        size = self.manifest.cohort
-        trials = [trial for job in self.jobs for trial in job.trials]
-        first = len(trials)
-        start = first // size * size
-        known = max(0, start - size * (self.engine.n_workers - 1))
-        if any((i, RUNG, REPLICATE) not in self.records for i in range(known)):
+        new = self._planner.next_job(self.known)
+        if new is None:
             return None
-        last = min(start + size, self.spec.budget.trials, first + self._affordable())
-        if last <= first:
-            return None
-        taken = {trial.genotype.hash for trial in trials}
-        added = []
-        for slot in range(first, last):
-            proposal = self._propose(slot, known, taken)
-            seed = seed_of(self.spec.seed, proposal.genotype.hash, str(REPLICATE))
-            taken.add(proposal.genotype.hash)
-            added.append(JobTrial(slot, proposal.genotype, seed, proposal.origin))
-        order_seed = seed_of(self.spec.seed, "order", str(REPLICATE))
-        job = Job(tuple(added), RUNG, REPLICATE, order_seed)
-        write_job(self.study.folder, len(self.jobs), job)
-        self.jobs.append(job)
-        self._enter(job)
-        return len(self.jobs) - 1
-
-    def _propose(self, slot: int, known: int, taken: Collection[str]) -> Proposal:
-        """The genotype of a slot, knowing the measurements of the first trials."""
-        if slot < len(self.setup.points):
-            name, genotype = self.setup.points[slot]
-            return Proposal(genotype, f"method {name}")
-        history = [self._measured(self.records[i, RUNG, REPLICATE]) for i in range(known)]
-        return propose(
-            self.setup.space,
-            self.spec.sampler,
-            seed=self.spec.seed,
-            slot=slot,
-            history=history,
-            taken=taken,
-        )
-
-    def _measured(self, record: Record) -> Measured:
-        return Measured(
-            genotype_from_dict(record.genotype), self._quality(record), record.trainable_params
-        )
-
-    def _quality(self, record: Record) -> float | None:
-        if record.state == "failed":
-            return None
-        return record.metrics[self.spec.chosen_metric].value
+        write_job(self.study.folder, len(jobs), new)
+        jobs.append(new)
+        self._enter(new)
+        return len(jobs) - 1
 
     def _enter(self, job: Job) -> None:
         for trial in job.trials:
@@ -199,49 +159,59 @@ class Driver:
     def _keep(self, record: Record) -> None:
         """Write a record, then what follows from it."""
         write_record(self.study.folder, record)
-        self.records[record.key] = record
+        self.known.records[record.key] = record
         self._tell(record)
         front = self._publish()
-        self.watcher.measured(record, _words(record.genotype), front)
+        self.watcher.measured(record, words(record.genotype), front)
 
     def _tell(self, record: Record) -> None:
-        quality = self._quality(record)
+        if record.replicate:
+            return
+        quality = self._planner.quality(record)
         if quality is None:
             self.ledger.fail(record.trial)
-        else:
+        elif record.rung == self._rungs.top:
             self.ledger.complete(record.trial, objective_values(quality, record.trainable_params))
 
     def _publish(self) -> Front:
-        """Write front and compiled records; delete the weights of dominated trials."""
-        records = sorted(self.records.values(), key=lambda record: record.key)
-        front = front_of(
-            records, self.spec.chosen_metric, "maximize", self.setup.space.max_params, _words
-        )
+        """Write front and compiled records; delete weights that nobody will ask for."""
+        front = self._planner.front(self.known)
         compile_jsonl(self.study.folder)
         write_front(self.study.folder, front)
-        kept = {point.trial for point in front.points}
-        for record in records:
-            if record.weights is not None and record.trial not in kept:
-                (self.study.folder / record.weights).unlink(missing_ok=True)
+        self._tidy(front, None)
         return front
 
-    def _trial_seconds(self) -> float:
-        measured = [record.seconds for record in self.records.values()]
-        return sum(measured) / len(measured) if measured else self.manifest.trial_seconds
+    def _finish(self) -> None:
+        """Close what will not go on, and say what the final selection found."""
+        if self._rungs.top:
+            for record in self.known.ordered:
+                if record.is_first and record.state == "complete":
+                    self.ledger.prune(record.trial)
+        front, points = self._planner.front(self.known), self._planner.points(self.known)
+        selection = selection_of(
+            self.known.ordered,
+            contenders(points, front, len(points)),
+            points=points,
+            metric=self.spec.chosen_metric,
+            summarize=words,
+        )
+        if selection is not None:
+            write_selection(self.study.selection_file, selection)
+            self._tidy(front, selection)
 
-    def _affordable(self) -> int:
-        """How many trials the time left pays for, those that run being paid."""
-        limit = self.spec.budget.time
-        if limit is None:
-            return self.spec.budget.trials
-        each = self._trial_seconds()
-        spent = sum(record.seconds for record in self.records.values())
-        running = sum(len(self._missing(job)) for job in self.jobs)
-        return max(0, int((limit - spent) // each) - running)
+    def _tidy(self, front: Front, selection: Selection | None) -> None:
+        """Delete the weights of what is dominated, and states that were gone on from."""
+        kept = set(_kept(front, self.known, selection))
+        for record in self.known.ordered:
+            if record.weights is not None and record.key not in kept:
+                (self.study.folder / record.weights).unlink(missing_ok=True)
+            if record.rung and not record.replicate:
+                below = paused_file(self.study.folder, record.trial, record.rung - 1)
+                below.unlink(missing_ok=True)
 
     def _check_failures(self) -> None:
         most = self.spec.engine.max_failures
-        last = [record for _, record in sorted(self.records.items())[-most:]]
+        last = [record for _, record in sorted(self.known.records.items())[-most:]]
         if len(last) == most and all(record.state == "failed" for record in last):
             cause = last[-1].failure
             raise TooManyFailuresError(
@@ -263,5 +233,18 @@ def check_time(spec: StudySpec, trial_seconds: float) -> None:
         )
 
 
-def _words(genotype: dict[str, object]) -> str:
-    return describe(genotype_from_dict(genotype))
+def _kept(
+    front: Front, known: Known, selection: Selection | None
+) -> Iterator[tuple[int, int, int]]:
+    """Records whose weights are kept: each point's at its highest rung, and the selection's.
+
+    Of the final selection all are kept until it has been decided, then those of whom it
+    recommends and of the baselines. What was trained on a part of the rows is never kept.
+    """
+    complete = [record for record in known.ordered if record.state == "complete"]
+    tops = {record.trial: record.key for record in complete if record.split not in UNSEEN}
+    for point in front.points:
+        yield tops[point.trial]
+    for record in complete:
+        if record.split == SELECTION and (selection is None or record.trial in selection.shipped):
+            yield record.key

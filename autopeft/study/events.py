@@ -18,11 +18,15 @@ class Plan:
         least_params: of the smallest op that the space can draw.
         max_params: the budget.
         fraction: the budget over the parameters of the backbone.
-        trial_seconds: expected for one trial.
+        trial_seconds: expected for one trial; with rungs, in the mean.
         time_seconds: the limit, or None.
         precision: of the products.
         kernel: of attention.
         cohort: trials trained together.
+        rung_steps: optimizer steps to each rung.
+        contenders: trials of the final selection at most; 0 if there is none.
+        seeds: fresh ones for each contender.
+        selection_seconds: expected for the final selection.
         space: name of the space.
         cardinality: sets of ops in it at most.
         notes: what else the user has to know.
@@ -39,14 +43,19 @@ class Plan:
     precision: str
     kernel: str
     cohort: int
+    rung_steps: tuple[int, ...]
+    contenders: int
+    seeds: int
+    selection_seconds: float
     space: str
     cardinality: int
     notes: tuple[str, ...]
 
     @property
     def seconds_left(self) -> float:
-        """Expected for the trials to come."""
-        return max(0, self.trials - self.trials_done) * self.trial_seconds
+        """Expected for the trials to come and the final selection."""
+        todo = max(0, self.trials - self.trials_done)
+        return todo * self.trial_seconds + (self.selection_seconds if todo else 0.0)
 
 
 class Watcher(Protocol):

@@ -2,7 +2,8 @@
 
 Only the driver writes it, and only what jobs and records say: a trial enters complete (genotype,
 seed, coordinates) in one step when its job is written, and leaves with its values or as failed
-when its record is. So one that lags behind, or was lost, is brought up to date.
+when its record is. Where there are rungs, it leaves at the top one, and the others are pruned when
+the search ends. So one that lags behind, or was lost, is brought up to date.
 """
 
 import time
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -28,6 +29,8 @@ DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize
 BUSY_SECONDS = 60
 RETRY_SECONDS = (0.5, 1, 2, 4, 8, 15, 30, 60, 60, 60)
 """Waits while a server restarts."""
+
+_CONTINUES = "continues"
 
 
 class Ledger:
@@ -57,8 +60,13 @@ class Ledger:
         except Exception as error:  # SQLAlchemy and Optuna raise many kinds here
             cause = str(error).splitlines()[0]
             raise DataError(f"{where}: not a study database: {cause}") from error
-        self._hashes = [str(trial.user_attrs.get("hash")) for trial in trials]
-        self._open = {trial.number for trial in trials if not trial.state.is_finished()}
+        firsts = _firsts(trials)
+        self._numbers = [trial.number for trial in firsts]
+        self._hashes = [str(trial.user_attrs.get("hash")) for trial in firsts]
+        self._open = {n for n, trial in enumerate(firsts) if not trial.state.is_finished()}
+        self._pruned = {n for n, trial in enumerate(firsts) if trial.state == TrialState.PRUNED}
+        gone_on = {trial.user_attrs.get(_CONTINUES) for trial in trials}
+        self._pruned -= {n for n, number in enumerate(self._numbers) if number in gone_on}
 
     def close(self) -> None:
         """Release file or server."""
@@ -107,19 +115,26 @@ class Ledger:
         )
 
         def add() -> None:
-            if len(self._study.get_trials(deepcopy=False)) == trial.number:
+            if len(_firsts(self._study.get_trials(deepcopy=False))) == trial.number:
                 self._study.add_trial(entry)
 
         self._write(add)
         self._open.add(trial.number)
+        firsts = _firsts(self._study.get_trials(deepcopy=False))
+        self._numbers.append(firsts[trial.number].number)
         self._hashes.append(trial.genotype.hash)
 
     def complete(self, number: int, values: Sequence[float]) -> None:
         """Close a trial with its objectives, if it is open.
 
+        One that was pruned and has gone on since gets them in a trial that names the old one, since
+        Optuna never opens a trial again.
+
         Raises:
             DataError: the database cannot be written.
         """
+        if number in self._pruned:
+            self._continue(number, list(values))
         self._tell(number, list(values), TrialState.COMPLETE)
 
     def fail(self, number: int) -> None:
@@ -130,14 +145,41 @@ class Ledger:
         """
         self._tell(number, None, TrialState.FAIL)
 
+    def prune(self, number: int) -> None:
+        """Close a trial that was not trained to the end, if it is open.
+
+        Raises:
+            DataError: the database cannot be written.
+        """
+        if number in self._open:
+            self._pruned.add(number)
+        self._tell(number, None, TrialState.PRUNED)
+
+    def _continue(self, number: int, values: list[float]) -> None:
+        def add() -> None:
+            trials = self._study.get_trials(deepcopy=False)
+            old = trials[self._numbers[number]]
+            if old.number not in {trial.user_attrs.get(_CONTINUES) for trial in trials}:
+                self._study.add_trial(
+                    create_trial(
+                        values=values,
+                        params=old.params,
+                        distributions=old.distributions,
+                        user_attrs={**old.user_attrs, _CONTINUES: old.number},
+                    )
+                )
+
+        self._write(add)
+        self._pruned.remove(number)
+
     def _tell(self, number: int, values: list[float] | None, state: TrialState) -> None:
         if number not in self._open:
             return
 
         def tell() -> None:
-            trial = self._study.get_trials(deepcopy=False)[number]
+            trial = self._study.get_trials(deepcopy=False)[self._numbers[number]]
             if not trial.state.is_finished():
-                self._study.tell(number, values, state=state)
+                self._study.tell(trial.number, values, state=state)
 
         self._write(tell)
         self._open.remove(number)
@@ -201,6 +243,11 @@ class _Holder:
         if self._connection is not None:
             self._connection.close()
         self._engine.dispose()
+
+
+def _firsts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that continue no other one, by the number that autopeft knows them by."""
+    return [trial for trial in trials if _CONTINUES not in trial.user_attrs]
 
 
 def _storage(where: Path | str) -> RDBStorage:

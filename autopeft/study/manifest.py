@@ -40,6 +40,7 @@ class Manifest:
         max_params: the budget in parameters.
         trial_seconds: expected for one trial.
         trial_bytes: memory that each trial of a cohort is expected to take.
+        rung_steps: optimizer steps from the start of a trial to each rung.
     """
 
     version: int
@@ -56,6 +57,7 @@ class Manifest:
     max_params: int
     trial_seconds: float
     trial_bytes: int
+    rung_steps: tuple[int, ...]
 
     def training_settings(self) -> TrainingSettings:
         """The settings to train with."""
@@ -73,7 +75,12 @@ class Manifest:
 
 
 def new_manifest(
-    fingerprint: dict[str, Any], facts: Facts, decided: Decided, max_params: int
+    fingerprint: dict[str, Any],
+    facts: Facts,
+    decided: Decided,
+    *,
+    max_params: int,
+    rung_steps: tuple[int, ...],
 ) -> Manifest:
     """A manifest of this moment and machine."""
     return Manifest(
@@ -101,6 +108,7 @@ def new_manifest(
         max_params=max_params,
         trial_seconds=decided.trial_seconds,
         trial_bytes=decided.trial_bytes,
+        rung_steps=rung_steps,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from autopeft.records import SELECTION, Record
+from autopeft.records import UNSEEN, Record
 from autopeft.study.promote import Standing, promotions, rung_steps
 from autopeft.study.propose import objective_values
 
@@ -60,7 +60,7 @@ class Rungs:
         standings = [
             _standing(record, metric)
             for record in records
-            if record.replicate == 0 and record.split != SELECTION
+            if record.replicate == 0 and record.split not in UNSEEN
         ]
         promoted = promotions(
             standings, trials=trials, rungs=len(self.steps), reduction=self.reduction

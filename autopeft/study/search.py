@@ -24,6 +24,7 @@ from autopeft.study.manifest import (
     write_manifest,
 )
 from autopeft.study.propose import propose
+from autopeft.study.rungs import rungs_of
 from autopeft.study.setup import Setup, read_space, set_up
 from autopeft.study.spec import StudySpec
 from autopeft.study.storage import check_local
@@ -115,7 +116,15 @@ def _manifest(study: Study, setup: Setup, engine: Engine) -> Manifest:
         typical = [first.genotype]
     decided = engine.decide(typical, setup.spec.training.cohort)
     check_time(setup.spec, decided.trial_seconds)
-    manifest = new_manifest(setup.fingerprint, setup.facts, decided, setup.space.max_params)
+    spec = setup.spec
+    rungs = rungs_of(setup.steps, spec.budget.trials, spec.rungs, spec.reduction)
+    manifest = new_manifest(
+        setup.fingerprint,
+        setup.facts,
+        decided,
+        max_params=setup.space.max_params,
+        rung_steps=rungs.steps,
+    )
     write_manifest(study.manifest_file, manifest)
     return manifest
 

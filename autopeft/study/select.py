@@ -17,7 +17,7 @@ from autopeft.estimate import (
     quality,
 )
 from autopeft.front import Point
-from autopeft.records import SELECTION, Record
+from autopeft.records import SELECTION, UNSEEN, Record
 from autopeft.selection import Comparison, Contender, Role, Selection
 
 
@@ -45,12 +45,14 @@ def selection_of(
         DataError: the records are of different rows.
     """
     searched = {point.trial: point for point in points}
-    scores, notes = _scores(records, roles)
+    unseen = [record for record in records if record.split in UNSEEN and record.trial in roles]
+    scores, notes = _scores(unseen, roles)
     if len(scores) < 2:  # noqa: PLR2004
         return None
     if len({item.shape[1] for item in scores.values()}) > 1:
         raise DataError("the records of the selection split are of different numbers of rows")
-    pooled = pooled_seeds(list(scores.values()))
+    crossed = all(record.split == SELECTION for record in unseen)
+    pooled = pooled_seeds(list(scores.values()), crossed=crossed)
     estimates = {trial: quality(item, pooled) for trial, item in scores.items()}
     found = [
         _contender(searched[trial], roles[trial], estimates[trial], scores[trial], summarize)
@@ -60,7 +62,7 @@ def selection_of(
     best = max(found, key=lambda item: item.quality)
     return Selection(
         metric=metric,
-        rows=next(iter(scores.values())).shape[1],
+        rows=_n_rows(scores[best.trial], crossed=crossed),
         contenders=tuple(found),
         comparisons=tuple(_comparisons(found, scores, pooled)),
         recommended=next(c.trial for c in found if c.quality >= best.quality - best.stderr),
@@ -74,8 +76,7 @@ def _scores(
     """Scores [seed, row] of each contender, and who dropped out."""
     by_trial: dict[int, list[Record]] = defaultdict(list)
     for record in records:
-        if record.split == SELECTION and record.trial in roles:
-            by_trial[record.trial].append(record)
+        by_trial[record.trial].append(record)
     scores: dict[int, Scores] = {}
     notes = []
     for trial in roles:
@@ -90,6 +91,11 @@ def _scores(
         elif len(rows) > 1:
             scores[trial] = np.stack(rows)
     return scores, notes
+
+
+def _n_rows(scores: Scores, *, crossed: bool) -> int:
+    n_seeds, n_rows = scores.shape
+    return int(n_rows if crossed else n_seeds * n_rows)
 
 
 def _contender(

@@ -85,8 +85,16 @@ class Setup:
             "training": spec.training.model_dump(mode="json"),
             "methods": list(spec.methods),
             "sampler": spec.sampler,
+            "rungs": spec.rungs,
+            "reduction": spec.reduction,
             "seed": spec.seed,
         }
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a whole training."""
+        training = self.spec.training
+        return training.epochs * -(-self.facts.n_rows["train"] // training.batch_size)
 
 
 def set_up(spec: StudySpec, space: SpaceSpec, facts: Facts) -> Setup:

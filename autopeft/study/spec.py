@@ -111,8 +111,25 @@ class EngineSpec(Strict):
     max_failures: Annotated[int, Field(strict=True, ge=1)] = 10
 
 
+class SelectionSpec(Strict):
+    """The final selection: winners and baselines are trained anew and scored on unseen rows.
+
+    Attributes:
+        seeds: fresh ones for each contender; 0 for no final selection.
+        share: of the cost of the study, at most; contenders and seeds shrink to fit.
+    """
+
+    seeds: Annotated[int, Field(strict=True, ge=0, le=100)] = 3
+    share: Annotated[float, Field(strict=True, gt=0, le=0.9)] = 0.4
+
+
 class StudySpec(Strict):
-    """A study file."""
+    """A study file.
+
+    Attributes:
+        rungs: levels of the training budget, if there are at least 30 trials.
+        reduction: about one of so many trials goes on from one rung to the next.
+    """
 
     model: Annotated[str, Field(min_length=1)]
     task: Kind = "classification"
@@ -123,6 +140,9 @@ class StudySpec(Strict):
     budget: BudgetSpec = BudgetSpec()
     training: TrainingSpec = TrainingSpec()
     sampler: SamplerName = "tpe"
+    rungs: Annotated[int, Field(strict=True, ge=1, le=10)] = 3
+    reduction: Annotated[int, Field(strict=True, ge=2, le=10)] = 3
+    selection: SelectionSpec = SelectionSpec()
     engine: EngineSpec = EngineSpec()
     storage: Annotated[str, AfterValidator(_without_password)] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0

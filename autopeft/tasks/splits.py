@@ -9,6 +9,7 @@ from functools import cached_property
 
 CARVED_PERCENT = 20
 CARVED_MAX_ROWS = 2_000
+N_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,24 @@ def carve(
         taken.update(rows[: min(n_share, len(rows) - 1)])
     kept = [row for row in range(len(split)) if row not in taken]
     return split.take(kept), split.take(sorted(taken), name)
+
+
+def fold(split: Split, number: int, seed: int) -> tuple[Split, Split]:
+    """Leave one of `N_FOLDS` parts of equal size out, each row in at most one of them.
+
+    Args:
+        split: what to part.
+        number: of the part, from 0; beyond the last one it begins anew.
+        seed: draws the parts.
+
+    Returns:
+        What is left, and the part.
+    """
+    size = len(split) // N_FOLDS
+    first = number % N_FOLDS * size
+    left_out = sorted(shuffled(len(split), f"folds {seed}")[first : first + size])
+    kept = sorted(set(range(len(split))) - set(left_out))
+    return split.take(kept), split.take(left_out, "fold")
 
 
 def count_shared(split: Split, other: Split) -> int:

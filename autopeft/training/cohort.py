@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -64,6 +64,7 @@ class Trained:
         op_params: parameters of the ops in `tensors`, counted.
         head_params: parameters of the head, counted.
         finite: all losses and logits were.
+        paused: what it needs to go on, if it is to.
     """
 
     losses: tuple[float, ...]
@@ -74,6 +75,7 @@ class Trained:
     op_params: int
     head_params: int
     finite: bool
+    paused: Paused | None = None
 
 
 class Cohort(AbstractContextManager["Cohort", None]):
@@ -388,6 +390,8 @@ def train_cohort(
     train: Encoded,
     validation: Encoded,
     order_seed: int,
+    until: int | None = None,
+    paused: Sequence[Paused] = (),
     cache: FrozenCache | None = None,
     trial_bytes: int | None = None,
     progress: Progress | None = None,
@@ -403,6 +407,8 @@ def train_cohort(
         train: training rows.
         validation: rows to predict at the end.
         order_seed: of the order of batches.
+        until: steps from the start of the trials, after which they pause; all if None.
+        paused: where each trial goes on from; none to start afresh.
         cache: of frozen states; what is missing there is computed.
         trial_bytes: memory that each trial is expected to take, to hold the process to it.
         progress: called with (steps done, steps in all); again with the same while rows are
@@ -412,24 +418,25 @@ def train_cohort(
         What became of each trial, and the seconds that the cohort took.
     """
     start = time.perf_counter()
-    steps = settings.epochs * -(-len(train) // settings.batch_size)
+    whole = settings.epochs * -(-len(train) // settings.batch_size)
+    steps, done = until or whole, paused[0].steps if paused else 0
     tell = progress or (lambda _, __: None)
     if cache is not None:
         for rows in (train, validation):
             forks = {genotype.fork for genotype in genotypes}
-            cache.fill(rows, forks, beat=partial(tell, 0, steps))
+            cache.fill(rows, forks, beat=partial(tell, done, steps))
     with Cohort(backbone, genotypes, seeds, task, settings, cache, trial_bytes) as cohort:
-        losses = cohort.train(train, order_seed=order_seed, progress=progress)
+        losses = cohort.train(
+            train, order_seed=order_seed, until=until, paused=paused, progress=progress
+        )
         release_memory()
         predictions, finite = cohort.predict(validation, beat=partial(tell, steps, steps))
-        trained = [
-            cohort.trained(
-                i,
-                losses[:, i].tolist(),
-                predictions[i],
-                finite=bool(finite[i]) and bool(losses[:, i].isfinite().all()),
-            )
-            for i in range(cohort.n_trials)
-        ]
+        trained = []
+        for i in range(cohort.n_trials):
+            every = (*(paused[i].losses if paused else ()), *losses[:, i].tolist())
+            all_finite = bool(finite[i]) and all(map(math.isfinite, every))
+            result = cohort.trained(i, every, predictions[i], finite=all_finite)
+            pauses = cohort.pause(i, every) if until is not None and until < whole else None
+            trained.append(replace(result, paused=pauses))
     release_memory()
     return trained, time.perf_counter() - start

@@ -1,0 +1,214 @@
+"""The next job of a study: a function of study file, manifest, jobs and records.
+
+Promotions go first where they fill a cohort, then comes a block of new trials, then promotions that
+fill none; the final selection is last. Slots for new trials come in blocks of one cohort. A slot's
+proposal knows the measurements of earlier blocks (with several workers, of those that have ended by
+then whatever the order) and nothing of its own. So jobs do not depend on where a search was
+interrupted or continued.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from autopeft.engines.job import Job, JobTrial
+from autopeft.front import Front, Point, front_of, points_of
+from autopeft.records import Record
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.seed import seed_of
+from autopeft.space.words import describe
+from autopeft.study.contenders import affordable, contenders
+from autopeft.study.costs import Costs
+from autopeft.study.propose import Measured, Proposal, propose
+from autopeft.study.rungs import Key, Rungs, next_replicate
+from autopeft.study.setup import Setup
+
+EVERYBODY = 1_000_000
+
+
+@dataclass
+class Known:
+    """What has been asked for and measured so far.
+
+    Attributes:
+        jobs: in the order in which they were written.
+        records: by trial, rung and replicate.
+    """
+
+    jobs: list[Job]
+    records: dict[Key, Record]
+
+    def missing(self, job: Job) -> frozenset[int]:
+        """Trials of a job without a record."""
+        return frozenset(trial for trial, *rung in job.keys if (trial, *rung) not in self.records)
+
+    @property
+    def asked(self) -> set[Key]:
+        """What jobs have been asked for."""
+        return {key for job in self.jobs for key in job.keys}
+
+    @property
+    def trials(self) -> list[JobTrial]:
+        """All trials, by number."""
+        firsts = [job for job in self.jobs if job.rung == job.replicate == 0]
+        return [trial for job in firsts for trial in job.trials]
+
+    @property
+    def ordered(self) -> list[Record]:
+        """The records by key."""
+        return [self.records[key] for key in sorted(self.records)]
+
+
+class Planner:
+    """Plans the jobs of one study.
+
+    Args:
+        setup: what is searched.
+        rungs: of the study.
+        trial_seconds: expected for a whole training before anything was measured.
+        cohort: trials trained together.
+        n_workers: jobs that run at the same time.
+    """
+
+    def __init__(
+        self, setup: Setup, rungs: Rungs, *, trial_seconds: float, cohort: int, n_workers: int
+    ) -> None:
+        self._setup, self._spec, self._rungs = setup, setup.spec, rungs
+        self._cohort, self._n_workers = cohort, n_workers
+        self.costs = Costs(rungs, trial_seconds)
+
+    def next_job(self, known: Known) -> Job | None:
+        """The next job to write; None if there is nothing to do but to wait, or nothing at all."""
+        return (
+            self._promotion(known, self._cohort)
+            or self._new_block(known)
+            or self._promotion(known, 1)
+            or self._replication(known)
+        )
+
+    def front(self, known: Known) -> Front:
+        """The front of the search."""
+        metric, most = self._spec.chosen_metric, self._setup.space.max_params
+        return front_of(known.ordered, metric, "maximize", most, words)
+
+    def points(self, known: Known) -> list[Point]:
+        """Every usable trial of the search."""
+        metric, most = self._spec.chosen_metric, self._setup.space.max_params
+        return points_of(known.ordered, metric, most)
+
+    def selected(self, records: Iterable[Record]) -> tuple[int, int]:
+        """Contenders at most and seeds of the final selection; (0, 0) if there is none."""
+        wanted, budget = self._spec.selection, self._spec.budget
+        if self._setup.facts.unseen is None:
+            return 0, 0
+        trainings = int(wanted.share * budget.trials)
+        if budget.time is not None:
+            payable = wanted.share * budget.time / self.costs.of_whole(records)
+            trainings = min(trainings, int(payable))
+        return affordable(trainings, wanted.seeds)
+
+    def quality(self, record: Record) -> float | None:
+        """What a record measured; None if it failed."""
+        if record.state == "failed":
+            return None
+        return record.metrics[self._spec.chosen_metric].value
+
+    def _new_block(self, known: Known) -> Job | None:
+        """The trials that are still missing from the current block."""
+        size, trials = self._cohort, known.trials
+        first = len(trials)
+        start = first // size * size
+        n_known = max(0, start - size * (self._n_workers - 1))
+        if any((i, 0, 0) not in known.records for i in range(n_known)):
+            return None
+        last = min(start + size, self._spec.budget.trials, first + self._affordable(known))
+        if last <= first:
+            return None
+        history = [self._measured(known.records[i, 0, 0]) for i in range(n_known)]
+        taken = {trial.genotype.hash for trial in trials}
+        added = []
+        for slot in range(first, last):
+            proposal = self._propose(slot, history, taken)
+            seed = seed_of(self._spec.seed, proposal.genotype.hash, "0")
+            taken.add(proposal.genotype.hash)
+            added.append(JobTrial(slot, proposal.genotype, seed, proposal.origin))
+        return self._job(added, 0, 0)
+
+    def _propose(self, slot: int, history: Sequence[Measured], taken: Collection[str]) -> Proposal:
+        """The genotype of a slot."""
+        if slot < len(self._setup.points):
+            name, genotype = self._setup.points[slot]
+            return Proposal(genotype, f"method {name}")
+        return propose(
+            self._setup.space,
+            self._spec.sampler,
+            seed=self._spec.seed,
+            slot=slot,
+            history=history,
+            taken=taken,
+        )
+
+    def _measured(self, record: Record) -> Measured:
+        genotype = genotype_from_dict(record.genotype)
+        return Measured(genotype, self.quality(record), record.trainable_params)
+
+    def _promotion(self, known: Known, fewest: int) -> Job | None:
+        """The trials that wait for the highest rung for which so many do."""
+        if not self._rungs.top:
+            return None
+        records, trials = known.records.values(), known.trials
+        total = self._spec.budget.trials if self._affordable(known) else len(trials)
+        waiting = self._rungs.waiting(records, self._spec.chosen_metric, total, known.asked)
+        for rung, there in waiting.items():
+            payable = self._payable(known, self.costs.of_rung(rung, records))
+            some = there[: min(self._cohort, payable)]
+            if some and len(some) >= fewest:
+                return self._job([trials[number] for number in some], rung, 0)
+        return None
+
+    def _replication(self, known: Known) -> Job | None:
+        """The next cohort of the final selection, once the search is over."""
+        records = known.records.values()
+        most, seeds = self.selected(records)
+        if not seeds or any(known.missing(job) for job in known.jobs if not job.replicate):
+            return None
+        roles = contenders(self.points(known), self.front(known), most)
+        found = next_replicate(list(roles), seeds, self._rungs.top, self._cohort, known.asked)
+        whole = self.costs.of_whole(records)
+        if found is None or self._payable(known, whole, in_search=False) < len(found[1]):
+            return None
+        replicate, numbers = found
+        trials = [known.trials[number] for number in numbers]
+        seed = self._spec.seed
+        fresh = [
+            replace(trial, seed=seed_of(seed, trial.genotype.hash, str(replicate)))
+            for trial in trials
+        ]
+        return self._job(fresh, self._rungs.top, replicate)
+
+    def _job(self, trials: Sequence[JobTrial], rung: int, replicate: int) -> Job:
+        order_seed = seed_of(self._spec.seed, "order", str(replicate))
+        until = None if rung == self._rungs.top else self._rungs.steps[rung]
+        return Job(tuple(trials), rung, replicate, order_seed, until)
+
+    def _affordable(self, known: Known) -> int:
+        """How many new trials the time left pays for, promotions included."""
+        return self._payable(known, self.costs.of_new(known.records.values()))
+
+    def _payable(self, known: Known, each: float, *, in_search: bool = True) -> int:
+        """How many things of a cost the time left pays for, what runs being paid."""
+        limit = self._spec.budget.time
+        if limit is None:
+            return EVERYBODY
+        records = known.records.values()
+        spent = sum(record.seconds for record in records)
+        for job in known.jobs:
+            if missing := known.missing(job):
+                spent += len(missing) * self.costs.of_job(job, records)
+        if in_search and self.selected(records)[1]:
+            limit *= 1 - self._spec.selection.share
+        return max(0, int((limit - spent) // each))
+
+
+def words(genotype: dict[str, object]) -> str:
+    """A genotype of a record in words."""
+    return describe(genotype_from_dict(genotype))

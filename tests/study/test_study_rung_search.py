@@ -1,0 +1,209 @@
+"""A search with rungs and a final selection, whole and interrupted."""
+
+import contextlib
+import sqlite3
+from collections import Counter
+
+import pytest
+from study_factory import ledger_states, record_files, results, weights
+
+from autopeft.engines.workbench import Workbench
+from autopeft.front import front_of
+from autopeft.records import read_jsonl
+from autopeft.study import rungs
+from autopeft.study.events import Silent
+from autopeft.study.folder import Study
+from autopeft.study.manifest import read_manifest
+from autopeft.study.planner import words
+from autopeft.study.promote import Standing, promotions
+from autopeft.study.propose import objective_values
+from autopeft.study.search import run_search
+
+STEPS = (2, 3, 6)
+"""Of rungs with reduction 2 in six steps: 1.5 is rounded to the even number."""
+
+
+@pytest.fixture(autouse=True)
+def _small_studies_have_rungs(monkeypatch):
+    monkeypatch.setattr(rungs, "FEWEST_TRIALS", 8)
+
+
+@pytest.fixture(scope="module")
+def laddered(spec_of):
+    """A study of 12 trials with rungs and a selection of at most three contenders."""
+
+    def make(trials=12, **more):
+        values = {
+            "methods": ["head", "lora", "bitfit"],
+            "rungs": 3,
+            "reduction": 2,
+            "selection": {"seeds": 2, "share": 0.6},
+            "training": {"epochs": 2, "cohort": 3},
+        }
+        return spec_of(trials=trials, **(values | more))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(laddered, tmp_path_factory):
+    """The study, run at once; to be read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rungs, "FEWEST_TRIALS", 8)
+        return run_search(laddered(), tmp_path_factory.mktemp("whole") / "study")
+
+
+def searched(study):
+    return [record for record in study.records() if not record.replicate]
+
+
+def standing(record):
+    quality, size = objective_values(record.metrics["accuracy"].value, record.trainable_params)
+    return Standing(record.trial, record.rung, record.trainable_params, (-quality, size))
+
+
+def test_promotions_are_those_of_the_rule(whole):
+    assert read_manifest(whole.manifest_file).rung_steps == STEPS
+    records = searched(whole)
+    assert [record.steps for record in records] == [STEPS[record.rung] for record in records]
+    standings = [standing(record) for record in records]
+    promoted = promotions(standings, trials=12, rungs=3, reduction=2)
+    for rung, there in enumerate(promoted, 1):
+        assert there, "or this tests nothing"
+        assert sorted(r.trial for r in records if r.rung == rung) == sorted(there)
+    assert sorted(r.trial for r in records if r.rung == 0) == list(range(12))
+
+
+def test_ledger_completes_the_top_and_prunes_the_rest(whole):
+    top = {record.trial for record in searched(whole) if record.rung == 2}
+    expected = ["COMPLETE" if trial in top else "PRUNED" for trial in range(12)]
+    assert ledger_states(whole) == expected
+
+
+def test_states_of_the_paused_are_kept_and_no_others(whole):
+    tops = Counter()
+    for record in searched(whole):
+        tops[record.trial] = max(tops[record.trial], record.rung)
+    found = {path.name for path in (whole.folder / "paused").iterdir()}
+    assert found == {f"{t:06d}-{rung}.safetensors" for t, rung in tops.items() if rung < 2}
+
+
+def test_selection_is_on_unseen_rows_with_fresh_seeds(whole):
+    found = whole.selection()
+    assert found is not None
+    assert 2 <= len(found.contenders) <= 3
+    assert {item.seeds for item in found.contenders} == {2}
+    assert {item.role for item in found.contenders} >= {"lora"}
+    again = [record for record in whole.records() if record.replicate]
+    assert {record.split for record in again} == {"fold"}
+    assert {record.steps for record in again} == {6}, "38 rows in batches of 16, twice"
+    seeds = {record.trial: record.seed for record in searched(whole)}
+    fresh = {(record.trial, record.seed) for record in again}
+    assert len(fresh) == len(again)
+    assert all(seeds[trial] != seed for trial, seed in fresh)
+    for item in found.contenders:
+        own = [r.metrics["accuracy"].value for r in again if r.trial == item.trial]
+        assert item.quality == pytest.approx(sum(own) / 2)
+    assert found.rows == 18, "nine rows left out of 48, twice"
+
+
+def test_front_and_weights_are_those_of_the_search(whole):
+    front = whole.front()
+    records = searched(whole)
+    assert front == front_of(records, "accuracy", "maximize", 1680, words)
+    tops = {record.trial: record for record in records}
+    kept = {tops[point.trial].weights for point in front.points}
+    assert {f"weights/{name}" for name in weights(whole)} == kept
+    assert read_jsonl(whole.folder / "records.jsonl") == whole.records()
+
+
+class Stop(Silent):
+    """Presses Ctrl-C once so many records have come."""
+
+    def __init__(self, records):
+        self.left = records
+
+    def measured(self, record, summary, front):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [4, 13, 21])
+def test_interrupted_search_ends_as_the_uninterrupted_one(whole, laddered, tmp_path, after):
+    folder = tmp_path / "study"
+    with pytest.raises(KeyboardInterrupt):
+        run_search(laddered(), folder, watcher=Stop(after))
+    before = record_files(Study(folder))
+    assert len(before) == after < len(record_files(whole))
+    study = run_search(laddered(), folder)
+    after_files = record_files(study)
+    assert {name: after_files[name] for name in before} == before
+    assert results(study) == results(whole)
+    assert weights(study) == weights(whole)
+    assert study.front() == whole.front()
+    assert study.selection() == whole.selection()
+    assert ledger_states(study) == ledger_states(whole)
+
+
+def test_states_that_are_lost_are_trained_again(whole, laddered, tmp_path):
+    """A trial without its paused state starts anew, and comes to the same."""
+    folder = tmp_path / "study"
+    with pytest.raises(KeyboardInterrupt):
+        run_search(laddered(), folder, watcher=Stop(12))
+    for path in (folder / "paused").iterdir():
+        path.unlink()
+    assert results(run_search(laddered(), folder)) == results(whole)
+
+
+def test_going_on_from_a_rung_does_not_start_anew(laddered, tmp_path, monkeypatch):
+    """The steps that are trained are those between the rungs."""
+    seen = []
+    run = Workbench.run
+
+    def watched(self, job, wanted, progress):
+        steps = []
+        yield from run(self, job, wanted, lambda step, _: steps.append(step))
+        seen.append((job.rung, *sorted(set(steps) - {0})))
+
+    monkeypatch.setattr(Workbench, "run", watched)
+    run_search(laddered(selection={"seeds": 0}), tmp_path / "study")
+    assert set(seen) == {(0, 1, 2), (1, 3), (2, 4, 5, 6)}
+
+
+def test_longer_search_goes_on_and_names_whom_it_continues(laddered, tmp_path):
+    folder = tmp_path / "study"
+    short = laddered(trials=9, selection={"seeds": 0})
+    before = record_files(run_search(short, folder))
+    study = run_search(laddered(trials=16, selection={"seeds": 0}), folder)
+    after = record_files(study)
+    assert {name: after[name] for name in before} == before
+    tops = {record.trial for record in searched(study) if record.rung == 2}
+    with contextlib.closing(sqlite3.connect(study.database)) as connection:
+        rows = connection.execute(
+            "SELECT value_json FROM trial_user_attributes WHERE key = 'continues'"
+        ).fetchall()
+    states = ledger_states(study)
+    assert states.count("COMPLETE") == len(tops)
+    assert len(states) == 16 + len(rows)
+    assert "RUNNING" not in states
+    assert results(run_search(laddered(trials=16, selection={"seeds": 0}), folder)) == results(
+        study
+    )
+
+
+def test_other_rungs_are_another_study(whole, laddered, tmp_path):
+    folder = tmp_path / "study"
+    run_search(laddered(trials=1), folder)
+    from autopeft.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="rungs: was 3, is now 2"):
+        run_search(laddered(trials=1, rungs=2), folder)
+
+
+def test_small_study_trains_all_to_the_end(laddered, tmp_path):
+    study = run_search(laddered(trials=7, selection={"seeds": 0}), tmp_path / "study")
+    assert {(record.rung, record.steps) for record in study.records()} == {(0, 6)}
+    assert not (study.folder / "paused").exists()
+    assert ledger_states(study) == ["COMPLETE"] * 7
+    assert study.selection() is None
