@@ -107,12 +107,6 @@ class Selection:
         return next(item for item in self.contenders if item.trial == trial)
 
     @property
-    def shipped(self) -> set[int]:
-        """Trials whose weights are worth keeping: the recommended one and the baselines."""
-        baselines = {item.trial for item in self.contenders if item.role in {"lora", "head"}}
-        return {self.recommended, *baselines}
-
-    @property
     def verdict(self) -> str:
         """Whether anything beats tuned LoRA at equal or fewer parameters, in words."""
         loras = [item for item in self.contenders if item.role == "lora"]

@@ -81,6 +81,12 @@ def search(
     ] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random.")] = None,
+    rungs: Annotated[
+        int | None, typer.Option(help="Levels of the training budget, from 30 trials on.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Fresh seeds in the final selection; 0 for none.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
     workers: WorkersOption = None,
     trial_timeout: TrialTimeoutOption = None,
@@ -100,6 +106,8 @@ def search(
             ("metric",): metric,
             ("space",): space,
             ("sampler",): sampler,
+            ("rungs",): rungs,
+            ("selection", "seeds"): seeds,
             ("seed",): seed,
             ("budget", "max_params"): max_params,
             ("budget", "max_trained"): max_trained,
@@ -161,7 +169,7 @@ def front(
     ] = None,
     output: FormatOption = Format.HUMAN,
 ) -> None:
-    """Show the Pareto front of a study and the recommended point."""
+    """Show the Pareto front of a study, the final selection and its verdict."""
     if genotype is None:
         show_front(folder, output)
         return

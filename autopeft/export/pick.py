@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from autopeft.errors import ConfigError, DataError
 from autopeft.front import Front, Point
 from autopeft.records import Record
+from autopeft.study.shipped import shipped
 
 WAYS = ("cheapest", "best", "knee")
 _ALLOWED = (
@@ -67,28 +68,6 @@ def pick(front: Front, records: Sequence[Record], how: str) -> Choice:
         )
         return Choice(front.recommended, reason)
     return _by_conditions(front, how)
-
-
-def shipped(records: Sequence[Record], trial: int, metric: str) -> Record:
-    """The record of a trial whose weights are exported.
-
-    Of several replicates at the highest rung it is the one with the median score, of an even
-    number the lower of the two in the middle: the best one would flatter.
-
-    Raises:
-        ConfigError: the trial has no complete record.
-    """
-    complete = [r for r in records if r.trial == trial and r.state == "complete"]
-    if not complete:
-        done = sorted({r.trial for r in records if r.state == "complete"})
-        known = ", ".join(map(str, done)) or "none yet"
-        raise ConfigError(f"trial {trial} has not been completed; completed: {known}")
-    top = max(record.rung for record in complete)
-    order = sorted(
-        (record for record in complete if record.rung == top),
-        key=lambda record: (record.metrics[metric].value, record.replicate),
-    )
-    return order[(len(order) - 1) // 2]
 
 
 def _by_number(front: Front, records: Sequence[Record], trial: int) -> Choice:

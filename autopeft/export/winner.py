@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from autopeft.engines.ground import Ground
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, Outputs, head_tensors, name_outputs
-from autopeft.export.pick import Choice, pick, shipped
+from autopeft.export.pick import Choice, pick
 from autopeft.front import Front
 from autopeft.model.backbone import Backbone
 from autopeft.model.inject import fill
@@ -26,6 +26,7 @@ from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.study.folder import Study
 from autopeft.study.manifest import Manifest, read_manifest
 from autopeft.study.prepare import prepare
+from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
 from autopeft.tasks.task import Regression
 from autopeft.training.batches import evaluation_order
@@ -177,6 +178,9 @@ def winner_of(study: Study, how: str) -> Winner:
     """
     front, records = study.front(), study.records()
     choice = pick(front, records, how)
+    if how.strip() == "cheapest" and (selection := study.selection()) is not None:
+        reason = "the cheapest within one standard error of the best in the final selection"
+        choice = Choice(selection.recommended, reason)
     record = shipped(records, choice.trial, front.metric)
     manifest = read_manifest(study.manifest_file)
     path = _weights_file(study, record)

@@ -8,7 +8,7 @@ from autopeft.engines.job import Job, paused_file
 from autopeft.errors import NoFeasibleTrialError, TooManyFailuresError
 from autopeft.front import Front, write_front
 from autopeft.records import SELECTION, UNSEEN, Record, compile_jsonl, write_record
-from autopeft.selection import Selection, write_selection
+from autopeft.selection import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.contenders import contenders
 from autopeft.study.events import Plan, Watcher
@@ -18,7 +18,7 @@ from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import Manifest
 from autopeft.study.planner import Known, Planner, words
 from autopeft.study.propose import objective_values
-from autopeft.study.rungs import Rungs
+from autopeft.study.rungs import Key, Rungs
 from autopeft.study.select import selection_of
 from autopeft.study.setup import Setup
 from autopeft.study.spec import StudySpec
@@ -178,7 +178,7 @@ class Driver:
         front = self._planner.front(self.known)
         compile_jsonl(self.study.folder)
         write_front(self.study.folder, front)
-        self._tidy(front, None)
+        self._tidy(front)
         return front
 
     def _finish(self) -> None:
@@ -197,11 +197,10 @@ class Driver:
         )
         if selection is not None:
             write_selection(self.study.selection_file, selection)
-            self._tidy(front, selection)
 
-    def _tidy(self, front: Front, selection: Selection | None) -> None:
+    def _tidy(self, front: Front) -> None:
         """Delete the weights of what is dominated, and states that were gone on from."""
-        kept = set(_kept(front, self.known, selection))
+        kept = set(_kept(front, self.known))
         for record in self.known.ordered:
             if record.weights is not None and record.key not in kept:
                 (self.study.folder / record.weights).unlink(missing_ok=True)
@@ -233,18 +232,15 @@ def check_time(spec: StudySpec, trial_seconds: float) -> None:
         )
 
 
-def _kept(
-    front: Front, known: Known, selection: Selection | None
-) -> Iterator[tuple[int, int, int]]:
-    """Records whose weights are kept: each point's at its highest rung, and the selection's.
+def _kept(front: Front, known: Known) -> Iterator[Key]:
+    """Records whose weights are kept: each point's at its highest rung, and the final selection's.
 
-    Of the final selection all are kept until it has been decided, then those of whom it
-    recommends and of the baselines. What was trained on a part of the rows is never kept.
+    What was trained on a part of the rows is not.
     """
     complete = [record for record in known.ordered if record.state == "complete"]
     tops = {record.trial: record.key for record in complete if record.split not in UNSEEN}
     for point in front.points:
         yield tops[point.trial]
     for record in complete:
-        if record.split == SELECTION and (selection is None or record.trial in selection.shipped):
+        if record.split == SELECTION:
             yield record.key

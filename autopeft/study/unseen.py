@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 from autopeft.engines.ground import Ground
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
+from autopeft.front import Front
 from autopeft.records import Metric, Record
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.words import describe
 from autopeft.study.folder import Study
 from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import prepare
+from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
 from autopeft.tasks.encode import encode
 from autopeft.training.cohort import Cohort
@@ -30,7 +32,7 @@ class Tested:
 
     Attributes:
         trial: its number.
-        role: "recommended" or "head only".
+        role: "recommended", "tuned LoRA" or "head only".
         trainable_params: of its ops.
         summary: it in words.
         metrics: on the test split.
@@ -63,7 +65,7 @@ class Opening:
 
 
 def open_test(study: Study) -> Opening:
-    """Score the recommended point and the head-only baseline on the test split.
+    """Score the recommended point and its baselines on the test split.
 
     The trained weights are used as they are; nothing is trained. The opening is written down in
     `test.json` before it is returned.
@@ -75,13 +77,7 @@ def open_test(study: Study) -> Opening:
     front = study.front()
     if front.recommended is None:
         raise DataError(f"{study.folder}: the front has no point yet")
-    by_trial = {record.trial: record for record in study.records()}
-    if front.recommended not in by_trial:
-        raise DataError(f"{study.folder}: trial {front.recommended} of the front has no record")
-    chosen = {"recommended": by_trial[front.recommended]}
-    heads = [record for record in by_trial.values() if not record.genotype["ops"]]
-    if heads and heads[0].weights and (study.folder / heads[0].weights).is_file():
-        chosen["head only"] = heads[0]
+    chosen = _chosen(study, front, front.recommended)
     manifest = read_manifest(study.manifest_file)
     settings = manifest.training_settings()
     ground = prepare(load_study_spec(study.spec_file), study.folder)
@@ -104,6 +100,24 @@ def open_test(study: Study) -> Opening:
     ledger = {"version": 1, "openings": [*earlier, asdict(opening)]}
     write_atomic(study.test_file, json.dumps(ledger, indent=2, allow_nan=False) + "\n")
     return opening
+
+
+def _chosen(study: Study, front: Front, recommended: int) -> dict[str, Record]:
+    """Whom to look at: what is recommended, and the baselines whose weights are there."""
+    records, selection = study.records(), study.selection()
+    if selection is not None:
+        recommended = selection.recommended
+    if recommended not in {record.trial for record in records}:
+        raise DataError(f"{study.folder}: trial {recommended} of the front has no record")
+    chosen = {"recommended": shipped(records, recommended, front.metric)}
+    loras = [c.trial for c in selection.contenders if c.role == "lora"] if selection else []
+    heads = [r.trial for r in records if not r.genotype["ops"] and r.state == "complete"]
+    for role, trials in (("tuned LoRA", loras), ("head only", heads)):
+        for trial in trials[:1]:
+            baseline = shipped(records, trial, front.metric)
+            if baseline.weights and (study.folder / baseline.weights).is_file():
+                chosen[role] = baseline
+    return chosen
 
 
 def _openings(path: Path) -> list[Any]:
