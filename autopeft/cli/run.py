@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -31,7 +31,14 @@ def show_front(folder: Path, output: Format) -> None:
     study = Study(folder)
     found = study.front()
     in_the_way = merging(found, study.shape())
+    selection = study.selection()
     if output is Format.JSON:
-        typer.echo(json.dumps({**found.to_dict(), "not_mergeable": in_the_way}, allow_nan=False))
-    else:
-        console.show_front(found, folder, in_the_way)
+        more: dict[str, Any] = {"selection": selection.to_dict()} if selection else {}
+        more["not_mergeable"] = in_the_way
+        typer.echo(json.dumps({**found.to_dict(), **more}, allow_nan=False))
+        return
+    console.show_front(found, folder, in_the_way)
+    if selection is not None:
+        from autopeft.cli.selected import show_selection
+
+        show_selection(selection)
