@@ -18,6 +18,8 @@ from autopeft.study.folder import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "images"
+HEAT = "#trial=4"
+"""A trial of several ops, for the picture of the heat map."""
 PICTURES = {  # name: width, height, colour scheme, part of the page or None for its top
     "dashboard-light": (1280, 900, "light", None),
     "dashboard-dark": (1280, 900, "dark", None),
@@ -35,7 +37,7 @@ def main() -> None:
         driver = _browser(Path(folder) / "profile")
         try:
             for name, (width, height, scheme, part) in PICTURES.items():
-                _open(driver, page, width, height, scheme)
+                _open(driver, page, width, height, scheme, part)
                 (OUT / f"{name}.png").write_bytes(_picture(driver, width, height, part))
         finally:
             driver.quit()
@@ -49,14 +51,17 @@ def _browser(profile: Path) -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
 
 
-def _open(driver: webdriver.Chrome, page: Path, width: int, height: int, scheme: str) -> None:
+def _open(
+    driver: webdriver.Chrome, page: Path, width: int, height: int, scheme: str, part: str | None
+) -> None:
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
     )
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    driver.get(page.as_uri())
+    driver.get("about:blank")
+    driver.get(f"{page.as_uri()}{HEAT if part else ''}")
     drawn = "return !!document.querySelector('#front-plot .scatterlayer .point')"
     WebDriverWait(driver, 60).until(lambda _: driver.execute_script(drawn))
 
