@@ -130,7 +130,7 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     selection = None
     if dataset.selection is not None:
         selection = encode(dataset.selection, backbone.tokenizer, longest)
-    notes = [*dataset.notes]
+    notes = [*dataset.notes, *backbone.notes]
     for name, rows in (("train", train), ("validation", validation)):
         if rows.truncated_fraction:
             notes.append(

@@ -1,4 +1,4 @@
-"""Anatomy: where the taps are in a model of a known family."""
+"""Anatomy: where the taps are in a model."""
 
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from autopeft.errors import DataError
 from autopeft.model.families import FAMILIES, Family, Layers, Pool
 from autopeft.model.forks import Passing, Placeholder
+from autopeft.model.unknown import read_family
 from autopeft.ops.point import Part, Point, Side
 from autopeft.space.forms import Activation
 from autopeft.space.genotype import Genotype
@@ -78,28 +79,24 @@ class Anatomy:
     """The taps of one model.
 
     Args:
-        model: a transformers model of a known family, with or without a task head.
+        model: a transformers model, with or without a task head.
         fresh: parameters that were not in the checkpoint; they are head, not backbone.
 
     Attributes:
-        family: its row of the table.
+        family: its row of the table, or what such a row would be.
         base: the model without its task head.
         layers: its layers, those of an encoder before those of a decoder.
         n_encoder_layers: of an encoder-decoder, 0 for other models.
         pool: the tokens that the task head reads.
 
     Raises:
-        DataError: the family is not in the table.
+        DataError: the family is not in the table, and the names of the modules tell too little.
     """
 
     def __init__(self, model: PreTrainedModel, fresh: Collection[str] = ()) -> None:
         kind = model.config.model_type
-        if kind not in FAMILIES:
-            raise DataError(
-                f"models of type `{kind}` are not known; known: {', '.join(sorted(FAMILIES))}"
-            )
         self.base: nn.Module = getattr(model, model.base_model_prefix, model)
-        self.family = self._row(kind)
+        self.family = self._row(kind) if kind in FAMILIES else read_family(model, self.base)
         self.pool = _POOLS.get(getattr(model.config, "classifier_pooling", ""), self.family.pool)
         self._fresh = {name.removeprefix(f"{model.base_model_prefix}.") for name in fresh}
         encoder, decoder = self.family.layers, self.family.decoder
@@ -250,7 +247,7 @@ class Anatomy:
             return None
         if up.bias is None or getattr(down, "bias", None) is None:
             return None
-        return _ACTIVATIONS.get(getattr(self.base.config, self.family.activation))
+        return _ACTIVATIONS.get(getattr(self.base.config, self.family.activation, ""))
 
     def _biased(self, taps: Collection[Tap]) -> frozenset[Tap]:
         last = len(self.layers) - 1

@@ -15,7 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.check import check
 from autopeft.model.computing import Precision
+from autopeft.model.families import FAMILIES
+from autopeft.model.unknown import told
 from autopeft.space.shape import ModelShape
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,6 +43,7 @@ class Backbone:
         revision: commit on the Hub, None for a folder.
         fingerprint: SHA-256 over the pretrained weights, as loaded.
         precision: of the weights in memory, and so of all products with them.
+        notes: what the user has to be told.
     """
 
     model: PreTrainedModel
@@ -50,6 +54,7 @@ class Backbone:
     revision: str | None
     fingerprint: str
     precision: Precision = "fp32"
+    notes: tuple[str, ...] = ()
 
 
 def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
@@ -90,7 +95,12 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
     anatomy = Anatomy(model, fresh)
     tokenizer.model_max_length = min(tokenizer.model_max_length, anatomy.longest_row())
     model.config.use_cache = False  # decoders would keep keys and values of every batch
-    model.eval().requires_grad_(requires_grad=False).to(device)
+    model.eval().requires_grad_(requires_grad=False)
+    notes: tuple[str, ...] = ()
+    if (kind := model.config.model_type) not in FAMILIES:
+        check(model, fresh)
+        notes = (told(kind, anatomy.family),)
+    model.to(device)
     return Backbone(
         model=model,
         tokenizer=tokenizer,
@@ -99,6 +109,7 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
         name=name,
         revision=getattr(model.config, "_commit_hash", None),
         fingerprint=fingerprint(model, fresh),
+        notes=notes,
     )
 
 

@@ -275,6 +275,7 @@ _T5 = Family(
 FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "bart": _BART,
     "bert": _BERT,
+    "camembert": _BERT,
     "deberta-v2": _DEBERTA,
     "distilbert": _DISTILBERT,
     "electra": replace(_BERT, projection="embeddings_project"),
@@ -286,6 +287,7 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "roberta": _BERT,
+    "xlm-roberta": _BERT,
     "t5": (_T5, replace(_T5, layers=_gated(_T5_ENCODER), decoder=_gated(_T5_DECODER))),
 }
 """By `config.model_type`; where a configuration decides on the modules, all rows that there are."""

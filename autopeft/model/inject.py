@@ -294,7 +294,8 @@ class Injection:
                 fused.setdefault(module, {})[tap] = part
                 continue
             if side == "in":
-                handle = module.register_forward_pre_hook(partial(_in_hook, layer, tap))
+                hook = partial(_in_hook, layer, tap)
+                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
                 handle = module.register_forward_hook(partial(_out_hook, layer, tap))
             self._handles.append(handle)
@@ -449,8 +450,13 @@ def _repeat_hook(
     return tuple(map(repeated, args)), {name: repeated(value) for name, value in kwargs.items()}
 
 
-def _in_hook(layer: LayerOps, tap: Tap, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.pass_tap(tap, args[0], fresh=False), *args[1:])
+def _in_hook(
+    layer: LayerOps, tap: Tap, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (layer.pass_tap(tap, args[0], fresh=False), *args[1:]), kwargs
+    state = layer.pass_tap(tap, kwargs["hidden_states"], fresh=False)
+    return args, kwargs | {"hidden_states": state}
 
 
 def _out_hook(layer: LayerOps, tap: Tap, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:

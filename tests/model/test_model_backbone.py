@@ -17,7 +17,7 @@ from tiny import (
     tiny_model,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import OPTConfig, OPTForSequenceClassification, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from autopeft.errors import DataError
@@ -148,8 +148,10 @@ def truncate(folder):
 
 
 def other_family(folder):
-    config = OPTConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, ffn_dim=8)
-    OPTForSequenceClassification(config).save_pretrained(folder)
+    config = GPTNeoXConfig(
+        num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=8
+    )
+    GPTNeoXForSequenceClassification(config).save_pretrained(folder)
 
 
 def without_tokenizer(folder):
@@ -168,7 +170,7 @@ SPOILT = {
     "unknown": (lambda f: change_config(f, model_type="nope"), "model type `nope`"),
     "other family": (
         other_family,
-        "`opt` are not known; known: bart, bert, deberta-v2",
+        "`gpt_neox` are not known, and their anatomy cannot be read",
     ),
     "no tokenizer": (without_tokenizer, "has no tokenizer: its vocabulary is empty"),
     "a layer short": (
