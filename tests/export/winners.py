@@ -64,6 +64,7 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
     front = front_of([record], metric, "maximize", 10**9, lambda _: "what it is")
     manifest = Manifest(
         version=MANIFEST_VERSION,
+        study="winner",
         created="2026-01-31T12:00:00+00:00",
         command=["autopeft", "search"],
         versions={"python": "3.11.7"},
@@ -76,6 +77,7 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
         max_params=10**9,
         trial_seconds=1.0,
         trial_bytes=1,
+        rung_steps=(3,),
     )
     choice = Choice(0, "it is the only one")
     return Winner(Study(folder), manifest, front, [record], choice, record, ground, stored, weights)
