@@ -23,15 +23,24 @@ from autopeft.training.memory import OVERHEAD, Heap, release_memory, resident_by
 from autopeft.training.settings import TrainingSettings
 
 SHAPES = {
+    "5M": {"hidden_size": 192, "num_hidden_layers": 2, "intermediate_size": 768},
     "22M": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
     "110M": {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072},
 }
-METHODS = ("lora", "pfeiffer", "mam", "ia3")
+MIXES = {
+    "mixed": ("lora", "pfeiffer", "mam", "ia3"),
+    "lora": ("lora",) * 4,
+    "fish": ("fish",) * 4,
+    "lt_sft": ("lt_sft",),
+    "diff_pruning": ("diff_pruning",),
+}
 CASES = (
     *(("22M", "pooled", "mixed"), ("22M", "exact", "mixed")),
+    *(("22M", "exact", "fish"), ("22M", "exact", "lt_sft"), ("22M", "exact", "diff_pruning")),
+    *(("5M", "exact", "lt_sft"), ("5M", "exact", "diff_pruning")),
     *(("110M", "pooled", "lora"), ("110M", "exact", "lora"), ("110M", "exact", "mixed")),
 )
-BATCH, TOKENS, TRIALS, WARM = 32, 128, 4, 0.25
+BATCH, TOKENS, WARM = 32, 128, 0.25
 
 
 class Padding:
@@ -66,20 +75,20 @@ def measure(args: argparse.Namespace) -> Measured:
     chosen: Heap = "pooled" if heap == "pooled" else "exact"
     use_heap(chosen)
     backbone, rows, task = backbone_of(size, "bf16"), rows_of(args.batches), Classification(2)
-    names = METHODS if mix == "mixed" else ("lora",) * TRIALS
-    found = [method(name).largest(backbone.shape, 2_000_000) for name in names]
+    found = [method(name).largest(backbone.shape, 2_000_000) for name in MIXES[mix]]
     genotypes = [genotype for genotype in found if genotype is not None]
+    seeds = range(len(genotypes))
     settings = TrainingSettings(epochs=1, batch_size=BATCH, precision="bf16")
     each = trial_bytes(backbone, genotypes, task=task, settings=settings, rows=rows)
     gc.collect()
     release_memory()
     before = resident_bytes()
     start = time.perf_counter()
-    with Cohort(backbone, genotypes, range(TRIALS), task, settings, trial_bytes=each) as cohort:
+    with Cohort(backbone, genotypes, seeds, task, settings, trial_bytes=each) as cohort:
         cohort.train(rows, order_seed=0)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
-    predicted = before + OVERHEAD[chosen] * each * TRIALS
+    predicted = before + OVERHEAD[chosen] * each * len(seeds)
     return {
         "before_gib": before / 2**30,
         "trial_gib": each / 2**30,
@@ -104,7 +113,7 @@ def main() -> None:
     cases = ["-".join(case) for case in CASES]
     command = [sys.executable, Path(__file__).resolve(), "--batches", str(args.batches), "--case"]
     found = {case: fresh([*command, case]) for case in cases}
-    settings = {"batch_size": BATCH, "tokens": TOKENS, "trials": TRIALS, "batches": args.batches}
+    settings = {"batch_size": BATCH, "tokens": TOKENS, "batches": args.batches}
     write_result(args.out, {"benchmark": "memory", "settings": settings, "measurements": found})
     header = ["case", "predicted GiB", "peak GiB", "peak/predicted", "seconds"]
     keys = ("predicted_gib", "peak_gib", "peak_over_predicted", "seconds")

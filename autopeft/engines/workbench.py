@@ -25,8 +25,9 @@ from autopeft.row_scores import pack
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
 from autopeft.training.cohort import EVALUATION_FACTOR, Trained, train_cohort
+from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
-from autopeft.training.memory import is_out_of_memory, use_heap
+from autopeft.training.memory import available_bytes, is_out_of_memory, use_heap
 from autopeft.training.paused import Paused, read_paused, write_paused
 
 Progress = Callable[[int, int], None]
@@ -112,7 +113,7 @@ class Workbench:
             until=job.until,
             paused=self._paused(job),
             cache=self._cache if split != FOLD else None,
-            trial_bytes=self._decided.trial_bytes,
+            trial_bytes=self._trial_bytes(job),
             progress=progress,
         )
         for trial, result in zip(job.trials, trained, strict=True):
@@ -133,6 +134,30 @@ class Workbench:
             return []
         below = [paused_file(self._folder, number, job.rung - 1) for number in job.numbers]
         return [read_paused(path) for path in below] if all(p.is_file() for p in below) else []
+
+    def _trial_bytes(self, job: Job) -> int:
+        """Memory that each trial is expected to take.
+
+        Raises:
+            MemoryError: a trial that is too large to share a cohort is too large for the memory.
+        """
+        genotypes = [trial.genotype for trial in job.trials]
+        if not any(genotype.alone for genotype in genotypes):
+            return self._decided.trial_bytes
+        ground = self._ground
+        expected = trial_bytes(
+            ground.backbone,
+            genotypes,
+            task=ground.task,
+            settings=self._decided.settings,
+            rows=ground.train,
+        )
+        free = available_bytes(ground.device)
+        if expected > free:
+            raise MemoryError(
+                f"a trial of {expected / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
+            )
+        return expected
 
     def _measure(
         self,

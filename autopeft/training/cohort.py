@@ -215,10 +215,10 @@ class Cohort(AbstractContextManager["Cohort", None]):
         for trial, state in enumerate(states):
             memory = self.injection.memory(trial)
             fill(memory, {name: state.pop(name) for name in memory if name in state})
-        optimizer = self._new_optimizer()
-        optimizer.resume(states, first)
+        self._optimizer = self._new_optimizer()
+        self._optimizer.resume(states, first)
         report = partial(_report, progress, rehearsed, rehearsed + last)
-        return self._run(rows, order, optimizer, range(first, last), report)
+        return self._run(rows, order, self._optimizer, range(first, last), report)
 
     @property
     def runs(self) -> int:
@@ -238,6 +238,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
         with torch.no_grad():
             for parameter, old in zip(head, start, strict=True):
                 parameter.copy_(old)
+        release_memory()
 
     def _look(self, rows: Encoded, order: Sequence[Sequence[int]]) -> None:
         """Show the first batches to ops that choose by them."""
@@ -275,7 +276,6 @@ class Cohort(AbstractContextManager["Cohort", None]):
         progress: Progress,
     ) -> Float[Tensor, "step trial"]:
         """Some steps of a training, once."""
-        self._optimizer = optimizer
         ranks = RankBudget(self.injection.stacks(), len(order), steps.start)
         history = []
         for step in steps:

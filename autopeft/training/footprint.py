@@ -14,14 +14,15 @@ from autopeft.tasks.task import Task
 from autopeft.training.cohort import EVALUATION_FACTOR, Cohort
 from autopeft.training.settings import TrainingSettings
 
-ROWS = 4
-"""Rows of the batch that is looked at; what is kept grows with them linearly."""
+ROWS = (4, 2)
+"""Rows of the batches that are looked at; what is kept is linear in them."""
 
 PASSING = 2.5
 """Tensors of the widest state that a step holds besides what it keeps; measured."""
 
-PER_PARAMETER = 4
-"""Floats: a parameter, its gradient, and two of the optimizer."""
+PER_PARAMETER = 9
+"""Floats: a parameter, two moments, its learning rate and its decay; its gradient, the clipped one
+and two more while the optimizer steps, which the process keeps hold of."""
 
 
 def trial_bytes(
@@ -41,8 +42,28 @@ def trial_bytes(
         settings: of training.
         rows: training rows.
     """
-    longest = np.argsort(-np.asarray(rows.lengths), kind="stable")[:ROWS].tolist()
-    ours = {p.untyped_storage().data_ptr() for p in backbone.model.parameters()}
+    with Cohort(backbone, genotypes, range(len(genotypes)), task, settings) as cohort:
+        parameters = [item.parameter for item in cohort.stacked()]
+        held = _bytes(parameters)
+        remembered = _bytes([b for op in cohort.injection.stacks() for b in op.buffers()])
+        more, less = (_kept(cohort, rows, n_rows) for n_rows in ROWS)
+    of_a_row = (more - less) / (ROWS[0] - ROWS[1])
+    whatever = max(0.0, less - ROWS[1] * of_a_row)
+    batch = settings.batch_size
+    widest = max(backbone.shape.widths[tap] for tap in Tap if tap in backbone.shape.widths)
+    state = batch * max(rows.lengths) * widest * DTYPES[backbone.precision].itemsize
+    passing = PASSING * state * len(genotypes)
+    size = whatever + batch * of_a_row + passing + PER_PARAMETER * held
+    # Evaluation keeps nothing, but its batches are larger.
+    least = PASSING * EVALUATION_FACTOR * state
+    return int(max((size + remembered) / len(genotypes), least))
+
+
+def _kept(cohort: Cohort, rows: Encoded, n_rows: int) -> int:
+    """What the longest rows make a step keep for its backward pass, in bytes."""
+    longest = np.argsort(-np.asarray(rows.lengths), kind="stable")[:n_rows].tolist()
+    module = cohort.backbone.model
+    ours = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
 
@@ -53,21 +74,12 @@ def trial_bytes(
             alive.append(tensor)  # or its place could be taken by another tensor
         return tensor
 
-    with Cohort(backbone, genotypes, range(len(genotypes)), task, settings) as cohort:
-        parameters = [item.parameter for item in cohort.stacked()]
-        ours |= {p.untyped_storage().data_ptr() for p in parameters}
-        with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-            losses = task.loss(cohort.logits(rows, longest), _labels(rows, longest, parameters[0]))
-        trained = sum(p.numel() * p.element_size() for p in parameters) * PER_PARAMETER
-        del losses
-    batch = settings.batch_size
-    size = sum(kept.values()) * batch / len(longest) + trained
-    widest = max(backbone.shape.widths[tap] for tap in Tap if tap in backbone.shape.widths)
-    state = batch * max(rows.lengths) * widest * DTYPES[backbone.precision].itemsize
-    # Evaluation keeps nothing, but its batches are larger.
-    least = PASSING * EVALUATION_FACTOR * state
-    return int(max(size / len(genotypes) + PASSING * state, least))
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
+        logits = cohort.logits(rows, longest)
+        labels = rows.labels[longest].to(logits.device)
+        cohort.task.loss(logits, labels)
+    return sum(kept.values())
 
 
-def _labels(rows: Encoded, indices: Sequence[int], like: Tensor) -> Tensor:
-    return rows.labels[list(indices)].to(like.device)
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

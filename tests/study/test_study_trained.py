@@ -37,6 +37,16 @@ def test_a_trial_that_is_dense_while_training_has_a_cohort_of_its_own(study):
     assert manifest["cohort"] == 4
 
 
+def test_a_dense_trial_that_will_not_fit_into_memory_is_not_begun(spec_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("autopeft.engines.workbench.available_bytes", lambda _: 1000)
+    spec = spec_of(trials=2, methods=["lora", "lt_sft"], max_params="40%")
+    lora, dense = run_search(spec, tmp_path / "study").records()
+    assert lora.state == "complete"
+    assert dense.failure.kind == "out_of_memory"
+    assert dense.failure.message.endswith("GiB are free")
+    assert dense.trained_params > dense.trainable_params
+
+
 def test_records_say_what_was_trained_and_what_is_stored(study, spec_of):
     records = study.records()
     assert [record.version for record in records] == [1, 2, 2, 1]

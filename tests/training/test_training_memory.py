@@ -2,9 +2,21 @@
 
 import pytest
 import torch
-from tiny import LORA, MAM, TASK, assert_same_training, tiny_backbone, tiny_rows, train
+from tiny import (
+    LORA,
+    MAM,
+    TASK,
+    assert_same_training,
+    genotype,
+    op,
+    tiny_backbone,
+    tiny_rows,
+    train,
+)
 
 from autopeft.model.backbone import cast
+from autopeft.space.forms import Form
+from autopeft.space.taps import LINEAR_INPUT, Tap
 from autopeft.training import cohort, memory
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.memory import available_bytes
@@ -29,6 +41,15 @@ def test_it_is_the_average_of_typical_trials():
     one, other = bytes_of(LORA), bytes_of(MAM)
     assert bytes_of(LORA, MAM) == pytest.approx((one + other) / 2, rel=0.1)
     assert bytes_of(LORA, LORA, LORA) == pytest.approx(one, rel=0.1)
+
+
+def test_what_does_not_grow_with_the_batch_is_counted_once():
+    """A delta and a gate for every entry of two weights, and what is made of them in a step."""
+    taps = (Tap.Q, Tap.FFN_UP)
+    pruned = genotype(*(op(Form.DIFF_PRUNING, LINEAR_INPUT[tap], tap, 9) for tap in taps))
+    one, two = (bytes_of(pruned, batch_size=size) for size in (256, 512))
+    floats, entries = (2 * one - two) / 4, 3 * (32 * 32 + 32 * 48)
+    assert 2 * 9 * entries < floats < 2 * 14 * entries
 
 
 def test_what_a_step_keeps_is_counted():
