@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import (
     CROSSED,
+    D_FFN,
     D_INNER,
     D_MODEL,
     HEAD,
@@ -33,10 +34,11 @@ from transformers import BartForConditionalGeneration, T5ForConditionalGeneratio
 
 import autopeft
 from autopeft.errors import ConfigError
+from autopeft.export.merged import merge
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
-from autopeft.space.forms import Form
+from autopeft.space.forms import Activation, Form
 from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
 from autopeft.training.cohort import Cohort
 from autopeft.training.frozen import FrozenCache
@@ -168,6 +170,23 @@ def test_low_rank_ops_at_the_weights_of_cross_attention_are_part_of_them(backbon
             weight += one.scale * tensors[f"{words}.b"].T @ tensors[f"{words}.a"]
     torch.testing.assert_close(found[0], hidden(merged, batch), rtol=0, atol=1e-4)
     assert (found[0] - plain).abs().max() > 1e-2
+
+
+def test_a_parallel_adapter_with_barts_activation_is_a_wider_ffn_in_encoder_and_decoder():
+    model = tiny_model("bart")
+    batch, gelu = tiny_batch(model), Activation.GELU
+    one = genotype(
+        op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, (5, 0, 9), scale=4.0, activation=gelu),
+        same(Form.BIAS, Tap.CROSS_V, (0, 1, 1)),
+    )
+    injection = excited(model, one)
+    found = hidden(model, batch)
+    tensors = {name: tensor.clone() for name, tensor in injection.tensors(0).items()}
+    injection.remove()
+    plain = merge(model, one, 0, tensors)
+    assert Anatomy(plain).shape().widths[Tap.FFN_MID] == D_FFN + 9
+    torch.testing.assert_close(hidden(plain, batch), found, rtol=0, atol=1e-4)
+    assert (found - hidden(model, batch)).abs().max() > 1e-2
 
 
 @torch.no_grad()
