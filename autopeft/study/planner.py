@@ -23,6 +23,8 @@ from autopeft.study.rungs import Key, Rungs, next_replicate
 from autopeft.study.setup import Setup
 
 EVERYBODY = 1_000_000
+LORA_EVERY = 4
+"""One slot in so many tunes LoRA, so that what the winners are compared with had a fair share."""
 
 
 @dataclass
@@ -138,14 +140,16 @@ class Planner:
         if slot < len(self._setup.points):
             name, genotype = self._setup.points[slot]
             return Proposal(genotype, f"method {name}")
-        return propose(
-            self._setup.space,
+        lora = self._setup.lora if slot % LORA_EVERY == LORA_EVERY - 1 else None
+        proposal = propose(
+            lora or self._setup.space,
             self._spec.sampler,
             seed=self._spec.seed,
             slot=slot,
             history=history,
             taken=taken,
         )
+        return replace(proposal, origin=f"lora {proposal.origin}") if lora else proposal
 
     def _measured(self, record: Record) -> Measured:
         genotype = genotype_from_dict(record.genotype)

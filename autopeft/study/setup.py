@@ -9,7 +9,7 @@ from typing import Any
 
 from autopeft.engines.outcome import SPLIT
 from autopeft.engines.work import Facts
-from autopeft.errors import ConfigError
+from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.objectives import PARAMS
 from autopeft.space.bind import bind
 from autopeft.space.genotype import Genotype
@@ -19,6 +19,9 @@ from autopeft.space.shape import ModelShape
 from autopeft.space.shipped import load_space
 from autopeft.space.spec import SpaceSpec
 from autopeft.study.spec import StudySpec, limit
+
+LORA = "lora"
+"""The shipped space in which the LoRA of the final selection is tuned."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Setup:
         points: the named methods that are tried first, with their names.
         facts: of model and data.
         notes: what the user has to be told.
+        lora: where the LoRA is tuned that the final selection compares with; None if there is no
+            selection, or the space is that of LoRA anyway.
     """
 
     spec: StudySpec
@@ -64,6 +69,7 @@ class Setup:
     points: tuple[tuple[str, Genotype], ...]
     facts: Facts
     notes: tuple[str, ...]
+    lora: SearchSpace | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -87,6 +93,7 @@ class Setup:
             "sampler": spec.sampler,
             "rungs": spec.rungs,
             "reduction": spec.reduction,
+            "tunes_lora": self.lora is not None,
             "seed": spec.seed,
         }
 
@@ -108,7 +115,17 @@ def set_up(spec: StudySpec, space: SpaceSpec, facts: Facts) -> Setup:
     bound = bind(space, facts.shape, budget.max_params, budget.max_trained)
     points, left_out = starting_points(facts.shape, budget, spec.methods)
     notes = (*facts.notes, *bound.notes, *left_out)
-    return Setup(spec, bound, tuple(points), facts, notes)
+    lora = _lora(spec, facts, budget) if space.name != LORA else None
+    return Setup(spec, bound, tuple(points), facts, notes, lora)
+
+
+def _lora(spec: StudySpec, facts: Facts, budget: Budget) -> SearchSpace | None:
+    if not spec.selection.seeds or facts.unseen is None:
+        return None
+    try:
+        return bind(load_space(LORA), facts.shape, budget.max_params, budget.max_trained)
+    except (ConfigError, NoFeasibleTrialError):  # then LoRA is no alternative that one could have
+        return None
 
 
 def starting_points(

@@ -11,8 +11,10 @@ from autopeft.engines.workbench import Workbench
 from autopeft.front import front_of
 from autopeft.records import read_jsonl
 from autopeft.study import rungs
+from autopeft.study.contenders import kind_of
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
+from autopeft.study.jobs import read_jobs
 from autopeft.study.manifest import read_manifest
 from autopeft.study.planner import words
 from autopeft.study.promote import Standing, promotions
@@ -190,6 +192,17 @@ def test_longer_search_goes_on_and_names_whom_it_continues(laddered, tmp_path):
     assert results(run_search(laddered(trials=16, selection={"seeds": 0}), folder)) == results(
         study
     )
+
+
+def test_one_slot_in_four_tunes_lora(whole, laddered, tmp_path):
+    jobs = [job for job in read_jobs(whole.folder) if job.rung == job.replicate == 0]
+    origins = {trial.number: trial.origin for job in jobs for trial in job.trials}
+    kinds = {record.trial: kind_of(record.genotype) for record in whole.records()}
+    assert [number for number, origin in origins.items() if origin == "lora tpe"] == [3, 7, 11]
+    assert {kinds[number] for number in (3, 7, 11)} == {"lora"}
+    study = run_search(laddered(trials=4, selection={"seeds": 0}), tmp_path / "study")
+    (job, *_) = reversed(read_jobs(study.folder))
+    assert [trial.origin for trial in job.trials] == ["tpe"], "nothing is compared there"
 
 
 def test_other_rungs_are_another_study(whole, laddered, tmp_path):
