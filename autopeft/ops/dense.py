@@ -53,6 +53,10 @@ class DenseDelta(StackedOp):
             chosen[i, 0, largest(own[0].abs())[: self.stack[i].size]] = True
         self._settled.fill_(value=True)
 
+    def rate(self, name: str) -> float:
+        """That of a dense delta, then that of a few entries."""
+        return 1.0 if self.has_chosen and name == "delta" else super().rate(name)
+
     def current(self) -> Float[Tensor, "member 1 entry"]:
         """D as it is now."""
         return self.delta * self.get_buffer("chosen") if self.has_chosen else self.delta
@@ -89,10 +93,6 @@ class LotteryTicket(DenseDelta):
         """Keep the entries that have moved the most, and go back to the start."""
         super().choose()
         self.delta.zero_()
-
-    def rate(self, name: str) -> float:
-        """That of a dense delta, then that of a few entries."""
-        return 1.0 if self.has_chosen and name == "delta" else super().rate(name)
 
 
 LOW, HIGH = -1.5, 1.5

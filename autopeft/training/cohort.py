@@ -289,14 +289,20 @@ class Cohort(AbstractContextManager["Cohort", None]):
             optimizer.step(schedule(step, len(order), self.settings.warmup))
             ranks.cut(step + 1)
             if step + 1 == round(MIDWAY * len(order)):
-                for op in self.injection.stacks():
-                    if op.chooses == "midway":
-                        op.choose()
+                self._choose_midway(optimizer)
             history.append(losses.detach())
             if resident_bytes() > self._most_bytes:
                 release_memory()
             progress(step + 1, steps.stop)
         return torch.stack(history).cpu()
+
+    def _choose_midway(self, optimizer: CohortAdamW) -> None:
+        """Let ops choose that do so in the midst of a training; the rest goes on as before."""
+        ops = [op for op in self.injection.stacks() if op.chooses == "midway"]
+        for op in ops:
+            op.choose()
+        if ops:
+            optimizer.use_rates([item.rate for item in self.stacked()])
 
     def pause(self, trial: int, losses: Sequence[float]) -> Paused:
         """What a trial needs to go on from where `train` has ended.

@@ -60,10 +60,8 @@ class CohortAdamW:
         self._n_trials = len(learning_rates)
         self._parameters: list[Tensor] = [item.parameter for item in stacked]
         # As large as the parameters: foreach is slow where it has to broadcast.
-        self._rates = [
-            self._spread([rate * item.rate for rate in learning_rates], item, device)
-            for item in stacked
-        ]
+        self._learning_rates = tuple(learning_rates)
+        self.use_rates([item.rate for item in stacked])
         self._decays = [
             self._spread([d if item.decays else 0.0 for d in weight_decays], item, device)
             for item in stacked
@@ -73,6 +71,13 @@ class CohortAdamW:
         self._square = [torch.zeros_like(p) for p in self._parameters]
         self._step = 0
         self._own_rows = [index.to(device) for index in self._rows_of_trials()]
+
+    def use_rates(self, factors: Sequence[float]) -> None:
+        """Go on with these factors of the learning rates, one for each parameter."""
+        self._rates = [
+            self._spread([rate * factor for rate in self._learning_rates], item, p.device)
+            for item, factor, p in zip(self._stacked, factors, self._parameters, strict=True)
+        ]
 
     @staticmethod
     def _spread(values: Sequence[float], item: Stacked, device: torch.device) -> Tensor:
