@@ -217,6 +217,9 @@ def tiny_batch(model, n_rows=5, *, seed=0):
     """A padded batch as a model takes it, with an attention mask."""
     batch = collate(tiny_rows(n_rows, seed=seed), range(n_rows), model.config.pad_token_id)
     if model.config.is_encoder_decoder:
+        # Their heads look for the end of a sentence.
+        last = batch["attention_mask"].sum(1) - 1
+        batch["input_ids"][torch.arange(n_rows), last] = model.config.eos_token_id
         batch["decoder_input_ids"] = shifted_right(batch["input_ids"], model.config)
     return batch
 
