@@ -226,6 +226,7 @@ class Anatomy:
             self._activation(),
             self._biased(widths),
             self.n_encoder_layers,
+            frozenset({Tap.ATTN_IN}) if self.family.disentangled else frozenset(),
         )
 
     def _widths(self, layer: int) -> dict[Tap, int]:

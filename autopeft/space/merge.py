@@ -51,6 +51,8 @@ def obstacle(op: Op, shape: ModelShape) -> str | None:
         return "its gate is another one for every example"
     if op.form in NEVER:
         return NEVER[op.form]
+    if op.write in shape.shared_inputs:
+        return f"the weight matrices that read `{op.write}` read something else, too"
     if op.form is Form.BOTTLENECK:
         return _no_neurons(op, shape)
     if op.form in ELEMENTWISE:

@@ -21,6 +21,7 @@ class ModelShape:
         ffn_activation: of an FFN with biases and without a gate, if a bottleneck can have it too.
         biased: taps that are the output of a module with a bias.
         n_encoder_layers: of an encoder-decoder, whose layers come first; 0 for other models.
+        shared_inputs: taps whose weight matrices read something else, too.
     """
 
     n_layers: int
@@ -29,6 +30,7 @@ class ModelShape:
     ffn_activation: Activation | None = None
     biased: frozenset[Tap] = frozenset()
     n_encoder_layers: int = 0
+    shared_inputs: frozenset[Tap] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
@@ -46,6 +48,7 @@ class ModelShape:
             "backbone_params": self.backbone_params,
             "ffn_activation": None if self.ffn_activation is None else str(self.ffn_activation),
             "biased": [str(tap) for tap in Tap if tap in self.biased],
+            "shared_inputs": [str(tap) for tap in Tap if tap in self.shared_inputs],
             "n_encoder_layers": self.n_encoder_layers,
         }
 
@@ -63,6 +66,7 @@ class ModelShape:
             backbone_params=int(data["backbone_params"]),
             ffn_activation=None if activation is None else Activation(activation),
             biased=frozenset(Tap(tap) for tap in data["biased"]),
+            shared_inputs=frozenset(Tap(tap) for tap in data.get("shared_inputs", ())),
             n_encoder_layers=int(data.get("n_encoder_layers", 0)),
         )
 

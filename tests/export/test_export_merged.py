@@ -22,8 +22,9 @@ from autopeft.export.merged import merge
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
 from autopeft.space.forms import Activation, Form
+from autopeft.space.genotype import Genotype, Op
 from autopeft.space.merge import ELEMENTWISE, LINEAR, NEVER, is_mergeable, obstacles
-from autopeft.space.taps import Tap
+from autopeft.space.taps import LINEAR_INPUT, Tap
 
 GELU = {"activation": Activation.GELU}
 WEIGHTS = (
@@ -149,6 +150,48 @@ def test_what_a_gated_model_without_biases_cannot_take_in(one, reason):
     shape = Anatomy(tiny_model("llama")).shape()
     assert not is_mergeable(genotype(one), shape)
     assert reason in obstacles(genotype(one), shape)[0]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_encoder_and_decoder_merge(family):
+    model = tiny_model(family)
+    shape, batch = Anatomy(model).shape(), tiny_batch(model)
+    taps = (Tap.Q, Tap.V, Tap.FFN_OUT, Tap.CROSS_V)
+    ops = [Op(Form.LOWRANK, LINEAR_INPUT[tap], tap, laid_over(shape, tap, 2)) for tap in taps] + [
+        Op(Form.SCALE, tap, tap, laid_over(shape, tap, 1)) for tap in (Tap.K, Tap.FFN_MID)
+    ]
+    one = Genotype(shape.n_layers, tuple(ops), 1e-3)
+    injection = Injection(model, [one], [0], "eager")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in injection.tensors(0).values():
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
+        tensors = {name: tensor.clone() for name, tensor in injection.tensors(0).items()}
+        expected = model.base_model(**batch).last_hidden_state
+    injection.remove()
+    plain = merge(model, one, 0, tensors)
+    with torch.no_grad():
+        found, without = (m.base_model(**batch).last_hidden_state for m in (plain, model))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (expected - without).abs().max() > 1e-2
+
+
+def laid_over(shape, tap, size):
+    return tuple(size if i in shape.layers_with([tap]) else 0 for i in range(shape.n_layers))
+
+
+DEBERTA = (
+    *(lora(tap, 2) for tap in (Tap.Q, Tap.K, Tap.V, Tap.FFN_OUT)),
+    *(same(form, tap) for form in (Form.SCALE, Form.BIAS) for tap in (Tap.K, Tap.FFN_MID)),
+)
+
+
+def test_deberta_projects_positions_too():
+    """By the weights of queries and keys; so what is written to their input does not merge."""
+    assert_same(*merged("deberta-v2", *DEBERTA))
+    shape = Anatomy(tiny_model("deberta-v2")).shape()
+    (reason,) = obstacles(genotype(*DEBERTA, same(Form.SCALE, Tap.ATTN_IN)), shape)
+    assert "read something else, too" in reason
 
 
 def test_a_bias_merges_where_the_model_has_one():
