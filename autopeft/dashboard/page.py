@@ -16,10 +16,12 @@ from markupsafe import Markup
 
 from autopeft.dashboard import figures
 from autopeft.dashboard.compare import comparable
-from autopeft.dashboard.figures import Figure
+from autopeft.dashboard.figure import Figure, script
 from autopeft.dashboard.importance import importances
 from autopeft.dashboard.info import Cost, StudyInfo, duration
 from autopeft.dashboard.ops import ATTENTION, average_share, params_by_place
+from autopeft.dashboard.parallel import parallel
+from autopeft.dashboard.pareto import pareto
 from autopeft.dashboard.trials import STATES, TrialInfo
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -112,7 +114,7 @@ def _study(study: StudyInfo) -> dict[str, Any]:
 
 def _cost(cost: Cost, study: StudyInfo) -> dict[str, Any]:
     plain = {key: value for key, value in asdict(cost).items() if key != "front"}
-    return plain | {"figure": _figure(figures.pareto(study, cost), with_rows=False)}
+    return plain | {"figure": _figure(pareto(study, cost), with_rows=False)}
 
 
 def _figure(figure: Figure, *, with_rows: bool = True) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def _figure(figure: Figure, *, with_rows: bool = True) -> dict[str, Any]:
 
 def _figures(study: StudyInfo) -> list[Figure]:
     found = [figures.selected(study, study.selection)] if study.selection else []
-    found += [figures.parallel(study)] if study.front.trials else []
+    found += [parallel(study)] if study.front.trials else []
     found += [figures.importance_bars(study, item) for item in importances(study.trials)]
     curves = figures.learning_curves(study)
     found += [curves] if curves.rows else []
@@ -221,7 +223,7 @@ def _environment() -> Environment:
 
 @cache
 def _plotly() -> Markup:
-    return Markup(figures.script())  # noqa: S704 - a library's script, not data
+    return Markup(script())  # noqa: S704 - a library's script, not data
 
 
 @cache

@@ -13,7 +13,8 @@ import pytest
 from hostile import PAYLOADS, hostile_study
 from synthetic_study import make_study
 
-from autopeft.dashboard import figures
+from autopeft.dashboard import pareto
+from autopeft.dashboard.figure import script
 from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import payload, payload_json, policy, render
 from autopeft.dashboard.report import records_csv, report
@@ -86,7 +87,7 @@ def test_policy_admits_these_scripts_and_no_network(html):
 
 
 def test_plotly_is_embedded_once(html):
-    assert html.count(figures.script()) == 1
+    assert html.count(script()) == 1
     assert "Made by autopeft " in html
 
 
@@ -135,11 +136,11 @@ def test_columns_hold_the_trials(info):
 
 def test_every_scored_trial_is_a_point_of_the_plot(info):
     (cost, *_) = info.costs
-    figure = figures.pareto(info, cost)
+    figure = pareto.pareto(info, cost)
     drawn = {
         i: (x, y)
         for trace in figure.plot["data"]
-        if trace.get("name") in figures.SYMBOLS
+        if trace.get("name") in pareto.SYMBOLS
         for i, x, y in zip(trace["customdata"], trace["x"], trace["y"], strict=True)
     }
     assert sorted(drawn) == list(range(len(info.trials)))
@@ -151,8 +152,8 @@ def test_every_scored_trial_is_a_point_of_the_plot(info):
 
 
 def test_many_points_are_thinned_to_distinct_places(monkeypatch, info):
-    monkeypatch.setattr(figures, "MOST_DRAWN", 10)
-    figure = figures.pareto(info, info.costs[0])
+    monkeypatch.setattr(pareto, "MOST_DRAWN", 10)
+    figure = pareto.pareto(info, info.costs[0])
     sizes = {t["name"]: len(t["customdata"]) for t in figure.plot["data"] if "customdata" in t}
     states = [trial.state for trial in info.trials]
     assert 1 < sizes["dominated"] <= states.count("dominated")

@@ -1,0 +1,90 @@
+"""What every figure is made of. A file of figures imports plotly, and nothing else does.
+
+A trace carries no colour but a role in `meta`; the page's style sheet gives each role its colour,
+light or dark. Strings are escaped, since plotly reads `<b>` and `<a>` in them. `customdata` is the
+index of the trial, by which the page links what is selected.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, what it shows in words, and its data as a table.
+
+    Attributes:
+        kind: how the page links it: "pareto", "selected", "parallel", "curves", "timeline" or
+            "fronts"; "static" if it shows no single trial.
+        title: of the figure.
+        description: what is on the axes and how to read it.
+        head: titles of the table's columns.
+        rows: of the table.
+        plot: data and layout as plotly takes them.
+    """
+
+    kind: str
+    title: str
+    description: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    plot: Mapping[str, Any]
+
+
+def script() -> str:
+    """The source of plotly.js."""
+    return str(get_plotlyjs())
+
+
+def zero_of(values: Iterable[float]) -> float:
+    """Where nothing stands on a logarithmic axis: a decade below that of the least value."""
+    least = min((value for value in values if value > 0), default=10.0)
+    return float(10.0 ** (math.floor(math.log10(least)) - 1))
+
+
+def log_ticks(values: Sequence[float], zero: float) -> dict[str, Any]:
+    """Powers of ten, and 0 where `_zero` puts it."""
+    top = max((value for value in values if value > 0), default=10 * zero)
+    first, last = round(math.log10(zero)), math.ceil(math.log10(top))
+    powers = list(range(first + 1, last + 1))
+    has_zero = any(value <= 0 for value in values)
+    return {
+        "type": "log",
+        "tickvals": ([zero] if has_zero else []) + [10.0**power for power in powers],
+        "ticktext": (["0"] if has_zero else []) + [_power(power) for power in powers],
+    }
+
+
+def _power(power: int) -> str:
+    names = {0: "", 3: "k", 6: "M", 9: "G"}
+    base = 3 * (power // 3)
+    return f"{10 ** (power - base)}{names[base]}" if base in names else f"1e{power}"
+
+
+def short(value: float) -> float:
+    """Six digits are more than any screen shows."""
+    return float(f"{value:.6g}")
+
+
+def few(items: Iterable[Any], most: int) -> list[Any]:
+    """At most so many of a sequence, evenly spaced, both ends among them."""
+    every = list(items)
+    if len(every) <= most:
+        return every
+    return [every[round(i * (len(every) - 1) / (most - 1))] for i in range(most)]
+
+
+def plain(figure: go.Figure) -> dict[str, Any]:
+    """Data and layout without plotly's template, whose colours are for white paper."""
+    figure.update_layout(template=None)
+    plain: dict[str, Any] = figure.to_plotly_json()
+    return plain

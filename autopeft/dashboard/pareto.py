@@ -1,0 +1,167 @@
+"""Quality against a cost: the figure that a study is about."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from autopeft.dashboard.figure import LEGEND, Figure, log_ticks, plain, short, zero_of
+from autopeft.dashboard.info import Cost, StudyInfo
+from autopeft.dashboard.trials import STATES, State, TrialInfo
+
+SYMBOLS: dict[State, str] = {
+    "front": "circle",
+    "dominated": "circle-open",
+    "over budget": "x-thin-open",
+    "stopped early": "triangle-down-open",
+    "failed": "x",
+}
+MOST_DRAWN = 2500
+"""Points of one state that are drawn; of more, one for each cell of a fine grid."""
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Where trials stand: on a logarithmic axis nothing has a place of its own, at the left.
+
+    Attributes:
+        cost: on the horizontal axis.
+        zero: where a cost of 0 is drawn.
+        floor: where a trial without a score is drawn, a little below the lowest score.
+    """
+
+    cost: Cost
+    zero: float
+    floor: float
+
+    def x(self, value: float) -> float:
+        return value if value > 0 or not self.cost.log else self.zero
+
+    def x_of(self, trial: TrialInfo) -> float:
+        return short(self.x(trial.costs[self.cost.name]))
+
+    def y_of(self, trial: TrialInfo) -> float:
+        return self.floor if trial.quality is None else short(trial.quality)
+
+
+_Rows = list[tuple[int, TrialInfo]]
+
+
+def pareto(study: StudyInfo, cost: Cost) -> Figure:
+    """Quality against a cost: points by state, the front as steps, baselines, budget."""
+    rows = [(i, trial) for i, trial in enumerate(study.trials) if cost.name in trial.costs]
+    scored = [(i, trial) for i, trial in rows if trial.quality is not None]
+    values = [trial.costs[cost.name] for _, trial in rows]
+    plane = _Plane(
+        cost, zero_of(values), _floor([t.quality for _, t in scored if t.quality is not None])
+    )
+    traces = [_step_line(study, plane)]
+    traces += [
+        _points(s, [(i, t) for i, t in rows if t.state == s], plane) for s in reversed(STATES)
+    ]
+    named = [(i, t) for i, t in scored if t.trial in study.front.baselines]
+    traces.append(_ring("baseline", "named method", named, plane, "square-open", 13))
+    for role, number in (("knee", study.front.knee), ("recommended", study.front.recommended)):
+        here = [(i, t) for i, t in scored if t.trial == number]
+        symbol, size = ("diamond-open", 18) if role == "knee" else ("star-open", 22)
+        traces.append(_ring(role, role, here, plane, symbol, size))
+    figure = go.Figure([trace for trace in traces if trace.x], _pareto_layout(study, plane, values))
+    if cost.limit is not None and scored:
+        figure.add_vline(x=plane.x(cost.limit), line={"dash": "dot", "width": 1.5})
+    budget = "" if cost.limit is None else " The dotted line is the budget."
+    failed = " Failed trials lie at the bottom." if len(scored) < len(rows) else ""
+    return Figure(
+        kind="pareto",
+        title=f"{study.metric} against {cost.label}",
+        description=(
+            f"Up is better, left is cheaper. The line is the front: no trial has a higher "
+            f"{study.metric} at no more {cost.label}. Bars are one standard error, drawn for the "
+            f"front and where seeds were repeated.{budget}{failed}"
+        ),
+        head=("trial", "state", cost.label, study.metric, "standard error"),
+        rows=tuple((t.trial, t.state, t.costs[cost.name], t.quality, t.stderr) for _, t in rows),
+        plot=plain(figure),
+    )
+
+
+def _floor(qualities: Sequence[float]) -> float:
+    if not qualities:
+        return 0.0
+    return min(qualities) - 0.06 * ((max(qualities) - min(qualities)) or 0.1)
+
+
+def _points(state: State, rows: _Rows, plane: _Plane) -> go.Scatter:
+    drawn = _thin(rows, plane)
+    bars = [t.stderr if t.replicates > 1 or state == "front" else None for _, t in drawn]
+    return go.Scatter(
+        x=[plane.x_of(t) for _, t in drawn],
+        y=[plane.y_of(t) for _, t in drawn],
+        error_y={"array": bars, "thickness": 1, "width": 0} if any(bars) else None,
+        customdata=[i for i, _ in drawn],
+        mode="markers",
+        name=state,
+        legendrank=1 + STATES.index(state),
+        marker={"symbol": SYMBOLS[state], "size": 10 if state == "front" else 7},
+        meta={"role": state.replace(" ", "-"), "linked": True},
+        hoverinfo="none",
+    )
+
+
+def _ring(role: str, name: str, rows: _Rows, plane: _Plane, symbol: str, size: int) -> go.Scatter:
+    return go.Scatter(
+        x=[plane.x_of(t) for _, t in rows],
+        y=[plane.y_of(t) for _, t in rows],
+        customdata=[i for i, _ in rows],
+        mode="markers",
+        name=name,
+        marker={"symbol": symbol, "size": size, "line": {"width": 1.6}},
+        meta={"role": role, "linked": True},
+        hoverinfo="none",
+    )
+
+
+def _step_line(study: StudyInfo, plane: _Plane) -> go.Scatter:
+    by_number = {trial.trial: trial for trial in study.trials}
+    front = [by_number[number] for number in plane.cost.front if number in by_number]
+    x, y = [plane.x_of(trial) for trial in front], [plane.y_of(trial) for trial in front]
+    if front and plane.cost.limit is not None:  # what the front reaches holds up to the budget
+        x, y = [*x, plane.x(plane.cost.limit)], [*y, y[-1]]
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"shape": "hv", "width": 2},
+        showlegend=False,
+        meta={"role": "front"},
+        hoverinfo="skip",
+    )
+
+
+def _thin(rows: _Rows, plane: _Plane) -> _Rows:
+    """All points, or one for each cell of a grid that is about as fine as a marker."""
+    if len(rows) <= MOST_DRAWN:
+        return rows
+    x, y = [plane.x_of(t) for _, t in rows], [plane.y_of(t) for _, t in rows]
+    x = [math.log10(value) for value in x] if plane.cost.log else x
+    columns, lines = _cells(x, 90), _cells(y, 60)
+    return list(dict(zip(zip(columns, lines, strict=True), rows, strict=True)).values())
+
+
+def _cells(values: Sequence[float], count: int) -> list[int]:
+    low, high = min(values), max(values)
+    return [int((value - low) / ((high - low) or 1.0) * count) for value in values]
+
+
+def _pareto_layout(study: StudyInfo, plane: _Plane, values: Sequence[float]) -> dict[str, Any]:
+    unit = f" ({escape(plane.cost.unit)})" if plane.cost.unit else ""
+    shown = [*values, plane.cost.limit] if plane.cost.limit else values
+    ticks = log_ticks(shown, plane.zero) if plane.cost.log else {}
+    return {
+        "xaxis": {"title": {"text": f"{escape(plane.cost.label)}{unit}"}, **ticks},
+        "yaxis": {"title": {"text": escape(study.metric)}},
+        "legend": LEGEND,
+        "meta": {"floor": plane.floor, "zero": plane.zero},
+    }
