@@ -57,8 +57,9 @@ def write_peft(winner: Winner, folder: Path, as_lora: int | None = None) -> PreT
     config.base_model_name_or_path = winner.description.backbone
     config.revision = winner.description.revision
     with warnings.catch_warnings():
-        # What it says of LayerNorms, whatever the configuration.
+        # What it says of LayerNorms whatever the configuration, and what transformers says of it.
         warnings.filterwarnings("ignore", message="Unsupported layer type")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         wrapped = peft.get_peft_model(plain, config)
     _fill(wrapped.base_model.model, parts)
     wrapped.save_pretrained(folder, save_embedding_layers=False)
