@@ -1,0 +1,123 @@
+"""Several studies on one PostgreSQL server, which is restarted under them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from study_factory import tree
+
+pytestmark = pytest.mark.chaos
+
+PASSWORD = "correct-horse-battery-staple"
+TRIALS = 50
+
+
+class Server:
+    """A PostgreSQL server on loopback, from the system's packages; it refuses to run as root."""
+
+    def __init__(self):
+        binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        assert binaries, "needs PostgreSQL: apt-get install postgresql"
+        self._bin, self._user = binaries[-1], "nobody" if os.geteuid() == 0 else None
+        self._folder = Path(tempfile.mkdtemp(prefix="autopeft-pg-"))
+        secret = self._folder / "password"
+        secret.write_text(PASSWORD, encoding="ascii")
+        if self._user:
+            shutil.chown(self._folder, self._user)
+            shutil.chown(secret, self._user)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        auth = ("-A", "scram-sha-256", "-U", "searcher", f"--pwfile={secret}")
+        self._call("initdb", "-D", self._folder / "data", *auth)
+        self.start()
+
+    @property
+    def url(self):
+        return f"postgresql://searcher@127.0.0.1:{self.port}/postgres"
+
+    def start(self):
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self._folder}"
+        log = self._folder / "log"
+        self._call("pg_ctl", "-D", self._folder / "data", "-w", "-l", log, "-o", options, "start")
+
+    def stop(self):
+        self._call("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "-w", "stop")
+
+    def rows(self, query):
+        with psycopg.connect(self.url, password=PASSWORD) as connection:
+            return connection.execute(query).fetchall()
+
+    def remove(self):
+        self.stop()
+        shutil.rmtree(self._folder)
+
+    def _call(self, program, *arguments):
+        command = [str(self._bin / program), *map(str, arguments)]
+        with (self._folder.parent / f"{self._folder.name}.out").open("w+") as out:
+            ran = subprocess.run(
+                command, user=self._user, cwd="/", stdout=out, stderr=out, check=False, timeout=120
+            )
+            out.seek(0)
+            told = out.read()
+        Path(out.name).unlink()
+        assert ran.returncode == 0, told
+
+
+@pytest.fixture
+def server():
+    one = Server()
+    yield one
+    one.remove()
+
+
+def test_studies_survive_restarts_of_their_server(drivers, server):
+    studies = [drivers(TRIALS, name=f"study{i}", seed=i) for i in range(4)]
+    secret = {"PGPASSWORD": PASSWORD, "STUB_SECONDS": "1.0"}
+    search = ("search", "study.yaml", "--out", "out", "--storage", server.url)
+    started = [study.start(*search, **secret) for study in studies]
+    for restart in range(2):
+        for study, driver in zip(studies, started, strict=True):
+            study.wait_for(lambda s=study, n=8 * restart: s.n_records() > n, driver)
+        server.stop()
+        time.sleep(2)
+        server.start()
+    command_lines = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
+    assert any(server.url in line for line in command_lines)
+    assert not any(PASSWORD in line for line in command_lines)
+    refused = studies[0].run(*search, **secret)
+    assert refused[0] == 3, refused
+    assert "another search is running on out: process" in refused[1]
+    copy = shutil.copytree(studies[0].study.folder, studies[0].folder / "copy")
+    refused = studies[0].run("resume", copy.name, **secret)
+    assert refused[0] == 3, refused
+    assert "another search is running on study autopeft-" in refused[1]
+    ended = [driver.communicate(timeout=280)[0] for driver in started]
+    assert [driver.returncode for driver in started] == [0] * 4, ended
+    for study, told in zip(studies, ended, strict=True):
+        assert [record.trial for record in study.study.records()] == list(range(TRIALS))
+        assert not study.study.database.exists()
+        written = tree(study.study.folder).values()
+        assert not any(PASSWORD.encode() in content for content in written if content)
+        assert PASSWORD not in told
+    states = dict(server.rows("SELECT state::text, count(*) FROM trials GROUP BY state"))
+    assert sum(states.values()) == 4 * TRIALS
+    assert set(states) == {"COMPLETE", "FAIL"}
+    numbers = server.rows("SELECT study_id, count(DISTINCT number) FROM trials GROUP BY study_id")
+    assert [count for _, count in numbers] == [TRIALS] * 4
+
+
+def test_server_that_is_not_there_is_told(drivers, server):
+    one = drivers(4)
+    search = ("search", "study.yaml", "--out", "out", "--storage", server.url)
+    code, out = one.run(*search, PGPASSWORD="wrong")
+    assert code == 3, out
+    assert "password authentication failed" in out
+    assert "wrong" not in out
