@@ -14,13 +14,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, head_tensors, mount
-from autopeft.export.tensors import Kind, read_kinds, tensors_of, write_tensors
 from autopeft.files import read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.model.inject import Injection, fill
 from autopeft.ops.base import Stack
 from autopeft.ops.entries import Entries
+from autopeft.training.tensors import Kind, read_kinds, tensors_of, write_tensors
 
 CONFIG = "autopeft_config.json"
 TENSORS = "adapter_model.safetensors"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -31,6 +31,7 @@ from autopeft.study.spec import load_study_spec
 from autopeft.tasks.task import Regression
 from autopeft.training.batches import evaluation_order
 from autopeft.training.cohort import Cohort
+from autopeft.training.tensors import read_kinds
 
 
 @dataclass(frozen=True)
@@ -190,9 +191,10 @@ def winner_of(study: Study, how: str) -> Winner:
     if ground.backbone.fingerprint != manifest.model["sha256"]:
         raise ConfigError(f"{study.folder}: the model has changed since the search")
     genotype = genotype_from_dict(record.stored_genotype)
+    data, _ = read_kinds(path, record.weights_sha256)
     try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
+        weights = load(data)
+    except SafetensorError as error:
         raise DataError(f"{path}: {error}") from None
     return Winner(study, manifest, front, records, choice, record, ground, genotype, weights)
 

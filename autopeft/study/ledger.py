@@ -7,7 +7,8 @@ the search ends. So one that lags behind, or was lost, is brought up to date.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,15 +50,18 @@ class Ledger:
         self._where = where
         self._holder = _Holder(where, name) if isinstance(where, str) else None
         try:
-            self._storage = _storage(where)
-            self._study = optuna.create_study(
-                study_name=name,
-                storage=self._storage,
-                directions=DIRECTIONS,
-                load_if_exists=True,
-            )
+            with nullcontext() if self._holder is None else self._holder.alone():
+                self._storage = _storage(where)
+                self._study = optuna.create_study(
+                    study_name=name,
+                    storage=self._storage,
+                    directions=DIRECTIONS,
+                    load_if_exists=True,
+                )
             trials = self._study.get_trials(deepcopy=False)
         except Exception as error:  # SQLAlchemy and Optuna raise many kinds here
+            if self._holder is not None:
+                self._holder.close()
             cause = str(error).splitlines()[0]
             raise DataError(f"{where}: not a study database: {cause}") from error
         firsts = _firsts(trials)
@@ -238,6 +242,13 @@ class _Holder:
             connection.close()
             raise DataError(f"another search is running on study {self._name} of {self._url}")
         self._connection = connection
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other driver of this server make the tables at the same time."""
+        with self._engine.connect() as connection, connection.begin():
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('tables', 0))"))
+            yield
 
     def close(self) -> None:
         if self._connection is not None:

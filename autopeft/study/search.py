@@ -56,8 +56,8 @@ def run_search(
         check_local(out)
     space = read_space(spec, base, out)
     with (
+        _pausing(study),
         locked(out) as stale,
-        _pausing(out),
         closing(make_engine(spec.resolved(base))) as engine,
     ):
         setup = set_up(spec.resolved(base), space, engine.load())
@@ -88,14 +88,16 @@ def make_engine(spec: StudySpec) -> Engine:
 
 
 @contextmanager
-def _pausing(folder: Path) -> Iterator[None]:
-    """Say what a full disk means for a study."""
+def _pausing(study: Study) -> Iterator[None]:
+    """Say what a full disk means for a study that has begun."""
     try:
         yield
     except DiskFullError as error:
+        if not study.manifest_file.exists():
+            raise
         raise DiskFullError(
             f"{error}. The study is paused, and what was measured is safe; make room, then: "
-            f"autopeft resume {folder}"
+            f"autopeft resume {study.folder}"
         ) from error
 
 

@@ -6,9 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from autopeft.engines.ground import Ground
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
@@ -24,6 +21,7 @@ from autopeft.study.spec import load_study_spec
 from autopeft.tasks.encode import encode
 from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
+from autopeft.training.tensors import read_kinds, tensors_of
 
 
 @dataclass(frozen=True)
@@ -142,10 +140,8 @@ def _score(
     genotype = genotype_from_dict(record.stored_genotype)
     rows = encode(test, ground.backbone.tokenizer, ground.work.training.max_length)
     with Cohort(ground.backbone, [genotype], [record.seed], ground.task, settings) as cohort:
-        try:
-            cohort.load(0, load_file(path))
-        except (ValueError, SafetensorError) as error:
-            raise DataError(f"{path}: {error}") from None
+        data, kinds = read_kinds(path, record.weights_sha256)
+        cohort.load(0, tensors_of(data, kinds, cohort.tensors(0), path))
         predictions, _ = cohort.predict(rows)
     measured = ground.task.metrics(predictions[0], rows.labels.numpy())
     metrics = {name: Metric(item.value, item.stderr) for name, item in measured.items()}

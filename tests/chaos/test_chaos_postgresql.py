@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from study_factory import tree
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 PASSWORD = "correct-horse-battery-staple"
 TRIALS = 50
@@ -99,7 +99,7 @@ def test_studies_survive_restarts_of_their_server(drivers, server):
     refused = studies[0].run("resume", copy.name, **secret)
     assert refused[0] == 3, refused
     assert "another search is running on study autopeft-" in refused[1]
-    ended = [driver.communicate(timeout=280)[0] for driver in started]
+    ended = [driver.communicate(timeout=600)[0] for driver in started]
     assert [driver.returncode for driver in started] == [0] * 4, ended
     for study, told in zip(studies, ended, strict=True):
         assert [record.trial for record in study.study.records()] == list(range(TRIALS))

@@ -17,6 +17,7 @@ from autopeft.files import parse_json
 MAX_HEADER_BYTES = 16 * 2**20
 _METADATA = "__metadata__"
 _LENGTH_BYTES = 8
+_KINDS = ("F32", "I32", "I64")
 
 
 class Kind(NamedTuple):
@@ -46,12 +47,12 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor.to(torch.int32)
 
 
-def read_kinds(path: Path, sha256: str) -> tuple[bytes, dict[str, Kind]]:
+def read_kinds(path: Path, sha256: str | None) -> tuple[bytes, dict[str, Kind]]:
     """The bytes of a tensor file and what is in it, before any tensor is made.
 
     Args:
         path: of a safetensors file.
-        sha256: that it has to have.
+        sha256: that it has to have; None where nobody says.
 
     Raises:
         DataError: it is not such a file.
@@ -60,8 +61,9 @@ def read_kinds(path: Path, sha256: str) -> tuple[bytes, dict[str, Kind]]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if (found := hashlib.sha256(data).hexdigest()) != sha256:
-        raise DataError(f"{path}: sha256 is {found}, its configuration says {sha256}")
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, found):
+        raise DataError(f"{path}: sha256 is {found}, what names it says {sha256}")
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - _LENGTH_BYTES):  # noqa: PLR2004
         raise DataError(f"{path}: not a safetensors file")
@@ -107,8 +109,9 @@ def tensors_of(
 
 def _kind(name: str, item: Any, path: Path) -> Kind:
     kind = item.get("dtype") if isinstance(item, dict) else item
-    if kind not in ("F32", "I32"):
-        raise DataError(f"{path}: {_shown(name)} has dtype {_shown(kind)}, allowed: F32, I32")
+    if kind not in _KINDS:
+        allowed = ", ".join(_KINDS)
+        raise DataError(f"{path}: {_shown(name)} has dtype {_shown(kind)}, allowed: {allowed}")
     shape = item.get("shape")
     if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in shape):
         raise DataError(f"{path}: {_shown(name)} has no shape")
