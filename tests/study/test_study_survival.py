@@ -22,6 +22,7 @@ from autopeft.study.spec import StudySpec
 FIELDS = (
     *("space", "model", "revision", "data", "rows", "split", "task", "metric", "objectives"),
     *("max_params", "max_trained", "training", "methods", "sampler", "seed"),
+    *("rungs", "reduction", "tunes_lora"),
 )
 
 
