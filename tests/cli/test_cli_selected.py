@@ -1,0 +1,32 @@
+"""What people see of the final selection."""
+
+from autopeft.cli.selected import show_selection
+from autopeft.selection import Comparison, Contender, Selection
+
+
+def contender(trial, role, params, quality):
+    return Contender(
+        trial, role, params, params / 1e6, f"genotype {trial}", 0.91, quality, 0.01, 0.8, 0.9, 3
+    )
+
+
+def test_intervals_drop_and_verdict_are_shown(capsys):
+    selection = Selection(
+        metric="accuracy",
+        rows=500,
+        contenders=(contender(4, "recommended", 500, 0.86), contender(1, "lora", 1000, 0.85)),
+        comparisons=(Comparison(4, 1, 0.01, -0.01, 0.03, 0.2),),
+        recommended=4,
+        notes=("trial 9 is left out",),
+    )
+    show_selection(selection)
+    out, err = capsys.readouterr()
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert lines[0] == "Trained anew, on 500 rows that the search has not seen"
+    assert lines[2].split()[:2] == ["*", "4"]
+    assert "0.8600 0.8000 to 0.9000 0.9100" in " ".join(lines[2].split())
+    assert "tuned LoRA" in lines[3]
+    assert lines[4] == selection.verdict
+    assert "note: trial 9 is left out" in err
+    assert "Means of 3 fresh seeds" in err
+    assert "lost 0.0500 of accuracy in the mean" in err
