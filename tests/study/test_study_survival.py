@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from study_factory import ledger_states, results, tree, weights
 
 from autopeft.errors import ConfigError, DataError, DiskFullError
@@ -100,21 +102,12 @@ def test_full_disk_pauses_the_study(done, spec_of, tmp_path, monkeypatch, at):
     assert study.front() == done.front()
 
 
-def test_full_disk_below_the_database_pauses_the_study(done, spec_of, tmp_path, monkeypatch):
-    durable = ledger_module._durable
-
-    def small(connection, record):
-        durable(connection, record)
-        connection.execute("PRAGMA max_page_count=34")
-
-    folder = tmp_path / "study"
-    with monkeypatch.context() as context:
-        context.setattr(ledger_module, "_durable", small)
-        with pytest.raises(DiskFullError, match=r"disk is full\. The study is paused"):
-            run_search(spec_of(), folder)
-    study = run_search(spec_of(), folder)
-    assert results(study) == results(done)
-    assert ledger_states(study) == ["COMPLETE"] * 5
+def test_full_disk_below_the_database_is_told_apart(tmp_path):
+    for told, kind in (("database or disk is full", DiskFullError), ("locked", DataError)):
+        error = OperationalError("INSERT", {}, sqlite3.OperationalError(told))
+        refusal = ledger_module._refusal(tmp_path / "study.db", error)
+        assert type(refusal) is kind
+        assert str(refusal).endswith(f"study.db cannot be written: {told}")
 
 
 def test_network_file_system_is_refused(spec_of, tmp_path, monkeypatch):
