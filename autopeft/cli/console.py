@@ -81,7 +81,9 @@ def show_front(
         in_the_way: for each trial what keeps it from becoming part of the weights, if known.
     """
     out = stdout()
-    table = Table(title=f"Pareto front of {folder}", title_justify="left", box=None, pad_edge=False)
+    # Not as the table's title, which would be folded to the table's width.
+    out.print(f"[italic]Pareto front of {escape(str(folder))}[/]", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("trial", justify="right")
     table.add_column(front.metric, justify="right")
