@@ -15,7 +15,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method
 from autopeft.space.shipped import load_space
 from autopeft.study.propose import propose
-from autopeft.training.cohort import train_cohort
+from autopeft.training.train import train_cohort
 
 METHODS = ("lora", "pfeiffer", "mam", "ia3")
 

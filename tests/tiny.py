@@ -45,8 +45,8 @@ from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import LINEAR_INPUT, Tap
 from autopeft.tasks.encode import Encoded, collate
 from autopeft.tasks.task import Classification, Regression
-from autopeft.training.cohort import train_cohort
 from autopeft.training.settings import TrainingSettings
+from autopeft.training.train import train_cohort
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra")
 """Encoders with a LayerNorm behind each sublayer, and a head at the first token."""

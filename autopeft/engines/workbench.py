@@ -24,11 +24,12 @@ from autopeft.records import FOLD, Failure, Metric, Record
 from autopeft.row_scores import pack
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
-from autopeft.training.cohort import EVALUATION_FACTOR, Trained, train_cohort
+from autopeft.training.cohort import EVALUATION_FACTOR, Trained
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import available_bytes, is_out_of_memory, use_heap
 from autopeft.training.paused import Paused, read_paused, write_paused
+from autopeft.training.train import train_cohort
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); again and again while nothing is trained but scored."""

@@ -13,8 +13,8 @@ from autopeft.study.folder import Study
 from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import read_manifest
 from autopeft.study.search import run_search
-from autopeft.training.cohort import train_cohort
 from autopeft.training.memory import is_out_of_memory
+from autopeft.training.train import train_cohort
 
 DIVERGING = """
 name: diverging

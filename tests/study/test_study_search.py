@@ -15,7 +15,7 @@ from autopeft.study.events import Plan, Silent
 from autopeft.study.prepare import prepare
 from autopeft.study.search import run_search
 from autopeft.study.setup import Budget, set_up, starting_points
-from autopeft.training.cohort import train_cohort
+from autopeft.training.train import train_cohort
 
 
 @pytest.fixture
