@@ -13,6 +13,7 @@ NEVER = {
     Form.PREFIX: "trained keys and values are no weights",
     Form.MULTIHEAD: "trained keys and values are no weights",
     Form.PHM: "only a bottleneck with projections of its own is part of a wider FFN",
+    Form.SPARSE_BOTTLENECK: "only a bottleneck with all its entries is part of a wider FFN",
 }
 """Forms that no weight can do."""
 
