@@ -71,6 +71,8 @@ CROSSED = ("bart", "t5")
 """Encoder-decoders, with one layer in the encoder and two in the decoder."""
 
 HEADED = (*FAMILIES, "modernbert", *DECODERS, *CROSSED)
+PROMPTED = (*FAMILIES, "modernbert", *DECODERS)
+"""Where a row can begin with a prompt."""
 EVERY = (*HEADED, *HEADLESS)
 
 MIXED_WINDOWS = {

@@ -12,8 +12,8 @@ from autopeft.space.shape import ModelShape
 from autopeft.space.taps import LINEAR_INPUT, ORDER, Tap
 from autopeft.space.words import describe
 
-ATTENTION = frozenset(tap for tap in Tap if ORDER[tap] <= ORDER[Tap.ATTN_NORM])
-"""The taps of the attention sublayer; the others are the feed-forward network's."""
+ATTENTION = frozenset(tap for tap in Tap if ORDER[tap] <= ORDER[Tap.ATTN_NORM]) - {Tap.EMBED}
+"""The taps of the attention sublayer; the others are the feed-forward network's, or below."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def decide(
 
     Args:
         ground: in any precision.
-        genotypes: typical ones, with ops.
+        genotypes: typical ones, with ops; all or none of them are to be alone.
         cohort: trials to train together.
         sharing: workers that share the memory.
 
@@ -60,9 +60,12 @@ def decide(
         frozen_cache=_keeps_states(ground, probed.precision),
     )
     backbone, task = ground.backbone, ground.task
-    some = list(genotypes[:TYPICAL])
+    alone = any(genotype.alone for genotype in genotypes)
+    some = list(genotypes[: 1 if alone else TYPICAL])
     each = trial_bytes(backbone, some, task=task, settings=settings, rows=rows)
     size = cohort_size(each * sharing, ground.device) if cohort == "auto" else cohort
+    if alone:
+        size = 1
 
     def seconds(n_trials: int) -> float:
         typical = list(islice(cycle(some), n_trials))
@@ -78,7 +81,7 @@ def decide(
     fitting, expected = _halved_until_it_fits(size, seconds)
     return Decided(
         settings=settings,
-        cohort=fitting if cohort == "auto" else size,
+        cohort=fitting if cohort == "auto" else cohort,
         trial_seconds=expected,
         trial_bytes=each,
     )

@@ -190,6 +190,8 @@ def _check_alike(names: Sequence[str], descriptions: Sequence[Description]) -> N
             raise DataError(f"adapters {names[0]} and {name} were trained on different backbones")
         if any(op.scale == "gated" for op in other.genotype.ops):
             raise ConfigError(f"adapter {name} has gated ops, which a bank cannot route")
+        if any(op.write is Tap.EMBED for op in other.genotype.ops):
+            raise ConfigError(f"adapter {name} has a prompt, and a bank's rows are of one length")
 
 
 def _resize_head(base: Backbone, n_outputs: int) -> None:

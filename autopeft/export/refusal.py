@@ -56,6 +56,8 @@ def _peft(op: Op, shape: ModelShape) -> str | None:
         if obstacle(op, shape) is None and (op.write in LINEAR_INPUT or _is_norm(op, shape)):
             return None
         return "peft trains biases that the model has"
+    if op.form is Form.PROMPT:
+        return "the heads of peft's models read the prompt or the padding, not the text's own token"
     return f"peft has no {op.form}"
 
 

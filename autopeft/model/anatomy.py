@@ -95,6 +95,7 @@ class Anatomy:
 
     def __init__(self, model: PreTrainedModel, fresh: Collection[str] = ()) -> None:
         kind = model.config.model_type
+        self._model = model
         self.base: nn.Module = getattr(model, model.base_model_prefix, model)
         self.family = self._row(kind) if kind in FAMILIES else read_family(model, self.base)
         self.pool = _POOLS.get(getattr(model.config, "classifier_pooling", ""), self.family.pool)
@@ -141,6 +142,12 @@ class Anatomy:
         """The first layer in which a trial has rows of its own; the depth, if there is none."""
         # A decoder's layers read what the encoder put out, so there is no trunk below a layer.
         return 0 if self.family.decoder else genotype.fork
+
+    @property
+    def words(self) -> nn.Module:
+        """The embedding of words, without positions."""
+        found: nn.Module = self._model.get_input_embeddings()
+        return found
 
     def module(self, layer: int, role: str) -> nn.Module:
         """A module of a layer by its role in `Layers`; `layer` is the layer itself."""
@@ -232,7 +239,11 @@ class Anatomy:
     def _widths(self, layer: int) -> dict[Tap, int]:
         """The width at each tap of a layer."""
         widths: dict[Tap, int] = {}
+        if self.family.prompts:
+            widths[Tap.EMBED] = self.words.get_parameter("weight").shape[1]
         for tap in Tap:
+            if tap is Tap.EMBED:
+                continue
             key = _KEYS.get(tap)
             role, _ = self._role(layer, key or tap)
             if (key and not self.family.heads) or (role != "layer" and not self._name(layer, role)):

@@ -70,6 +70,7 @@ class Family:
         head: the modules of the task head in the order of computation, relative to the model, if
             its own forward pass does not look for those tokens in as many rows as trials have.
         heads: attention is called by name through transformers' registry, so that prefixes can act.
+        prompts: the base model takes embeddings for tokens, so that a row can begin with others.
         disentangled: query and key projections also project positions, as in DeBERTa.
         without: a module that some models of the family have, relative to the base model, and that
             makes them unfit.
@@ -86,6 +87,7 @@ class Family:
     pool: Pool = "first"
     head: tuple[str, ...] = ()
     heads: bool = True
+    prompts: bool = False
     disentangled: bool = False
     without: str | None = None
     activation: str = "hidden_act"
@@ -96,6 +98,7 @@ _BERT = Family(
     embeddings="embeddings",
     positions="embeddings.position_embeddings",
     first_token=True,
+    prompts=True,
     layers=Layers(
         at="encoder.layer",
         attention="attention.self",
@@ -130,6 +133,7 @@ _DISTILBERT = Family(
     first_token=True,
     activation="activation",
     ffn_width=("hidden_dim",),
+    prompts=True,
     layers=Layers(
         at="transformer.layer",
         attention="attention",
@@ -147,6 +151,7 @@ _DISTILBERT = Family(
 _MODERNBERT = Family(
     embeddings="embeddings",
     head=("head", "classifier"),
+    prompts=True,
     layers=Layers(
         at="layers",
         attention="attn",
@@ -167,6 +172,7 @@ _GPT2 = Family(
     head=("score",),
     activation="activation_function",
     ffn_width=("n_inner",),
+    prompts=True,
     layers=Layers(
         at="h",
         attention="attn",
@@ -183,6 +189,7 @@ _LLAMA = Family(
     embeddings="embed_tokens",
     pool="last",
     head=("score",),
+    prompts=True,
     layers=Layers(
         at="layers",
         attention="self_attn",

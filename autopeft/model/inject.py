@@ -36,15 +36,18 @@ from autopeft.model.disentangled import (
 )
 from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
+from autopeft.model.prompts import lengthen
 from autopeft.ops.base import SharedStack, Stack, StackedOp
 from autopeft.ops.build import Group, build_layer, build_shared, op_path
 from autopeft.ops.gate import Gate, Tokens
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
+from autopeft.ops.prompt import Prompt
 from autopeft.ops.rows import Act, Blocks, change
 from autopeft.space.forms import FORMS, Form
 from autopeft.space.genotype import Genotype, Op
+from autopeft.space.shape import ModelShape
 from autopeft.space.taps import ORDER, QUERIES, THROUGH_NORM, Tap
 
 _ATTENTIONS = {Tap.HEAD: "attention", Tap.CROSS_HEAD: "cross_attention"}
@@ -71,8 +74,11 @@ class LayerOps(nn.Module):
         self.writes: dict[Tap, list[tuple[Tap, StackedOp]]] = {}
         self.through: dict[Tap, list[StackedOp]] = {}
         self.inside: dict[Tap, list[StackedOp]] = {}
+        self.prompt: Prompt | None = None
         for group in sorted(ops, key=_rank):
-            if THROUGH_NORM.get(group.read) == group.write:
+            if isinstance(prompt := ops[group], Prompt):
+                self.prompt = prompt
+            elif THROUGH_NORM.get(group.read) == group.write:
                 self.through.setdefault(group.read, []).append(ops[group])
             elif group.write in QUERIES:
                 self.inside.setdefault(group.write, []).append(ops[group])
@@ -149,10 +155,10 @@ class LayerOps(nn.Module):
         """Let go of what `pass_positions` keeps from block to block."""
         self._positions.clear()
 
-    def keep_first_token(self) -> None:
-        """Cut what was seen to the first token of every example."""
+    def keep_first_token(self, place: int) -> None:
+        """Cut what was seen to the first token of every example, which is at this place."""
         for tap, blocks in self._seen.items():
-            self._seen[tap] = Blocks(blocks.state[:, :1], self.n_blocks)
+            self._seen[tap] = Blocks(blocks.state[:, place : place + 1], self.n_blocks)
 
 
 class Injection:
@@ -195,10 +201,7 @@ class Injection:
             raise ConfigError("this model has ops already; remove them first")
         anatomy = Anatomy(model, fresh)
         shape = anatomy.shape()
-        for genotype in genotypes:
-            genotype.check_fits(shape)
-            if model.config.is_encoder_decoder and any(op.scale == "gated" for op in genotype.ops):
-                raise ConfigError("gated ops are not for models with an encoder and a decoder")
+        _check(genotypes, shape)
         self.genotypes = tuple(genotypes)
         self.n_trials = len(genotypes)
         self.model = model
@@ -233,14 +236,18 @@ class Injection:
             self._skip(anatomy)
         self._join(anatomy)
         last = layers.get(shape.n_layers - 1)
-        if first_token and not (last and last.needs_all_tokens):
-            self._cut(anatomy, last)
+        cut = first_token and not (last and last.needs_all_tokens)
+        prompt = layers[0].prompt if 0 in layers else None
+        if cut:
+            self._cut(anatomy, last, prompt.padded if prompt else 0)
         self._tell_gates(anatomy.base)
         self._by_block: list[nn.Module] = []
         if anatomy.family.disentangled:
             self._disentangle(anatomy)
         for i, layer in layers.items():
             self._hook(anatomy, i, layer)
+        if prompt:
+            self._handles += lengthen(anatomy, prompt, cut=cut)
 
     def _disentangle(self, anatomy: Anatomy) -> None:
         """Let attention with projected positions work with rows of several trials."""
@@ -267,7 +274,7 @@ class Injection:
             return
         for layer in self.forks.joins:
             before, after = self.forks.layout(layer - 1), self.forks.layout(layer)
-            if len(before) == len(after) == 1 and not self.forks.given:
+            if len(before) == len(after) == 1 and not (self.forks.given and layer):
                 continue  # a trial alone: its rows are the trunk's
             if layer < self.forks.n_layers:
                 hook = partial(join_hook, before, after, self.states, layer)
@@ -277,10 +284,10 @@ class Injection:
                 handle = anatomy.last_running().register_forward_hook(top)
             self._handles.append(handle)
 
-    def _cut(self, anatomy: Anatomy, last: LayerOps | None) -> None:
+    def _cut(self, anatomy: Anatomy, last: LayerOps | None, place: int) -> None:
         """Let the last layer go on with the first token alone, once attention has run."""
         norm = anatomy.module(self.forks.n_layers - 1, "attn_norm")
-        hook = partial(_first_token_hook, last)
+        hook = partial(_first_token_hook, last, place)
         self._handles.append(norm.register_forward_pre_hook(hook))
 
     def _hook(self, anatomy: Anatomy, index: int, layer: LayerOps) -> None:
@@ -414,6 +421,16 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
         view.copy_(tensors[name])
 
 
+def _check(genotypes: Sequence[Genotype], shape: ModelShape) -> None:
+    """Refuse genotypes that do not fit the model, or not each other."""
+    for genotype in genotypes:
+        genotype.check_fits(shape)
+        if len(genotypes) > 1 and any(op.write is Tap.EMBED for op in genotype.ops):
+            raise ConfigError("a trial with a prompt has longer rows, and no company")
+        if shape.n_encoder_layers and any(op.scale == "gated" for op in genotype.ops):
+            raise ConfigError("gated ops are not for models with an encoder and a decoder")
+
+
 def _key(group: Group) -> str:
     nth = f"n{group.nth}" if group.nth else ""
     words = [group.form, group.read, group.write, group.activation, group.factor]
@@ -492,11 +509,11 @@ def _called_hook(
 
 
 def _first_token_hook(
-    layer: LayerOps | None, _: nn.Module, args: tuple[Any, ...]
+    layer: LayerOps | None, place: int, _: nn.Module, args: tuple[Any, ...]
 ) -> tuple[Any, ...]:
     if layer is not None:
-        layer.keep_first_token()
-    return (args[0][:, :1], *args[1:])
+        layer.keep_first_token(place)
+    return (args[0][:, place : place + 1], *args[1:])
 
 
 def _tokens_hook(

@@ -18,6 +18,7 @@ from autopeft.ops.multihead import MultiHead
 from autopeft.ops.phm import PhmBottleneck, PhmRule
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.prefix_mlp import PrefixEmbedding, PrefixMlp
+from autopeft.ops.prompt import Prompt, PromptMlp
 from autopeft.ops.scale import ElementwiseScale
 from autopeft.ops.sparse import Fish, SparseDelta
 from autopeft.ops.sparse_bottleneck import SparseBottleneck
@@ -32,6 +33,7 @@ FORM_CLASSES: Mapping[Form, type[StackedOp]] = {
         *(LowRank, LowRankFrozenA, Dora, Vera, Kronecker, AdaLora),
         *(SparseDelta, Fish, LotteryTicket, DiffPruning, SparseBottleneck),
         *(Bottleneck, PhmBottleneck, Prefix, PrefixMlp, MultiHead, Bias, ElementwiseScale),
+        *(Prompt, PromptMlp),
     )
 }
 

@@ -46,6 +46,10 @@ class Form(StrEnum):
     """f(x) = softmax(q Pk) Pv, sharing the softmax with the keys (Li and Liang 2021)."""
     PREFIX_MLP = "prefix_mlp"
     """A prefix that an MLP puts out while it is trained (Li and Liang 2021, section 4.3)."""
+    PROMPT = "prompt"
+    """Rows of the embedding before a text's own (prompt tuning, Lester et al. 2021)."""
+    PROMPT_MLP = "prompt_mlp"
+    """A prompt that an MLP puts out while it is trained (p-tuning, Liu et al. 2021)."""
     MULTIHEAD = "multihead"
     """f(q) = relu(q Pk^T) Pv in each head (multi-head parallel adapter, He et al. 2022)."""
     BIAS = "bias"
@@ -65,6 +69,8 @@ class Compose(StrEnum):
     """h * l."""
     SOFTMAX = "softmax"
     """(1 - lambda) h + lambda f(x), lambda the share of the softmax mass that the prefix takes."""
+    CONCATENATE = "concatenate"
+    """[f; h], more tokens before those of the row."""
 
 
 class Activation(StrEnum):
@@ -122,7 +128,7 @@ class FormRule:
         shared_trained: how many of those are trained, where it is more, for (largest size, width of
             the model).
         learnable: the factor s may be learned.
-        alone: it is too large while training to share a cohort.
+        alone: it cannot share a cohort: it is too large while training, or its rows are longer.
     """
 
     compose: Compose
@@ -206,6 +212,16 @@ FORMS: dict[Form, FormRule] = {
         becomes=Form.PREFIX,
         alone=True,
     ),
+    Form.PROMPT: FormRule(
+        *(Compose.CONCATENATE, True, False, False), lambda r, m, _: r * m, alone=True
+    ),
+    Form.PROMPT_MLP: FormRule(
+        *(Compose.CONCATENATE, True, False, False),
+        count=lambda r, m, _: r * m,
+        trained=lambda r, m, _: r * m + 3 * (m + 1) * m,
+        becomes=Form.PROMPT,
+        alone=True,
+    ),
     Form.MULTIHEAD: FormRule(Compose.ADD, True, True, False, lambda r, _, n: 2 * r * n),
     Form.BIAS: FormRule(Compose.ADD, False, False, False, lambda r, m, _: r * m),
     Form.SCALE: FormRule(Compose.MULTIPLY, False, False, False, lambda r, m, _: r * m),
@@ -218,6 +234,8 @@ def shared_params(forms: Iterable[Form]) -> int:
 
 
 PREFIXES = (Form.PREFIX, Form.PREFIX_MLP)
+PROMPTS = (Form.PROMPT, Form.PROMPT_MLP)
+"""Forms that lengthen the rows."""
 IN_HEADS = (*PREFIXES, Form.MULTIHEAD)
 """Forms that act inside attention."""
 
@@ -246,6 +264,8 @@ def is_sequential(read: Tap, write: Tap) -> bool:
 
 def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
     """Say why an op of this form cannot read and write at these taps; None when it can."""
+    if (form in PROMPTS) != (Tap.EMBED in (read, write)):
+        return "a prompt stands at `embed`, and nothing else does"
     if (form in IN_HEADS) != (write in QUERIES):
         return "a prefix acts at `head` and `cross_head`, and nothing else but a multihead does"
     if form is Form.MULTIHEAD:
@@ -253,7 +273,7 @@ def misplaced(form: Form, read: Tap, write: Tap) -> str | None:
         return None if read is queries else f"a multihead reads the queries, `{queries}`"
     if write is Tap.CROSS_MEMORY:
         return "`cross_memory` is what the encoder put out, which a layer of the decoder only reads"
-    if form in (*PREFIXES, Form.BIAS, Form.SCALE):
+    if form in (*PREFIXES, *PROMPTS, Form.BIAS, Form.SCALE):
         return None if read == write else f"a {form} reads where it writes"
     if read in QUERIES:
         return f"only a prefix reads at `{read}`"

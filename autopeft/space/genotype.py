@@ -189,7 +189,7 @@ class Genotype:
 
     @property
     def alone(self) -> bool:
-        """It is too large while training to share a cohort."""
+        """It cannot share a cohort: it is too large while training, or its rows are longer."""
         return any(FORMS[op.form].alone for op in self.ops)
 
     @property
@@ -220,9 +220,8 @@ class Genotype:
             outside = [str(i) for i, size in enumerate(op.sizes) if size and i not in layers]
             if outside:
                 raise ConfigError(
-                    f"op {op.form} {op.read}->{op.write} is in the encoder (layer "
-                    f"{', '.join(outside)}), which has no tap {op.write}; the decoder has layers "
-                    f"{layers.start} to {layers.stop - 1}"
+                    f"op {op.form} {op.read}->{op.write} is in layer {', '.join(outside)}, which "
+                    f"has no tap {op.write}; layers {layers.start} to {layers.stop - 1} have it"
                 )
             if misfits := sorted({size for size in op.sizes if not op.fits(size, shape)}):
                 read, write = shape.widths[op.read], shape.widths[op.write]

@@ -11,6 +11,7 @@ ELEMENTWISE = frozenset({Form.BIAS, Form.SCALE})
 """A vector, which can join a bias, the rows of a weight or the gain of a LayerNorm."""
 NEVER = {
     Form.PREFIX: "trained keys and values are no weights",
+    Form.PROMPT: "trained tokens are no weights",
     Form.MULTIHEAD: "trained keys and values are no weights",
     Form.PHM: "only a bottleneck with projections of its own is part of a wider FFN",
     Form.SPARSE_BOTTLENECK: "only a bottleneck with all its entries is part of a wider FFN",

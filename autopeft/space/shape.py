@@ -37,8 +37,9 @@ class ModelShape:
 
     def layers_with(self, taps: Iterable[Tap]) -> range:
         """The layers that have all of these taps, of those that the model has."""
-        first = self.n_encoder_layers if CROSS & set(taps) else 0
-        return range(first, self.n_layers)
+        wanted = set(taps)
+        first = self.n_encoder_layers if CROSS & wanted else 0
+        return range(first, 1 if Tap.EMBED in wanted else self.n_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -10,6 +10,8 @@ from enum import StrEnum
 class Tap(StrEnum):
     """A place in a layer. The order of the members is the order of computation."""
 
+    EMBED = "embed"
+    """The word embeddings of a row, below the lowest layer, which is the one that has the tap."""
     ATTN_IN = "attn_in"
     """Input of the query, key and value projections."""
     Q = "q"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from autopeft.space.forms import PREFIXES, SPARSE_DELTAS, Form, is_sequential
+from autopeft.space.forms import PREFIXES, PROMPTS, SPARSE_DELTAS, Form, is_sequential
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import CROSS, LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
 
@@ -36,8 +36,10 @@ _INSIDE = {
     Form.PREFIX: "prefix",
     Form.PREFIX_MLP: "prefix by an MLP",
     Form.MULTIHEAD: "multi-head adapter",
+    Form.PROMPT: "prompt",
+    Form.PROMPT_MLP: "prompt by an MLP",
 }
-"""What stands in the heads."""
+"""What stands in the heads, or before the text."""
 
 _KINDS = {
     Form.LOWRANK: "linear ",
@@ -55,7 +57,7 @@ _USUAL = {Form.PHM: "gelu"}
 
 _LETTERS = {
     Form.KRONECKER: "f",
-    **dict.fromkeys(PREFIXES, "l"),
+    **dict.fromkeys((*PREFIXES, *PROMPTS), "l"),
     **dict.fromkeys(SPARSE_DELTAS, "k"),
 }
 """What sizes are called; ranks otherwise."""

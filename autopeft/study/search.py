@@ -9,6 +9,7 @@ from autopeft.engines.engine import Engine
 from autopeft.engines.local import LocalEngine
 from autopeft.errors import DiskFullError
 from autopeft.files import remove_temporaries, write_atomic
+from autopeft.space.genotype import Genotype
 from autopeft.space.shipped import shipped_spaces
 from autopeft.space.spec import SpaceSpec
 from autopeft.study.driver import Driver, check_time
@@ -29,6 +30,9 @@ from autopeft.study.setup import Setup, read_space, set_up
 from autopeft.study.spec import StudySpec
 from autopeft.study.storage import check_local
 from autopeft.study.write import spec_yaml
+
+DRAWS = 16
+"""Proposals among which one is looked for that can share a cohort."""
 
 
 def run_search(
@@ -109,14 +113,7 @@ def _manifest(study: Study, setup: Setup, engine: Engine) -> Manifest:
         for folder in (study.folder, *(study.folder / name for name in ("jobs", "records"))):
             remove_temporaries(folder)
         return manifest
-    with_ops = [genotype for _, genotype in setup.points if genotype.ops]
-    # What has a cohort of its own says nothing of the cohorts of the others.
-    typical = [genotype for genotype in with_ops if not genotype.alone] or with_ops
-    if not typical:
-        seed = setup.spec.seed
-        first = propose(setup.space, "random", seed=seed, slot=0, history=[], taken=())
-        typical = [first.genotype]
-    decided = engine.decide(typical, setup.spec.training.cohort)
+    decided = engine.decide(_typical(setup), setup.spec.training.cohort)
     check_time(setup.spec, decided.trial_seconds)
     spec = setup.spec
     rungs = rungs_of(setup.steps, spec.budget.trials, spec.rungs, spec.reduction)
@@ -129,6 +126,20 @@ def _manifest(study: Study, setup: Setup, engine: Engine) -> Manifest:
     )
     write_manifest(study.manifest_file, manifest)
     return manifest
+
+
+def _typical(setup: Setup) -> list[Genotype]:
+    """Genotypes that say how large cohorts can be; what has no company only if all are so."""
+    with_ops = [genotype for _, genotype in setup.points if genotype.ops]
+    if together := [genotype for genotype in with_ops if not genotype.alone]:
+        return together
+    seed = setup.spec.seed
+    drawn = [
+        propose(setup.space, "random", seed=seed, slot=slot, history=[], taken=()).genotype
+        for slot in range(DRAWS)
+    ]
+    together = [genotype for genotype in drawn if not genotype.alone]
+    return together[:1] or with_ops or drawn[:1]
 
 
 def _ledger(study: Study, manifest: Manifest, url: str | None) -> Ledger:

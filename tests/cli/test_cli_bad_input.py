@@ -120,7 +120,7 @@ def test_study_file_that_is_not_there(refused, study):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("write: q", "write: qq", "no tap `qq`; allowed: attn_in, q, k, v"),
+        ("write: q", "write: qq", "no tap `qq`; allowed: embed, attn_in, q, k, v"),
         ("form: lowrank", "form: lora", "mine.yaml:4: slots.0.form"),
         ("slots:", "slot:", "mine.yaml:3: slot: unknown key; allowed: "),
         ("low: 1e-3", "low: 1", "low 1.0 is above high 0.01"),
@@ -283,7 +283,7 @@ def test_damaged_study(refused, run, study, name):
         ("lowrank", "lora", "genotype.yaml:3: ops.0.form: 'lora': has to be 'lowrank', "),
         ("[1, 1]", "[1]", "op lowrank attn_in->q has 1 sizes for 2 layers"),
         ("[1, 1]", "[1, -1]", "genotype.yaml:3: ops.0.sizes.1: -1: "),
-        ("write: q", "write: z", "genotype.yaml:3: ops.0.write: 'z': has to be 'attn_in', "),
+        ("write: q", "write: z", "genotype.yaml:3: ops.0.write: 'z': has to be 'embed', "),
         ("1e-3", "fast", "genotype.yaml:4: training.learning_rate: 'fast': has to be a number"),
         ("n_layers: 2", "n_layers: 2\nhead: 1", "genotype.yaml:2: head: unknown key; allowed: "),
         ("[1, 1]", "[40, 40]", "the genotype has 2,560 parameters, the budget is 1,680"),

@@ -104,6 +104,13 @@ def test_adapters_of_different_backbones_are_refused(tmp_path):
         AdapterBank({"a": first, "b": second})
 
 
+def test_prompts_are_refused(tmp_path):
+    prompt = op(Form.PROMPT, Tap.EMBED, Tap.EMBED, (2, 0, 0))
+    folder = write(tmp_path / "prompt", make_winner(tmp_path, "bert", prompt))
+    with pytest.raises(ConfigError, match="adapter a has a prompt"):
+        AdapterBank({"a": folder})
+
+
 def test_gates_are_refused(tmp_path):
     gated = op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 2, scale="gated")
     folder = write(tmp_path / "gated", make_winner(tmp_path, "bert", gated))

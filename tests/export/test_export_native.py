@@ -17,10 +17,11 @@ from transformers import pipeline
 from winners import edit_json, make_winner
 
 import autopeft
-from autopeft.errors import DataError
+from autopeft.errors import ConfigError, DataError
 from autopeft.export import reload
 from autopeft.export.native import CONFIG, TENSORS, write_native
 from autopeft.export.proof import question_of
+from autopeft.export.refusal import refuse
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 
@@ -66,6 +67,19 @@ def test_what_is_loaded_is_what_was_trained(home, tmp_path, family):
     found = reload.answer(question_of("native", folder, one))
     torch.testing.assert_close(found, one.logits, rtol=1e-5, atol=1e-5)
     assert (found - found[0]).abs().max() > 1e-2, "the rows differ"
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("form", [Form.PROMPT, Form.PROMPT_MLP])
+def test_a_loaded_prompt_is_the_trained_one(home, tmp_path, family, form):
+    prompt = op(form, Tap.EMBED, Tap.EMBED, (4, 0, 0))
+    one = make_winner(home, family, prompt, lora(Tap.Q, 2))
+    assert {op.form for op in one.genotype.ops} == {Form.PROMPT, Form.LOWRANK}
+    found = reload.answer(question_of("native", write(one, tmp_path / "out"), one))
+    torch.testing.assert_close(found, one.logits, rtol=1e-5, atol=1e-5)
+    for target, reason in {"peft": "read the prompt", "merged": "are no weights"}.items():
+        with pytest.raises(ConfigError, match=f"prompt embed->embed: .* {reason}"):
+            refuse(target, one.genotype, one.backbone.shape)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

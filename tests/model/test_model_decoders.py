@@ -90,7 +90,7 @@ def backbone(request):
 
 
 def test_what_reads_through_a_norm_behind_a_sublayer_is_refused(family):
-    with pytest.raises(ConfigError, match="the model has no tap ffn_norm; it has: attn_in"):
+    with pytest.raises(ConfigError, match="the model has no tap ffn_norm; it has: embed, attn_in"):
         Injection(tiny_model(family), [PFEIFFER], [0], "eager")
 
 

@@ -9,6 +9,7 @@ from tiny import (
     FAMILIES,
     HEADED,
     HEADLESS,
+    PROMPTED,
     TASK,
     assert_same_training,
     genotype,
@@ -85,6 +86,10 @@ class OpContract:
         """The op as different trials have it."""
         return [(self.make(self.small),), (self.make(self.large),)]
 
+    def beside(self, one):
+        """A trial, beside one without ops."""
+        return [genotype(), one]
+
     def company(self, **last):
         """Trials with the op, one without any in their midst."""
         first, *rest = [genotype(*ops) for ops in self.ops()]
@@ -147,10 +152,12 @@ class OpContract:
     def test_i5_the_closed_form_counts_the_tensors(self, backbone):
         for ops in self.ops():
             one = genotype(*ops)
-            with Cohort(backbone, [genotype(), one], [0, 1], TASK, TrainingSettings()) as cohort:
-                assert cohort.injection.count(0) == 0
-                assert cohort.injection.count(1) == one.count_trained(backbone.shape) > 0
-                stored, tensors = cohort.injection.stored(1)
+            company = self.beside(one)
+            with Cohort(backbone, company, range(len(company)), TASK, TrainingSettings()) as cohort:
+                *without, counted = map(cohort.injection.count, range(len(company)))
+                assert not any(without)
+                assert counted == one.count_trained(backbone.shape) > 0
+                stored, tensors = cohort.injection.stored(len(company) - 1)
             counted = [tensor.numel() for tensor in tensors.values() if tensor.is_floating_point()]
             assert sum(counted) == one.count_params(backbone.shape)
             assert stored.count_params(backbone.shape) == one.count_params(backbone.shape)
@@ -194,7 +201,7 @@ class OpContract:
     def test_i6_i8_neither_backbone_nor_global_generators_are_touched(self, backbone):
         before = state(backbone.model)
         torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()  # noqa: NPY002
-        train(backbone, [genotype(self.make(self.small)), genotype()])
+        train(backbone, self.beside(genotype(self.make(self.small))))
         assert same_bits(state(backbone.model), before)
         assert all(p.grad is None for p in backbone.model.parameters())
         assert torch.equal(torch.random.get_rng_state(), torch_state)
@@ -489,6 +496,86 @@ class TestPrefixMlp(InAttention, SizedContract):
 
     def make(self, sizes):
         return op(Form.PREFIX_MLP, Tap.HEAD, Tap.HEAD, sizes)
+
+
+class BeforeTheRow(SizedContract):
+    """Rows are longer, so a trial has no company; a size is exact, and at the lowest layer."""
+
+    fresh_is_nothing = False
+    mergeable = False
+    pads = False
+    small = (3, 0, 0)
+    large = (17, 0, 0)
+
+    @pytest.fixture(params=PROMPTED)
+    def family(self, request):
+        return request.param
+
+    def beside(self, one):
+        return [one]
+
+    def company(self):
+        return [genotype(self.make(self.large))]
+
+    @pytest.mark.parametrize(("family", "precision"), [("bert", "fp32")])
+    def test_i1_trained_together_is_trained_alone(self, backbone, precision):
+        for company in ([(), (self.make(self.small),)], [(self.make(self.small),)] * 2):
+            with pytest.raises(ConfigError, match="a prompt has longer rows, and no company"):
+                train(backbone, [genotype(*ops) for ops in company], precision=precision)
+
+    def test_i2_a_diverged_trial_changes_no_bit_of_the_others(self, backbone):
+        assert genotype(self.make(self.small)).alone
+        diverging = genotype(self.make(self.small), learning_rate=DIVERGING)
+        (trained,) = train(backbone, [diverging])
+        assert not trained.finite
+
+    def test_i3_a_trial_without_ops_is_the_backbone(self, family):
+        model = tiny_model(family)
+        batch = tiny_batch(model)
+        plain = hidden(model, batch)
+        injection = inject(model, self.company())
+        scramble(injection)
+        with_prompt = hidden(model, batch)
+        injection.remove()
+        assert with_prompt.shape == plain.shape
+        assert (with_prompt - plain).abs().max() > 1e-2
+        assert torch.equal(hidden(model, batch), plain)
+
+    def test_i8_initialisation_is_by_seed_and_path_alone(self, backbone):
+        def fresh(seed, sizes):
+            injection = Injection(backbone.model, [genotype(self.make(sizes))], [seed], "eager")
+            own = {name: tensor.clone() for name, tensor in injection.tensors(0).items()}
+            injection.remove()
+            return own
+
+        assert same_bits(fresh(7, self.small), fresh(7, self.small))
+        one, other = fresh(7, self.small), fresh(8, self.small)
+        for name in one:
+            assert torch.equal(one[name], other[name]) is (
+                name.rpartition(".")[2] not in self.random
+            )
+
+    test_i8_random_parameters_differ_by_seed_layer_and_trial = None  # it has one layer, one trial
+
+
+class TestPrompt(BeforeTheRow):
+    random = frozenset({"prompt"})
+
+    def make(self, sizes):
+        return op(Form.PROMPT, Tap.EMBED, Tap.EMBED, sizes)
+
+
+class TestPromptMlp(BeforeTheRow):
+    """In a few families: prompts run in all of them by themselves."""
+
+    random = frozenset({"embedding", "linear1", "linear2", "linear3"})
+
+    @pytest.fixture(params=["bert", "roberta", "gpt2", "llama"])
+    def family(self, request):
+        return request.param
+
+    def make(self, sizes):
+        return op(Form.PROMPT_MLP, Tap.EMBED, Tap.EMBED, sizes)
 
 
 class TestGated(SizedContract):

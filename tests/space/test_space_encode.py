@@ -119,10 +119,11 @@ def test_different_masks_are_not_of_a_space_with_one_mask(draw):
 
 
 WEIGHTS = bind_shipped("weights", BERT_BASE, 1.0)
+PROMPTS = bind_shipped("prompts", BERT_BASE, 1.0)
 SPARSE = bind_shipped("sparse", BERT_BASE, 1.0)
 ELSEWHERE = {
     **dict.fromkeys(("lora_fa", "dora", "vera", "krona"), WEIGHTS),
-    "prefix_mlp": bind_shipped("prompts", BERT_BASE, 1.0),
+    **dict.fromkeys(("prefix_mlp", "prompt_tuning", "p_tuning"), PROMPTS),
     "unipelt": bind_shipped("hybrid", BERT_BASE, 1.0),
     **dict.fromkeys(("compacter", "compacter_plus_plus"), bind_shipped("adapters", BERT_BASE, 1.0)),
     **dict.fromkeys(("adalora", "sparse_random", "fish", "lt_sft"), SPARSE),

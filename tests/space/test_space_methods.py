@@ -45,6 +45,8 @@ def test_the_methods_of_the_field_are_there():
             N_LAYERS * (2 * 10 * D + 2 * 48 * D + 48 + D + 2 * 8 * 2 * D + 4 * (D + 1)),
         ),
         ("prefix_mlp", 552_960),
+        ("prompt_tuning", 100 * D),
+        ("p_tuning", 20 * D),
         ("lora_all", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("adalora", N_LAYERS * 8 * (4 * 2 * D + 2 * (D + D_FF))),
         ("sparse_random", N_LAYERS * (4 * round(0.005 * D * D) + 2 * round(0.005 * D * D_FF))),
@@ -68,6 +70,12 @@ def test_a_prefix_by_an_mlp_trains_more_than_it_stores():
     prefix = method("prefix_mlp").genotype(ROBERTA_BASE)
     assert prefix.count_trained(ROBERTA_BASE) == 9_872_384
     assert method("prefix_mlp").largest(ROBERTA_BASE, 10**9, 9_872_383).ops[0].sizes[0] == 20
+
+
+def test_p_tuning_trains_an_encoder_that_is_not_stored():
+    prompt = method("p_tuning").genotype(ROBERTA_BASE)
+    assert prompt.count_trained(ROBERTA_BASE) == 20 * D + 3 * (D * D + D)
+    assert prompt.ops[0].sizes == (20,) + (0,) * (N_LAYERS - 1)
 
 
 def test_adapterdrop_leaves_the_lowest_layers_out():
@@ -123,7 +131,7 @@ def test_all_methods_have_a_size_for_one_percent_of_bert_and_minilm():
 
 def test_a_method_without_its_tap_is_refused_with_those_there_are():
     widths = {tap: 4 for tap in Tap if tap is not Tap.HEAD}
-    with pytest.raises(ConfigError, match="the model has no tap head; it has: attn_in, q, k, v"):
+    with pytest.raises(ConfigError, match="the model has no tap head; it has: embed, attn_in"):
         method("prefix").genotype(ModelShape(2, widths, 100))
 
 

@@ -76,7 +76,7 @@ REFUSED = [
     ("name: mine\n", "", "1: name: is missing"),
     ("name: mine", "name: Mine", "1: name: 'Mine': String should match pattern"),
     ("name: mine", "name: 5", "1: name: 5: has to be a text"),
-    ("read: weight", "read: attn", "6: slots.0.read: 'attn': has to be 'attn_in', 'q', 'k', 'v'"),
+    ("read: weight", "read: attn", "6: slots.0.read: 'attn': has to be 'embed', 'attn_in', 'q'"),
     (
         "write: q\n",
         "write: [q, qq]\n",

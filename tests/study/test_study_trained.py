@@ -5,7 +5,7 @@ import re
 
 import pytest
 from safetensors.torch import load_file
-from study_factory import N_LAYERS
+from study_factory import D_MODEL, N_LAYERS
 
 from autopeft.errors import ConfigError
 from autopeft.space.forms import Form
@@ -35,6 +35,29 @@ def test_a_trial_that_is_dense_while_training_has_a_cohort_of_its_own(study):
     ]
     manifest = json.loads(study.manifest_file.read_text())
     assert manifest["cohort"] == 4
+
+
+def test_a_study_of_methods_without_company_decides_on_the_cohorts_of_the_others(spec_of, tmp_path):
+    """What the space proposes shares cohorts; if nothing of it does, one trial is measured."""
+    methods = ["head", "prompt_tuning", "p_tuning"]
+    for space, cohort in {"lora": 4, str(_only_prompts(tmp_path)): 1}.items():
+        training = {"cohort": "auto", "epochs": 1}
+        most = 8 * D_MODEL  # longer prompts leave the text no positions
+        spec = spec_of(trials=3, methods=methods, max_params=most, space=space, training=training)
+        study = run_search(spec, tmp_path / f"study{cohort}")
+        assert json.loads(study.manifest_file.read_text())["cohort"] == cohort
+        assert [record.cohort for record in study.records()] == [(0,), (1,), (2,)]
+        assert {record.state for record in study.records()} == {"complete"}
+
+
+def _only_prompts(folder):
+    path = folder / "only.yaml"
+    path.write_text(
+        "name: only\ndescription: prompts\ndraw: budget\nslots:\n"
+        "  - {name: prompt, form: prompt, read: same, write: embed, size: [1, 2], layout: same}\n"
+        "training: {learning_rate: 1e-2}\n"
+    )
+    return path
 
 
 def test_a_dense_trial_that_will_not_fit_into_memory_is_not_begun(spec_of, tmp_path, monkeypatch):
