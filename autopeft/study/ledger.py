@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.errors import DataError, DiskFullError
@@ -32,6 +32,8 @@ RETRY_SECONDS = (0.5, 1, 2, 4, 8, 15, 30, 60, 60, 60)
 """Waits while a server restarts."""
 
 _CONTINUES = "continues"
+
+T = TypeVar("T")
 
 
 class Ledger:
@@ -50,18 +52,12 @@ class Ledger:
         self._where = where
         self._holder = _Holder(where, name) if isinstance(where, str) else None
         try:
-            with nullcontext() if self._holder is None else self._holder.alone():
-                self._storage = _storage(where)
-                self._study = optuna.create_study(
-                    study_name=name,
-                    storage=self._storage,
-                    directions=DIRECTIONS,
-                    load_if_exists=True,
-                )
-            trials = self._study.get_trials(deepcopy=False)
+            trials = self._again(lambda: self._open_study(name))
         except Exception as error:  # SQLAlchemy and Optuna raise many kinds here
             if self._holder is not None:
                 self._holder.close()
+            if isinstance(error, DataError):
+                raise
             cause = str(error).splitlines()[0]
             raise DataError(f"{where}: not a study database: {cause}") from error
         firsts = _firsts(trials)
@@ -118,14 +114,15 @@ class Ledger:
             },
         )
 
-        def add() -> None:
-            if len(_firsts(self._study.get_trials(deepcopy=False))) == trial.number:
+        def add() -> int:
+            firsts = _firsts(self._study.get_trials(deepcopy=False))
+            if len(firsts) == trial.number:
                 self._study.add_trial(entry)
+                firsts = _firsts(self._study.get_trials(deepcopy=False))
+            return firsts[trial.number].number
 
-        self._write(add)
+        self._numbers.append(self._write(add))
         self._open.add(trial.number)
-        firsts = _firsts(self._study.get_trials(deepcopy=False))
-        self._numbers.append(firsts[trial.number].number)
         self._hashes.append(trial.genotype.hash)
 
     def complete(self, number: int, values: Sequence[float]) -> None:
@@ -159,6 +156,18 @@ class Ledger:
             self._pruned.add(number)
         self._tell(number, None, TrialState.PRUNED)
 
+    def _open_study(self, name: str) -> list[FrozenTrial]:
+        """Open the study, or make it; its trials."""
+        with nullcontext() if self._holder is None else self._holder.alone():
+            self._storage = _storage(self._where)
+            self._study = optuna.create_study(
+                study_name=name,
+                storage=self._storage,
+                directions=DIRECTIONS,
+                load_if_exists=True,
+            )
+        return self._study.get_trials(deepcopy=False)
+
     def _continue(self, number: int, values: list[float]) -> None:
         def add() -> None:
             trials = self._study.get_trials(deepcopy=False)
@@ -188,21 +197,30 @@ class Ledger:
         self._write(tell)
         self._open.remove(number)
 
-    def _write(self, action: Callable[[], None]) -> None:
-        """Do something that may be done twice; on a server, again until it is back."""
+    def _write(self, action: Callable[[], T]) -> T:
+        """Write something that may be written twice.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        try:
+            return self._again(action)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise _refusal(self._where, error) from error
+
+    def _again(self, action: Callable[[], T]) -> T:
+        """Do something that may be done twice; on a server that is lost, again until it is back."""
         waits = iter(RETRY_SECONDS if self._holder is not None else ())
         while True:
             try:
                 if self._holder is not None:
                     self._holder.hold()
-                action()
+                return action()
             except (SQLAlchemyError, StorageInternalError) as error:
                 wait = next(waits, None)
-                if wait is None:
-                    raise _refusal(self._where, error) from error
+                if wait is None or isinstance(_cause(error), ProgrammingError):
+                    raise  # that is no better later
                 time.sleep(wait)
-            else:
-                return
 
 
 class _Holder:
@@ -277,12 +295,17 @@ def _psycopg(url: str) -> str:
 
 
 def _refusal(where: Path | str, error: Exception) -> DataError:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, DBAPIError):
-        cause = cause.__cause__
-    told = str(cause.orig if isinstance(cause, DBAPIError) else error).splitlines()[0]
+    cause = _cause(error)
+    told = str(error if cause is None else cause.orig).splitlines()[0]
     kind = DiskFullError if "disk is full" in told or "No space left" in told else DataError
     return kind(f"{where} cannot be written: {told}")
+
+
+def _cause(error: BaseException | None) -> DBAPIError | None:
+    """What the database itself said."""
+    while error is not None and not isinstance(error, DBAPIError):
+        error = error.__cause__
+    return error
 
 
 def _durable(connection: Any, _: Any) -> None:

@@ -30,10 +30,11 @@ def facts(spec_of, tmp_path_factory):
 
 
 class Drivers:
-    """Starts drivers, and finds what they started."""
+    """Starts drivers, and finds what they started; workers are stubs unless they are to be real."""
 
-    def __init__(self, folder, facts):
+    def __init__(self, folder, facts, *, are_real=False):
         self.folder, self.study = folder, Study(folder / "out")
+        self._program = ("-m", "autopeft") if are_real else (str(DRIVE),)
         self.token = uuid.uuid4().hex
         self._environment = os.environ | {
             "AUTOPEFT_TEST": self.token,
@@ -44,7 +45,7 @@ class Drivers:
     def start(self, *arguments, **environment):
         """A driver, its output piped."""
         return subprocess.Popen(
-            [sys.executable, str(DRIVE), *map(str, arguments)],
+            [sys.executable, *self._program, *map(str, arguments)],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -105,13 +106,13 @@ class Drivers:
 def drivers(spec_of, tmp_path, facts):
     """Drivers of a study of so many trials."""
 
-    def make(trials=60, name="work", **more):
+    def make(trials=60, name="work", *, are_real=False, sampler="random", **more):
         folder = tmp_path / name
         folder.mkdir()
         engine = {"max_failures": 1000, "workers": 1, "trial_timeout": 120}
-        spec = spec_of(trials=trials, engine=engine, sampler="random", **more)
+        spec = spec_of(trials=trials, engine=engine, sampler=sampler, **more)
         (folder / "study.yaml").write_text(spec_yaml(spec), encoding="utf-8")
-        found = Drivers(folder, facts)
+        found = Drivers(folder, facts, are_real=are_real)
         made.append(found)
         return found
 

@@ -9,6 +9,8 @@ import sys
 import pytest
 from study_factory import ledger_states
 
+pytestmark = pytest.mark.timeout(900)
+
 READER = """
 import sqlite3, sys, time
 from pathlib import Path
@@ -76,7 +78,7 @@ def test_readers_see_a_study_that_is_whole(drivers, n_readers, trials):
         )
         for _ in range(n_readers)
     ]
-    told = [reader.communicate(timeout=280)[1] for reader in readers]
+    told = [reader.communicate(timeout=600)[1] for reader in readers]
     assert [reader.returncode for reader in readers] == [0] * n_readers, told
     out, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, out

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -80,7 +81,7 @@ def server():
 
 def test_studies_survive_restarts_of_their_server(drivers, server):
     studies = [drivers(TRIALS, name=f"study{i}", seed=i) for i in range(4)]
-    secret = {"PGPASSWORD": PASSWORD, "STUB_SECONDS": "1.0"}
+    secret = {"PGPASSWORD": PASSWORD, "STUB_SECONDS": "2.0"}
     search = ("search", "study.yaml", "--out", "out", "--storage", server.url)
     started = [study.start(*search, **secret) for study in studies]
     for restart in range(2):
@@ -89,6 +90,11 @@ def test_studies_survive_restarts_of_their_server(drivers, server):
         server.stop()
         time.sleep(2)
         server.start()
+    n_records = studies[0].n_records()
+    studies[0].wait_for(lambda: studies[0].n_records() >= n_records + 2, started[0])
+    started[0].send_signal(signal.SIGSTOP)  # it is not to end before the others are refused
+    ended = [driver.communicate()[0] for driver in started if driver.poll() is not None]
+    assert ended == []
     command_lines = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
     assert any(server.url in line for line in command_lines)
     assert not any(PASSWORD in line for line in command_lines)
@@ -99,17 +105,20 @@ def test_studies_survive_restarts_of_their_server(drivers, server):
     refused = studies[0].run("resume", copy.name, **secret)
     assert refused[0] == 3, refused
     assert "another search is running on study autopeft-" in refused[1]
+    started[0].send_signal(signal.SIGCONT)
     ended = [driver.communicate(timeout=600)[0] for driver in started]
     assert [driver.returncode for driver in started] == [0] * 4, ended
     for study, told in zip(studies, ended, strict=True):
-        assert [record.trial for record in study.study.records()] == list(range(TRIALS))
+        keys = [(r.trial, r.rung, r.replicate) for r in study.study.records()]
+        assert len(set(keys)) == len(keys)
+        assert [trial for trial, rung, _ in keys if rung == 0] == list(range(TRIALS))
         assert not study.study.database.exists()
         written = tree(study.study.folder).values()
         assert not any(PASSWORD.encode() in content for content in written if content)
         assert PASSWORD not in told
     states = dict(server.rows("SELECT state::text, count(*) FROM trials GROUP BY state"))
     assert sum(states.values()) == 4 * TRIALS
-    assert set(states) == {"COMPLETE", "FAIL"}
+    assert set(states) == {"COMPLETE", "FAIL", "PRUNED"}
     numbers = server.rows("SELECT study_id, count(DISTINCT number) FROM trials GROUP BY study_id")
     assert [count for _, count in numbers] == [TRIALS] * 4
 

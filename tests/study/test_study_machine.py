@@ -71,7 +71,7 @@ class Fuse:
         monkeypatch.setattr(os, "fsync", lambda d: (self.burn(), fsync(d)))
         monkeypatch.setattr(files, "_sync_folder", lambda f: (sync_folder(f), self.burn()))
         monkeypatch.setattr(
-            Ledger, "_write", lambda s, action: (self.burn(), write(s, action), self.burn())
+            Ledger, "_write", lambda s, action: (self.burn(), write(s, action), self.burn())[1]
         )
 
     def burn(self):

@@ -1,5 +1,6 @@
 """What a study survives: another fingerprint, a full disk, a network below it, secrets in URLs."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,7 +9,7 @@ import sqlite3
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from study_factory import ledger_states, results, tree, weights
 
 from autopeft.errors import ConfigError, DataError, DiskFullError
@@ -150,3 +151,45 @@ def test_url_without_a_secret_is_accepted(spec_of):
 def test_server_that_is_not_there_is_told():
     with pytest.raises(DataError, match=r"postgresql://me@127\.0\.0\.1:1/db cannot be written: "):
         Ledger("postgresql://me@127.0.0.1:1/db", "autopeft-x")
+
+
+class Held:
+    """A lock on a server that is not there."""
+
+    def __init__(self, url, name):
+        pass
+
+    def hold(self):
+        pass
+
+    alone = staticmethod(contextlib.nullcontext)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "n_tries"),
+    [
+        (OperationalError("SELECT", {}, sqlite3.OperationalError("the server shuts down")), 3),
+        (ProgrammingError("CREATE", {}, sqlite3.ProgrammingError("permission denied")), 1),
+    ],
+)
+def test_server_that_restarts_while_a_study_is_opened_is_waited_for(
+    tmp_path, monkeypatch, error, n_tries
+):
+    tries, storage_of = [], ledger_module._storage
+
+    def opened(where):
+        tries.append(where)
+        if len(tries) < 3:
+            raise error
+        return storage_of(tmp_path / "study.db")
+
+    monkeypatch.setattr(ledger_module, "_Holder", Held)
+    monkeypatch.setattr(ledger_module, "_storage", opened)
+    monkeypatch.setattr(ledger_module, "RETRY_SECONDS", (0, 0, 0))
+    refused = pytest.raises(DataError, match="permission denied") if n_tries == 1 else None
+    with refused or contextlib.nullcontext():
+        Ledger("postgresql://me@host/db", "autopeft-x").close()
+    assert len(tries) == n_tries
