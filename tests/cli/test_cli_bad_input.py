@@ -170,7 +170,8 @@ def test_space_that_needs_a_tap_that_the_model_lacks(refused, study, monkeypatch
         "training: {learning_rate: 1e-3}\n"
     )
     message = refused(2, "search", "study.yaml", "--space", "prefixes.yaml", "--out", "out")
-    assert message.startswith("the model has none of the taps of space prefixes; it has: attn_in")
+    told = "nothing of space prefixes can stand in the model: slot prefix is left out: "
+    assert message.startswith(f"{told}the model has no tap head; it has: embed, attn_in")
 
 
 def row(text="good film", label="good"):
