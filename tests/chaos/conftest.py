@@ -19,7 +19,7 @@ from autopeft.study.write import spec_yaml
 __all__ = ["checkpoint", "data_folder", "done", "spec_of"]
 
 DRIVE = Path(__file__).parents[1] / "drive.py"
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 """Longer than anything here takes, on a machine that is busy with other things."""
 
 

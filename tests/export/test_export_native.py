@@ -182,12 +182,13 @@ def resealed(folder):
     edit_json(folder / CONFIG, lambda data: data["tensors"].update(sha256=sha256))
 
 
-def in_tensors(change):
+def in_tensors(change, *, seal=True):
     def tamper(folder):
         tensors = load_file(folder / TENSORS)
         change(tensors)
         save_file(tensors, folder / TENSORS, {"format": "pt"})
-        resealed(folder)
+        if seal:
+            resealed(folder)
 
     return tamper
 
@@ -290,6 +291,7 @@ TAMPERED = {
     "tensors changed by a bit": lambda folder: (folder / TENSORS).write_bytes(
         (folder / TENSORS).read_bytes()[:-1] + b"\1"
     ),
+    "another value": in_tensors(lambda tensors: tensors[Q].view(-1)[0].add_(1), seal=False),
     "tensors cut short": in_bytes(lambda data: data[:-5]),
     "tensors and more": in_bytes(lambda data: data + b"more"),
     "empty tensor file": in_bytes(lambda _: b""),

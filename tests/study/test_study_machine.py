@@ -154,7 +154,7 @@ def plain(record):
 @pytest.mark.parametrize(
     ("examples", "steps"), [(6, 15), pytest.param(60, 40, marks=pytest.mark.chaos)]
 )
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_study_agrees_with_its_model(spec_of, tmp_path, monkeypatch, examples, steps):
     facts = prepare(spec_of(), tmp_path).facts
     monkeypatch.setattr(search, "make_engine", lambda _: Engine(facts))
