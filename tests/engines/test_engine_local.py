@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import sys
 import uuid
@@ -120,6 +121,29 @@ def test_misbehaving_trials_fail_alone(done, spec_of, tmp_path, faults, by_fault
     assert [results(study)[i] for i in innocent] == [results(done)[i] for i in innocent]
     assert len(study.records()) == 5
     states = ["FAIL" if i in guilty else "COMPLETE" for i in range(5)]
+    assert ledger_states(study) == states
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+def test_study_with_every_fault_five_times_is_whole(spec_of, tmp_path, faults):
+    spec = spec_of(
+        trials=60, sampler="random", rungs=1, training={"cohort": 2}, engine={"max_failures": 60}
+    )
+    whole = run_search(in_workers(spec, workers=2), tmp_path / "whole")
+    assert ledger_states(whole) == ["COMPLETE"] * 60
+    kinds = ("memory", "segfault", "nan", "inf", "hang", "exit", "orphan")
+    places = random.Random(60).sample(range(60), 5 * len(kinds))
+    guilty = dict(zip(places, 5 * kinds, strict=True))
+    faults({whole.records()[number].hash: fault for number, fault in guilty.items()})
+    study = run_search(in_workers(spec, workers=2, trial_timeout=20.0), tmp_path / "study")
+    assert [record.trial for record in study.records()] == list(range(60))
+    assert [record.hash for record in study.records()] == [r.hash for r in whole.records()]
+    found = {r.trial: r.failure.kind for r in study.records() if r.failure is not None}
+    assert found == {number: KINDS[fault][0] for number, fault in guilty.items()}
+    innocent = [number for number in range(60) if number not in guilty]
+    assert [results(study)[i] for i in innocent] == [results(whole)[i] for i in innocent]
+    states = ["FAIL" if number in guilty else "COMPLETE" for number in range(60)]
     assert ledger_states(study) == states
 
 
