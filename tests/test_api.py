@@ -184,8 +184,8 @@ def test_genotype_of_another_depth_is_not_attached():
 def test_refused_attach_leaves_the_model_alone():
     model = tiny_model("bert")
     before = state(model)
-    model.classifier = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, TASK.n_outputs))
-    with pytest.raises(DataError, match=r"`classifier\.0` of the task head is a LayerNorm"):
+    model.classifier = nn.Sequential(nn.BatchNorm1d(32), nn.Linear(32, TASK.n_outputs))
+    with pytest.raises(DataError, match=r"`classifier\.0` of the task head is a BatchNorm1d"):
         autopeft.attach(model, MIXED, seed=0)
     assert not any(name.startswith("autopeft_ops") for name in model.state_dict())
     assert not any(p.requires_grad for p in model.bert.parameters())

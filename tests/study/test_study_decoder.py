@@ -40,7 +40,7 @@ def decoder(tmp_path_factory):
 
 
 def test_a_decoder_is_searched_and_learns(decoder, spec_of, tmp_path):
-    spec = spec_of(model=str(decoder), trials=6, training={"epochs": 12})
+    spec = spec_of(model=str(decoder), trials=6, training={"epochs": 30})
     study = run_search(spec, tmp_path / "study")
     front = study.front()
     assert max(point.quality for point in front.points) > 0.8
