@@ -10,6 +10,7 @@ from autopeft.front import Front, read_front
 from autopeft.records import Record, read_jsonl, read_records
 from autopeft.selection import Selection, read_selection
 from autopeft.space.shape import ModelShape
+from autopeft.study.lock import HOLDER, LOCK
 
 
 @dataclass(frozen=True)
@@ -120,4 +121,4 @@ def check_new(folder: Path) -> None:
 
 
 def _is_empty(folder: Path) -> bool:
-    return all(path.name == ".lock" or path.suffix == ".tmp" for path in folder.iterdir())
+    return all(path.name in (LOCK, HOLDER) or path.suffix == ".tmp" for path in folder.iterdir())

@@ -31,8 +31,8 @@ UNGATED, PRE_NORM = {Tap.FFN_GATE}, {Tap.ATTN_NORM, Tap.FFN_NORM}
 LACKING = (
     dict.fromkeys(FAMILIES, UNGATED)
     | dict.fromkeys([*GATED, "modernbert"], PRE_NORM)
-    | {"bart": UNGATED, "t5": UNGATED | PRE_NORM | {Tap.CROSS_NORM}}
-    | {"gpt2": UNGATED | PRE_NORM, "deberta-v2": UNGATED | {Tap.HEAD}}
+    | {"bart": UNGATED | {Tap.EMBED}, "t5": UNGATED | PRE_NORM | {Tap.CROSS_NORM, Tap.EMBED}}
+    | {"gpt2": UNGATED | PRE_NORM, "deberta-v2": UNGATED | {Tap.HEAD, Tap.EMBED}}
 )
 
 
@@ -51,9 +51,11 @@ def test_shape(model):
     assert shape.n_layers == N_LAYERS
     kind = model.config.model_type
     narrow = {Tap.K, Tap.V, Tap.HEAD} if kind in GATED else set()
-    inner = dict.fromkeys(INNER, D_INNER) if kind == "t5" else {}
+    special = dict.fromkeys(INNER, D_INNER) if kind == "t5" else {}
+    if kind == "electra":
+        special = {Tap.EMBED: D_MODEL // 2}
     assert shape.widths == {
-        tap: D_MODEL // 2 if tap in narrow else D_FFN if tap in WIDE else inner.get(tap, D_MODEL)
+        tap: D_MODEL // 2 if tap in narrow else D_FFN if tap in WIDE else special.get(tap, D_MODEL)
         for tap in set(Tap) - LACKING[kind] - (set() if kind in CROSSED else CROSS)
     }
     assert shape.n_encoder_layers == (kind in CROSSED)

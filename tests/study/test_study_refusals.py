@@ -101,8 +101,8 @@ def test_folder_that_the_system_refuses_is_reported(spec_of, tmp_path, name, tol
 
 
 def test_what_a_crash_left_before_the_first_trial_does_not_count(spec_of, tmp_path):
-    (tmp_path / ".lock").touch()
-    (tmp_path / ".manifest.json.0f.tmp").touch()
+    for name in (".lock", ".driver.json", ".manifest.json.0f.tmp"):
+        (tmp_path / name).touch()
     assert len(run_search(spec_of(trials=1), tmp_path).records()) == 1
 
 
@@ -116,6 +116,11 @@ def test_second_driver_is_refused(study, spec_of):
     assert tree(study.folder) == before
     run_search(spec_of(trials=6), study.folder)
     assert len(study.records()) == 6
+
+
+def test_second_driver_is_refused_before_the_study_is_written(spec_of, tmp_path):
+    with locked(tmp_path / "new"), pytest.raises(DataError, match="another search is running on"):
+        run_search(spec_of(), tmp_path / "new")
 
 
 def test_folder_is_locked_while_a_search_runs(spec_of, tmp_path):
