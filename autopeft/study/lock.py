@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from autopeft.errors import DataError
 from autopeft.files import read_json, write_atomic
 
 LOCK, HOLDER = ".lock", ".driver.json"
+NAMING_SECONDS = 2.0
+"""How long a refused driver waits for the holder's name."""
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def locked(folder: Path) -> Iterator[str | None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        by = _holder(folder)
+        by = _named(folder)
         raise DataError(f"another search is running on {folder}{f': {by}' if by else ''}") from None
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror or error}") from error
@@ -57,6 +60,14 @@ def locked(folder: Path) -> Iterator[str | None]:
                 (folder / LOCK).unlink()
                 folder.rmdir()
         lock.release()
+
+
+def _named(folder: Path) -> str | None:
+    """Who holds a folder; whoever has just taken it is about to write that."""
+    until = time.monotonic() + NAMING_SECONDS
+    while not (by := _holder(folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return by
 
 
 def _holder(folder: Path) -> str | None:
