@@ -113,7 +113,7 @@ def test_the_last_token_is_the_last_real_one(backbone):
             torch.testing.assert_close(padded[:, row], alone[:, 0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_i1_i2_together_is_alone(backbone, precision):
     """To the bit in bf16; in fp32 SiLU has other bits in the last elements of a tensor."""
     lost = genotype(*MAM.ops, learning_rate=1e30)
