@@ -1,20 +1,21 @@
-"""Front: the non-dominated records of a study, quality against trainable parameters.
+"""Front: the non-dominated records of a study, quality against one to three costs.
 
-The plane of the hypervolume and the knee has two axes, both from 0 to 1 for the shipped metrics:
+The space of the hypervolume and the knee has an axis for each, from 0 to 1 for the shipped metrics:
 
-- cost, `log10(1 + trainable_params) / log10(1 + max_params)`: sizes differ by orders of magnitude,
-  and the budget is 1;
+- a cost whose sizes differ by orders of magnitude: `log(1 + cost) / log(1 + worst)`; memory and
+  times: `cost / worst`. The worst is the budget where there is one (it is in `trainable_params`),
+  otherwise that of the costliest trial;
 - quality as measured, a negative correlation counting as 0.
 
 The reference point is (cost 1, quality 0). So a point that uses the whole budget adds nothing to
-the hypervolume, and hypervolumes compare only between fronts of the same budget and metric.
+the hypervolume, and hypervolumes compare only between fronts of the same worst costs and metric.
 """
 
 import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,9 +24,12 @@ from typing import Any, Literal, Self, get_args
 from autopeft import checks
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
-from autopeft.records import UNSEEN, Objective, Record, check_objectives
+from autopeft.objectives import COSTS, PARAMS, CostName, cost_of
+from autopeft.records import UNSEEN, Objective, Record, check_objectives, objectives_to_dict
 
 FRONT_VERSION = 1
+FRONT_VERSION_COSTS = 2
+"""Of fronts with other costs than trainable parameters; the others stay as they were."""
 
 Direction = Literal["maximize"]
 
@@ -34,7 +38,7 @@ _PROPERTIES_OF_THE_GENOTYPE = {"nan", "diverged"}
 
 @dataclass(frozen=True)
 class Point:
-    """A trial that no other one beats in both quality and trainable parameters.
+    """A trial that no other one beats in quality and all costs.
 
     Attributes:
         trial: number of the trial in its study.
@@ -59,7 +63,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Reference:
-    """The worst corner of the plane that the hypervolume is measured from."""
+    """The worst corner of the plane of quality and parameters."""
 
     quality: float
     trainable_params: int
@@ -72,12 +76,14 @@ class Front:
     Attributes:
         metric: the name of the quality.
         direction: which quality is better.
-        points: by ascending trainable parameters, hence ascending quality.
-        hypervolume: share of the plane between reference and front, see the module.
-        reference: the corner of that plane.
+        points: by ascending cost, the first one first; with one cost hence by ascending quality.
+        hypervolume: share of the space between reference and front, see the module.
+        reference: quality 0 and the budget in parameters.
         recommended: trial of the cheapest point whose quality is within one standard error of the
             best point's, that error being the best point's own: the one-standard-error rule
-            (Breiman et al. 1984, section 3.4.3). None if there is no point.
+            (Breiman et al. 1984, section 3.4.3). With several costs the cheapest is the one with
+            the least mean of them, each on its axis. None if there is no point.
+        worst: the costs, and of each the value where its axis ends.
     """
 
     metric: str
@@ -86,34 +92,36 @@ class Front:
     hypervolume: float
     reference: Reference
     recommended: int | None
+    worst: Mapping[CostName, float]
 
     @property
     def knee(self) -> int | None:
         """Trial of the point farthest above the line through the first and the last point.
 
-        The distance is taken in the plane of the module. Where no point is above the line, as
-        with fewer than three points, it is the best one; None if there is no point.
+        With several costs their mean takes the place of the one, each measured from the cheapest
+        to the costliest point of the front. Where no point is above the line, as with fewer than
+        three points, it is the best one; None if there is no point.
         """
         if not self.points:
             return None
-        plane = [
-            (_cost(point.trainable_params, self.reference.trainable_params), max(point.quality, 0))
-            for point in self.points
-        ]
-        (first_cost, first_quality), (last_cost, last_quality) = plane[0], plane[-1]
-        # distance times the length of the line, exactly 0 for its two ends
-        heights = [
-            (last_cost - first_cost) * (quality - first_quality)
-            - (last_quality - first_quality) * (cost - first_cost)
-            for cost, quality in plane
-        ]
-        best = max(range(len(plane)), key=lambda index: (heights[index], index))
+        axes = zip(*(self._place(point) for point in self.points), strict=True)
+        *costs, quality = (_spread(axis) for axis in axes)
+        if not any(quality):  # none differs from another above 0
+            costs = []
+        heights = [q - sum(c) / (len(c) or 1) for q, *c in zip(quality, *costs, strict=True)]
+        best = max(range(len(heights)), key=lambda i: (heights[i], self.points[i].quality, i))
         return self.points[best].trial
+
+    def _place(self, point: Point) -> tuple[float, ...]:
+        return (*_costs(point, self.worst), max(point.quality, 0))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the version first."""
-        data = asdict(self)
-        return {"version": FRONT_VERSION, **data, "points": list(data["points"])}
+        data = {**asdict(self), "points": [_point_to_dict(point) for point in self.points]}
+        worst = data.pop("worst")
+        if list(worst) == [PARAMS]:
+            return {"version": FRONT_VERSION, **data}
+        return {"version": FRONT_VERSION_COSTS, **data, "worst": dict(worst)}
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "front") -> Self:
@@ -127,13 +135,15 @@ class Front:
             ConfigError: naming the source, each key that is wrong, its value and what is allowed.
         """
         checks.refuse_if_any(_problems(data), source)
+        reference = Reference(**data["reference"])
         return cls(
             metric=data["metric"],
             direction=data["direction"],
             points=tuple(_point_from_dict(point) for point in data["points"]),
             hypervolume=data["hypervolume"],
-            reference=Reference(**data["reference"]),
+            reference=reference,
             recommended=data["recommended"],
+            worst=data.get("worst", {PARAMS: float(reference.trainable_params)}),
         )
 
 
@@ -143,13 +153,14 @@ def front_of(
     direction: Direction,
     max_params: int,
     summarize: Callable[[dict[str, Any]], str],
+    costs: Mapping[CostName, float | None] | None = None,
 ) -> Front:
     """Find the points that no other one beats, and what to recommend among them.
 
     A trial is measured by its complete records at its highest rung. A trial that ever gave NaN or
     diverged is left out: the replicates that survived would flatter it. Other failures are
     accidents and take nothing from its complete records. Of trials equal in quality and
-    parameters the one with the lowest number stays. Records of the final selection do not count.
+    costs the one with the lowest number stays. Records of the final selection do not count.
 
     Args:
         records: of one study, in any order.
@@ -157,29 +168,32 @@ def front_of(
         direction: "maximize", the only one so far.
         max_params: the budget; what is above it is left out.
         summarize: says in words what a genotype is.
+        costs: what else counts, and the budget of each where there is one; `trainable_params` alone
+            if None.
 
     Raises:
         ConfigError: an unknown direction or a negative budget.
-        DataError: records that cannot be compared, see the message.
+        DataError: records that cannot be compared, or lack a cost, see the message.
     """
     if direction not in get_args(Direction):
         raise ConfigError(f"direction is {direction!r}, allowed: {', '.join(get_args(Direction))}")
     if max_params < 0:
         raise ConfigError(f"max_params is {max_params}, allowed: a whole number from 0")
+    candidates = points_of(records, metric, max_params)
+    worst = _worst(candidates, max_params, costs or {PARAMS: None})
     points = tuple(
         replace(point, summary=summarize(point.genotype))
-        for point in _non_dominated(points_of(records, metric, max_params))
+        for point in _non_dominated(candidates, tuple(worst))
     )
+    places = [(*_costs(point, worst), point.quality) for point in points]
     return Front(
         metric=metric,
         direction=direction,
         points=points,
-        hypervolume=hypervolume(
-            [(point.trainable_params, point.quality) for point in points],
-            max_params,
-        ),
+        hypervolume=volume(places),
         reference=Reference(quality=0.0, trainable_params=max_params),
-        recommended=_recommended(points),
+        recommended=_recommended(points, worst),
+        worst=worst,
     )
 
 
@@ -197,19 +211,35 @@ def points_of(records: Iterable[Record], metric: str, max_params: int) -> list[P
 
 
 def hypervolume(values: Sequence[tuple[int, float]], max_params: int) -> float:
-    """Share of the plane described in the module that these points dominate.
+    """Share of the plane of quality and parameters that these points dominate.
 
     Args:
         values: (trainable parameters, quality) of each point, dominated ones allowed.
         max_params: the budget, where the cost is 1.
     """
-    if not values:
+    return volume([(place(PARAMS, params, max_params), quality) for params, quality in values])
+
+
+def volume(places: Sequence[tuple[float, ...]]) -> float:
+    """Share of the space described in the module that these points dominate.
+
+    Args:
+        places: of each point its costs on their axes, then its quality; dominated ones allowed.
+    """
+    if not places:
         return 0.0
     import moocore  # noqa: PLC0415  # with numpy 0.1 s, which reading a front need not wait for
 
-    plane = [(_cost(params, max_params), quality) for params, quality in values]
+    n_costs = len(places[0]) - 1
     # points beyond the reference, of negative quality, dominate nothing
-    return float(moocore.hypervolume(plane, ref=(1.0, 0.0), maximise=(False, True)))
+    reference, up = (*[1.0] * n_costs, 0.0), (*[False] * n_costs, True)
+    return float(moocore.hypervolume(places, ref=reference, maximise=up))
+
+
+def place(name: CostName, value: float, worst: float) -> float:
+    """Where a cost stands on its axis, 1 being the worst."""
+    end = COSTS[name].scaled(worst)
+    return COSTS[name].scaled(value) / end if end else 0.0
 
 
 def mean_quality(replicates: Sequence[Record], metric: str) -> tuple[float, float]:
@@ -300,24 +330,52 @@ def _point_of(replicates: list[Record], metric: str) -> Point:
     )
 
 
-def _non_dominated(candidates: list[Point]) -> list[Point]:
-    """Sorted by parameters, a point stays if it is better than all cheaper ones."""
-    front: list[Point] = []
-    for point in sorted(candidates, key=lambda p: (p.trainable_params, -p.quality, p.trial)):
-        if not front or point.quality > front[-1].quality:
-            front.append(point)
-    return front
+def _worst(
+    candidates: Sequence[Point], max_params: int, costs: Mapping[CostName, float | None]
+) -> dict[CostName, float]:
+    """Where the axis of each cost ends: at its budget, or else at the costliest trial."""
+    limits = {**costs} | ({PARAMS: float(max_params)} if PARAMS in costs else {})
+    return {
+        name: max((cost_of(point, name) for point in candidates), default=0.0)
+        if limit is None
+        else limit
+        for name, limit in limits.items()
+    }
 
 
-def _recommended(points: Sequence[Point]) -> int | None:
+def _non_dominated(candidates: list[Point], names: Sequence[CostName]) -> list[Point]:
+    """The points that no other one beats; of equal ones the first trial. Sorted by cost."""
+    if not candidates:
+        return []
+    import moocore  # noqa: PLC0415 - as above
+
+    places = {p.trial: (*(cost_of(p, name) for name in names), -p.quality) for p in candidates}
+    in_order = sorted(candidates, key=lambda point: (places[point.trial], point.trial))
+    keep = moocore.is_nondominated([places[point.trial] for point in in_order])
+    return [point for point, is_kept in zip(in_order, keep, strict=True) if is_kept]
+
+
+def _recommended(points: Sequence[Point], worst: Mapping[CostName, float]) -> int | None:
     if not points:
         return None
-    best = points[-1]
-    return next(point.trial for point in points if point.quality >= best.quality - best.stderr)
+    best = max(points, key=lambda point: point.quality)
+    near = [point for point in points if point.quality >= best.quality - best.stderr]
+    return min(near, key=lambda point: statistics.fmean(_costs(point, worst))).trial
 
 
-def _cost(trainable_params: int, max_params: int) -> float:
-    return math.log1p(trainable_params) / math.log1p(max_params) if max_params else 0.0
+def _costs(point: Point, worst: Mapping[CostName, float]) -> tuple[float, ...]:
+    """The costs of a point on their axes."""
+    return tuple(place(name, cost_of(point, name), end) for name, end in worst.items())
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """Values moved and stretched to reach from 0 to 1; zeros if they are all equal."""
+    least, most = min(values), max(values)
+    return [(value - least) / (most - least) if most > least else 0.0 for value in values]
+
+
+def _point_to_dict(point: Point) -> dict[str, Any]:
+    return {**asdict(point), "objectives": objectives_to_dict(point.objectives)}
 
 
 def _point_from_dict(data: dict[str, Any]) -> Point:
@@ -326,19 +384,17 @@ def _point_from_dict(data: dict[str, Any]) -> Point:
 
 
 def _problems(data: Any) -> list[str]:
-    problems = _check_fields(data, "")
+    has_costs = isinstance(data, dict) and data.get("version") == FRONT_VERSION_COSTS
+    problems = checks.fields(_FIELDS | (_WORST if has_costs else {}))(data, "")
     if problems:
         return problems
     points = data["points"]
-    for i, (one, two) in enumerate(pairwise(points), 1):
-        problems += [
-            f"points[{i}].{key} is {two[key]}, allowed: more than {one[key]}, that of the point "
-            "before"
-            for key in ("trainable_params", "quality")
-            if two[key] <= one[key]
-        ]
+    if has_costs:
+        problems += _cost_problems(points, data["worst"])
+    else:
+        problems += _order_problems(points)
     budget = data["reference"]["trainable_params"]
-    if points and points[-1]["trainable_params"] > budget:
+    if any(point["trainable_params"] > budget for point in points):
         problems.append(f"points exceed reference.trainable_params, {budget}")
     trials = [point["trial"] for point in points]
     if len(set(trials)) < len(trials):
@@ -348,29 +404,48 @@ def _problems(data: Any) -> list[str]:
     return problems
 
 
-_check_fields = checks.fields(
-    {
-        "version": checks.one_of(FRONT_VERSION),
-        "metric": checks.TEXT,
-        "direction": checks.one_of(*get_args(Direction)),
-        "points": checks.list_of(
-            checks.fields(
-                {
-                    "trial": checks.COUNT,
-                    "quality": checks.NUMBER,
-                    "stderr": checks.NUMBER_FROM_0,
-                    "trainable_params": checks.COUNT,
-                    "fraction": checks.NUMBER_FROM_0,
-                    "objectives": check_objectives,
-                    "genotype": checks.PLAIN_OBJECT,
-                    "summary": checks.TEXT,
-                },
-            ),
+def _order_problems(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"points[{i}].{key} is {two[key]}, allowed: more than {one[key]}, that of the point before"
+        for i, (one, two) in enumerate(pairwise(points), 1)
+        for key in ("trainable_params", "quality")
+        if two[key] <= one[key]
+    ]
+
+
+def _cost_problems(points: Sequence[Mapping[str, Any]], worst: Mapping[str, float]) -> list[str]:
+    if unknown := [name for name in worst if name not in COSTS]:
+        return [f"worst names {unknown[0]}, allowed: {', '.join(COSTS)}"]
+    return [
+        f"points[{i}].objectives has no {name}, which worst names"
+        for i, point in enumerate(points)
+        for name in worst
+        if name != PARAMS and name not in point["objectives"]
+    ] + ([] if worst else ["worst names no cost"])
+
+
+_WORST = {"worst": checks.named(checks.NUMBER_FROM_0)}
+_FIELDS = {
+    "version": checks.one_of(FRONT_VERSION, FRONT_VERSION_COSTS),
+    "metric": checks.TEXT,
+    "direction": checks.one_of(*get_args(Direction)),
+    "points": checks.list_of(
+        checks.fields(
+            {
+                "trial": checks.COUNT,
+                "quality": checks.NUMBER,
+                "stderr": checks.NUMBER_FROM_0,
+                "trainable_params": checks.COUNT,
+                "fraction": checks.NUMBER_FROM_0,
+                "objectives": check_objectives,
+                "genotype": checks.PLAIN_OBJECT,
+                "summary": checks.TEXT,
+            },
         ),
-        "hypervolume": checks.NUMBER_FROM_0,
-        "reference": checks.fields(
-            {"quality": checks.NUMBER, "trainable_params": checks.COUNT},
-        ),
-        "recommended": checks.optional(checks.COUNT),
-    },
-)
+    ),
+    "hypervolume": checks.NUMBER_FROM_0,
+    "reference": checks.fields(
+        {"quality": checks.NUMBER, "trainable_params": checks.COUNT},
+    ),
+    "recommended": checks.optional(checks.COUNT),
+}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ that this training has left out, where they are few. See `selection.py`."""
 
 State = Literal["complete", "failed"]
 FailureKind = Literal["nan", "diverged", "out_of_memory", "crash", "timeout", "error"]
+How = Literal["predicted", "measured"]
 
 _UTC = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|\+00:00)")
 _PATH = r"(?!\.{1,2}(/|$))[^/\\:\x00-\x1f]+(/(?!\.{1,2}(/|$))[^/\\:\x00-\x1f]+)*"
@@ -44,11 +46,14 @@ class Objective:
         value: the measurement.
         unit: what it is counted in, "ms" for example.
         stderr: its standard error; None for what is known exactly or was measured once.
+        how: "predicted" by the study's cost model, or "measured" with nothing beside it; None for
+            what is exact, and for a metric.
     """
 
     value: float
     unit: str
     stderr: float | None
+    how: How | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, keys in the order of the fields."""
         data = {**asdict(self), "cohort": list(self.cohort)}
+        data["objectives"] = objectives_to_dict(self.objectives)
         if self.version == RECORD_VERSION:
             data = {key: data[key] for key in data if key not in _MORE or data[key] is not None}
         if self.row_scores is None:
@@ -181,6 +187,15 @@ class Record:
         record = object.__new__(cls)  # checked above; checking again would double the time
         record.__dict__.update(dict.fromkeys(cls.__dataclass_fields__) | values)
         return record
+
+
+def objectives_to_dict(objectives: Mapping[str, Objective]) -> dict[str, dict[str, Any]]:
+    """Plain JSON values; `how` only where it says something."""
+    plain = {name: asdict(item) for name, item in objectives.items()}
+    return {
+        name: {key: value for key, value in item.items() if key != "how" or value is not None}
+        for name, item in plain.items()
+    }
 
 
 def write_record(folder: Path, record: Record) -> Path:
@@ -300,15 +315,20 @@ _METRIC = checks.fields({"value": checks.NUMBER, "stderr": checks.NUMBER_FROM_0}
 _FAILURE = checks.fields(
     {"kind": checks.one_of(*get_args(FailureKind)), "message": checks.TEXT},
 )
-check_objectives = checks.named(
-    checks.fields(
-        {
-            "value": checks.NUMBER,
-            "unit": checks.TEXT,
-            "stderr": checks.optional(checks.NUMBER_FROM_0),
-        },
-    ),
-)
+_OBJECTIVE = {
+    "value": checks.NUMBER,
+    "unit": checks.TEXT,
+    "stderr": checks.optional(checks.NUMBER_FROM_0),
+}
+_EXACT = checks.fields(_OBJECTIVE)
+_TOLD_HOW = checks.fields(_OBJECTIVE | {"how": checks.one_of(*get_args(How))})
+
+
+def _check_objective(value: Any, at: str) -> list[str]:
+    return (_TOLD_HOW if isinstance(value, dict) and "how" in value else _EXACT)(value, at)
+
+
+check_objectives = checks.named(_check_objective)
 _FIELDS = {
     "version": checks.one_of(RECORD_VERSION, RECORD_VERSION_STORED),
     "trial": checks.COUNT,

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 from record_factory import make_failure, make_record
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.front import Front, front_of, hypervolume, read_front, write_front
+from autopeft.front import Front, front_of, hypervolume, place, read_front, write_front
+from autopeft.objectives import PARAMS, cost_of, objective
 from autopeft.records import Metric
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "schema" / "front.schema.json"
@@ -287,6 +288,140 @@ def test_recommended_is_the_cheapest_within_one_standard_error_of_the_best(stder
     assert front(records).recommended == expected
 
 
+NAMES = ("trainable_params", "adapter_bytes", "latency_ms", "peak_memory_bytes")
+
+
+@st.composite
+def costly_studies(draw):
+    """Records with one to three costs, few distinct values of each; and the costs' names."""
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
+    records = []
+    for trial in range(draw(st.integers(0, 9))):
+        params = draw(sizes)
+        costs = {name: draw(st.sampled_from([0.0, 1.0, 3.0, 8.0])) for name in NAMES[1:]}
+        objectives = {name: objective(name, value) for name, value in costs.items()}
+        records.append(measured(trial, draw(qualities), params, objectives=objectives))
+    return records, dict.fromkeys(names)
+
+
+def costly_front(records, costs):
+    return front_of(records, "accuracy", "maximize", BUDGET, lambda _: "words", costs)
+
+
+def losses(record, names):
+    costs = (record.trainable_params if n == PARAMS else record.objectives[n].value for n in names)
+    return (*costs, -quality_of(record))
+
+
+@given(costly_studies())
+def test_with_several_costs_the_front_is_what_nothing_beats_in_all_of_them(study):
+    records, names = study
+    fitting = {r.trial: losses(r, names) for r in records if r.trainable_params <= BUDGET}
+
+    def beats_it(other, trial):
+        pairs = list(zip(fitting[other], fitting[trial], strict=True))
+        return all(a <= b for a, b in pairs) and (any(a < b for a, b in pairs) or other < trial)
+
+    unbeaten = [t for t in fitting if not any(beats_it(other, t) for other in fitting)]
+    points = costly_front(records, names).points
+    assert sorted(point.trial for point in points) == unbeaten
+    assert [fitting[point.trial] for point in points] == sorted(map(fitting.get, unbeaten))
+
+
+@given(costly_studies(), st.data())
+def test_with_several_costs_the_order_of_records_changes_nothing(study, data):
+    records, names = study
+    assert costly_front(data.draw(st.permutations(records)), names) == costly_front(records, names)
+
+
+@given(costly_studies())
+def test_hypervolume_is_counted_cell_by_cell_with_several_costs_too(study):
+    records, names = study
+    result = costly_front(records, names)
+    worst = result.worst
+    places = [
+        (*(place(n, cost_of(point, n), worst[n]) for n in worst), max(point.quality, 0.0))
+        for point in result.points
+    ]
+    corner = (*[1.0] * len(worst), 0.0)
+    *axes, heights = [sorted({*axis}) for axis in zip(*places, corner, strict=True)]
+    total = 0.0
+    for cell in product(*(pairwise(axis) for axis in (*axes, heights))):
+        *costs, (_, top) = cell
+        inside = any(
+            all(a <= left for a, (left, _) in zip(one, costs, strict=False)) and one[-1] >= top
+            for one in places
+        )
+        total += inside * math.prod(right - left for left, right in cell)
+    assert result.hypervolume == pytest.approx(total, abs=1e-12)
+
+
+@given(costly_studies())
+def test_recommended_and_knee_follow_from_the_places_on_the_axes(study):
+    records, names = study
+    result = costly_front(records, names)
+    if not result.points:
+        assert (result.recommended, result.knee) == (None, None)
+        return
+    best = max(point.quality for point in result.points)  # its standard error is 0
+    chosen = next(p for p in result.points if p.trial == result.recommended)
+    assert chosen.quality == best
+    means = {
+        p.trial: sum(place(n, cost_of(p, n), end) for n, end in result.worst.items())
+        for p in result.points
+    }
+    assert means[chosen.trial] == min(means[p.trial] for p in result.points if p.quality == best)
+    assert result.knee in means
+
+
+def test_knee_with_several_costs_by_hand():
+    records = [
+        measured(0, 0.2, 0, objectives={"latency_ms": objective("latency_ms", 1.0)}),
+        measured(1, 0.7, 9, objectives={"latency_ms": objective("latency_ms", 9.0)}),
+        measured(2, 0.6, 99, objectives={"latency_ms": objective("latency_ms", 1.0)}),
+        measured(3, 0.8, 999, objectives={"latency_ms": objective("latency_ms", 9.0)}),
+    ]
+    # above the line by 0, 5/6 - (1/3 + 1) / 2, 4/6 - (2/3 + 0) / 2, 0
+    assert costly_front(records, dict.fromkeys(("trainable_params", "latency_ms"))).knee == 2
+    assert costly_front(records, {"trainable_params": None}).knee == 1
+
+
+@given(costly_studies())
+def test_front_of_several_costs_survives_json_and_fits_the_schema(study):
+    records, names = study
+    result = costly_front(records, names)
+    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    validator().validate(data)
+    assert data["version"] == (1 if list(names) == [PARAMS] else 2)
+    assert Front.from_dict(data) == result
+
+
+def test_a_budget_is_where_the_axis_of_its_cost_ends():
+    points = [measured(0, 0.5, 10, objectives={"latency_ms": objective("latency_ms", 2.0)})]
+    assert costly_front(points, {"latency_ms": None}).hypervolume == 0
+    assert costly_front(points, {"latency_ms": 8.0}).hypervolume == pytest.approx(0.75 * 0.5)
+
+
+def test_missing_cost_is_named():
+    with pytest.raises(DataError, match="trial 0 has no step_ms, it has: trainable_params, lat"):
+        costly_front(study((0.5, 10)), {"step_ms": None})
+
+
+@pytest.mark.parametrize(
+    ("worst", "message"),
+    [
+        ({}, "worst names no cost"),
+        ({"speed": 1.0}, "worst names speed, allowed: trainable_params"),
+        ({"step_ms": 1.0}, r"points\[0\].objectives has no step_ms"),
+        ({"latency_ms": -1.0}, "worst.latency_ms is -1.0"),
+    ],
+)
+def test_wrong_costs_of_a_front_are_refused(worst, message):
+    data = example().to_dict() | {"version": 2, "worst": worst}
+    with pytest.raises(ConfigError, match=message):
+        Front.from_dict(data)
+
+
 def example():
     return front(
         [measured(0, 0.5, 0), measured(1, 0.8, 10, stderr=0.01), measured(2, 0.9, 500, stderr=0.2)]
@@ -340,7 +475,7 @@ def changed(key, value):
 @pytest.mark.parametrize(
     ("key", "value", "in_schema"),
     [
-        ("version", 2, True),
+        ("version", 3, True),
         ("metric", "", True),
         ("direction", "minimize", True),
         ("points", {}, True),

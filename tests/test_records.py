@@ -42,7 +42,15 @@ plain = st.recursive(
 )
 metrics = st.dictionaries(texts, st.builds(Metric, finite, from_0), min_size=1, max_size=3)
 objectives = st.dictionaries(
-    texts, st.builds(Objective, finite, texts, st.none() | from_0), max_size=3
+    texts,
+    st.builds(
+        Objective,
+        finite,
+        texts,
+        st.none() | from_0,
+        st.sampled_from([None, "predicted", "measured"]),
+    ),
+    max_size=3,
 )
 common = {
     "trial": counts,
@@ -124,6 +132,8 @@ MALFORMED = [
     ("objectives.latency_ms.stderr", -1, True),
     ("objectives.latency_ms.stderr", "0", True),
     ("objectives.latency_ms.extra", 1, True),
+    ("objectives.latency_ms.how", None, True),
+    ("objectives.latency_ms.how", "guessed", True),
     ("trainable_params", 1.5, True),
     ("fraction", -0.1, True),
     ("fraction", True, True),

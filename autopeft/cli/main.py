@@ -68,6 +68,9 @@ def search(
     label: Annotated[str | None, typer.Option(help="Label column.")] = None,
     train_rows: Annotated[int | None, typer.Option(help="Use so many training rows.")] = None,
     metric: Annotated[str | None, typer.Option(help="What to maximise.")] = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Two to four: metric,trainable_params,latency_ms ...")
+    ] = None,
     space: Annotated[str | None, typer.Option(help="A shipped space or a path.")] = None,
     max_params: MaxParamsOption = None,
     max_trained: MaxTrainedOption = None,
@@ -104,6 +107,7 @@ def search(
             ("model",): model,
             ("task",): task,
             ("metric",): metric,
+            ("objectives",): objectives.split(",") if objectives else None,
             ("space",): space,
             ("sampler",): sampler,
             ("rungs",): rungs,

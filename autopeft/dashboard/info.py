@@ -10,8 +10,8 @@ from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
 from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
 from autopeft.files import read_json
-from autopeft.front import Front, hypervolume, read_front
-from autopeft.objectives import PARAMS
+from autopeft.front import Front, place, read_front, volume
+from autopeft.objectives import COSTS, PARAMS, CostName
 from autopeft.records import SELECTION, Record
 from autopeft.selection import Selection
 from autopeft.space.shape import ModelShape
@@ -174,7 +174,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         trials=trials,
         front=frontier,
         costs=costs_of(trials, records, frontier, max_params),
-        growth=growth_of(records, trials, max_params),
+        growth=growth_of(records, trials, max_params, front.worst if front else None),
         jobs=jobs_of(records),
         selection=selection,
         verdict=verdict_of(
@@ -210,7 +210,10 @@ def front_info(
     )
 
 
-_LABELS = {PARAMS: ("trainable parameters", ""), SECONDS: ("training time", "s")}
+_LABELS = {str(name): (kind.label, kind.unit) for name, kind in COSTS.items()} | {
+    PARAMS: (COSTS[PARAMS].label, ""),
+    SECONDS: ("training time", "s"),
+}
 
 
 def costs_of(
@@ -260,11 +263,20 @@ def _non_dominated(trials: Sequence[TrialInfo], cost: str) -> tuple[int, ...]:
 
 
 def growth_of(
-    records: Sequence[Record], trials: Sequence[TrialInfo], max_params: int | None
+    records: Sequence[Record],
+    trials: Sequence[TrialInfo],
+    max_params: int | None,
+    worst: Mapping[CostName, float] | None = None,
 ) -> tuple[tuple[float, float], ...]:
     """Hypervolume against training time spent, as trials ended.
 
     A trial counts from its last record on, with its quality at the end of the study.
+
+    Args:
+        records: of the study.
+        trials: of the study.
+        max_params: the budget; nothing is told without one.
+        worst: where the axis of each cost ends; of `trainable_params` alone if None.
     """
     if max_params is None:
         return ()
@@ -273,18 +285,25 @@ def growth_of(
     ordered = sorted(searched, key=lambda r: (r.started, r.key))
     last = {record.trial: record for record in ordered}
     spent, steps = 0.0, [(0.0, 0.0)]
-    values: list[tuple[int, float]] = []
+    ends = worst or {PARAMS: float(max_params)}
+    values: list[tuple[float, ...]] = []
     for record in ordered:
         spent += record.seconds
         trial = by_trial[record.trial]
         if last[record.trial] is not record or trial.quality is None or trial.params > max_params:
             continue
-        point = (trial.params, trial.quality)
-        if any(params <= point[0] and quality >= point[1] for params, quality in values):
+        costs = [place(name, trial.costs[name], end) for name, end in ends.items()]
+        point = (*costs, -trial.quality)
+        if any(_covers(value, point) for value in values):
             continue
-        values = [v for v in values if not (point[0] <= v[0] and point[1] >= v[1])] + [point]
-        steps.append((spent, hypervolume(values, max_params)))
+        values = [value for value in values if not _covers(point, value)] + [point]
+        steps.append((spent, volume([(*costs, -loss) for *costs, loss in values])))
     return (*steps, (spent, steps[-1][1])) if ordered else ()
+
+
+def _covers(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether it is at least as good in everything."""
+    return all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def jobs_of(records: Sequence[Record]) -> tuple[Job, ...]:

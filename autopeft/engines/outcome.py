@@ -3,13 +3,13 @@
 A cohort that fails is split until the guilty trial is alone; the others are trained again.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.engines.work import Facts
-from autopeft.objectives import objectives_of
+from autopeft.objectives import PARAMS, TRAINED, CostName, exact_costs, objectives_of
 from autopeft.records import RECORD_VERSION, RECORD_VERSION_STORED, Failure, Metric, Record
 from autopeft.row_scores import RowScores
 from autopeft.space.genotype import Genotype
@@ -80,6 +80,7 @@ def record_of(
     failure: Failure | None,
     metric: str = "",
     metrics: Mapping[str, Metric] | None = None,
+    wanted: Sequence[CostName] = (PARAMS,),
     head_params: int = 0,
     steps: int = 0,
     split: str = SPLIT,
@@ -100,6 +101,7 @@ def record_of(
         failure: None if it is complete.
         metric: the study's; only of a complete trial.
         metrics: all that were measured; only of a complete trial.
+        wanted: costs that the study optimises.
         head_params: parameters of the head.
         steps: of the optimizer.
         split: the rows that it was scored on.
@@ -107,8 +109,8 @@ def record_of(
         weights: path and SHA-256; only of a complete trial.
         stored: the genotype that the weights are of.
     """
-    params = trial.genotype.count_params(facts.shape)
-    trained = trial.genotype.count_trained(facts.shape)
+    costs = exact_costs(trial.genotype, facts.shape)
+    params, trained = (int(costs[name]) for name in (PARAMS, TRAINED))
     becomes = any(op.stored is not op for op in trial.genotype.ops)
     found = {} if failure or metrics is None else dict(metrics)
     return Record(
@@ -121,7 +123,7 @@ def record_of(
         hash=trial.genotype.hash,
         seed=trial.seed,
         metrics=found,
-        objectives=objectives_of(metric, found, params) if found else {},
+        objectives=objectives_of(metric, found, costs, wanted) if found else {},
         trainable_params=params,
         fraction=params / facts.backbone_params,
         head_params=head_params,

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from autopeft.model.computing import Precision
+from autopeft.objectives import PARAMS, CostName
 from autopeft.space.shape import ModelShape
 from autopeft.space.spec import Strict
 from autopeft.tasks.spec import DataSpec, Kind
@@ -17,6 +18,7 @@ class Work(Strict):
         model: Hub name or absolute path.
         task: the kind of task.
         metric: what the study optimises.
+        costs: what it optimises beside.
         data: where the rows are, in absolute paths.
         training: how trials are trained.
         seed: of the study.
@@ -25,6 +27,7 @@ class Work(Strict):
     model: str
     task: Kind
     metric: str
+    costs: tuple[CostName, ...] = (PARAMS,)
     data: DataSpec
     training: TrainingSpec
     seed: int

@@ -185,6 +185,7 @@ class Workbench:
             failure=failure,
             metric=task.metric,
             metrics={name: Metric(item.value, item.stderr) for name, item in measured.items()},
+            wanted=self._ground.work.costs,
             head_params=result.head_params,
             steps=result.steps,
             split=split,

@@ -7,6 +7,7 @@ from autopeft.engines.engine import Engine
 from autopeft.engines.job import Job, paused_file
 from autopeft.errors import NoFeasibleTrialError, TooManyFailuresError
 from autopeft.front import Front, write_front
+from autopeft.objectives import values_of
 from autopeft.records import SELECTION, UNSEEN, Record, compile_jsonl, write_record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
@@ -17,7 +18,6 @@ from autopeft.study.jobs import read_jobs, write_job
 from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import Manifest
 from autopeft.study.planner import Known, Planner, words
-from autopeft.study.propose import objective_values
 from autopeft.study.rungs import Key, Rungs
 from autopeft.study.select import selection_of
 from autopeft.study.setup import Setup
@@ -171,7 +171,7 @@ class Driver:
         if quality is None:
             self.ledger.fail(record.trial)
         elif record.rung == self._rungs.top:
-            self.ledger.complete(record.trial, objective_values(quality, record.trainable_params))
+            self.ledger.complete(record.trial, values_of(quality, self._planner.costs_of(record)))
 
     def _publish(self) -> Front:
         """Write front and compiled records; delete weights that nobody will ask for."""

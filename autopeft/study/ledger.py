@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -21,12 +21,12 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.errors import DataError, DiskFullError
+from autopeft.objectives import directions_of
 from autopeft.space.dimension import Params
 from autopeft.space.search_space import SearchSpace
 from autopeft.study.distributions import distributions_of
 
 STUDY_NAME = "autopeft"
-DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize")
 BUSY_SECONDS = 60
 RETRY_SECONDS = (0.5, 1, 2, 4, 8, 15, 30, 60, 60, 60)
 """Waits while a server restarts."""
@@ -42,17 +42,18 @@ class Ledger:
     Args:
         where: a SQLite file, made if it is not there, or the URL of a PostgreSQL server.
         name: of the study there.
+        n_costs: what it minimises, beside the quality that it maximises.
 
     Raises:
         DataError: it is not a study, cannot be reached, or another driver has it.
     """
 
-    def __init__(self, where: Path | str, name: str = STUDY_NAME) -> None:
+    def __init__(self, where: Path | str, name: str = STUDY_NAME, n_costs: int = 1) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._where = where
         self._holder = _Holder(where, name) if isinstance(where, str) else None
         try:
-            trials = self._again(lambda: self._open_study(name))
+            trials = self._again(lambda: self._open_study(name, n_costs))
         except Exception as error:  # SQLAlchemy and Optuna raise many kinds here
             if self._holder is not None:
                 self._holder.close()
@@ -156,14 +157,14 @@ class Ledger:
             self._pruned.add(number)
         self._tell(number, None, TrialState.PRUNED)
 
-    def _open_study(self, name: str) -> list[FrozenTrial]:
+    def _open_study(self, name: str, n_costs: int) -> list[FrozenTrial]:
         """Open the study, or make it; its trials."""
         with nullcontext() if self._holder is None else self._holder.alone():
             self._storage = _storage(self._where)
             self._study = optuna.create_study(
                 study_name=name,
                 storage=self._storage,
-                directions=DIRECTIONS,
+                directions=directions_of(n_costs),
                 load_if_exists=True,
             )
         return self._study.get_trials(deepcopy=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.front import Front, Point, front_of, points_of
+from autopeft.objectives import CostName, cost_of
 from autopeft.records import Record
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.seed import seed_of
@@ -90,7 +91,7 @@ class Planner:
     def front(self, known: Known) -> Front:
         """The front of the search."""
         metric, most = self._spec.chosen_metric, self._setup.space.max_params
-        return front_of(known.ordered, metric, "maximize", most, words)
+        return front_of(known.ordered, metric, "maximize", most, words, self._setup.costs)
 
     def points(self, known: Known) -> list[Point]:
         """Every usable trial of the search."""
@@ -113,6 +114,10 @@ class Planner:
         if record.state == "failed":
             return None
         return record.metrics[self._spec.chosen_metric].value
+
+    def costs_of(self, record: Record) -> dict[CostName, float]:
+        """The costs that the study optimises, of a trial that did not fail."""
+        return {name: cost_of(record, name) for name in self._spec.costs}
 
     def _new_block(self, known: Known) -> Job | None:
         """The trials that are still missing from the current block."""
@@ -148,12 +153,14 @@ class Planner:
             slot=slot,
             history=history,
             taken=taken,
+            costs=self._spec.costs,
         )
         return replace(proposal, origin=f"lora {proposal.origin}") if lora else proposal
 
     def _measured(self, record: Record) -> Measured:
         genotype = genotype_from_dict(record.genotype)
-        return Measured(genotype, self.quality(record), record.trainable_params)
+        quality = self.quality(record)
+        return Measured(genotype, quality, {} if quality is None else self.costs_of(record))
 
     def _promotion(self, known: Known, fewest: int) -> Job | None:
         """The trials that wait for the highest rung for which so many do."""
@@ -161,7 +168,8 @@ class Planner:
             return None
         records, trials = known.records.values(), known.trials
         total = self._spec.budget.trials if self._affordable(known) else len(trials)
-        waiting = self._rungs.waiting(records, self._spec.chosen_metric, total, known.asked)
+        metric, costs = self._spec.chosen_metric, self._spec.costs
+        waiting = self._rungs.waiting(records, metric, costs, total, known.asked)
         for rung, there in waiting.items():
             payable = self._payable(known, self.costs.of_rung(rung, records))
             some = there[: min(self._cohort, payable)]

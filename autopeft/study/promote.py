@@ -5,12 +5,12 @@ has arrived there, measured or failed; then it is decided, once, and only then. 
 all that it compares, arrivals in any order lead to the same one, and no later arrival takes it
 back. Other brackets go on meanwhile, so no worker waits for a rung to fill.
 
-The number of parameters is the same at every rung. Compared with all others, tiny trials would
-stay non-dominated for ever and take the places: trials are compared with those of like size, in
-`reduction` bins of equal count, and each bin has a share of the places. Of a bin's non-dominated
-trials those that add most to the hypervolume go on (Emmerich, Beume and Naujoks 2005); a dominated
-one never does, even if places are left. Brackets are successive halving (Jamieson and Talwalkar
-2016), except that who does not go on is paused and not stopped.
+The cost of a trial is the same at every rung. Compared with all others, tiny trials would
+stay non-dominated for ever and take the places: trials are compared with those of like cost (the
+first of several), in `reduction` bins of equal count, and each bin has a share of the places. Of a
+bin's non-dominated trials those that add most to the hypervolume go on (Emmerich, Beume and Naujoks
+2005); a dominated one never does, even if places are left. Brackets are successive halving
+(Jamieson and Talwalkar 2016), except that who does not go on is paused and not stopped.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,14 +32,14 @@ class Standing:
     Attributes:
         trial: its number in the study, from 0.
         rung: level of the training budget, from 0.
-        params: parameters by which it is binned.
+        cost: by which it is binned.
         values: of the objectives, smaller is better; None if it failed.
         feasible: it is within every budget; otherwise it never goes on.
     """
 
     trial: int
     rung: int
-    params: int
+    cost: float
     values: tuple[float, ...] | None
     feasible: bool = True
 
@@ -95,7 +95,7 @@ def winners(standings: Iterable[Standing], reduction: int) -> tuple[int, ...]:
     span = np.ptp(values, axis=0)
     scaled = (values - values.min(axis=0)) / np.where(span > 0, span, 1.0)
     best: list[int] = []
-    for members in _bins([s.params for s in usable], reduction):
+    for members in _bins([s.cost for s in usable], reduction):
         places = max(1, len(members) // reduction)
         front = members[moocore.is_nondominated(values[members])]
         added = moocore.hv_contributions(scaled[front], ref=[REFERENCE] * values.shape[1])
@@ -115,10 +115,10 @@ def rung_steps(steps: int, rungs: int, reduction: int) -> tuple[int, ...]:
     return tuple(sorted(levels))
 
 
-def _bins(params: Sequence[int], reduction: int) -> list[NDArray[np.int64]]:
-    """Positions by size, in bins of equal count; those of one size are never parted."""
-    n_bins = max(1, min(reduction, len(params) // reduction))
-    ordered = sorted(params)
+def _bins(costs: Sequence[float], reduction: int) -> list[NDArray[np.int64]]:
+    """Positions by cost, in bins of equal count; those of one cost are never parted."""
+    n_bins = max(1, min(reduction, len(costs) // reduction))
+    ordered = sorted(costs)
     edges = [ordered[len(ordered) * i // n_bins] for i in range(1, n_bins)]
-    where = np.searchsorted(edges, params, side="right")
+    where = np.searchsorted(edges, costs, side="right")
     return [np.flatnonzero(where == i) for i in range(n_bins) if (where == i).any()]

@@ -5,8 +5,7 @@ sampler seeded with (study seed, slot, attempt). So a resumed search cannot prop
 than an uninterrupted one, and no sampler has a state to lose.
 """
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -14,13 +13,13 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import TrialState, create_trial
 
 from autopeft.errors import NoFeasibleTrialError
+from autopeft.objectives import PARAMS, CostName, directions_of, values_of
 from autopeft.space.dimension import Params
 from autopeft.space.encode import encode
 from autopeft.space.genotype import Genotype
 from autopeft.space.search_space import SearchSpace
 from autopeft.space.seed import seed_of
 from autopeft.study.distributions import distributions_of
-from autopeft.study.ledger import DIRECTIONS
 from autopeft.study.spec import SamplerName
 
 ATTEMPTS = 2000
@@ -38,12 +37,12 @@ class Measured:
     Attributes:
         genotype: what was trained.
         quality: the metric; None if the trial failed.
-        params: parameters of its ops, as they are stored.
+        costs: what else the study optimises, of the trial.
     """
 
     genotype: Genotype
     quality: float | None
-    params: int
+    costs: Mapping[CostName, float]
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,6 @@ class Proposal:
     origin: str
 
 
-def objective_values(quality: float, params: int) -> tuple[float, float]:
-    """What Optuna optimises: quality up, the logarithm of the parameters down."""
-    return quality, math.log10(1 + params)
-
-
 def propose(
     space: SearchSpace,
     sampler: SamplerName,
@@ -67,6 +61,7 @@ def propose(
     slot: int,
     history: Sequence[Measured],
     taken: Collection[str],
+    costs: Sequence[CostName] = (PARAMS,),
 ) -> Proposal:
     """Draw the genotype of a slot.
 
@@ -77,6 +72,7 @@ def propose(
         slot: number of the trial to come.
         history: measurements that this slot may know.
         taken: hashes of the genotypes of all earlier slots.
+        costs: what the study optimises beside the quality.
 
     Returns:
         A genotype within the budget, new if the space still has any.
@@ -85,10 +81,10 @@ def propose(
         NoFeasibleTrialError: no draw fitted the budget.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    told = _told(space, history)
+    told, n_costs = _told(space, history), len(costs)
     again: Proposal | None = None
     for attempt in range(ATTEMPTS):
-        params = _ask(space, sampler, seed_of(seed, "slot", str(slot), str(attempt)), told)
+        params = _ask(space, sampler, seed_of(seed, "slot", str(slot), str(attempt)), told, n_costs)
         genotype = space.decode(params)
         if not genotype.ops or not space.admits(genotype):
             continue
@@ -106,21 +102,21 @@ def propose(
     return again
 
 
-_Told = Sequence[tuple[Params, tuple[float, float]]]
+_Told = Sequence[tuple[Params, tuple[float, ...]]]
 
 
 def _told(space: SearchSpace, history: Sequence[Measured]) -> _Told:
     return [
-        (params, objective_values(measured.quality, measured.params))
+        (params, values_of(measured.quality, measured.costs))
         for measured in history
         if measured.quality is not None and (params := encode(space, measured.genotype)) is not None
     ]
 
 
-def _ask(space: SearchSpace, name: SamplerName, seed: int, told: _Told) -> Params:
+def _ask(space: SearchSpace, name: SamplerName, seed: int, told: _Told, n_costs: int) -> Params:
     distributions = distributions_of(space)
     sampler = _sampler(name, seed % 2**32)
-    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+    study = optuna.create_study(directions=directions_of(n_costs), sampler=sampler)
     for i, (params, values) in enumerate(told):
         study.add_trial(
             create_trial(

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from autopeft.objectives import CostName, cost_of, values_of
 from autopeft.records import UNSEEN, Record
 from autopeft.study.promote import Standing, promotions, rung_steps
-from autopeft.study.propose import objective_values
 
 FEWEST_TRIALS = 30
 """A study of fewer trials trains all of them to the end."""
@@ -44,13 +44,19 @@ class Rungs:
         )
 
     def waiting(
-        self, records: Iterable[Record], metric: str, trials: int, asked: Collection[Key]
+        self,
+        records: Iterable[Record],
+        metric: str,
+        costs: Sequence[CostName],
+        trials: int,
+        asked: Collection[Key],
     ) -> dict[int, tuple[int, ...]]:
         """Trials that may train on and that no job has been asked for.
 
         Args:
             records: of the study.
             metric: its quality.
+            costs: what it optimises beside, the one by which trials are binned first.
             trials: of the study in all.
             asked: what jobs have been asked for.
 
@@ -58,7 +64,7 @@ class Rungs:
             By rung, the highest first; rungs for which nobody waits are left out.
         """
         standings = [
-            _standing(record, metric)
+            _standing(record, metric, costs)
             for record in records
             if record.replicate == 0 and record.split not in UNSEEN
         ]
@@ -110,9 +116,9 @@ def next_replicate(
     return None
 
 
-def _standing(record: Record, metric: str) -> Standing:
-    values = None
-    if record.state == "complete":
-        quality, size = objective_values(record.metrics[metric].value, record.trainable_params)
-        values = (-quality, size)
-    return Standing(record.trial, record.rung, record.trainable_params, values)
+def _standing(record: Record, metric: str, names: Sequence[CostName]) -> Standing:
+    if record.state == "failed":
+        return Standing(record.trial, record.rung, 0, None)
+    costs = {name: cost_of(record, name) for name in names}
+    quality, *others = values_of(record.metrics[metric].value, costs)
+    return Standing(record.trial, record.rung, costs[names[0]], (-quality, *others))

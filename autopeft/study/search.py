@@ -71,7 +71,7 @@ def run_search(
         manifest = _manifest(study, setup, engine)
         _write_specs(study, setup, space)
         engine.begin(manifest.decided, out)
-        with closing(_ledger(study, manifest, spec.storage)) as ledger:
+        with closing(_ledger(study, manifest, spec)) as ledger:
             driver = Driver(study, setup, manifest, ledger, engine, watcher or Silent())
             driver.watcher.planned(driver.plan())
             driver.run()
@@ -142,8 +142,11 @@ def _typical(setup: Setup) -> list[Genotype]:
     return together[:1] or with_ops or drawn[:1]
 
 
-def _ledger(study: Study, manifest: Manifest, url: str | None) -> Ledger:
-    return Ledger(study.database) if url is None else Ledger(url, manifest.study)
+def _ledger(study: Study, manifest: Manifest, spec: StudySpec) -> Ledger:
+    n_costs = len(spec.costs)
+    if spec.storage is None:
+        return Ledger(study.database, n_costs=n_costs)
+    return Ledger(spec.storage, manifest.study, n_costs)
 
 
 def _write_specs(study: Study, setup: Setup, space: SpaceSpec) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from autopeft.engines.outcome import SPLIT
 from autopeft.engines.work import Facts
 from autopeft.errors import ConfigError, NoFeasibleTrialError
-from autopeft.objectives import PARAMS
+from autopeft.objectives import METRIC, CostName
 from autopeft.space.bind import bind
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method
@@ -85,7 +85,7 @@ class Setup:
             "split": SPLIT,
             "task": spec.task,
             "metric": spec.chosen_metric,
-            "objectives": {"metric": "maximize", PARAMS: "minimize"},
+            "objectives": {METRIC: "maximize", **dict.fromkeys(spec.costs, "minimize")},
             "max_params": self.space.max_params,
             "max_trained": budget_of(spec, facts.shape).max_trained,
             "training": spec.training.model_dump(mode="json"),
@@ -96,6 +96,11 @@ class Setup:
             "tunes_lora": self.lora is not None,
             "seed": spec.seed,
         }
+
+    @property
+    def costs(self) -> dict[CostName, float | None]:
+        """What the study optimises beside the metric, with budgets of those that have one."""
+        return dict.fromkeys(self.spec.costs)
 
     @property
     def steps(self) -> int:

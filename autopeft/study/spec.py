@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from autopeft.engines.work import Work
 from autopeft.errors import ConfigError
+from autopeft.objectives import COSTS, DEFAULT, CostName, ObjectiveName, ordered
 from autopeft.space import yaml
 from autopeft.space.methods import method
 from autopeft.space.spec import Strict
@@ -59,6 +60,12 @@ def _known_method(name: str) -> str:
     except ConfigError as error:
         raise ValueError(str(error)) from None
     return name
+
+
+def _objectives(names: object) -> object:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError("has to be a list of objectives such as [metric, trainable_params]")
+    return ordered(names)
 
 
 Limit = Annotated[int | str, BeforeValidator(_percent_or_count)]
@@ -127,6 +134,7 @@ class StudySpec(Strict):
     """A study file.
 
     Attributes:
+        objectives: two to four, the metric among them; in the order of `autopeft.objectives`.
         rungs: levels of the training budget, if there are at least 30 trials.
         reduction: about one of so many trials goes on from one rung to the next.
     """
@@ -135,6 +143,7 @@ class StudySpec(Strict):
     task: Kind = "classification"
     data: DataSpec
     metric: str | None = None
+    objectives: Annotated[tuple[ObjectiveName, ...], BeforeValidator(_objectives)] = DEFAULT
     space: str = "unified"
     methods: tuple[Annotated[str, AfterValidator(_known_method)], ...] = DEFAULT_METHODS
     budget: BudgetSpec = BudgetSpec()
@@ -162,12 +171,18 @@ class StudySpec(Strict):
         return self.metric or METRICS[self.task][0]
 
     @property
+    def costs(self) -> tuple[CostName, ...]:
+        """The objectives without the metric."""
+        return tuple(name for name in COSTS if name in self.objectives)
+
+    @property
     def work(self) -> Work:
         """What a worker loads; of a resolved study."""
         return Work(
             model=self.model,
             task=self.task,
             metric=self.chosen_metric,
+            costs=self.costs,
             data=self.data,
             training=self.training,
             seed=self.seed,

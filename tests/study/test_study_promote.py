@@ -25,7 +25,7 @@ def full_rungs(draw, least=1, most=18):
         Standing(
             trial=trial,
             rung=0,
-            params=draw(st.integers(0, 50)),
+            cost=draw(st.integers(0, 50)),
             values=draw(st.one_of(values, values, values, st.none())),
             feasible=draw(st.integers(0, 4)) > 0,
         )
@@ -70,7 +70,7 @@ def test_one_that_dominates_all_goes_on(rung, reduction, data):
         for i in range(n_objectives)
     )
     at = data.draw(st.integers(0, 60))
-    rung = [Standing(2 * s.trial + 1, 0, s.params, s.values, s.feasible) for s in rung]
+    rung = [Standing(2 * s.trial + 1, 0, s.cost, s.values, s.feasible) for s in rung]
     king = Standing(2 * at, 0, data.draw(st.integers(0, 50)), best)
     assert king.trial in winners([*rung, king], reduction)
 
@@ -79,7 +79,7 @@ def test_one_that_dominates_all_goes_on(rung, reduction, data):
 def test_one_that_is_dominated_by_one_of_its_size_does_not(rung, reduction):
     going = set(winners(rung, reduction))
     for loser in usable(rung):
-        peers = [s for s in usable(rung) if s.params == loser.params]
+        peers = [s for s in usable(rung) if s.cost == loser.cost]
         if any(dominates(peer, loser) for peer in peers):
             assert loser.trial not in going
 

@@ -1,6 +1,7 @@
 """A search with rungs and a final selection, whole and interrupted."""
 
 import contextlib
+import math
 import sqlite3
 from collections import Counter
 
@@ -18,7 +19,6 @@ from autopeft.study.jobs import read_jobs
 from autopeft.study.manifest import read_manifest
 from autopeft.study.planner import words
 from autopeft.study.promote import Standing, promotions
-from autopeft.study.propose import objective_values
 from autopeft.study.search import run_search
 
 STEPS = (2, 3, 6)
@@ -60,8 +60,8 @@ def searched(study):
 
 
 def standing(record):
-    quality, size = objective_values(record.metrics["accuracy"].value, record.trainable_params)
-    return Standing(record.trial, record.rung, record.trainable_params, (-quality, size))
+    values = (-record.metrics["accuracy"].value, math.log10(1 + record.trainable_params))
+    return Standing(record.trial, record.rung, record.trainable_params, values)
 
 
 def test_promotions_are_those_of_the_rule(whole):
