@@ -142,9 +142,9 @@ class Planner:
 
     def _propose(self, slot: int, history: Sequence[Measured], taken: Collection[str]) -> Proposal:
         """The genotype of a slot."""
-        if slot < len(self._setup.points):
-            name, genotype = self._setup.points[slot]
-            return Proposal(genotype, f"method {name}")
+        start = self._setup.starts.at(slot)
+        if start is not None and start.genotype.hash not in taken:
+            return Proposal(start.genotype, start.origin)
         lora = self._setup.lora if slot % LORA_EVERY == LORA_EVERY - 1 else None
         proposal = propose(
             lora or self._setup.space,

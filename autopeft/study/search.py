@@ -130,7 +130,7 @@ def _manifest(study: Study, setup: Setup, engine: Engine) -> Manifest:
 
 def _typical(setup: Setup) -> list[Genotype]:
     """Genotypes that say how large cohorts can be; what has no company only if all are so."""
-    with_ops = [genotype for _, genotype in setup.points if genotype.ops]
+    with_ops = [start.genotype for start in setup.starts.first if start.genotype.ops]
     if together := [genotype for genotype in with_ops if not genotype.alone]:
         return together
     seed = setup.spec.seed

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,42 +11,15 @@ from autopeft.engines.work import Facts
 from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.objectives import METRIC, CostName
 from autopeft.space.bind import bind
-from autopeft.space.genotype import Genotype
-from autopeft.space.methods import method
 from autopeft.space.search_space import SearchSpace
-from autopeft.space.shape import ModelShape
 from autopeft.space.shipped import load_space
 from autopeft.space.spec import SpaceSpec
-from autopeft.study.spec import StudySpec, limit
+from autopeft.study.limits import Budget, budget_of
+from autopeft.study.spec import StudySpec
+from autopeft.study.starting import Starts, starts_of
 
 LORA = "lora"
 """The shipped space in which the LoRA of the final selection is tuned."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The limits on parameters, of a model.
-
-    Attributes:
-        max_params: of the ops as they are stored.
-        max_trained: of the ops while they are trained, if that is limited.
-    """
-
-    max_params: int
-    max_trained: int | None
-
-    def __str__(self) -> str:
-        trained = "" if self.max_trained is None else f", {self.max_trained:,} of them trained"
-        return f"{self.max_params:,}{trained}"
-
-
-def budget_of(spec: StudySpec, shape: ModelShape) -> Budget:
-    """The limits of a study in parameters."""
-    most, trained = spec.budget.max_params, spec.budget.max_trained
-    return Budget(
-        limit(most, shape.backbone_params),
-        None if trained is None else limit(trained, shape.backbone_params),
-    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +29,7 @@ class Setup:
     Attributes:
         spec: the study file, resolved.
         space: bound to model and budget.
-        points: the named methods that are tried first, with their names.
+        starts: what is tried beside the proposals of the sampler.
         facts: of model and data.
         notes: what the user has to be told.
         lora: where the LoRA is tuned that the final selection compares with; None if there is no
@@ -66,7 +38,7 @@ class Setup:
 
     spec: StudySpec
     space: SearchSpace
-    points: tuple[tuple[str, Genotype], ...]
+    starts: Starts
     facts: Facts
     notes: tuple[str, ...]
     lora: SearchSpace | None = None
@@ -118,10 +90,10 @@ def set_up(spec: StudySpec, space: SpaceSpec, facts: Facts) -> Setup:
     """
     budget = budget_of(spec, facts.shape)
     bound = bind(space, facts.shape, budget.max_params, budget.max_trained)
-    points, left_out = starting_points(facts.shape, budget, spec.methods)
-    notes = (*facts.notes, *bound.notes, *left_out)
+    starts, left_out = starts_of(facts.shape, budget, spec.methods)
+    notes = (*facts.notes, *bound.notes, *left_out, *starts.notes)
     lora = _lora(spec, facts, budget) if space.name != LORA else None
-    return Setup(spec, bound, tuple(points), facts, notes, lora)
+    return Setup(spec, bound, starts, facts, notes, lora)
 
 
 def _lora(spec: StudySpec, facts: Facts, budget: Budget) -> SearchSpace | None:
@@ -131,34 +103,6 @@ def _lora(spec: StudySpec, facts: Facts, budget: Budget) -> SearchSpace | None:
         return bind(load_space(LORA), facts.shape, budget.max_params, budget.max_trained)
     except (ConfigError, NoFeasibleTrialError):  # then LoRA is no alternative that one could have
         return None
-
-
-def starting_points(
-    shape: ModelShape, budget: Budget, names: Sequence[str]
-) -> tuple[list[tuple[str, Genotype]], list[str]]:
-    """The named methods at the largest size that fits the budget, and notes on those left out."""
-    found: list[tuple[str, Genotype]] = []
-    notes = []
-    for name in names:
-        if reason := method(name).misfit(shape):
-            notes.append(f"method {name} is left out: {reason}")
-            continue
-        genotype = method(name).largest(shape, budget.max_params, budget.max_trained)
-        if genotype is None:
-            least = method(name).smallest(shape)
-            notes.append(
-                f"method {name} is left out: at its smallest it has {counts_of(least, shape)}, "
-                f"the budget is {budget}"
-            )
-        elif genotype.hash not in {other.hash for _, other in found}:
-            found.append((name, genotype))
-    return found, notes
-
-
-def counts_of(genotype: Genotype, shape: ModelShape) -> str:
-    """The parameters of a genotype in words, those trained where they differ."""
-    stored, trained = genotype.count_params(shape), genotype.count_trained(shape)
-    return f"{stored:,} parameters" + (f", {trained:,} while training" if trained > stored else "")
 
 
 def read_space(spec: StudySpec, base: Path, folder: Path) -> SpaceSpec:

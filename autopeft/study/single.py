@@ -11,7 +11,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.search_space import within
 from autopeft.space.seed import seed_of
 from autopeft.study.folder import check_new
-from autopeft.study.setup import budget_of, counts_of
+from autopeft.study.limits import budget_of, counts_of
 from autopeft.study.spec import StudySpec
 
 

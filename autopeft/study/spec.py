@@ -17,7 +17,7 @@ from autopeft.tasks.spec import METRICS, DataSpec, Kind
 from autopeft.training.spec import TrainingSpec
 
 DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit", "ia3")
-"""Tried first, at the largest of their sizes that fits the budget."""
+"""Tried first at the largest of their sizes that fits the budget, later at smaller ones, too."""
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")

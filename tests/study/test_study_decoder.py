@@ -8,9 +8,10 @@ from study_factory import N_LAYERS, save_checkpoint
 from transformers import LlamaConfig, LlamaModel
 
 from autopeft.model.backbone import load_backbone
+from autopeft.study.limits import budget_of
 from autopeft.study.prepare import prepare
 from autopeft.study.search import run_search
-from autopeft.study.setup import budget_of, starting_points
+from autopeft.study.starting import starts_of
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def test_what_the_decoder_lacks_is_told(decoder, spec_of, tmp_path):
     spec = spec_of(model=str(decoder))
     shape = prepare(spec, tmp_path).backbone.shape
     budget = budget_of(spec, shape)
-    found, notes = starting_points(shape, budget, ["lora", "pfeiffer", "mam"])
-    assert [name for name, _ in found] == ["lora", "mam"]
+    starts, notes = starts_of(shape, budget, ["lora", "pfeiffer", "mam"])
+    assert [start.origin for start in starts.first] == ["method lora", "method mam"]
     assert notes == ["method pfeiffer is left out: the model has no tap ffn_norm"]
 
 
