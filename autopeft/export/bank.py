@@ -22,7 +22,7 @@ from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import HeadOps, put_ops, use_attention
 from autopeft.model.backbone import Backbone
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
-from autopeft.model.inject import LayerOps
+from autopeft.model.layer_ops import LayerOps
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.prefix import Prefix
 from autopeft.space.taps import ORDER, QUERIES, Tap

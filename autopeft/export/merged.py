@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.inject import Injection, LayerOps
+from autopeft.model.inject import Injection
+from autopeft.model.layer_ops import LayerOps
 from autopeft.ops.affine import Affine
 from autopeft.ops.bottleneck import Bottleneck
 from autopeft.ops.point import Point

@@ -1,0 +1,99 @@
+"""The hooks by which ops act in a model.
+
+Plain functions, of which partials are registered: a closure would point at the old module after a
+deepcopy.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.model.attention import check_called
+from autopeft.model.layer_ops import LayerOps
+from autopeft.ops.gate import Tokens
+from autopeft.ops.point import Part
+from autopeft.space.taps import Tap
+
+KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm, Conv1D)
+"""Modules whose backward pass does not read what they put out."""
+
+
+def repeat_hook(
+    n_trials: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Let every trial have rows of its own from the first layer on."""
+
+    def repeated(value: Any) -> Any:
+        return torch.cat([value] * n_trials) if isinstance(value, Tensor) else value
+
+    return tuple(map(repeated, args)), {name: repeated(value) for name, value in kwargs.items()}
+
+
+def in_hook(
+    layer: LayerOps, tap: Tap, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """At the input of a module."""
+    if args:
+        return (layer.pass_tap(tap, args[0], fresh=False), *args[1:]), kwargs
+    state = layer.pass_tap(tap, kwargs["hidden_states"], fresh=False)
+    return args, kwargs | {"hidden_states": state}
+
+
+def out_hook(layer: LayerOps, tap: Tap, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+    """At the output of a module."""
+    if layer.block is not None:
+        return layer.pass_positions(tap, args[0], out)
+    fresh = isinstance(module, KEEPS_NO_OUTPUT)
+    if isinstance(out, tuple):
+        return (layer.pass_tap(tap, out[0], fresh=fresh), *out[1:])
+    return layer.pass_tap(tap, out, fresh=fresh)
+
+
+def parts_hook(
+    layer: LayerOps, parts: Mapping[Tap, Part], _: nn.Module, __: tuple[Any, ...], out: Tensor
+) -> Tensor:
+    """At an output of which each tap is a part, as of query, key and value from one module."""
+    pieces = list(out.chunk(next(iter(parts.values())).of, -1))
+    for tap, part in parts.items():
+        # A copy: the bits of a product depend on strides, and those on the company.
+        own = pieces[part.index].clone(memory_format=torch.contiguous_format)
+        pieces[part.index] = layer.pass_tap(tap, own, fresh=True)
+    return torch.cat(pieces, -1)
+
+
+def norm_hook(layer: LayerOps, tap: Tap, norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Before a LayerNorm through which ops read."""
+    return (layer.pass_norm(tap, norm, args[0]), *args[1:])
+
+
+def called_hook(
+    calls: Mapping[str, int], model_type: str, _: nn.Module, __: tuple[Any, ...], ___: Any
+) -> None:
+    """After the model: its attention must have called the ops inside of it."""
+    check_called(calls, model_type)
+
+
+def first_token_hook(
+    layer: LayerOps | None, place: int, _: nn.Module, args: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Go on with the token at one place alone."""
+    if layer is not None:
+        layer.keep_first_token(place)
+    return (args[0][:, place : place + 1], *args[1:])
+
+
+def tokens_hook(
+    tokens: Tokens, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Tell gates which tokens are real."""
+    given = inspect.signature(base.forward).bind_partial(*args, **kwargs).arguments
+    read = given.get("input_ids")
+    like = given["inputs_embeds"][..., 0] if read is None else read
+    past, mask = given.get("past_key_values"), given.get("attention_mask")
+    tokens.real = (torch.ones_like(like) if mask is None else mask).float()
+    if past is not None and past.get_seq_length():
+        tokens.real = None

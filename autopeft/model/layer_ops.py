@@ -1,0 +1,135 @@
+"""The ops of one layer: what they read, what they write, and in which order."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from autopeft.ops.base import StackedOp
+from autopeft.ops.build import Group
+from autopeft.ops.prefix import Prefix
+from autopeft.ops.prompt import Prompt
+from autopeft.ops.rows import Act, Blocks, change
+from autopeft.space.forms import Form
+from autopeft.space.taps import ORDER, QUERIES, THROUGH_NORM, Tap
+
+
+class LayerOps(nn.Module):
+    """The ops of one layer, and the states that they read before they write.
+
+    Args:
+        ops: by group.
+        n_blocks: blocks of rows that the layer computes.
+    """
+
+    def __init__(self, ops: Mapping[Group, StackedOp], n_blocks: int) -> None:
+        super().__init__()
+        self.n_blocks = n_blocks
+        self.block: int | None = None
+        self._positions: dict[Tap, tuple[Tensor, ...]] = {}
+        self.stacks = nn.ModuleDict({_key(group): op for group, op in ops.items()})
+        self.writes: dict[Tap, list[tuple[Tap, StackedOp]]] = {}
+        self.through: dict[Tap, list[StackedOp]] = {}
+        self.inside: dict[Tap, list[StackedOp]] = {}
+        self.prompt: Prompt | None = None
+        for group in sorted(ops, key=_rank):
+            if isinstance(prompt := ops[group], Prompt):
+                self.prompt = prompt
+            elif THROUGH_NORM.get(group.read) == group.write:
+                self.through.setdefault(group.read, []).append(ops[group])
+            elif group.write in QUERIES:
+                self.inside.setdefault(group.write, []).append(ops[group])
+            else:
+                self.writes.setdefault(group.write, []).append((group.read, ops[group]))
+        self.looking = [op for op in ops.values() if isinstance(op, Prefix) and op.gate is not None]
+        self._seen: dict[Tap, Blocks] = {}
+        self._last_use = {
+            read: write for write in Tap for read, _ in self.writes.get(write, []) if read != write
+        }
+
+    @property
+    def taps(self) -> set[Tap]:
+        """Where this layer has to be hooked."""
+        looked_at = {Tap.ATTN_IN} if self.looking else set()
+        return set(self.writes) | set(self._last_use) | looked_at
+
+    @property
+    def needs_all_tokens(self) -> bool:
+        """Whether an op behind attention reads more than its own token."""
+        behind = [op for tap, some in self.writes.items() for _, op in some if _is_behind(tap)]
+        behind += [op for tap, some in self.through.items() for op in some if _is_behind(tap)]
+        return any(op.gate is not None for op in behind)
+
+    def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:
+        """Apply what is written at a tap and keep what will be read from it.
+
+        Args:
+            tap: where.
+            state: rows of all blocks.
+            fresh: nobody else has the state.
+        """
+        if tap in self.writes:
+            acts = [
+                Act(op, None if read == tap else self._seen[read].take(op.blocks))
+                for read, op in self.writes[tap]
+            ]
+            state = change(state, self.n_blocks, acts, fresh=fresh)
+        for read in [r for r, last in self._last_use.items() if last == tap]:
+            self._seen.pop(read, None)
+        if tap in self._last_use:
+            self._seen[tap] = Blocks(state, self.n_blocks)
+        if tap is Tap.ATTN_IN:
+            for op in self.looking:
+                op.look(Blocks(state, self.n_blocks).take(op.blocks))
+        return state
+
+    def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
+        """Apply the ops that read a state through its LayerNorm, before the norm itself runs."""
+        for op in self.through[tap]:
+            through = norm.forward(Blocks(state, self.n_blocks).take(op.blocks))
+            state = change(state, self.n_blocks, [Act(op, through)], fresh=False)
+        return state
+
+    def pass_positions(self, tap: Tap, x: Tensor, state: Tensor) -> Tensor:
+        """Apply what is written to projected positions, for the trial whose turn it is.
+
+        Args:
+            tap: where.
+            x: the positions before their projection, one row for all trials.
+            state: and after it.
+        """
+        if tap not in self._positions:
+            n = self.n_blocks
+            before = Blocks(x.repeat(n, 1, 1), n)
+            acts = [
+                Act(op, None if read == tap else before.take(op.blocks))
+                for read, op in self.writes[tap]
+            ]
+            self._positions[tap] = change(state.repeat(n, 1, 1), n, acts, fresh=True).chunk(n)
+        return self._positions[tap][self.block or 0]
+
+    def forget_positions(self) -> None:
+        """Let go of what `pass_positions` keeps from block to block."""
+        self._positions.clear()
+
+    def keep_first_token(self, place: int) -> None:
+        """Cut what was seen to the first token of every example, which is at this place."""
+        for tap, blocks in self._seen.items():
+            self._seen[tap] = Blocks(blocks.state[:, place : place + 1], self.n_blocks)
+
+
+def _key(group: Group) -> str:
+    nth = f"n{group.nth}" if group.nth else ""
+    words = [group.form, group.read, group.write, group.activation, group.factor]
+    return "-".join(word for word in [*words, str(group.padded or ""), nth] if word)
+
+
+def _is_behind(tap: Tap) -> bool:
+    return ORDER[tap] >= ORDER[Tap.ATTN_NORM]
+
+
+def _rank(group: Group) -> tuple[int, Group]:
+    if group.form is Form.BIAS:
+        return 1, group
+    if group.form is Form.SCALE:
+        return 2, group
+    return (3 if group.read == group.write else 0), group
