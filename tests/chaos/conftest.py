@@ -96,6 +96,10 @@ class Drivers:
         """Kill -9 a driver; what it started has to end by itself."""
         driver.kill()
         driver.communicate()
+        self.wait_for_orphans()
+
+    def wait_for_orphans(self):
+        """Wait until whatever a killed driver has left has ended."""
         end = time.monotonic() + PATIENCE_SECONDS
         while self.left():
             assert time.monotonic() < end, "orphans"

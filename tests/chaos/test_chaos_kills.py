@@ -4,10 +4,12 @@ import contextlib
 import json
 import random
 import shutil
+import signal
 import time
 
 import psutil
 import pytest
+from crashes import OFTEN
 from study_factory import ledger_states, results, tree, weights
 
 pytestmark = pytest.mark.timeout(900)  # forty starts of drivers and workers, on busy machines
@@ -82,16 +84,35 @@ def test_killed_study_is_the_uninterrupted_one(drivers, trials, n_kills):
     assert not list(killed.study.folder.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("points", [(3,), pytest.param((0, 5, 9, 17, 30), marks=pytest.mark.chaos)])
-def test_killed_driver_changes_nothing_at_all(drivers, points):
+def interrupt_at_random(drivers, rng, *, most_records):
+    """Run a study until its driver is killed: at one of its own writes, or from outside."""
+    if rng.random() < 0.5:
+        crash = f"{rng.choice(OFTEN)} {rng.randrange(4)}"
+        driver = drivers.start("search", "study.yaml", "--out", "out", CRASH_AT=crash)
+        out, _ = driver.communicate(timeout=240)
+        assert driver.returncode == -signal.SIGKILL, (crash, out)
+        drivers.wait_for_orphans()
+        return
+    driver = drivers.start("search", "study.yaml", "--out", "out")
+    more = drivers.n_records() + rng.randrange(most_records)
+    drivers.wait_for(lambda: drivers.n_records() >= more, driver)
+    time.sleep(rng.uniform(0, 0.5))
+    assert driver.poll() is None, "it ended before it was killed"
+    drivers.kill(driver)
+
+
+@pytest.mark.parametrize(
+    ("seed", "n_points"),
+    [(0, 2), *(pytest.param(i, 5, marks=pytest.mark.chaos) for i in (1, 2, 3))],
+)
+def test_killed_driver_changes_nothing_at_all(drivers, seed, n_points):
     """With one worker that lives, cohorts too are those of the uninterrupted study."""
-    trials = 36 if len(points) > 1 else 12
+    rng = random.Random(seed)
+    trials = 12 * n_points
     whole, killed = drivers(trials, name="whole"), drivers(trials, name="killed")
-    whole.search()
-    for point in points:
-        driver = killed.start("search", "study.yaml", "--out", "out")
-        killed.wait_for(lambda p=point: killed.n_records() > p, driver)
-        killed.kill(driver)
+    whole.search(STUB_SECONDS="0")
+    for _ in range(n_points):
+        interrupt_at_random(killed, rng, most_records=8)
     killed.search()
     assert outcome(killed.study) == outcome(whole.study)
 
