@@ -234,13 +234,26 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def compile_jsonl(folder: Path) -> Path:
-    """Write `records.jsonl` from the record files, one object a line, sorted by key.
+    """Write `records.jsonl` from the record files.
 
     Raises:
         DataError: a record cannot be read, or the file cannot be written.
     """
+    return write_jsonl(folder, {record.key: record.to_json() for record in read_records(folder)})
+
+
+def write_jsonl(folder: Path, lines: Mapping[tuple[int, int, int], str]) -> Path:
+    """Write `records.jsonl`, one object a line, sorted by key.
+
+    Args:
+        folder: of the study.
+        lines: by key, `Record.to_json()`.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
     path = folder / "records.jsonl"
-    write_atomic(path, "".join(f"{record.to_json()}\n" for record in read_records(folder)))
+    write_atomic(path, "".join(f"{lines[key]}\n" for key in sorted(lines)))
     return path
 
 

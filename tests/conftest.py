@@ -2,7 +2,12 @@
 
 import os
 
+from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# On a busy machine any test is slow once.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Before torch is imported. Two processes of two threads each on two cores take a hundred times
 # as long as two of one.

@@ -8,7 +8,7 @@ from autopeft.engines.job import Job, paused_file
 from autopeft.errors import NoFeasibleTrialError, TooManyFailuresError
 from autopeft.front import Front, write_front
 from autopeft.objectives import values_of
-from autopeft.records import SELECTION, UNSEEN, Record, compile_jsonl, write_record
+from autopeft.records import SELECTION, UNSEEN, Record, write_jsonl, write_record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.contenders import contenders
@@ -56,6 +56,7 @@ class Driver:
             cohort=self.manifest.cohort,
             n_workers=self.engine.n_workers,
         )
+        self._lines = {key: record.to_json() for key, record in records.items()}
         self._running: set[int] = set()
 
     @property
@@ -160,6 +161,7 @@ class Driver:
         """Write a record, then what follows from it."""
         write_record(self.study.folder, record)
         self.known.records[record.key] = record
+        self._lines[record.key] = record.to_json()
         self._tell(record)
         front = self._publish()
         self.watcher.measured(record, words(record.genotype), front)
@@ -176,7 +178,7 @@ class Driver:
     def _publish(self) -> Front:
         """Write front and compiled records; delete weights that nobody will ask for."""
         front = self._planner.front(self.known)
-        compile_jsonl(self.study.folder)
+        write_jsonl(self.study.folder, self._lines)
         write_front(self.study.folder, front)
         self._tidy(front)
         return front
