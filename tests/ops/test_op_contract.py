@@ -38,14 +38,25 @@ from autopeft.training.cohort import Cohort
 from autopeft.training.optimizer import CohortAdamW
 from autopeft.training.settings import TrainingSettings
 
-ALONE_AND_TOGETHER = [*((name, "fp32") for name in (*HEADLESS, *FAMILIES)), ("bert", "bf16")]
+TWINS = ("roberta", "distilbert", "electra", "mistral", "qwen2", "qwen3", "gemma3_text")
+"""Families built like BERT or Llama: other names and details, the same places for ops."""
+
+
+def as_params(families, *more):
+    """Parameters of tests; those of twins are among the slow ones."""
+    return [
+        pytest.param(name, *more, marks=[pytest.mark.slow] * (name in TWINS)) for name in families
+    ]
+
+
+ALONE_AND_TOGETHER = [*as_params((*HEADLESS, *FAMILIES), "fp32"), ("bert", "bf16")]
 """Families and precisions in which it is to the bit."""
 
 DIVERGING = 1e30
 """A learning rate after which a trial is NaN or infinite from its second step on."""
 
 
-@pytest.fixture(params=EVERY)
+@pytest.fixture(params=as_params(EVERY))
 def family(request):
     return request.param
 
@@ -439,7 +450,7 @@ class TestBottleneckThroughNorm(ScaledContract):
     mergeable = False
     random = frozenset({"down"})
 
-    @pytest.fixture(params=[*FAMILIES, *HEADLESS])
+    @pytest.fixture(params=as_params([*FAMILIES, *HEADLESS]))
     def family(self, request):
         return request.param
 
@@ -475,7 +486,7 @@ class TestPhm(ScaledContract):
 class InAttention:
     """Where attention is called through the registry."""
 
-    @pytest.fixture(params=HEADED)
+    @pytest.fixture(params=as_params(HEADED))
     def family(self, request):
         return request.param
 
@@ -512,7 +523,7 @@ class BeforeTheRow(SizedContract):
     small = (3, 0, 0)
     large = (17, 0, 0)
 
-    @pytest.fixture(params=PROMPTED)
+    @pytest.fixture(params=as_params(PROMPTED))
     def family(self, request):
         return request.param
 
@@ -589,7 +600,7 @@ class TestGated(SizedContract):
     random = frozenset({"down"})
     mergeable = False
 
-    @pytest.fixture(params=[name for name in EVERY if name not in CROSSED])
+    @pytest.fixture(params=as_params(name for name in EVERY if name not in CROSSED))
     def family(self, request):
         return request.param
 
