@@ -21,11 +21,15 @@ from autopeft.export.native import base_of, put_on, read_description
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import HeadOps, put_ops, use_attention
 from autopeft.model.backbone import Backbone
+from autopeft.model.disentangled import project_positions_by_block
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
+from autopeft.model.hooks import in_hook, norm_hook, out_hook, parts_hook
+from autopeft.model.inject import ATTENTIONS
 from autopeft.model.layer_ops import LayerOps
 from autopeft.ops.multihead import MultiHead
+from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
-from autopeft.space.taps import ORDER, QUERIES, Tap
+from autopeft.space.taps import ORDER, Tap
 
 
 class Route:
@@ -42,6 +46,76 @@ class Route:
         """Let each adapter act on its rows."""
         done = [act(adapter, state[rows]) for adapter, rows in self.parts]
         return torch.cat(done) if len(done) > 1 else done[0]
+
+
+class RoutedLayer:
+    """The ops that adapters have in one layer, each for its rows; see `LayerOps`.
+
+    Args:
+        own: by adapter.
+        route: whose rows are which.
+
+    Attributes:
+        taps: where the layer has to be hooked.
+        through: taps that ops read through their LayerNorm.
+        inside: taps at which ops act inside attention.
+        writes: the ops by the tap that they write.
+        block: whose positions are projected; None while it is states.
+    """
+
+    def __init__(self, own: Mapping[int, LayerOps], route: Route) -> None:
+        self._own, self._route = own, route
+        self.taps = {tap for ops in own.values() for tap in ops.taps}
+        self.through = {tap for ops in own.values() for tap in ops.through}
+        self.inside = {tap for ops in own.values() for tap in ops.inside}
+        self.writes: dict[Tap, Any] = {
+            tap: written for ops in own.values() for tap, written in ops.writes.items()
+        }
+        self.block: int | None = None
+
+    def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:  # noqa: ARG002
+        """Apply what each adapter writes at a tap, which others may read."""
+
+        def act(adapter: int, rows: Tensor) -> Tensor:
+            ops = self._own.get(adapter)
+            return ops.pass_tap(tap, rows, fresh=False) if ops and tap in ops.taps else rows
+
+        return self._route.apply(state, act)
+
+    def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
+        """Apply what each adapter reads through a LayerNorm."""
+
+        def act(adapter: int, rows: Tensor) -> Tensor:
+            ops = self._own.get(adapter)
+            return ops.pass_norm(tap, norm, rows) if ops and tap in ops.through else rows
+
+        return self._route.apply(state, act)
+
+    def pass_positions(self, tap: Tap, x: Tensor, state: Tensor) -> Tensor:
+        """Apply what is written to projected positions by the adapter whose turn it is."""
+        adapter, _ = self._route.parts[self.block or 0]
+        ops = self._own.get(adapter)
+        return ops.pass_positions(tap, x, state) if ops and tap in ops.writes else state
+
+    def cut(self, rows: Tensor) -> Sequence[Tensor]:
+        """The rows of each adapter."""
+        return [rows[own] for _, own in self._route.parts]
+
+    def forget_positions(self) -> None:
+        """Let go of what was kept from adapter to adapter."""
+        for ops in self._own.values():
+            ops.forget_positions()
+
+    def heads(self, tap: Tap) -> list[tuple[slice, HeadOps]]:
+        """What acts inside attention, for the rows of each adapter."""
+        found = []
+        for adapter, rows in self._route.parts:
+            ops = self._own.get(adapter)
+            inside = ops.inside.get(tap, []) if ops else []
+            prefixes = [op for op in inside if isinstance(op, Prefix)]
+            adapters = [op for op in inside if isinstance(op, MultiHead)]
+            found.append((rows, HeadOps(prefixes, adapters)))
+        return found
 
 
 class RoutedHead(nn.Module):
@@ -156,31 +230,36 @@ class AdapterBank:
         return self.names.index(name)
 
     def _hook(self, base: Backbone, layers: Sequence[Mapping[int, LayerOps]]) -> None:
-        anatomy, route = Anatomy(base.model, base.fresh), self._route
+        anatomy = Anatomy(base.model, base.fresh)
         everything = nn.ModuleList()
         for i in range(base.shape.n_layers):
             own = {k: ops[i] for k, ops in enumerate(layers) if i in ops}
             everything.extend(own.values())
-            fused: dict[nn.Module, list[Tap]] = {}
-            for tap in sorted({t for ops in own.values() for t in ops.taps}, key=ORDER.__getitem__):
-                module, side, part = anatomy.point(i, tap)
-                if part is not None:
-                    fused.setdefault(module, []).append(tap)
-                elif side == "in":
-                    module.register_forward_pre_hook(partial(_in_hook, route, own, tap))
-                else:
-                    module.register_forward_hook(partial(_out_hook, route, own, tap))
-            for module, taps in fused.items():
-                parts = {tap: anatomy.point(i, tap).part for tap in taps}
-                module.register_forward_hook(partial(_parts_hook, route, own, parts))
-            for tap in {t for ops in own.values() for t in ops.through}:
-                hook = partial(_norm_hook, route, own, tap)
-                anatomy.point(i, tap).module.register_forward_pre_hook(hook)
-            if any(ops.inside for ops in own.values()):
-                put_ops(anatomy.module(i, "attention"), partial(_inside, route, own))
+            _hook_layer(anatomy, i, RoutedLayer(own, self._route))
         if any(ops.inside for some in layers for ops in some.values()):
             use_attention(base.model, "sdpa")
         base.model.add_module(OPS_ATTRIBUTE, everything)
+
+
+def _hook_layer(anatomy: Anatomy, index: int, layer: RoutedLayer) -> None:
+    fused: dict[nn.Module, dict[Tap, Part]] = {}
+    for tap in sorted(layer.taps, key=ORDER.__getitem__):
+        module, side, part = anatomy.point(index, tap)
+        if part is not None:
+            fused.setdefault(module, {})[tap] = part
+        elif side == "in":
+            module.register_forward_pre_hook(partial(in_hook, layer, tap), with_kwargs=True)
+        else:
+            module.register_forward_hook(partial(out_hook, layer, tap))
+    for module, parts in fused.items():
+        module.register_forward_hook(partial(parts_hook, layer, parts))
+    for tap in layer.through:
+        norm = anatomy.point(index, tap).module
+        norm.register_forward_pre_hook(partial(norm_hook, layer, tap))
+    for tap in layer.inside:
+        put_ops(anatomy.module(index, ATTENTIONS[tap]), partial(layer.heads, tap))
+    if anatomy.family.disentangled:
+        project_positions_by_block(anatomy.module(index, "attention"), layer)
 
 
 def _check_alike(names: Sequence[str], descriptions: Sequence[Description]) -> None:
@@ -207,54 +286,3 @@ def _parts(whose: Sequence[int]) -> list[tuple[int, slice]]:
     ends = [i for i in range(1, len(whose) + 1) if i == len(whose) or whose[i] != whose[i - 1]]
     starts = [0, *ends[:-1]]
     return [(whose[i], slice(i, end)) for i, end in zip(starts, ends, strict=True)]
-
-
-Own = Mapping[int, LayerOps]
-"""The ops that adapters have in a layer."""
-
-
-def _pass(own: Own, tap: Tap, adapter: int, state: Tensor) -> Tensor:
-    ops = own.get(adapter)
-    return state if ops is None or tap not in ops.taps else ops.pass_tap(tap, state, fresh=False)
-
-
-def _in_hook(
-    route: Route, own: Own, tap: Tap, _: nn.Module, args: tuple[Any, ...]
-) -> tuple[Any, ...]:
-    return (route.apply(args[0], partial(_pass, own, tap)), *args[1:])
-
-
-def _out_hook(route: Route, own: Own, tap: Tap, _: nn.Module, __: tuple[Any, ...], out: Any) -> Any:
-    if isinstance(out, tuple):
-        return (route.apply(out[0], partial(_pass, own, tap)), *out[1:])
-    return route.apply(out, partial(_pass, own, tap))
-
-
-def _parts_hook(
-    route: Route, own: Own, parts: Mapping[Tap, Any], _: nn.Module, __: Any, out: Tensor
-) -> Tensor:
-    pieces = list(out.chunk(next(iter(parts.values())).of, -1))
-    for tap, part in parts.items():
-        pieces[part.index] = route.apply(pieces[part.index].contiguous(), partial(_pass, own, tap))
-    return torch.cat(pieces, -1)
-
-
-def _norm_hook(
-    route: Route, own: Own, tap: Tap, norm: nn.Module, args: tuple[Any, ...]
-) -> tuple[Any, ...]:
-    def act(adapter: int, state: Tensor) -> Tensor:
-        ops = own.get(adapter)
-        return ops.pass_norm(tap, norm, state) if ops and tap in ops.through else state
-
-    return (route.apply(args[0], act), *args[1:])
-
-
-def _inside(route: Route, own: Own) -> list[tuple[slice, HeadOps]]:
-    """What acts inside attention, for the rows of each adapter."""
-    found = []
-    for adapter, rows in route.parts:
-        ops = own.get(adapter)
-        inside = [op for tap in QUERIES for op in (ops.inside.get(tap, []) if ops else [])]
-        prefixes = [op for op in inside if isinstance(op, Prefix)]
-        found.append((rows, HeadOps(prefixes, [op for op in inside if isinstance(op, MultiHead)])))
-    return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
@@ -54,7 +55,7 @@ def merge(
         for i in range(len(into.layers)):
             _widen(into, i, folded.get(i), n_more)
         for name in into.family.ffn_width:
-            setattr(plain.config, name, getattr(plain.config, name) + n_more)
+            setattr(plain.config, name, into.point(0, Tap.FFN_MID).width)
     return plain
 
 
@@ -150,23 +151,27 @@ def _after(change: Affine, affine: Affine) -> Affine:
 
 def _widen(anatomy: Anatomy, index: int, folded: FoldedLayer | None, n_more: int) -> None:
     """Give the FFN of a layer its neurons in addition, and silent ones up to `n_more`."""
-    up, down = (anatomy.module(index, role) for role in ("up", "down"))
-    n_own = down.get_parameter("weight").shape[1]
-    rows = up.get_parameter("weight").new_zeros(n_more, up.get_parameter("weight").shape[1])
-    bias, columns = (
-        rows.new_zeros(n_more),
-        rows.new_zeros(len(down.get_parameter("weight")), n_more),
-    )
+    up, down = anatomy.point(index, Tap.FFN_UP), anatomy.point(index, Tap.FFN_OUT)
+    n_own = down.weight.shape[1]
+    rows = up.weight.new_zeros(n_more, up.weight.shape[1])
+    bias = rows.new_zeros(n_more)
+    columns = rows.new_zeros(len(down.weight), n_more)
     if folded is not None and folded.neurons is not None:
         n_new = folded.n_neurons
         rows[:n_new], bias[:n_new] = folded.neurons.weight, folded.neurons.bias
         columns[:, :n_new] = folded.weights[Tap.FFN_OUT].weight[:, n_own:]
-    for module, name, more, dim in (
-        (up, "weight", rows, 0),
-        (up, "bias", bias, 0),
-        (down, "weight", columns, 1),
-    ):
-        wider = torch.cat([module.get_parameter(name), more], dim)
-        module.register_parameter(name, nn.Parameter(wider, requires_grad=False))
-    for module, width in ((up, "out_features"), (down, "in_features")):
-        setattr(module, width, n_own + n_more)
+    _replace(up, "weight", torch.cat([up.weight, rows]))
+    _replace(up, "bias", torch.cat([up.module.get_parameter("bias"), bias]))
+    _replace(down, "weight", torch.cat([down.weight, columns], 1))
+
+
+def _replace(point: Point, name: str, wider: Tensor) -> None:
+    """Put a wider parameter into a weight matrix, which keeps its kind."""
+    module = point.module
+    turned = name == "weight" and isinstance(module, Conv1D)
+    wider = wider.T.contiguous() if turned else wider
+    module.register_parameter(name, nn.Parameter(wider, requires_grad=False))
+    if isinstance(module, Conv1D):
+        module.nx, module.nf = module.weight.shape
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape

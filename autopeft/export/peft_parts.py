@@ -10,17 +10,16 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigError
 from autopeft.export.merged import FoldedLayer, affine_of
-from autopeft.export.refusal import IA3_INPUTS, LORA_LIKE
+from autopeft.export.refusal import IA3_INPUTS, LORA_LIKE, lora_obstacle
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
 from autopeft.ops.base import StackedOp
 from autopeft.ops.point import Point
 from autopeft.ops.vera import Vera
 from autopeft.space.forms import Form
-from autopeft.space.merge import obstacle, obstacles
 from autopeft.space.taps import LINEAR_INPUT, Tap
 
-NORMS = (Tap.ATTN_NORM, Tap.FFN_NORM)
+NORMS = (Tap.ATTN_NORM, Tap.CROSS_NORM, Tap.FFN_NORM)
 
 
 @dataclass
@@ -54,6 +53,7 @@ class Parts:
         input_scales: of inputs.
         norms: modules that are trained as a whole.
         vera: the ops, if all updates are VeRA's, by module.
+        kroneckers: both factors of Kronecker products, the scale in the second.
         biased: a bias is trained.
     """
 
@@ -62,6 +62,7 @@ class Parts:
     input_scales: dict[str, Tensor] = field(default_factory=dict)
     norms: list[str] = field(default_factory=list)
     vera: dict[str, Vera] = field(default_factory=dict)
+    kroneckers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     biased: bool = False
 
 
@@ -75,6 +76,8 @@ def exact_parts(injection: Injection, plain: PreTrainedModel) -> Parts:
             for _, op in written:
                 if op.form in LORA_LIKE:
                     _add_update(parts, names, anatomy.point(i, tap), op)
+                elif op.form is Form.KRONECKER:
+                    _add_kronecker(parts, names, anatomy.point(i, tap), op)
                 elif op.form is Form.SCALE and tap not in (*NORMS, Tap.BLOCK_OUT):
                     _add_scale(parts, names, anatomy, i, tap, op)
         biased = [
@@ -88,11 +91,11 @@ def approximated_parts(injection: Injection, plain: PreTrainedModel, rank: int) 
     """The best update of a rank for every weight that is changed; the rest is exact."""
     anatomy = Anatomy(injection.model)
     (genotype,) = injection.genotypes
-    found = list(obstacles(genotype, anatomy.shape()))
-    found += [
-        f"{op.form} {op.read}->{op.write}: a wider FFN is no update of a weight"
+    shape = anatomy.shape()
+    found = [
+        f"{op.form} {op.read}->{op.write}: {reason}"
         for op in genotype.ops
-        if op.form is Form.BOTTLENECK and obstacle(op, anatomy.shape()) is None
+        if (reason := lora_obstacle(op, shape))
     ]
     if found:
         raise ConfigError(f"--as-lora cannot approximate this: {'; '.join(found)}")
@@ -123,6 +126,18 @@ def _add_update(parts: Parts, names: Mapping[nn.Module, str], point: Point, op: 
     if isinstance(op, Vera) and point.part is None and name not in parts.updates:
         parts.vera[name] = op
     _join(parts, name, _spread(update, point))
+
+
+def _add_kronecker(
+    parts: Parts, names: Mapping[nn.Module, str], point: Point, op: StackedOp
+) -> None:
+    if point.part is not None or not isinstance(point.module, nn.Linear):
+        raise ConfigError(
+            f"--to peft: peft's LoKr stands at a whole Linear, and {names[point.module]} is "
+            f"{'a fused one' if point.part else 'none'}; merged can hold it, --as-lora R comes near"
+        )
+    factors = op.own("a", 0).clone(), op.own("b", 0) * op.factor_of(0)
+    parts.kroneckers[names[point.module]] = factors
 
 
 def _join(parts: Parts, name: str, update: Update) -> None:

@@ -1,6 +1,6 @@
 """What a target cannot hold, told by the names of the ops, with the targets that could."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from autopeft.errors import ConfigError
 from autopeft.export.to_adapters import adapters_obstacle, adapters_together
@@ -32,8 +32,16 @@ def refuse(target: str, genotype: Genotype, shape: ModelShape) -> None:
     if not problems and target in TOGETHER:
         problems = TOGETHER[target](genotype)
     if problems:
-        hint = "; --as-lora R approximates what merges" if target == "peft" else ""
+        approximable = not any(lora_obstacle(op, shape) for op in genotype.ops)
+        hint = "; --as-lora R approximates it" if target == "peft" and approximable else ""
         raise ConfigError(f"--to {target} cannot hold this: {'; '.join(problems)}{hint}")
+
+
+def lora_obstacle(op: Op, shape: ModelShape) -> str | None:
+    """Why no update of the weights is what an op does, so that `--as-lora` cannot come near it."""
+    if (reason := obstacle(op, shape)) is None and op.stored.form is Form.BOTTLENECK:
+        return "a wider FFN is no update of a weight"
+    return reason
 
 
 def _reason(target: str, op: Op, shape: ModelShape) -> str | None:
@@ -44,10 +52,11 @@ def _peft(op: Op, shape: ModelShape) -> str | None:
     op = op.stored
     if op.scale == "gated":
         return "its gate is another one for every example"
-    if op.form in LORA_LIKE:
+    if op.form in LORA_LIKE or op.form is Form.KRONECKER:
         if LINEAR_INPUT.get(op.write) is op.read:
             return None
-        return "peft's LoRA stands at one weight matrix, from its input to its output"
+        kind = "LoRA" if op.form in LORA_LIKE else "LoKr"
+        return f"peft's {kind} stands at one weight matrix, from its input to its output"
     if op.form is Form.SCALE:
         if op.write in LINEAR_INPUT or op.write in IA3_INPUTS or _is_norm(op, shape):
             return None
@@ -78,6 +87,8 @@ def _peft_together(genotype: Genotype) -> list[str]:
         names = ", ".join(f"{op.form} {op.write}" for op in others)
         told = f"peft holds one type in a model, and IA3 is another one than what {names} needs"
         return [f"scale {scales[0].write}: {told} (native, merged can)"]
+    if any(op.form is Form.KRONECKER for op in ops) and (problem := _loner(ops)):
+        return [f"{problem} (native, merged can)"]
     doras = {op.write: op for op in ops if op.form is Form.DORA}
     for op in ops:
         dora = doras.get(op.write)
@@ -92,6 +103,21 @@ def _peft_together(genotype: Genotype) -> list[str]:
     if len(twice) < len(scales):
         return ["scale: peft's IA3 scales the input or the output of a weight matrix, not both"]
     return []
+
+
+def _loner(ops: Sequence[Op]) -> str | None:
+    """Why peft's LoKr, which has one size of its first factor and no company, is not these ops."""
+    ours = [op for op in ops if op.form is Form.KRONECKER]
+    if others := [op for op in ops if op.form is not Form.KRONECKER and op.write not in NORMS]:
+        names = ", ".join(f"{op.form} {op.write}" for op in others)
+        told = f"and LoKr is another one than what {names} needs"
+        return f"kronecker {ours[0].write}: peft holds one type in a model, {told}"
+    if len({size for op in ours for size in op.sizes if size}) > 1:
+        names = ", ".join(op.write for op in ours)
+        return f"kronecker {names}: peft's LoKr has one size of its first factor in a model"
+    if len({op.write for op in ours}) < len(ours):
+        return f"kronecker {ours[0].write}: peft's LoKr does not share its weight"
+    return None
 
 
 HOLDS: Mapping[str, Reason] = {

@@ -34,11 +34,17 @@ _BOTTLENECKS: dict[tuple[Tap, Tap], dict[str, Any]] = {
     },
 }
 """By taps read and written."""
-_NONLINEARITIES = {"relu": "relu", "gelu": "gelu", "tanh": "tanh", "silu": "swish"}
+_NONLINEARITIES = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_new",
+    "tanh": "tanh",
+    "silu": "swish",
+}
 _LORA_PLACES = {Tap.FFN_UP: "intermediate_lora", Tap.FFN_OUT: "output_lora"}
 
 
-def adapters_obstacle(op: Op, shape: ModelShape) -> str | None:  # noqa: ARG001 - as of the others
+def adapters_obstacle(op: Op, shape: ModelShape) -> str | None:
     """Why no configuration of the library is this op; None if one is."""
     sizes = {size for size in op.sizes if size}
     if op.scale == "gated":
@@ -48,11 +54,16 @@ def adapters_obstacle(op: Op, shape: ModelShape) -> str | None:  # noqa: ARG001 
             return None
         return "adapters has bottlenecks behind attention and FFN, or beside the FFN"
     if op.form is Form.PREFIX:
+        if op.write is not Tap.HEAD:
+            return "adapters has one prefix for both kinds of attention, or for self-attention"
         return "adapters has one prefix length in all layers" if len(sizes) > 1 else None
     if op.form is Form.LOWRANK:
         places = (Tap.Q, Tap.K, Tap.V, *_LORA_PLACES)
         if op.write not in places or LINEAR_INPUT.get(op.write) is not op.read:
             return f"adapters has LoRA at {', '.join(places)}"
+        decoding = op.sizes[shape.n_encoder_layers :] if shape.n_encoder_layers else ()
+        if op.write not in _LORA_PLACES and any(decoding):
+            return "adapters puts LoRA of a decoder into its attention to the encoder, too"
         if len(sizes) > 1:
             return "adapters has one rank in all layers"
         return "adapters learns no scale of LoRA" if op.scale == "learned" else None
@@ -99,7 +110,7 @@ def _configs(genotype: Genotype, shape: ModelShape) -> Iterator[dict[str, Any]]:
         if op.form is Form.PREFIX:
             length = max(op.sizes)
             leave_out = _leave_out(op)
-            flat = {"architecture": "prefix_tuning", "flat": True}
+            flat = {"architecture": "prefix_tuning", "flat": True, "cross_prefix": False}
             yield {**flat, "prefix_length": length, "leave_out": leave_out}
         elif op.form is Form.BOTTLENECK:
             yield _bottleneck(op, shape.widths[op.write])

@@ -96,6 +96,17 @@ def _config(peft: Any, parts: Parts, model: PreTrainedModel, whole: Sequence[str
             fan_in_fan_out=_is_conv(model),
             **more,
         )
+    if parts.kroneckers:
+        widest = max(width for _, b in parts.kroneckers.values() for width in b.shape)
+        (size,) = {len(a) for a, _ in parts.kroneckers.values()}
+        return peft.LoKrConfig(
+            # From half the widest on, peft keeps the second factor whole; alpha / r is the scale.
+            r=widest,
+            alpha=widest,
+            decompose_factor=size,
+            target_modules=list(parts.kroneckers),
+            **more,
+        )
     vera = parts.vera
     kinds = {(op.stack[0].size, op.d_read, op.d_write) for op in vera.values()}
     if set(vera) == set(parts.updates) and len(kinds) == 1 and not parts.biased:
@@ -136,6 +147,10 @@ def _fill(model: PreTrainedModel, parts: Parts) -> None:
         ia3: Any = model.get_submodule(name)
         held = ia3.ia3_l[_NAME]
         held.copy_(vector.view_as(held))
+    for name, (a, b) in parts.kroneckers.items():
+        lokr: Any = model.get_submodule(name)
+        lokr.lokr_w1[_NAME].copy_(a)
+        lokr.lokr_w2[_NAME].copy_(b)
     for name, update in parts.updates.items():
         module: Any = model.get_submodule(name)
         if hasattr(module, "vera_lambda_b"):

@@ -52,6 +52,8 @@ _POINTS: Mapping[Tap, tuple[str, Side]] = {
 
 _ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": Activation.GELU,
+    "gelu_new": Activation.GELU_NEW,
+    "gelu_pytorch_tanh": Activation.GELU_NEW,
     "relu": Activation.RELU,
     "silu": Activation.SILU,
     "swish": Activation.SILU,
@@ -253,11 +255,10 @@ class Anatomy:
         return widths
 
     def _activation(self) -> Activation | None:
-        # A wider Conv1D is nothing that `export` makes.
         up, down = (self.module(0, role) for role in ("up", "down"))
-        if self.family.layers.gate or not isinstance(up, nn.Linear):
-            return None
-        if up.bias is None or getattr(down, "bias", None) is None:
+        if self.family.layers.gate or any(
+            getattr(module, "bias", None) is None for module in (up, down)
+        ):
             return None
         return _ACTIVATIONS.get(getattr(self.base.config, self.family.activation, ""))
 

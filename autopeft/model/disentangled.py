@@ -5,6 +5,7 @@ where trials have ops there, every trial has projected positions of its own, and
 come of them are computed block by block. And its mask has to have as many rows as the states.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,14 +24,15 @@ class OwnPositions(Protocol):
     """The ops of a layer, as far as they change projected positions.
 
     Attributes:
-        n_blocks: blocks of rows that the layer computes.
         writes: the ops by the tap that they write.
         block: whose positions are projected; None while it is states.
     """
 
-    n_blocks: int
     writes: dict[Tap, Any]
     block: int | None
+
+    def cut(self, rows: Tensor) -> Sequence[Tensor]:
+        """The rows of each block."""
 
     def forget_positions(self) -> None:
         """Let go of what was kept from block to block."""
@@ -60,14 +62,16 @@ def project_positions_at_once(attention: nn.Module) -> None:
 
 
 def _scores(
-    attention: nn.Module, layer: OwnPositions, query: Tensor, key: Tensor, *others: Any
+    attention: Any, layer: OwnPositions, query: Tensor, key: Tensor, *others: Any
 ) -> Tensor:
     own: Any = getattr(type(attention), _SCORES)
     scores = []
-    blocks = zip(query.chunk(layer.n_blocks), key.chunk(layer.n_blocks), strict=True)
+    heads = (-1, attention.num_attention_heads)
+    by_row = [rows.reshape(*heads, *rows.shape[1:]) for rows in (query, key)]
+    blocks = zip(*map(layer.cut, by_row), strict=True)
     try:
         for layer.block, (q, k) in enumerate(blocks):
-            scores.append(own(attention, q, k, *others))
+            scores.append(own(attention, q.flatten(0, 1), k.flatten(0, 1), *others))
     finally:
         layer.block = None
         layer.forget_positions()

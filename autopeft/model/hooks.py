@@ -6,7 +6,7 @@ deepcopy.
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,23 @@ from autopeft.model.layer_ops import LayerOps
 from autopeft.ops.gate import Tokens
 from autopeft.ops.point import Part
 from autopeft.space.taps import Tap
+
+
+@runtime_checkable
+class Hooked(Protocol):
+    """What the hooks at a layer's taps call; see `LayerOps`."""
+
+    block: int | None
+
+    def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:
+        """Apply what is written at a tap."""
+
+    def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
+        """Apply what reads through a LayerNorm."""
+
+    def pass_positions(self, tap: Tap, x: Tensor, state: Tensor) -> Tensor:
+        """Apply what is written to projected positions."""
+
 
 KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm, Conv1D)
 """Modules whose backward pass does not read what they put out."""
@@ -34,7 +51,7 @@ def repeat_hook(
 
 
 def in_hook(
-    layer: LayerOps, tap: Tap, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    layer: Hooked, tap: Tap, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """At the input of a module."""
     if args:
@@ -43,7 +60,7 @@ def in_hook(
     return args, kwargs | {"hidden_states": state}
 
 
-def out_hook(layer: LayerOps, tap: Tap, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+def out_hook(layer: Hooked, tap: Tap, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
     """At the output of a module."""
     if layer.block is not None:
         return layer.pass_positions(tap, args[0], out)
@@ -54,7 +71,7 @@ def out_hook(layer: LayerOps, tap: Tap, module: nn.Module, args: tuple[Any, ...]
 
 
 def parts_hook(
-    layer: LayerOps, parts: Mapping[Tap, Part], _: nn.Module, __: tuple[Any, ...], out: Tensor
+    layer: Hooked, parts: Mapping[Tap, Part], _: nn.Module, __: tuple[Any, ...], out: Tensor
 ) -> Tensor:
     """At an output of which each tap is a part, as of query, key and value from one module."""
     pieces = list(out.chunk(next(iter(parts.values())).of, -1))
@@ -65,7 +82,7 @@ def parts_hook(
     return torch.cat(pieces, -1)
 
 
-def norm_hook(layer: LayerOps, tap: Tap, norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def norm_hook(layer: Hooked, tap: Tap, norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Before a LayerNorm through which ops read."""
     return (layer.pass_norm(tap, norm, args[0]), *args[1:])
 

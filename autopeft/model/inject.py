@@ -46,7 +46,7 @@ from autopeft.space.genotype import Genotype, Op
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import ORDER, Tap
 
-_ATTENTIONS = {Tap.HEAD: "attention", Tap.CROSS_HEAD: "cross_attention"}
+ATTENTIONS = {Tap.HEAD: "attention", Tap.CROSS_HEAD: "cross_attention"}
 """The modules whose heads are taps."""
 
 
@@ -97,7 +97,7 @@ class Injection:
         self._handles: list[RemovableHandle] = []
         self._attentions = {
             (i, tap): anatomy.module(i, role)
-            for tap, role in _ATTENTIONS.items()
+            for tap, role in ATTENTIONS.items()
             if tap in shape.widths
             for i in shape.layers_with([tap])
         }

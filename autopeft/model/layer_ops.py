@@ -1,6 +1,6 @@
 """The ops of one layer: what they read, what they write, and in which order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -106,6 +106,10 @@ class LayerOps(nn.Module):
             ]
             self._positions[tap] = change(state.repeat(n, 1, 1), n, acts, fresh=True).chunk(n)
         return self._positions[tap][self.block or 0]
+
+    def cut(self, rows: Tensor) -> Sequence[Tensor]:
+        """The rows of each block."""
+        return rows.chunk(self.n_blocks)
 
     def forget_positions(self) -> None:
         """Let go of what `pass_positions` keeps from block to block."""

@@ -1,6 +1,7 @@
 """Bottleneck adapter: h + s (act(x Wd + bd) Wu + bu) (Houlsby et al. 2019; He et al. 2022)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from autopeft.space.forms import Activation, Form
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU: functional.relu,
     Activation.GELU: functional.gelu,
+    Activation.GELU_NEW: partial(functional.gelu, approximate="tanh"),
     Activation.TANH: torch.tanh,
     Activation.SILU: functional.silu,
 }

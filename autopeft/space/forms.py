@@ -78,6 +78,8 @@ class Activation(StrEnum):
 
     RELU = "relu"
     GELU = "gelu"
+    GELU_NEW = "gelu_new"
+    """GELU with tanh instead of erf, as GPT-2 has it."""
     TANH = "tanh"
     SILU = "silu"
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, lora, op
+from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, lora, op, same
 from winners import make_winner
 
 import autopeft
@@ -23,7 +23,16 @@ GENOTYPES = {
     "vectors": VECTORS.ops,
     "head": (),
     "top": (lora(Tap.V, (0, 0, 4)),),
+    "cross": (
+        lora(Tap.Q, 2),
+        lora(Tap.CROSS_Q, (0, 2, 3)),
+        lora(Tap.CROSS_V, (0, 4, 1)),
+        same(Form.PREFIX, Tap.CROSS_HEAD, (0, 3, 3)),
+        same(Form.BOTTLENECK, Tap.CROSS_OUT, (0, 2, 2)),
+    ),
 }
+END = 3
+"""The token that an encoder-decoder's head reads."""
 ENCODERS = {"pfeiffer": PFEIFFER.ops}
 
 
@@ -38,7 +47,7 @@ def write(folder, winner):
     return folder
 
 
-@pytest.fixture(scope="module", params=["bert", "llama", "gpt2"])
+@pytest.fixture(scope="module", params=["bert", "llama", "gpt2", "deberta-v2", "t5", "bart"])
 def folders(request, tmp_path_factory):
     """Adapters of every kind on one model; one has a single output."""
     home = tmp_path_factory.mktemp(request.param)
@@ -59,6 +68,7 @@ def some_rows(n_rows, seed=0):
     mask = torch.ones_like(ids)
     for row, length in enumerate(torch.randint(3, 10, (n_rows,), generator=generator)):
         mask[row, length:] = 0
+        ids[row, length - 1] = END
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 

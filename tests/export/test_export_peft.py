@@ -19,6 +19,7 @@ from autopeft.space.taps import Tap
 
 # peft asks a model for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+WIDER = (Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT)
 GELU = {"activation": Activation.GELU}
 
 RANKS = (
@@ -34,6 +35,10 @@ RANKS = (
 DORA = (op(Form.DORA, Tap.ATTN_IN, Tap.Q, (2, 0, 3), scale=2.0), lora(Tap.FFN_OUT, 3))
 VERA = tuple(op(Form.VERA, Tap.ATTN_IN, tap, 5, scale=2.0) for tap in (Tap.Q, Tap.K))
 IA3 = tuple(same(Form.SCALE, tap) for tap in (Tap.K, Tap.V, Tap.FFN_MID))
+LOKR = (
+    op(Form.KRONECKER, Tap.ATTN_IN, Tap.Q, 8, scale=2.0),
+    op(Form.KRONECKER, Tap.FFN_MID, Tap.FFN_OUT, (8, 0, 8), scale="learned"),
+)
 NORMS = tuple(
     same(form, tap) for form in (Form.SCALE, Form.BIAS) for tap in (Tap.ATTN_NORM, Tap.BLOCK_OUT)
 )
@@ -47,15 +52,12 @@ GENOTYPES = {
     "biases": ("LORA", BIASES),
     "lora, norms and biases": ("LORA", (*RANKS, *NORMS, *BIASES)),
     "ia3 and norms": ("IA3", (*IA3, *NORMS)),
+    "lokr and norms": ("LOKR", (*LOKR, *NORMS)),
     "head": ("LORA", ()),
 }
-PLAIN = ("lora", "dora", "ia3", "head")
-"""What needs neither biases nor LayerNorms behind the sublayers."""
-CASES = [
-    *(("bert", name) for name in GENOTYPES),
-    *((family, name) for family in ("roberta", "llama", "gpt2") for name in PLAIN),
-    ("gpt2", "biases"),
-]
+FUSED = ("lora", "dora", "ia3", "head", "biases")
+"""What GPT-2's fused projections are tried with; test_export_families.py has other families."""
+CASES = [*(("bert", name) for name in GENOTYPES), *(("gpt2", name) for name in FUSED)]
 
 
 @pytest.fixture(scope="module")
@@ -113,18 +115,37 @@ def test_a_pattern_that_matches_nothing_is_a_failure(home, tmp_path):
         ((same(Form.LOWRANK, Tap.Q, 2),), "stands at one weight matrix, from its input"),
         ((same(Form.SCALE, Tap.ATTN_IN),), "scales the output of a weight matrix, or an input"),
         ((same(Form.SCALE, Tap.FFN_MID), same(Form.SCALE, Tap.FFN_OUT)), "not both"),
+        ((LOKR[0], lora(Tap.V, 2)), "LoKr is another one than what lowrank v needs"),
+        ((LOKR[0], op(Form.KRONECKER, Tap.ATTN_IN, Tap.V, 4)), "q, v: peft's LoKr has one size"),
+        ((LOKR[0], op(Form.KRONECKER, Tap.ATTN_IN, Tap.Q, 8)), "does not share its weight"),
+        ((same(Form.KRONECKER, Tap.Q, 4),), "peft's LoKr stands at one weight matrix"),
         ((same(Form.BIAS, Tap.FFN_IN),), "biases that the model has"),
-        ((same(Form.PREFIX, Tap.HEAD, 2),), "prefix head->head: peft has no prefix (native"),
-        ((lora(Tap.Q, 2, scale="gated"),), "its gate is another one for every example"),
         ((DORA[0], lora(Tap.Q, 2)), "DoRA does not share its weight"),
     ],
 )
-def test_what_peft_cannot_hold_is_refused_by_name(home, ops, said):
+def test_what_peft_cannot_hold_is_refused_by_name(home, tmp_path, ops, said):
     winner = make_winner(home, "bert", *ops)
     with pytest.raises(ConfigError) as refusal:
         refuse("peft", winner.genotype, winner.backbone.shape)
     assert said in str(refusal.value)
-    assert "--as-lora R approximates" in str(refusal.value)
+    assert str(refusal.value).endswith("; --as-lora R approximates it")
+    assert write_peft(winner, tmp_path, as_lora=2)
+
+
+@pytest.mark.parametrize(
+    ("ops", "said"),
+    [
+        ((same(Form.PREFIX, Tap.HEAD, 2),), "prefix head->head: peft has no prefix (native"),
+        ((lora(Tap.Q, 2, scale="gated"),), "its gate is another one for every example"),
+        ((op(*WIDER, 2, **GELU), lora(Tap.Q, 1)), "peft has no bottleneck (native, merged, "),
+    ],
+)
+def test_what_no_lora_comes_near_gets_no_such_hint(home, ops, said):
+    winner = make_winner(home, "bert", *ops)
+    with pytest.raises(ConfigError) as refusal:
+        refuse("peft", winner.genotype, winner.backbone.shape)
+    assert said in str(refusal.value)
+    assert str(refusal.value).endswith(" can)")
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
@@ -157,7 +178,7 @@ def test_as_lora_is_the_best_update_of_its_rank(home, tmp_path):
 
 
 def test_as_lora_refuses_what_is_no_update_of_a_weight(home, tmp_path):
-    wider = op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 3, **GELU)
+    wider = op(*WIDER, 3, **GELU)
     for one, said in (
         (wider, "a wider FFN is no update"),
         (same(Form.PREFIX, Tap.HEAD, 2), "pref"),

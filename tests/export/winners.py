@@ -6,6 +6,7 @@ import torch
 from record_factory import make_record
 from study_factory import ROWS, rows_of, save_tokenizer, write_data, write_jsonl
 from tiny import genotype, tiny_model
+from transformers import AutoTokenizer
 
 from autopeft.export.adapter import head_tensors
 from autopeft.export.pick import Choice
@@ -14,16 +15,21 @@ from autopeft.front import front_of
 from autopeft.model.inject import Injection
 from autopeft.records import Metric
 from autopeft.space.genotype import Genotype
+from autopeft.space.shipped import load_space
 from autopeft.study.folder import Study
 from autopeft.study.manifest import MANIFEST_VERSION, Manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.spec import StudySpec
+from autopeft.study.write import spec_yaml
 
 
 def save_family(folder, family):
     """The checkpoint of a tiny model without its head, and a tokenizer of nineteen words."""
-    tiny_model(family).base_model.save_pretrained(folder)
+    model = tiny_model(family).base_model
     save_tokenizer(folder)
+    if model.config.is_encoder_decoder:  # their heads read the end of a sentence
+        model.config.eos_token_id = AutoTokenizer.from_pretrained(folder).sep_token_id
+    model.save_pretrained(folder)
     return folder
 
 
@@ -55,6 +61,9 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
             "training": {"max_length": 16, "precision": "fp32", "attention": "eager"},
         }
     )
+    study = Study(folder)
+    study.spec_file.write_text(spec_yaml(spec), encoding="utf-8")
+    study.space_file.write_text(spec_yaml(load_space(spec.space)), encoding="utf-8")
     ground = prepare(spec, folder)
     stored, weights = random_weights(ground.backbone, genotype(*ops), seed)
     metric = ground.task.metric
@@ -80,7 +89,7 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
         rung_steps=(3,),
     )
     choice = Choice(0, "it is the only one")
-    return Winner(Study(folder), manifest, front, [record], choice, record, ground, stored, weights)
+    return Winner(study, manifest, front, [record], choice, record, ground, stored, weights)
 
 
 def random_weights(backbone, one: Genotype, seed: int):
