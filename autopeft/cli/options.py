@@ -22,6 +22,16 @@ TextOption = Annotated[str | None, typer.Option(help="Text column, or two: text_
 WorkersOption = Annotated[
     str | None, typer.Option(help="Worker processes: a number or auto; 0 for none.")
 ]
+EngineOption = Annotated[
+    str | None, typer.Option("--engine", help="Where trials run: local, or ray for a cluster.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster: auto, local, host:port, ray://host:port.")
+]
+GpusOption = Annotated[
+    str | None, typer.Option("--gpus-per-worker", help="On a cluster: like 0.5, or auto.")
+]
+CpusOption = Annotated[int | None, typer.Option("--cpus-per-worker", help="On a cluster.")]
 TrialTimeoutOption = Annotated[
     str | None, typer.Option(help="Give a trial up after no progress for so long, like 10m.")
 ]

@@ -1,5 +1,6 @@
 """A study from a file, from flags, or from a file with flags on top."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from autopeft.space import yaml
 from autopeft.space.shipped import shipped_spaces
 from autopeft.study.spec import StudySpec
 from autopeft.tasks.guess import data_section
+
+_DECIMAL = re.compile(r"\d*\.\d+|\d+\.")
 
 Flags = Mapping[tuple[str, ...], Any]
 """Values by key in the study file; None is a flag that was not given."""
@@ -43,9 +46,11 @@ def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
     return yaml.validate(StudySpec, yaml.Document(document.source, values, document.lines))
 
 
-def number(given: str | None) -> int | str | None:
+def number(given: str | None) -> float | str | None:
     """A flag that takes a number or a word."""
-    return int(given) if given and given.isdigit() else given
+    if given and given.isdigit():
+        return int(given)
+    return float(given) if given and _DECIMAL.fullmatch(given) else given
 
 
 def _put(values: dict[str, Any], key: tuple[str, ...], value: Any) -> None:

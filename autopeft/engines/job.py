@@ -106,6 +106,11 @@ def paused_file(folder: Path, trial: int, rung: int) -> Path:
     return folder / "paused" / f"{trial:06d}-{rung}.safetensors"
 
 
+def weights_name(trial: int, rung: int, replicate: int) -> str:
+    """The name of the trained weights below the study's folder."""
+    return f"weights/{trial:06d}-{rung}-{replicate}.safetensors"
+
+
 _Count = Annotated[int, Field(strict=True, ge=0)]
 
 

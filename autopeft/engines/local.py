@@ -64,6 +64,7 @@ class LocalEngine:
         work: what they load.
         workers: how many; "auto" for one on each GPU, or one on a CPU.
         trial_timeout_seconds: a worker that makes no progress for so long is ended.
+        sharing: engines like this one that share the machine's memory.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class LocalEngine:
         work: Work,
         workers: int | Literal["auto"] = "auto",
         trial_timeout_seconds: float = 600,
+        sharing: int = 1,
     ) -> None:
         self._work, self._wanted_workers = work, workers
-        self._timeout = trial_timeout_seconds
+        self._timeout, self._sharing = trial_timeout_seconds, sharing
         self._workers: dict[int, WorkerProcess] = {}
         self._running: dict[int, _Running] = {}
         self._attempts: deque[Attempt] = deque()
@@ -133,7 +135,8 @@ class LocalEngine:
         workers = 1 if self._wanted_workers == "auto" else self._wanted_workers
         for _ in range(_STARTS):
             worker = self._workers[i] = WorkerProcess(WORKER)
-            reply = worker.ask(Load(work=self._work, index=i, workers=workers))
+            load = Load(work=self._work, index=i, workers=workers * self._sharing)
+            reply = worker.ask(load)
             if isinstance(reply, Loaded):
                 return reply.facts
             lost = _lost_by(reply)

@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from autopeft.engines.decide import decide, heap_for
 from autopeft.engines.ground import load_ground
-from autopeft.engines.job import Job, JobTrial, paused_file
+from autopeft.engines.job import Job, JobTrial, paused_file, weights_name
 from autopeft.engines.outcome import record_of
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.files import write_bytes
@@ -33,8 +33,6 @@ from autopeft.training.train import train_cohort
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); again and again while nothing is trained but scored."""
-
-WEIGHTS = "weights"
 
 
 class Workbench:
@@ -200,7 +198,7 @@ class Workbench:
             path = paused_file(self._folder, trial.number, job.rung)
             path.parent.mkdir(exist_ok=True)
             write_paused(path, result.paused)
-        name = f"{WEIGHTS}/{trial.number:06d}-{job.rung}-{job.replicate}.safetensors"
+        name = weights_name(trial.number, job.rung, job.replicate)
         data = save({name: tensor.contiguous() for name, tensor in result.tensors.items()})
         path = self._folder / name
         path.parent.mkdir(exist_ok=True)

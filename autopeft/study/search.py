@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autopeft.engines.engine import Engine
 from autopeft.engines.local import LocalEngine
-from autopeft.errors import DiskFullError
+from autopeft.errors import ConfigError, DiskFullError
 from autopeft.files import remove_temporaries, write_atomic
 from autopeft.space.genotype import Genotype
 from autopeft.space.shipped import shipped_spaces
@@ -79,7 +79,13 @@ def run_search(
 
 
 def make_engine(spec: StudySpec) -> Engine:
-    """Where the trials of a study run."""
+    """Where the trials of a study run.
+
+    Raises:
+        ConfigError: Ray is asked for and not installed.
+    """
+    if spec.engine.kind == "ray":
+        return _ray_engine(spec)
     if spec.engine.workers == 0:
         from autopeft.engines.inline import InlineEngine  # noqa: PLC0415 - it brings torch
 
@@ -89,6 +95,29 @@ def make_engine(spec: StudySpec) -> Engine:
         workers=spec.engine.workers,
         trial_timeout_seconds=spec.engine.trial_timeout,
     )
+
+
+def _ray_engine(spec: StudySpec) -> Engine:
+    from autopeft.engines.ray.settings import RaySettings, prepare_environment  # noqa: PLC0415
+
+    engine = spec.engine
+    settings = RaySettings(
+        address=engine.address,
+        workers=engine.workers,
+        gpus_per_worker=engine.gpus_per_worker,
+        cpus_per_worker=engine.cpus_per_worker,
+        trial_timeout_seconds=engine.trial_timeout,
+    )
+    prepare_environment(engine.address)
+    try:
+        from autopeft.engines.ray.engine import RayEngine  # noqa: PLC0415 - it brings Ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ConfigError(
+            "engine.kind: `ray` needs Ray, which is not installed: pip install 'autopeft[ray]'"
+        ) from error
+    return RayEngine(spec.work, settings)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from autopeft.training.spec import TrainingSpec
 DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit", "ia3")
 """Tried first at the largest of their sizes that fits the budget, later at smaller ones, too."""
 
+ADDRESS = r"^(auto|local|(ray://)?[\w.-]+:\d{1,5}|(ray://)?\[[\da-fA-F:]+\]:\d{1,5})$"
+
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
 
@@ -107,15 +109,37 @@ class EngineSpec(Strict):
     """Where trials run. Results do not depend on it, as long as there is one worker.
 
     Attributes:
-        workers: processes that train; one on each GPU, or one on a CPU, if "auto". With 0, trials
-            run in the driver's own process: nothing is supervised.
+        kind: `local` for worker processes on this machine, `ray` for workers on a Ray cluster.
+        workers: that train. If "auto", one on each GPU, or one on a CPU; on a cluster as many as
+            it has room for. With 0, trials run in the driver's own process: nothing is supervised.
+        address: of the cluster: `auto` for the one that runs here or that RAY_ADDRESS names,
+            `host:port`, `ray://host:port`, or `local` for one of this machine alone.
+        gpus_per_worker: on a cluster, 0, a share of a GPU, or 1; one, where it has any, if "auto".
+        cpus_per_worker: on a cluster.
         trial_timeout: seconds without progress after which a trial has failed.
         max_failures: the search stops when so many trials in a row have failed.
     """
 
+    kind: Literal["local", "ray"] = "local"
     workers: Literal["auto"] | Annotated[int, Field(strict=True, ge=0, le=1024)] = "auto"
+    address: Annotated[str, Field(pattern=ADDRESS)] = "auto"
+    gpus_per_worker: (
+        Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+    ) = "auto"
+    cpus_per_worker: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
     trial_timeout: Seconds = 600
     max_failures: Annotated[int, Field(strict=True, ge=1)] = 10
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        if self.kind == "ray" and self.workers == 0:
+            raise ValueError("`workers: 0` is the driver's own process, and goes without `ray`")
+        if self.kind == "local":
+            fields = type(self).model_fields
+            for name in ("address", "gpus_per_worker", "cpus_per_worker"):
+                if getattr(self, name) != fields[name].default:
+                    raise ValueError(f"`{name}` is of a cluster, and goes with `kind: ray` alone")
+        return self
 
 
 class SelectionSpec(Strict):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from study_factory import ROWS, rows_of, tree, write_data, write_jsonl
@@ -249,6 +250,16 @@ def test_text_labels_are_no_numbers(refused, study):
 )
 def test_bad_flags(refused, study, flags, code, told):
     assert told in refused(code, "search", "study.yaml", "--out", "out", *flags)
+
+
+def test_cluster_without_ray(refused, study, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("engine", "cluster", "slot"):
+        monkeypatch.delitem(sys.modules, f"autopeft.engines.ray.{name}", raising=False)
+    told = refused(2, "search", study, "--engine", "ray", "--workers", 1, "--out", "out")
+    assert told == (
+        "engine.kind: `ray` needs Ray, which is not installed: pip install 'autopeft[ray]'"
+    )
 
 
 @pytest.mark.parametrize(

@@ -225,3 +225,25 @@ seed: 9223372036854775807
     path.write_text(spec_yaml(spec), encoding="utf-8")
     assert load_study_spec(path) == spec
     assert isinstance(spec, StudySpec)
+
+
+def test_cluster(study):
+    text = "engine: {kind: ray, address: 'ray://[::1]:10001', workers: 3, gpus_per_worker: 0.5}\n"
+    engine = study(text).engine
+    assert (engine.kind, engine.workers, engine.gpus_per_worker) == ("ray", 3, 0.5)
+    assert study("engine: {kind: ray}\n").engine.address == "auto"
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("{kind: ray, workers: 0}", "workers: 0"),
+        ("{address: local}", "`address` is of a cluster"),
+        ("{gpus_per_worker: 0.5}", "`gpus_per_worker` is of a cluster"),
+        ("{kind: ray, gpus_per_worker: 2}", "less than or equal to 1"),
+        ("{kind: ray, address: 'http://host:1'}", "address"),
+        ("{kind: spark}", "'local' or 'ray'"),
+    ],
+)
+def test_bad_cluster(refusal, engine, told):
+    assert told in refusal(f"engine: {engine}\n")

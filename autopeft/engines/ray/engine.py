@@ -1,0 +1,280 @@
+"""The Ray engine: stations on the nodes of a cluster, each with the backbone loaded.
+
+The driver's study folder is the authority: what a job goes on from is sent with it, and weights
+and states come back with the records, so that nodes need not share a file system. A station that
+is lost loses its job alone, which is dispatched again.
+"""
+
+import json
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from autopeft import errors
+from autopeft.engines.engine import Stepped
+from autopeft.engines.job import Job
+from autopeft.engines.outcome import Attempt, Mishap, after, attempts_of, record_of
+from autopeft.engines.protocol import Decision, Done, Loaded, Measured, Refused
+from autopeft.engines.ray import letters
+from autopeft.engines.ray.cluster import connected, free, share_of
+from autopeft.engines.ray.files import pieces, roots_of, states_for, write_files
+from autopeft.engines.ray.letters import Letter, Message, Wire
+from autopeft.engines.ray.settings import RaySettings
+from autopeft.engines.ray.slot import LOST, Slot, failed_by, mishap_of
+from autopeft.engines.ray.station import versions
+from autopeft.engines.work import CohortSize, Decided, Facts, Work
+from autopeft.errors import AutopeftError, DataError
+from autopeft.records import Failure, Record
+from autopeft.space.genotype import Genotype
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at workers that say nothing."""
+
+_STARTS = 3
+"""Times that a worker may be lost before it is ready."""
+
+ROOM_SECONDS = 60.0
+"""How long the cluster may have no room for any worker."""
+
+_SILENT_SECONDS = 120.0
+"""A station that runs a job answers every second; one that does not for so long is lost."""
+
+
+class RayEngine:
+    """Runs jobs on a Ray cluster.
+
+    Args:
+        work: what the workers load.
+        settings: how to use the cluster.
+    """
+
+    def __init__(self, work: Work, settings: RaySettings) -> None:
+        self._work, self._settings = work, settings
+        self._connection = ExitStack()
+        self._slots: list[Slot] = []
+        self._waiting: dict[Any, Slot] = {}
+        self._attempts: deque[Attempt] = deque()
+        self._facts: Facts | None = None
+        self._decided: Decided | None = None
+
+    def load(self) -> Facts:
+        """Connect, and start the first worker."""
+        self._connection.enter_context(connected(self._settings.address))
+        self._share = share_of(self._settings)
+        self._slots = [Slot() for _ in range(self._share.workers)]
+        return self._first_ready()
+
+    @property
+    def n_workers(self) -> int:
+        """Stations, once all of them have a place."""
+        return self._share.workers
+
+    def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
+        """Let the first worker measure how to compute."""
+        plain = json.dumps([genotype.to_dict() for genotype in genotypes])
+        lost: Mishap | None = None
+        for _ in range(_STARTS):
+            self._first_ready()
+            slot = self._slots[0]
+            try:
+                answer = _message(ray.get(slot.actor.decide.remote(plain, cohort)))
+            except LOST as error:
+                lost = mishap_of(error)
+                slot.drop()
+                continue
+            if isinstance(answer, Decision):
+                return answer.decided
+            raise _unexpected(answer)
+        raise DataError(f"no worker gets ready: {lost.failure.message if lost else ''}")
+
+    def begin(self, decided: Decided, folder: Path) -> None:
+        """Get the first worker ready; others start when there is a job for them."""
+        self._decided, self._folder = decided, folder
+        self._slots[0].actor.begin.remote(decided.model_dump_json())
+
+    def submit(self, job: Job, wanted: Collection[int]) -> None:
+        """Take a job."""
+        self._attempts.extend(attempts_of(job, wanted))
+
+    def results(self, stepped: Stepped) -> Iterator[Record]:
+        """Records as they come."""
+        while self._attempts or any(slot.phase == "running" for slot in self._slots):
+            self._dispatch()
+            yield from self._listen(stepped)
+
+    def close(self) -> None:
+        """End all workers, and the connection."""
+        actors = [slot.actor for slot in self._slots if slot.phase not in ("absent", "placing")]
+        if actors:
+            ending = [actor.close.remote() for actor in actors]
+            ray.wait(ending, num_returns=len(ending), timeout=2 * _LOOK_SECONDS)
+        for slot in self._slots:
+            if slot.actor is not None:
+                slot.drop()
+        self._waiting.clear()
+        self._attempts.clear()
+        self._connection.close()
+
+    def _first_ready(self) -> Facts:
+        """Wait until the first worker has loaded."""
+        slot = self._slots[0]
+        while slot.phase != "idle":
+            if slot.phase == "absent":
+                self._place(slot)
+            for _ in self._listen(_nobody):  # nothing runs yet, so there are no records
+                pass
+        if self._facts is None:
+            raise DataError("the first worker is ready without facts")
+        return self._facts
+
+    def _dispatch(self) -> None:
+        """Give jobs to workers that have none, and start workers for the rest."""
+        for slot in self._slots:
+            if slot.phase == "idle" and self._attempts:
+                attempt = self._attempts.popleft()
+                slot.begin(attempt)
+                job, wanted = attempt.job, sorted(attempt.wanted)
+                states = states_for(job, self._folder)
+                plain = json.dumps(job.to_dict())
+                self._expect(slot, slot.actor.run.remote(plain, wanted, states))
+        coming = sum(slot.phase in ("placing", "loading") for slot in self._slots)
+        for slot in self._slots:
+            if slot.phase == "absent" and coming < len(self._attempts):
+                self._place(slot)
+                coming += 1
+
+    def _place(self, slot: Slot) -> None:
+        slot.place(self._share, self._settings.trial_timeout_seconds)
+        self._expect(slot, slot.actor.greet.remote(roots_of(self._work)))
+
+    def _expect(self, slot: Slot, answer: Any) -> None:
+        slot.heard()
+        self._waiting[answer] = slot
+
+    def _listen(self, stepped: Stepped) -> Iterator[Record]:
+        """The next answer, if one comes soon."""
+        ready, _ = ray.wait(list(self._waiting), num_returns=1, timeout=_LOOK_SECONDS)
+        for answer in ready:
+            slot = self._waiting.pop(answer)
+            try:
+                said = ray.get(answer)
+            except LOST as error:
+                yield from self._lost(slot, mishap_of(error))
+            except RayTaskError as error:
+                raise failed_by(error, slot.node) from error
+            else:
+                yield from self._hear(slot, said, stepped)
+        yield from self._look()
+
+    def _look(self) -> Iterator[Record]:
+        """See to workers that say nothing, and to a cluster that has no room."""
+        for answer, slot in list(self._waiting.items()):
+            if slot.phase == "running" and slot.silent_seconds > _SILENT_SECONDS:
+                del self._waiting[answer]
+                failure = Failure("crash", f"nothing heard of it in {_SILENT_SECONDS:g} s")
+                yield from self._lost(slot, Mishap(failure, from_outside=True))
+        there = [slot for slot in self._slots if slot.phase != "absent"]
+        if there and all(
+            slot.phase == "placing" and slot.silent_seconds > ROOM_SECONDS for slot in there
+        ):
+            raise DataError(
+                f"the cluster has had no room for a worker for {ROOM_SECONDS:g} s: each takes "
+                f"{self._share}, and {free()} are free"
+            )
+
+    def _hear(self, slot: Slot, said: Any, stepped: Stepped) -> Iterator[Record]:
+        """What a worker says, as a phase follows the other."""
+        if slot.phase == "placing":
+            self._send(slot, *said)
+        elif slot.phase == "loading":
+            self._loaded(slot, _message(said))
+        else:
+            yield from self._news(slot, [Letter.from_wire(wire) for wire in said], stepped)
+
+    def _send(self, slot: Slot, node: str, theirs: dict[str, str], lacking: list[str]) -> None:
+        """Send what a node lacks, and let it load."""
+        slot.node, slot.phase = node, "loading"
+        if theirs != versions():
+            told = (f"{k} {theirs.get(k)} instead of {v}" for k, v in versions().items())
+            raise DataError(f"{node} has other versions than the driver: {', '.join(told)}")
+        try:
+            for root in lacking:
+                for piece in pieces(root):
+                    ray.get(slot.actor.receive.remote(piece.root, piece.name, piece.data))
+        except LOST:  # shows again in the answer that is waited for now
+            pass
+        self._expect(slot, slot.actor.load.remote(self._work.model_dump_json()))
+
+    def _loaded(self, slot: Slot, answer: Message) -> None:
+        if not isinstance(answer, Loaded):
+            raise _unexpected(answer)
+        facts = self._facts = self._facts or answer.facts
+        for name in ("model_hash", "data_hash", "model_shape", "labels"):
+            if getattr(answer.facts, name) != getattr(facts, name):
+                what = "rows" if name in ("data_hash", "labels") else "model"
+                raise DataError(f"the {what} on {slot.node} differ from those on the first node")
+        slot.phase, slot.losses = "idle", 0
+        if self._decided is not None:
+            slot.actor.begin.remote(self._decided.model_dump_json())
+
+    def _news(self, slot: Slot, news: Sequence[Letter], stepped: Stepped) -> Iterator[Record]:
+        for letter in news:
+            message = letter.message
+            if isinstance(message, letters.Stepped):
+                stepped(message.trials, message.step, message.steps)
+            elif isinstance(message, Measured):
+                record = Record.from_dict(message.record, slot.node)
+                slot.brought(record.trial)
+                write_files(record, dict(letter.files), self._folder)
+                yield record
+            elif isinstance(message, Done):
+                slot.phase, slot.attempt = "idle", None
+            else:
+                raise _unexpected(message)
+        if slot.phase == "running":
+            self._expect(slot, slot.actor.hear.remote())
+
+    def _lost(self, slot: Slot, mishap: Mishap) -> Iterator[Record]:
+        """Try again in another place, or record the failure of the trial that is to blame."""
+        attempt = slot.drop()
+        if attempt is None:
+            slot.losses += 1
+            if slot.losses == _STARTS:
+                raise DataError(f"no worker gets ready: {mishap.failure.message}")
+            return
+        attempts = after(attempt, mishap) if attempt.wanted else []
+        self._attempts.extendleft(reversed(attempts))
+        if attempts or not attempt.wanted or self._facts is None or self._decided is None:
+            return
+        yield record_of(
+            attempt.job,
+            attempt.job.trials[0],
+            facts=self._facts,
+            precision=self._decided.precision,
+            worker=slot.node,
+            seconds=(datetime.now(UTC) - slot.started).total_seconds(),
+            started=slot.started,
+            failure=mishap.failure,
+        )
+
+
+def _message(wire: Wire) -> Message:
+    return Letter.from_wire(wire).message
+
+
+def _nobody(_: tuple[int, ...], __: int, ___: int) -> None:
+    """Hears of no steps."""
+
+
+def _unexpected(message: Message) -> AutopeftError:
+    """What a worker refused, as an exception of this process."""
+    if not isinstance(message, Refused):
+        return DataError(f"a worker gave the answer `{message.kind}` to another question")
+    made: AutopeftError = getattr(errors, message.error, DataError)(message.message)
+    return made

@@ -1,0 +1,48 @@
+"""How a study uses a cluster, and what has to stand in the environment before Ray is imported."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from typing import Literal
+
+LOCAL = "local"
+"""The address that stands for a cluster of this machine alone, which ends with the search."""
+
+_MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""What makes Ray take the loopback address for its own; elsewhere than there it listens on all."""
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """How a study uses a cluster.
+
+    Attributes:
+        address: `auto` for the cluster that runs on this machine or that RAY_ADDRESS names,
+            `host:port`, `ray://host:port`, or `local` for one of this machine alone.
+        workers: how many; "auto" for as many as the cluster has room for.
+        gpus_per_worker: a share of a GPU, 0 for none; "auto" for one, where the cluster has any.
+        cpus_per_worker: CPUs, and threads, of each.
+        trial_timeout_seconds: a worker that makes no progress for so long is ended.
+    """
+
+    address: str = "auto"
+    workers: int | Literal["auto"] = "auto"
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    cpus_per_worker: int = 1
+    trial_timeout_seconds: float = 600
+
+
+def prepare_environment(address: str) -> None:
+    """Keep authentication on, and a local cluster on loopback; to be called before Ray is imported.
+
+    Args:
+        address: of the cluster; the token of a local one is made here, and its processes alone
+            know it.
+    """
+    os.environ.setdefault(_MODE, "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == LOCAL:
+        os.environ.setdefault(_LOOPBACK, "0")
+        if _TOKEN not in os.environ and _TOKEN_PATH not in os.environ:
+            os.environ[_TOKEN] = secrets.token_hex(32)
