@@ -50,7 +50,7 @@ def search(
         trials: in all.
         time: training time in all, in seconds or like "2h".
         training: the `training` section of a study file.
-        sampler: "tpe", "nsga2" or "random".
+        sampler: "tpe", "nsga2", "gp" or "random".
         seed: of everything.
         watcher: is told what happens.
 

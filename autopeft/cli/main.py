@@ -87,7 +87,7 @@ def search(
         str | None, typer.Option(help="Trials trained together, a number or auto.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
     rungs: Annotated[
         int | None, typer.Option(help="Levels of the training budget, from 30 trials on.")
     ] = None,

@@ -3,22 +3,24 @@
 Promotions go first where they fill a cohort, then comes a block of new trials, then promotions that
 fill none; the final selection is last. Slots for new trials come in blocks of one cohort. A slot's
 proposal knows the measurements of earlier blocks (with several workers, of those that have ended by
-then whatever the order) and nothing of its own. So jobs do not depend on where a search was
-interrupted or continued.
+then whatever the order); of its own block it knows the genotypes that were proposed before. So jobs
+do not depend on where a search was interrupted or continued.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.front import Front, Point, front_of, points_of
 from autopeft.objectives import CostName, cost_of
 from autopeft.records import Record
+from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.seed import seed_of
 from autopeft.space.words import describe
 from autopeft.study.contenders import affordable, contenders
 from autopeft.study.costs import Costs
+from autopeft.study.lessons import Lessons, lowest_rung
 from autopeft.study.propose import Measured, Proposal, propose
 from autopeft.study.rungs import Key, Rungs, next_replicate
 from autopeft.study.setup import Setup
@@ -70,13 +72,22 @@ class Planner:
         trial_seconds: expected for a whole training before anything was measured.
         cohort: trials trained together.
         n_workers: jobs that run at the same time.
+        lessons: which records the sampler learns from.
     """
 
     def __init__(
-        self, setup: Setup, rungs: Rungs, *, trial_seconds: float, cohort: int, n_workers: int
+        self,
+        setup: Setup,
+        rungs: Rungs,
+        *,
+        trial_seconds: float,
+        cohort: int,
+        n_workers: int,
+        lessons: Lessons = lowest_rung,
     ) -> None:
         self._setup, self._spec, self._rungs = setup, setup.spec, rungs
         self._cohort, self._n_workers = cohort, n_workers
+        self._lessons = lessons
         self.costs = Costs(rungs, trial_seconds)
 
     def next_job(self, known: Known) -> Job | None:
@@ -130,18 +141,22 @@ class Planner:
         last = min(start + size, self._spec.budget.trials, first + self._affordable(known))
         if last <= first:
             return None
-        history = [self._measured(known.records[i, 0, 0]) for i in range(n_known)]
-        taken = {trial.genotype.hash for trial in trials}
+        there = [r for r in known.ordered if r.trial < n_known and not r.replicate]
+        history = [self._measured(record) for record in self._lessons(there)]
+        earlier = [trial.genotype for trial in trials]
         added = []
         for slot in range(first, last):
-            proposal = self._propose(slot, history, taken)
+            proposal = self._propose(slot, history, earlier, n_known)
+            earlier.append(proposal.genotype)
             seed = seed_of(self._spec.seed, proposal.genotype.hash, "0")
-            taken.add(proposal.genotype.hash)
             added.append(JobTrial(slot, proposal.genotype, seed, proposal.origin))
         return self._job(added, 0, 0)
 
-    def _propose(self, slot: int, history: Sequence[Measured], taken: Collection[str]) -> Proposal:
-        """The genotype of a slot."""
+    def _propose(
+        self, slot: int, history: Sequence[Measured], earlier: Sequence[Genotype], n_known: int
+    ) -> Proposal:
+        """The genotype of a slot, which may know the measurements of the first `n_known`."""
+        taken = {genotype.hash for genotype in earlier}
         start = self._setup.starts.at(slot)
         if start is not None and start.genotype.hash not in taken:
             return Proposal(start.genotype, start.origin)
@@ -153,6 +168,7 @@ class Planner:
             slot=slot,
             history=history,
             taken=taken,
+            pending=earlier[n_known:],
             costs=self._spec.costs,
         )
         return replace(proposal, origin=f"lora {proposal.origin}") if lora else proposal

@@ -3,13 +3,18 @@
 For every slot an in-memory Optuna study is built from the measurements and asked once by a
 sampler seeded with (study seed, slot, attempt). So a resumed search cannot propose anything else
 than an uninterrupted one, and no sampler has a state to lose.
+
+Genotypes that were proposed before and whose measurements this slot may not know stand there as
+running trials: TPE takes them for bad ones (the constant liar), a Gaussian process expects of them
+what its posterior says and looks for what they leave to gain. So the trials of a cohort differ.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from autopeft.errors import NoFeasibleTrialError
@@ -28,6 +33,8 @@ NEW_ATTEMPTS = 50
 """Draws for one slot before a genotype that was tried already is accepted again."""
 POPULATION = 20
 """Of NSGA-II; small, since studies are."""
+GP_ATTEMPTS = 8
+"""Draws for one slot by a Gaussian process, each of which takes seconds; then come random ones."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def propose(
     slot: int,
     history: Sequence[Measured],
     taken: Collection[str],
+    pending: Sequence[Genotype] = (),
     costs: Sequence[CostName] = (PARAMS,),
 ) -> Proposal:
     """Draw the genotype of a slot.
@@ -72,6 +80,7 @@ def propose(
         slot: number of the trial to come.
         history: measurements that this slot may know.
         taken: hashes of the genotypes of all earlier slots.
+        pending: genotypes of earlier slots whose measurements this slot may not know.
         costs: what the study optimises beside the quality.
 
     Returns:
@@ -81,14 +90,17 @@ def propose(
         NoFeasibleTrialError: no draw fitted the budget.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    told, n_costs = _told(space, history), len(costs)
+    told = _told(space, history, pending, len(costs))
     again: Proposal | None = None
     for attempt in range(ATTEMPTS):
-        params = _ask(space, sampler, seed_of(seed, "slot", str(slot), str(attempt)), told, n_costs)
+        name = "random" if sampler == "gp" and attempt >= GP_ATTEMPTS else sampler
+        params = _ask(space, name, seed_of(seed, "slot", str(slot), str(attempt)), told)
         genotype = space.decode(params)
+        if name == "gp":  # or the next draw would be like this one, if it is refused
+            told = replace(told, pending=(*told.pending, params))
         if not genotype.ops or not space.admits(genotype):
             continue
-        proposal = Proposal(genotype, sampler)
+        proposal = Proposal(genotype, name)
         if genotype.hash not in taken:
             return proposal
         again = again or proposal
@@ -102,37 +114,69 @@ def propose(
     return again
 
 
-_Told = Sequence[tuple[Params, tuple[float, ...]]]
+@dataclass(frozen=True)
+class _Told:
+    """What a sampler is told.
+
+    Attributes:
+        measured: coordinates, values of the objectives, and the excess over the limits.
+        pending: coordinates.
+        n_costs: objectives beside the quality.
+    """
+
+    measured: tuple[tuple[Params, tuple[float, ...], float], ...]
+    pending: tuple[Params, ...]
+    n_costs: int
 
 
-def _told(space: SearchSpace, history: Sequence[Measured]) -> _Told:
-    return [
-        (params, values_of(measured.quality, measured.costs))
-        for measured in history
-        if measured.quality is not None and (params := encode(space, measured.genotype)) is not None
-    ]
+def _told(
+    space: SearchSpace, history: Sequence[Measured], pending: Sequence[Genotype], n_costs: int
+) -> _Told:
+    measured = (
+        (params, values_of(one.quality, one.costs), _excess(space, one.genotype))
+        for one in history
+        if one.quality is not None and (params := encode(space, one.genotype)) is not None
+    )
+    running = (encode(space, genotype) for genotype in pending)
+    return _Told(tuple(measured), tuple(p for p in running if p is not None), n_costs)
 
 
-def _ask(space: SearchSpace, name: SamplerName, seed: int, told: _Told, n_costs: int) -> Params:
-    distributions = distributions_of(space)
+def _excess(space: SearchSpace, genotype: Genotype) -> float:
+    """The logarithm of the parameters over their limit: positive where they exceed it."""
+    excess = math.log1p(genotype.count_params(space.shape)) - math.log1p(space.max_params)
+    if space.max_trained is None:
+        return excess
+    trained = math.log1p(genotype.count_trained(space.shape)) - math.log1p(space.max_trained)
+    return max(excess, trained)
+
+
+def _ask(space: SearchSpace, name: SamplerName, seed: int, told: _Told) -> Params:
+    distributions = dict(distributions_of(space))
     sampler = _sampler(name, seed % 2**32)
-    study = optuna.create_study(directions=directions_of(n_costs), sampler=sampler)
-    for i, (params, values) in enumerate(told):
+    study = optuna.create_study(directions=directions_of(told.n_costs), sampler=sampler)
+    is_limited = name == "gp" and not space.by_construction
+    for i, (params, values, excess) in enumerate(told.measured):
         study.add_trial(
             create_trial(
                 params=dict(params),
-                distributions=dict(distributions),
+                distributions=distributions,
                 values=list(values),
                 system_attrs=_generation(sampler, i),
-                state=TrialState.COMPLETE,
+                constraints={"excess": excess} if is_limited else None,
             )
+        )
+    for params in told.pending:
+        study.add_trial(
+            create_trial(state=TrialState.RUNNING, params=dict(params), distributions=distributions)
         )
     return dict(study.ask(distributions).params)
 
 
 def _sampler(name: SamplerName, seed: int) -> BaseSampler:
     if name == "tpe":
-        return TPESampler(seed=seed)
+        return TPESampler(seed=seed, constant_liar=True)
+    if name == "gp":
+        return GPSampler(seed=seed, warn_independent_sampling=False)
     if name == "nsga2":
         return NSGAIISampler(population_size=POPULATION, seed=seed)
     return RandomSampler(seed=seed)

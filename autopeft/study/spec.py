@@ -24,7 +24,7 @@ ADDRESS = r"^(auto|local|(ray://)?[\w.-]+:\d{1,5}|(ray://)?\[[\da-fA-F:]+\]:\d{1
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
 
-SamplerName = Literal["tpe", "nsga2", "random"]
+SamplerName = Literal["tpe", "nsga2", "gp", "random"]
 
 
 def _percent_or_count(value: object) -> object:

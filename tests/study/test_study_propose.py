@@ -20,7 +20,8 @@ from autopeft.study import propose as module
 from autopeft.study.propose import Measured, propose
 
 SHAPE = encoder_shape(4, 32, 64, 40_000)
-SAMPLERS = ("tpe", "nsga2", "random")
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+NOTHING = module._Told((), (), 1)
 ONE_POINT = """
 name: point
 description: A single genotype.
@@ -34,12 +35,10 @@ def space_of(name="unified", max_params=1000):
     return bind(load_space(name), SHAPE, max_params)
 
 
-def proposals(space, n, sampler="random", *, history=(), taken=(), seed=0, first=0):
+def proposals(space, n, sampler="random", *, history=(), taken=(), pending=(), seed=0, first=0):
     """What is proposed for some slots."""
-    return [
-        propose(space, sampler, seed=seed, slot=first + slot, history=history, taken=taken)
-        for slot in range(n)
-    ]
+    told = {"history": history, "taken": taken, "pending": pending}
+    return [propose(space, sampler, seed=seed, slot=first + slot, **told) for slot in range(n)]
 
 
 def drawn(space, n, sampler="random", **more):
@@ -85,20 +84,57 @@ def test_same_arguments_give_the_same_proposal(sampler, history):
     assert answers[0].origin == sampler
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_slots_and_seeds_differ(sampler, history):
     space = space_of()
     found = [p for seed in (0, 1) for p in proposals(space, 3, sampler, history=history, seed=seed)]
     assert len({proposal.genotype.hash for proposal in found}) == 6
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
 def test_measurements_matter_and_failures_do_not(sampler, history):
     space = space_of()
     failed = [Measured(m.genotype, None, {}) for m in measured(drawn(space, 9, seed=9))]
     (known,) = drawn(space, 1, sampler, history=history)
     assert [known] == drawn(space, 1, sampler, history=[*failed, *history])
     assert [known] != drawn(space, 1, sampler)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_what_is_pending_changes_what_is_proposed(sampler, history):
+    """Of several asks a Gaussian process would give one answer again and again."""
+    space, some = space_of(), history[:12]
+    (first,) = drawn(space, 1, sampler, history=some, first=12)
+    pending = [first]
+    for _ in range(2):
+        more = {"history": some, "first": 12, "pending": pending}
+        (genotype,) = drawn(space, 1, sampler, **more)
+        assert [genotype] == drawn(space, 1, sampler, **more)
+        pending.append(genotype)
+    assert len({genotype.hash for genotype in pending}) == 3, "of one slot and seed"
+
+
+def test_gaussian_process_is_told_of_the_limit(monkeypatch):
+    """Where more is better, it would ask for too much if it did not know what fits."""
+    space, most = space_of("autopeft", 2000), 2000
+    genotypes = drawn(space, 16, seed=5)
+    costs = {"trainable_params": 500}
+    told = [Measured(g, g.count_params(SHAPE) / most, costs) for g in genotypes]
+
+    def fitting():
+        known = module._told(space, told, (), 1)
+        asked = (space.decode(module._ask(space, "gp", seed, known)) for seed in range(4))
+        return sum(genotype.count_params(SHAPE) <= most for genotype in asked)
+
+    informed = fitting()
+    monkeypatch.setattr(module, "_excess", lambda *_: -1.0)
+    assert informed > fitting()
+
+
+def test_gaussian_process_gives_way_to_chance(history, monkeypatch):
+    monkeypatch.setattr(module, "GP_ATTEMPTS", 0)
+    (proposal,) = proposals(space_of(), 1, "gp", history=history)
+    assert proposal.origin == "random"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -126,7 +162,7 @@ def test_exhausted_space_repeats_itself_after_bounded_draws(monkeypatch):
 def test_every_proposal_fits_and_has_ops(sampler, name):
     space = space_of(name, 700)
     if name == "autopeft":
-        plain = [space.decode(module._ask(space, "random", seed, (), 1)) for seed in range(60)]
+        plain = [space.decode(module._ask(space, "random", seed, NOTHING)) for seed in range(60)]
         fitting = sum(0 < genotype.count_params(SHAPE) <= 700 for genotype in plain)
         assert 0 < fitting < 20, "or nothing had to be drawn again"
     for genotype in drawn(space, 10, sampler):
