@@ -30,7 +30,8 @@ from autopeft.study.spec import SamplerName
 ATTEMPTS = 2000
 """Draws for one slot before a space that is filtered counts as infeasible."""
 NEW_ATTEMPTS = 50
-"""Draws for one slot before a genotype that was tried already is accepted again."""
+"""Draws for one slot by a sampler that give nothing new before random ones take its place, and
+such draws before a genotype that was tried already is accepted again."""
 POPULATION = 20
 """Of NSGA-II; small, since studies are."""
 GP_ATTEMPTS = 8
@@ -91,9 +92,10 @@ def propose(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     told = _told(space, history, pending, len(costs))
+    own = GP_ATTEMPTS if sampler == "gp" else NEW_ATTEMPTS
     again: Proposal | None = None
     for attempt in range(ATTEMPTS):
-        name = "random" if sampler == "gp" and attempt >= GP_ATTEMPTS else sampler
+        name = sampler if attempt < own else "random"
         params = _ask(space, name, seed_of(seed, "slot", str(slot), str(attempt)), told)
         genotype = space.decode(params)
         if name == "gp":  # or the next draw would be like this one, if it is refused
@@ -104,7 +106,7 @@ def propose(
         if genotype.hash not in taken:
             return proposal
         again = again or proposal
-        if attempt >= NEW_ATTEMPTS:
+        if attempt >= own + NEW_ATTEMPTS:
             break
     if again is None:
         raise NoFeasibleTrialError(

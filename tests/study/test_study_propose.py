@@ -29,6 +29,18 @@ slots:
   - {name: v, form: scale, read: same, write: v, layout: same}
 training: {learning_rate: 1e-3}
 """
+SMALL = """
+name: small
+description: Two slots of one size each, in the top n of four layers.
+draw: filter
+layouts: {depth: top}
+slots:
+  - {name: one, form: lowrank, read: weight, write: q, size: [1, 2, 4], layout: depth}
+  - {name: two, form: lowrank, read: weight, write: v, size: [1, 2, 4], layout: depth}
+training: {learning_rate: 1e-3}
+"""
+SMALL_SIZE = 4 * (4 * 4 - 1)
+"""Genotypes of it."""
 
 
 def space_of(name="unified", max_params=1000):
@@ -146,6 +158,20 @@ def test_what_is_taken_is_not_proposed_again(sampler):
         taken.add(genotype.hash)
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_sampler_that_sees_nothing_new_gives_way_to_chance(sampler):
+    """Of a space whose cheapest draws are empty, told that the cheap is as good as the dear."""
+    space = bind(yaml.validate(SpaceSpec, yaml.loads(SMALL, "small.yaml")), SHAPE, 100_000)
+    found = {}
+    for slot in range(SMALL_SIZE // 2):
+        told = [
+            Measured(g, 0.5, {"trainable_params": g.count_params(SHAPE)}) for g in found.values()
+        ]
+        proposal = propose(space, sampler, seed=0, slot=slot, history=told, taken=found)
+        found[proposal.genotype.hash] = proposal.genotype
+    assert len(found) == SMALL_SIZE // 2
+
+
 def test_exhausted_space_repeats_itself_after_bounded_draws(monkeypatch):
     asked, ask = [], module._ask
     monkeypatch.setattr(module, "_ask", lambda *args: asked.append(args[2]) or ask(*args))
@@ -154,7 +180,7 @@ def test_exhausted_space_repeats_itself_after_bounded_draws(monkeypatch):
     (only,) = drawn(space, 1)
     assert len(asked) == 1
     assert drawn(space, 1, taken={only.hash}) == [only]
-    assert len(set(asked[1:])) == len(asked[1:]) == module.NEW_ATTEMPTS + 1
+    assert len(set(asked[1:])) == len(asked[1:]) == 2 * module.NEW_ATTEMPTS + 1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

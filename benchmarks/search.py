@@ -1,0 +1,366 @@
+"""What a search reaches at what cost: rungs against none, samplers against each other.
+
+    table   trains every genotype of table/space.yaml to every rung (an hour on one core, resumable)
+    replay  searches in that table, in seconds a study, with the study's own planner
+    live    searches with real training in a large space (hours, resumable)
+
+The measure is the hypervolume of the front that the search rows give, computed with what its
+trials score on test rows that no search sees.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import print_table, write_result
+from numpy.typing import NDArray
+from report import EMBEDDED
+from scipy import stats
+from search_bench import (
+    Bench,
+    Kept,
+    Rows,
+    Scored,
+    every_genotype,
+    jobs_of,
+    study_spec,
+    write_rows,
+)
+from search_estimates import regrets
+
+from autopeft.demo.model import embedded_model
+from autopeft.engines.job import Job
+from autopeft.engines.work import Facts
+from autopeft.front import hypervolume
+from autopeft.records import Record
+from autopeft.space.methods import method
+from autopeft.space.shipped import load_space
+from autopeft.study.planner import Known, Planner
+from autopeft.study.rungs import Rungs, rungs_of
+from autopeft.study.setup import Setup, set_up
+from autopeft.study.spec import StudySpec
+
+HERE = Path(__file__).parent
+TABLE, FACTS, SPACE = "trec.jsonl", "trec.json", "space.yaml"
+
+STRATEGIES: Mapping[str, Mapping[str, Any]] = {
+    "ours": {"sampler": "tpe", "rungs": 3},
+    "tpe": {"sampler": "tpe", "rungs": 1},
+    "random": {"sampler": "random", "rungs": 1},
+    "random+rungs": {"sampler": "random", "rungs": 3},
+    "nsga2": {"sampler": "nsga2", "rungs": 1},
+}
+LIVE = ("ours", "tpe", "random")
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Step:
+    """A study after one of its jobs.
+
+    Attributes:
+        trainings: cost so far, in whole trainings.
+        seconds: cost so far, as measured.
+        test: hypervolume of its front on the test rows.
+        search: the same on the search rows.
+    """
+
+    trainings: float
+    seconds: float
+    test: float
+    search: float
+
+
+def run_study(
+    setup: Setup, cohort: int, fetch: Callable[[Job], Sequence[Scored]]
+) -> tuple[list[Step], list[Record]]:
+    """Plan jobs until the budget is spent, as a driver with one worker does."""
+    spec = setup.spec
+    rungs = rungs_of(setup.steps, spec.budget.trials, spec.rungs, spec.reduction)
+    planner = Planner(setup, rungs, trial_seconds=1.0, cohort=cohort, n_workers=1)
+    known, tops, steps = Known([], {}), {}, []
+    trainings = seconds = 0.0
+    while (job := planner.next_job(known)) is not None:
+        known.jobs.append(job)
+        for item in fetch(job):
+            tops[item.record.trial] = item
+            known.records[item.record.key] = item.record
+            trainings += rungs.share(item.record.rung)
+            seconds += item.record.seconds
+        front = planner.front(known)
+        tested = [(p.trainable_params, tops[p.trial].test_quality) for p in front.points]
+        test = hypervolume(tested, setup.space.max_params)
+        steps.append(Step(trainings, seconds, test, front.hypervolume))
+    return steps, known.ordered
+
+
+def make_table(args: argparse.Namespace) -> None:
+    """Train what is missing of the table."""
+    folder = args.work / "table"
+    rows = Rows(args.train_rows, args.search_rows, args.test_rows)
+    n_search = write_rows(args.data, rows, folder)
+    spec = _spec(args, folder, trials=1, cohort=args.cohort)
+    bench = Bench(spec, n_search, folder)
+    setup = set_up(spec, load_space(SPACE, HERE / "table"), bench.facts)
+    genotypes = every_genotype(setup.space)
+    rungs = Rungs(rungs_of(setup.steps, 1000, spec.rungs, spec.reduction).steps, spec.reduction)
+    kept = Kept(args.table / TABLE)
+    decided = bench.begin(genotypes[-1:])
+    _write_facts(args.table / FACTS, spec, bench.facts, decided.precision, rows)
+    jobs = list(jobs_of(genotypes, rungs.steps, args.cohort, spec.seed))
+    for i, job in enumerate(jobs, 1):
+        _from_bench(bench, kept, job)
+        print(f"job {i}/{len(jobs)}", file=sys.stderr)
+
+
+def replay(args: argparse.Namespace) -> dict[str, Any]:
+    """Studies in the table: mean curves, cost ratios, agreement between rungs."""
+    told = json.loads((args.table / FACTS).read_text(encoding="utf-8"))
+    facts = Facts.model_validate(told["facts"])
+    base = StudySpec.model_validate(told["spec"])
+    table = {
+        (item.record.hash, item.record.rung): item
+        for item in Kept(args.table / TABLE).scored.values()
+    }
+    top = max(rung for _, rung in table)
+    space = load_space(SPACE, HERE / "table")
+    curves: dict[str, list[list[Step]]] = {}
+    studies: dict[str, list[list[Record]]] = {}
+    for name, changes in STRATEGIES.items():
+        for seed in range(args.seeds):
+            budget = base.budget.model_copy(update={"trials": args.trials})
+            update = {**changes, "seed": seed, "budget": budget}
+            setup = set_up(base.model_copy(update=update), space, facts)
+            fetch = partial(_from_table, table, None if changes["rungs"] > 1 else top)
+
+            steps, records = run_study(setup, args.cohort, fetch)
+            curves.setdefault(name, []).append(steps)
+            studies.setdefault(name, []).append(records)
+    return {
+        "genotypes": len({key for key, _ in table}),
+        "trials": args.trials,
+        "seeds": args.seeds,
+        "rungs": _agreement(table),
+        "regrets": {
+            name: regrets(studies[name], table, facts.shape) for name in ("ours", "tpe", "random")
+        },
+        **compare(curves),
+    }
+
+
+def live(args: argparse.Namespace) -> dict[str, Any]:
+    """Studies with real training, strategies in turn for each seed."""
+    rows = Rows(args.train_rows, args.search_rows, args.test_rows)
+    folder = args.work / "live"
+    n_search = write_rows(args.data, rows, folder)
+    curves: dict[str, list[list[Step]]] = {}
+    for seed in range(args.seeds):
+        for name in LIVE:
+            spec = _spec(
+                args, folder, trials=args.trials, cohort=args.cohort, seed=seed, **STRATEGIES[name]
+            )
+            kept = Kept(folder / f"{name}-{seed}.jsonl")
+            bench = Bench(spec, n_search, folder / f"{name}-{seed}")
+            setup = set_up(spec, load_space(args.space), bench.facts)
+            typical = method("lora").largest(bench.facts.shape, setup.space.max_params)
+            assert typical is not None
+            bench.begin([typical])
+            steps, _ = run_study(setup, args.cohort, partial(_from_bench, bench, kept))
+            curves.setdefault(name, []).append(steps)
+            print(f"seed {seed}  {name:8} {steps[-1]}", file=sys.stderr)
+    return {"trials": args.trials, "seeds": args.seeds, "space": args.space, **compare(curves)}
+
+
+def compare(curves: Mapping[str, Sequence[Sequence[Step]]]) -> dict[str, Any]:
+    """Where each strategy ends, and at what part of plain TPE's cost it is as far as that ends.
+
+    The cost ratio is that of the mean curves; its interval is a bootstrap over studies.
+    """
+    result: dict[str, Any] = {}
+    rng = np.random.default_rng(0)
+    for name, studies in curves.items():
+        ends = np.array([study[-1].test for study in studies])
+        result[name] = {
+            "hypervolume": float(ends.mean()),
+            "stderr": float(stats.sem(ends)) if len(ends) > 1 else None,
+            "trainings": float(np.mean([study[-1].trainings for study in studies])),
+            "seconds": float(np.mean([study[-1].seconds for study in studies])),
+            "curves": [[[round(s.trainings, 3), round(s.test, 5)] for s in one] for one in studies],
+        }
+        for unit in ("trainings", "seconds"):
+            ratios = [
+                _cost_ratio(_drawn(studies, rng), _drawn(curves["tpe"], rng), unit)
+                for _ in range(RESAMPLES)
+            ]
+            result[name][f"cost_of_tpe_{unit}"] = {
+                "ratio": _cost_ratio(studies, curves["tpe"], unit),
+                "low": _quantile(ratios, 0.025),
+                "high": _quantile(ratios, 0.975),
+            }
+    return {"strategies": result}
+
+
+def _cost_ratio(
+    studies: Sequence[Sequence[Step]], plain: Sequence[Sequence[Step]], unit: str
+) -> float | None:
+    """Cost at which the mean curve is where plain TPE ends, as a part of its cost; or None."""
+    goal = float(np.mean([study[-1].test for study in plain]))
+    whole = float(np.mean([getattr(study[-1], unit) for study in plain]))
+    grid = np.linspace(0, whole, 1001)[1:]
+    mean = np.mean([_curve(study, unit, grid) for study in studies], axis=0)
+    reached = np.flatnonzero(mean >= goal - 1e-12)
+    return float(grid[reached[0]] / whole) if len(reached) else None
+
+
+def _curve(study: Sequence[Step], unit: str, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    costs = np.array([getattr(step, unit) for step in study])
+    values = np.array([0.0, *(step.test for step in study)])
+    return values[np.searchsorted(costs, grid + 1e-9, side="right")]
+
+
+def _drawn(studies: Sequence[Sequence[Step]], rng: np.random.Generator) -> list[Sequence[Step]]:
+    return [studies[i] for i in rng.integers(len(studies), size=len(studies))]
+
+
+def _quantile(ratios: Sequence[float | None], level: float) -> float | None:
+    """Of ratios; one that was not reached is larger than all others."""
+    values = [np.inf if ratio is None else ratio for ratio in ratios]
+    found = float(np.quantile(values, level, method="nearest"))
+    return found if np.isfinite(found) else None
+
+
+def _agreement(table: Mapping[tuple[str, int], Scored]) -> dict[str, dict[str, float]]:
+    """Kendall's tau of each rung's search score with the top rung's, and with the test score."""
+    hashes = sorted({key for key, _ in table})
+    rungs = sorted({rung for _, rung in table})
+
+    def seen(rung: int) -> list[float]:
+        return [table[key, rung].record.metrics["accuracy"].value for key in hashes]
+
+    final = [table[key, rungs[-1]].test_quality for key in hashes]
+    return {
+        str(rung): {
+            "steps": table[hashes[0], rung].record.steps,
+            "tau_with_top_search": float(stats.kendalltau(seen(rung), seen(rungs[-1])).statistic),
+            "tau_with_top_test": float(stats.kendalltau(seen(rung), final).statistic),
+        }
+        for rung in rungs
+    }
+
+
+def _from_table(
+    table: Mapping[tuple[str, int], Scored], always: int | None, job: Job
+) -> list[Scored]:
+    """What the table says of a job, at its rung or always at one."""
+    found = []
+    for trial in job.trials:
+        item = table[trial.genotype.hash, job.rung if always is None else always]
+        n = trial.number
+        found.append(
+            replace(item, record=replace(item.record, trial=n, rung=job.rung, cohort=(n,)))
+        )
+    return found
+
+
+def _from_bench(bench: Bench, kept: Kept, job: Job) -> list[Scored]:
+    """What was kept of a job; what was not is trained."""
+    missing = {number for number, *rung in job.keys if (number, *rung) not in kept.scored}
+    if missing:
+        for item in bench.run(job, missing):
+            kept.add(item)
+    return [kept.scored[key] for key in job.keys]
+
+
+def _spec(
+    args: argparse.Namespace, folder: Path, *, trials: int, cohort: int, seed: int = 0, **more: Any
+) -> StudySpec:
+    training = {
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "max_length": args.max_length,
+        "cohort": cohort,
+    }
+    return study_spec(
+        str(embedded_model()),
+        folder,
+        training=training,
+        budget={"trials": trials, "max_params": args.max_params},
+        seed=seed,
+        **more,
+    ).resolved(folder)
+
+
+def _write_facts(path: Path, spec: StudySpec, facts: Facts, precision: str, rows: Rows) -> None:
+    """What a replay needs beside the records, without paths of this machine."""
+    bare = spec.model_dump(mode="json", exclude_defaults=True)
+    bare["model"] = EMBEDDED
+    bare["data"] = {"train": "train.jsonl", "validation": "validation.jsonl", "selection_rows": 0}
+    told = {
+        "facts": {**facts.model_dump(mode="json"), "model": EMBEDDED},
+        "spec": bare,
+        "precision": precision,
+        "rows": asdict(rows),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    lines = []
+    for name, one in result["strategies"].items():
+        ratio = one["cost_of_tpe_trainings"]
+        cells = [ratio[key] for key in ("ratio", "low", "high")]
+        lines.append(
+            [
+                name,
+                f"{one['hypervolume']:.4f}",
+                f"{one['stderr'] or 0:.4f}",
+                f"{one['trainings']:.1f}",
+                f"{one['seconds']:.0f}",
+                *("never" if cell is None else f"{cell:.2f}" for cell in cells),
+            ]
+        )
+    header = ["strategy", "hypervolume", "stderr", "trainings", "s", "of TPE's cost", "low", "high"]
+    print_table(header, lines)
+
+
+def main() -> None:
+    """Run one of the three parts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=["table", "replay", "live"])
+    add = parser.add_argument
+    add("--data", type=Path, help="folder with train, validation and test.jsonl")
+    add("--work", type=Path, help="folder for what is unfinished; table and live")
+    add("--table", type=Path, default=HERE / "table", help="folder of the table")
+    add("--space", default="unified", help="of live studies")
+    add("--trials", type=int, default=60)
+    add("--seeds", type=int, default=20)
+    add("--cohort", type=int, default=6)
+    add("--train-rows", type=int, default=1000)
+    add("--search-rows", type=int, default=500)
+    add("--test-rows", type=int, default=1000)
+    add("--epochs", type=int, default=4)
+    add("--batch-size", type=int, default=16)
+    add("--max-length", type=int, default=48)
+    add("--max-params", default="2%")
+    add("--out", type=Path, help="result (default: results/search_PART.json)")
+    args = parser.parse_args()
+    if args.part == "table":
+        make_table(args)
+        return
+    result = {"replay": replay, "live": live}[args.part](args)
+    _show(result)
+    out = args.out or HERE / "results" / f"search_{args.part}.json"
+    write_result(out, {"benchmark": f"search {args.part}", **result})
+
+
+if __name__ == "__main__":
+    main()
