@@ -41,20 +41,43 @@ from autopeft.front import hypervolume
 from autopeft.records import Record
 from autopeft.space.methods import method
 from autopeft.space.shipped import load_space
+from autopeft.study.lessons import Lessons, highest_rung, lowest_rung
 from autopeft.study.planner import Known, Planner
 from autopeft.study.rungs import Rungs, rungs_of
 from autopeft.study.setup import Setup, set_up
-from autopeft.study.spec import StudySpec
+from autopeft.study.spec import SamplerName, StudySpec
 
 HERE = Path(__file__).parent
 TABLE, FACTS, SPACE = "trec.jsonl", "trec.json", "space.yaml"
 
-STRATEGIES: Mapping[str, Mapping[str, Any]] = {
-    "ours": {"sampler": "tpe", "rungs": 3},
-    "tpe": {"sampler": "tpe", "rungs": 1},
-    "random": {"sampler": "random", "rungs": 1},
-    "random+rungs": {"sampler": "random", "rungs": 3},
-    "nsga2": {"sampler": "nsga2", "rungs": 1},
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a search goes about it.
+
+    Attributes:
+        sampler: of the study file.
+        rungs: of the study file.
+        lessons: which rung the sampler learns from.
+    """
+
+    sampler: SamplerName
+    rungs: int
+    lessons: Lessons = lowest_rung
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What it changes in a study file."""
+        return {"sampler": self.sampler, "rungs": self.rungs}
+
+
+STRATEGIES = {
+    "ours": Strategy("tpe", 3),
+    "ours, highest rung": Strategy("tpe", 3, highest_rung()),
+    "tpe": Strategy("tpe", 1),
+    "random": Strategy("random", 1),
+    "random with rungs": Strategy("random", 3),
+    "nsga2": Strategy("nsga2", 1),
 }
 LIVE = ("ours", "tpe", "random")
 RESAMPLES = 2000
@@ -78,12 +101,12 @@ class Step:
 
 
 def run_study(
-    setup: Setup, cohort: int, fetch: Callable[[Job], Sequence[Scored]]
+    setup: Setup, lessons: Lessons, cohort: int, fetch: Callable[[Job], Sequence[Scored]]
 ) -> tuple[list[Step], list[Record]]:
     """Plan jobs until the budget is spent, as a driver with one worker does."""
     spec = setup.spec
     rungs = rungs_of(setup.steps, spec.budget.trials, spec.rungs, spec.reduction)
-    planner = Planner(setup, rungs, trial_seconds=1.0, cohort=cohort, n_workers=1)
+    planner = Planner(setup, rungs, trial_seconds=1.0, cohort=cohort, n_workers=1, lessons=lessons)
     known, tops, steps = Known([], {}), {}, []
     trainings = seconds = 0.0
     while (job := planner.next_job(known)) is not None:
@@ -132,14 +155,14 @@ def replay(args: argparse.Namespace) -> dict[str, Any]:
     space = load_space(SPACE, HERE / "table")
     curves: dict[str, list[list[Step]]] = {}
     studies: dict[str, list[list[Record]]] = {}
-    for name, changes in STRATEGIES.items():
+    for name, strategy in STRATEGIES.items():
         for seed in range(args.seeds):
             budget = base.budget.model_copy(update={"trials": args.trials})
-            update = {**changes, "seed": seed, "budget": budget}
+            update = {**strategy.spec, "seed": seed, "budget": budget}
             setup = set_up(base.model_copy(update=update), space, facts)
-            fetch = partial(_from_table, table, None if changes["rungs"] > 1 else top)
+            fetch = partial(_from_table, table, None if strategy.rungs > 1 else top)
 
-            steps, records = run_study(setup, args.cohort, fetch)
+            steps, records = run_study(setup, strategy.lessons, args.cohort, fetch)
             curves.setdefault(name, []).append(steps)
             studies.setdefault(name, []).append(records)
     return {
@@ -162,8 +185,9 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
     curves: dict[str, list[list[Step]]] = {}
     for seed in range(args.seeds):
         for name in LIVE:
+            strategy = STRATEGIES[name]
             spec = _spec(
-                args, folder, trials=args.trials, cohort=args.cohort, seed=seed, **STRATEGIES[name]
+                args, folder, trials=args.trials, cohort=args.cohort, seed=seed, **strategy.spec
             )
             kept = Kept(folder / f"{name}-{seed}.jsonl")
             bench = Bench(spec, n_search, folder / f"{name}-{seed}")
@@ -171,7 +195,9 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
             typical = method("lora").largest(bench.facts.shape, setup.space.max_params)
             assert typical is not None
             bench.begin([typical])
-            steps, _ = run_study(setup, args.cohort, partial(_from_bench, bench, kept))
+            steps, _ = run_study(
+                setup, strategy.lessons, args.cohort, partial(_from_bench, bench, kept)
+            )
             curves.setdefault(name, []).append(steps)
             print(f"seed {seed}  {name:8} {steps[-1]}", file=sys.stderr)
     return {"trials": args.trials, "seeds": args.seeds, "space": args.space, **compare(curves)}
