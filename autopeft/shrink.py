@@ -81,7 +81,7 @@ def _inputs(chosen: Sequence[Score], tops: Sequence[Score]) -> tuple[Inputs, Inp
     """Features scaled so that the distance between two genotypes of the study is about 1."""
     known = np.array([score.features for score in chosen])
     mean, spread = known.mean(axis=0), known.std(axis=0)
-    varied = spread > 0
+    varied = np.ptp(known, axis=0) > 0
     scale = spread[varied] * np.sqrt(max(1, int(varied.sum())))
 
     def scaled(scores: Sequence[Score]) -> NDArray[np.float64]:

@@ -10,6 +10,11 @@ from autopeft.study.promote import Standing, promotions, rung_steps
 FEWEST_TRIALS = 30
 """A study of fewer trials trains all of them to the end."""
 
+TELLING_STEPS, TELLING_SHARE = 64, 1 / 4
+"""A rung below both, these steps and this part of the training, says nothing of what a trial will
+become: after 28 of 252 steps the order of trials was chance, after 84 as good as at the end
+(`benchmarks/search.py`)."""
+
 Key = tuple[int, int, int]
 """(trial, rung, replicate)."""
 
@@ -79,7 +84,7 @@ class Rungs:
 
 
 def rungs_of(steps: int, trials: int, rungs: int, reduction: int) -> Rungs:
-    """The rungs of a new study; a small one has only one.
+    """The rungs of a new study; a small one has only one, and none is too low to tell anything.
 
     Args:
         steps: of a whole training.
@@ -88,7 +93,9 @@ def rungs_of(steps: int, trials: int, rungs: int, reduction: int) -> Rungs:
         reduction: wanted.
     """
     wanted = rungs if trials >= FEWEST_TRIALS else 1
-    return Rungs(rung_steps(steps, wanted, reduction), reduction)
+    least = min(TELLING_STEPS, TELLING_SHARE * steps)
+    levels = rung_steps(steps, wanted, reduction)
+    return Rungs(tuple(level for level in levels if level >= least), reduction)
 
 
 def next_replicate(

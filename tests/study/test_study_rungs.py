@@ -20,9 +20,17 @@ def waiting(records, asked=(), trials=27):
 
 
 def test_small_studies_have_one_rung():
-    assert rungs_of(90, 29, 3, 3).steps == (90,)
-    assert rungs_of(90, 30, 3, 3).steps == (10, 30, 90)
-    assert rungs_of(90, 30, 1, 3).steps == (90,)
+    assert rungs_of(900, 29, 3, 3).steps == (900,)
+    assert rungs_of(900, 30, 3, 3).steps == (100, 300, 900)
+    assert rungs_of(900, 30, 1, 3).steps == (900,)
+
+
+def test_no_rung_is_too_low_to_tell_anything():
+    assert rungs_of(576, 30, 3, 3).steps == (64, 192, 576)
+    assert rungs_of(570, 30, 3, 3).steps == (190, 570)
+    assert rungs_of(90, 30, 3, 3).steps == (30, 90)
+    assert rungs_of(6, 30, 3, 2).steps == (2, 3, 6)
+    assert rungs_of(90, 30, 3, 5).steps == (90,)
 
 
 def test_shares_of_a_whole_training():
