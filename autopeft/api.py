@@ -32,6 +32,7 @@ def search(
     time: float | str | None = None,
     training: Mapping[str, Any] | None = None,
     sampler: str = "tpe",
+    warm_start: str | Path | None = None,
     seed: int = 0,
     watcher: Watcher | None = None,
 ) -> Study:
@@ -51,6 +52,7 @@ def search(
         time: training time in all, in seconds or like "2h".
         training: the `training` section of a study file.
         sampler: "tpe", "nsga2", "gp" or "random".
+        warm_start: a front.json, or the folder of a study, whose points are tried first.
         seed: of everything.
         watcher: is told what happens.
 
@@ -74,6 +76,7 @@ def search(
         },
         "training": dict(training or {}),
         "sampler": sampler,
+        "warm_start": None if warm_start is None else str(warm_start),
         "seed": seed,
     }
     spec = yaml.validate(StudySpec, yaml.Document("arguments", values, {}))

@@ -88,6 +88,9 @@ def search(
     ] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
+    warm_start: Annotated[
+        Path | None, typer.Option(help="Study folder or front.json whose points are tried first.")
+    ] = None,
     rungs: Annotated[
         int | None, typer.Option(help="Levels of the training budget, from 30 trials on.")
     ] = None,
@@ -118,6 +121,7 @@ def search(
             ("objectives",): objectives.split(",") if objectives else None,
             ("space",): space,
             ("sampler",): sampler,
+            ("warm_start",): str(warm_start.absolute()) if warm_start else None,
             ("rungs",): rungs,
             ("selection", "seeds"): seeds,
             ("seed",): seed,

@@ -29,6 +29,7 @@ from autopeft.study.rungs import rungs_of
 from autopeft.study.setup import Setup, read_space, set_up
 from autopeft.study.spec import StudySpec
 from autopeft.study.storage import check_local
+from autopeft.study.warm_start import read_warm_start, write_copy
 from autopeft.study.write import spec_yaml
 
 DRAWS = 16
@@ -59,12 +60,13 @@ def run_search(
     if spec.storage is None:
         check_local(out)
     space = read_space(spec, base, out)
+    front = read_warm_start(spec.resolved(base).warm_start, out)
     with (
         _pausing(study),
         locked(out) as stale,
         closing(make_engine(spec.resolved(base))) as engine,
     ):
-        setup = set_up(spec.resolved(base), space, engine.load())
+        setup = set_up(spec.resolved(base), space, engine.load(), front)
         if stale is not None:
             note = f"the last search on this folder was killed ({stale}); it is continued"
             setup = replace(setup, notes=(*setup.notes, note))
@@ -183,5 +185,7 @@ def _write_specs(study: Study, setup: Setup, space: SpaceSpec) -> None:
     spec = setup.spec
     if spec.space not in shipped_spaces():  # the folder is to be whole without the file it names
         spec = spec.model_copy(update={"space": "space.yaml"})
+    if setup.warm_start is not None:
+        spec = spec.model_copy(update={"warm_start": write_copy(study.folder, setup.warm_start)})
     write_atomic(study.space_file, spec_yaml(space))
     write_atomic(study.spec_file, spec_yaml(spec))

@@ -9,6 +9,7 @@ from typing import Any
 from autopeft.engines.outcome import SPLIT
 from autopeft.engines.work import Facts
 from autopeft.errors import ConfigError, NoFeasibleTrialError
+from autopeft.front import Front
 from autopeft.objectives import METRIC, CostName
 from autopeft.space.bind import bind
 from autopeft.space.search_space import SearchSpace
@@ -17,6 +18,7 @@ from autopeft.space.spec import SpaceSpec
 from autopeft.study.limits import Budget, budget_of
 from autopeft.study.spec import StudySpec
 from autopeft.study.starting import Starts, starts_of
+from autopeft.study.warm_start import warm_starts
 
 LORA = "lora"
 """The shipped space in which the LoRA of the final selection is tuned."""
@@ -34,6 +36,7 @@ class Setup:
         notes: what the user has to be told.
         lora: where the LoRA is tuned that the final selection compares with; None if there is no
             selection, or the space is that of LoRA anyway.
+        warm_start: the front that it begins with, if there is one.
     """
 
     spec: StudySpec
@@ -42,6 +45,7 @@ class Setup:
     facts: Facts
     notes: tuple[str, ...]
     lora: SearchSpace | None = None
+    warm_start: Front | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -62,6 +66,7 @@ class Setup:
             "max_trained": budget_of(spec, facts.shape).max_trained,
             "training": spec.training.model_dump(mode="json"),
             "methods": list(spec.methods),
+            "warm_start": _hash_of(self.warm_start),
             "sampler": spec.sampler,
             "rungs": spec.rungs,
             "reduction": spec.reduction,
@@ -81,8 +86,16 @@ class Setup:
         return training.epochs * -(-self.facts.n_rows["train"] // training.batch_size)
 
 
-def set_up(spec: StudySpec, space: SpaceSpec, facts: Facts) -> Setup:
+def set_up(
+    spec: StudySpec, space: SpaceSpec, facts: Facts, warm_start: Front | None = None
+) -> Setup:
     """Bind a space to a model and a budget.
+
+    Args:
+        spec: the study, resolved.
+        space: what it searches.
+        facts: of model and data.
+        warm_start: the front that it begins with, if there is one.
 
     Raises:
         ConfigError: they do not fit together.
@@ -90,10 +103,17 @@ def set_up(spec: StudySpec, space: SpaceSpec, facts: Facts) -> Setup:
     """
     budget = budget_of(spec, facts.shape)
     bound = bind(space, facts.shape, budget.max_params, budget.max_trained)
-    starts, left_out = starts_of(facts.shape, budget, spec.methods)
-    notes = (*facts.notes, *bound.notes, *left_out, *starts.notes)
+    warm, changed = warm_starts(warm_start, bound, budget) if warm_start else ([], [])
+    starts, left_out = starts_of(facts.shape, budget, spec.methods, warm)
+    notes = (*facts.notes, *bound.notes, *changed, *left_out, *starts.notes)
     lora = _lora(spec, facts, budget) if space.name != LORA else None
-    return Setup(spec, bound, starts, facts, notes, lora)
+    return Setup(spec, bound, starts, facts, notes, lora, warm_start)
+
+
+def _hash_of(front: Front | None) -> str | None:
+    if front is None:
+        return None
+    return hashlib.sha256(json.dumps(front.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def _lora(spec: StudySpec, facts: Facts, budget: Budget) -> SearchSpace | None:

@@ -159,6 +159,7 @@ class StudySpec(Strict):
 
     Attributes:
         objectives: two to four, the metric among them; in the order of `autopeft.objectives`.
+        warm_start: a front.json, or the folder of a study, whose points are tried first.
         rungs: levels of the training budget, if there are at least 30 trials.
         reduction: about one of so many trials goes on from one rung to the next.
     """
@@ -170,6 +171,7 @@ class StudySpec(Strict):
     objectives: Annotated[tuple[ObjectiveName, ...], BeforeValidator(_objectives)] = DEFAULT
     space: str = "unified"
     methods: tuple[Annotated[str, AfterValidator(_known_method)], ...] = DEFAULT_METHODS
+    warm_start: Path | None = None
     budget: BudgetSpec = BudgetSpec()
     training: TrainingSpec = TrainingSpec()
     sampler: SamplerName = "tpe"
@@ -225,6 +227,9 @@ class StudySpec(Strict):
                 "data": self.data.model_copy(update=paths),
                 "model": model,
                 "metric": self.chosen_metric,
+                "warm_start": None
+                if self.warm_start is None
+                else (base / self.warm_start).resolve(),
             }
         )
 

@@ -37,7 +37,7 @@ class Starts:
     """What is tried in which slots.
 
     Attributes:
-        first: in the first slots, one after the other.
+        first: in the first slots: those of a warm start, then the methods.
         later: in every sixth slot after them.
     """
 
@@ -62,9 +62,18 @@ class Starts:
         return (note,) if self.later else ()
 
 
-def starts_of(shape: ModelShape, budget: Budget, names: Sequence[str]) -> tuple[Starts, list[str]]:
-    """The named methods at the sizes that fit the budget, and notes on those left out."""
-    first: list[Start] = []
+def starts_of(
+    shape: ModelShape, budget: Budget, names: Sequence[str], warm: Sequence[Start] = ()
+) -> tuple[Starts, list[str]]:
+    """What is tried beside the sampler's proposals, and notes on methods that are left out.
+
+    Args:
+        shape: of the model.
+        budget: that everything has to fit.
+        names: of methods.
+        warm: what comes before them.
+    """
+    first = list(warm)
     smaller: list[list[Start]] = []
     notes = []
     for name in names:
