@@ -158,7 +158,7 @@ def test_times_that_are_none(refusal, text):
         ("task: regression\nmetric: f1\n", "study.yaml:", "pearson, spearman"),
         ("task: summarisation\n", "study.yaml:3: task", "'classification' or 'regression'"),
         ("methods: [head, loraa]\n", "study.yaml:3: methods.1", "did you mean `lora`?"),
-        ("sampler: gp\n", "study.yaml:3: sampler", "'tpe', 'nsga2' or 'random'"),
+        ("sampler: cmaes\n", "study.yaml:3: sampler", "'tpe', 'nsga2', 'gp' or 'random'"),
         ("training:\n  precision: fp16\n", "study.yaml:4: training.pre", "'auto', 'fp32' or 'bf"),
         ("budget: {trials: 0}\n", "study.yaml:3: budget.trials", "greater than or equal to 1"),
         ("budget: {trials: true}\n", "study.yaml:3: budget.trials", "has to be a"),
