@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from autopeft.errors import DataError
 from autopeft.records import Metric, Objective
+from autopeft.space.costs import CostModel
 from autopeft.space.forms import FORMS, SPARSE_DELTAS, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.shape import ModelShape
@@ -128,6 +129,18 @@ def exact_costs(genotype: Genotype, shape: ModelShape) -> dict[CostName, float]:
     }
 
 
+def predicted_costs(
+    genotype: Genotype, shape: ModelShape, model: CostModel
+) -> dict[CostName, float]:
+    """The costs that the model of a study predicts."""
+    found: dict[CostName, float | None] = {
+        MEMORY: model.memory_bytes(genotype, shape),
+        STEP: model.step_ms(genotype, shape),
+        LATENCY: model.latency_ms(genotype, shape),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def objectives_of(
     metric: str,
     metrics: Mapping[str, Metric],
@@ -154,6 +167,19 @@ def objective(name: CostName, value: float, *, measured: bool = False) -> Object
     kind = COSTS[name]
     how: Literal["predicted", "measured"] | None = "predicted" if kind.predicted else None
     return Objective(value, kind.unit, None, "measured" if measured else how)
+
+
+def amount(value: float, unit: str) -> str:
+    """A cost for people, bytes in powers of 1024."""
+    if unit == "ms":
+        return f"{value:.4g} ms"
+    if unit != "B":
+        return f"{value:,.0f}"
+    units = iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while value >= 1024 and unit != "TiB":  # noqa: PLR2004
+        value, unit = value / 1024, next(units)
+    return f"{value:.4g} {unit}"
 
 
 def ordered(names: Sequence[str]) -> tuple[ObjectiveName, ...]:

@@ -10,6 +10,7 @@ from autopeft.objectives import (
     LATENCY,
     PARAMS,
     TRAINED,
+    amount,
     cost_of,
     directions_of,
     exact_costs,
@@ -78,6 +79,21 @@ def test_records_tell_what_is_predicted_from_what_is_exact():
         "adapter_bytes": Objective(32.0, "B", None),
         "latency_ms": Objective(1.5, "ms", None, "predicted"),
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (0.0, "B", "0 B"),
+        (1536.0, "B", "1.5 KiB"),
+        (6 * 2.0**30, "B", "6 GiB"),
+        (12.34, "ms", "12.34 ms"),
+        (1000.0, "B", "1000 B"),
+        (12345.0, "parameters", "12,345"),
+    ],
+)
+def test_amounts_for_people(value, unit, words):
+    assert amount(value, unit) == words
 
 
 def test_missing_cost_is_named():

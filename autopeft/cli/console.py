@@ -13,8 +13,7 @@ from rich.table import Table
 
 from autopeft.cli.progress import LiveWatcher, PlainWatcher, tell_step
 from autopeft.front import Front
-from autopeft.objectives import COSTS, PARAMS
-from autopeft.records import Objective
+from autopeft.objectives import COSTS, PARAMS, amount, cost_of
 
 if TYPE_CHECKING:
     from autopeft.export.run import Exported
@@ -106,7 +105,7 @@ def show_front(
             f"{point.quality:.4f} ± {point.stderr:.4f}",
             f"{point.trainable_params:,}",
             percent(point.fraction),
-            *(amount(point.objectives[name]) for name in others),
+            *(amount(cost_of(point, name), COSTS[name].unit) for name in others),
             "?" if in_the_way is None else ("no" if in_the_way[point.trial] else "yes"),
             escape(point.summary),
         )
@@ -254,19 +253,6 @@ def show_method(row: Mapping[str, Any]) -> None:
         sizes = op["sizes"]
         size = str(sizes[0]) if len(set(sizes)) == 1 else str(sizes)
         out.print(f"op          {op['form']} {op['read']} -> {op['write']} size={size} {more}")
-
-
-def amount(objective: Objective) -> str:
-    """A cost with its unit, the bytes in powers of 1024."""
-    if objective.unit == "ms":
-        return f"{objective.value:.3g} ms"
-    if objective.unit != "B":
-        return f"{objective.value:,.0f}"
-    value, units = objective.value, iter(("B", "KiB", "MiB", "GiB", "TiB"))
-    unit = next(units)
-    while value >= 1024 and unit != "TiB":  # noqa: PLR2004
-        value, unit = value / 1024, next(units)
-    return f"{value:.3g} {unit}"
 
 
 def percent(fraction: float) -> str:

@@ -46,6 +46,9 @@ MaxParamsOption = Annotated[
     str | None, typer.Option(help="Most parameters of the ops: a number or like 1%.")
 ]
 
+MaxMemoryOption = Annotated[
+    str | None, typer.Option(help="Most memory of training a trial alone, like 6GiB.")
+]
 MaxTrainedOption = Annotated[
     str | None, typer.Option(help="Most parameters that are trained, where more are than stored.")
 ]

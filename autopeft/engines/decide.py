@@ -3,12 +3,14 @@
 Measured once, by the first worker; the study keeps it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
 import torch
 
+from autopeft.engines.calibrate import overhead, start_bytes
 from autopeft.engines.ground import Ground
 from autopeft.engines.work import CohortSize, Decided
 from autopeft.errors import ConfigError, DataError
@@ -64,6 +66,10 @@ def decide(
     some = list(genotypes[: 1 if alone else TYPICAL])
     each = trial_bytes(backbone, some, task=task, settings=settings, rows=rows)
     size = cohort_size(each * sharing, ground.device) if cohort == "auto" else cohort
+    if (most := ground.work.max_memory) is not None:
+        left = most - start_bytes(ground, settings)
+        size = max(1, min(size, int(left // (overhead(ground.device) * each))))
+    wanted = size
     if alone:
         size = 1
 
@@ -81,7 +87,7 @@ def decide(
     fitting, expected = _halved_until_it_fits(size, seconds)
     return Decided(
         settings=settings,
-        cohort=fitting if cohort == "auto" else cohort,
+        cohort=fitting if cohort == "auto" else wanted,
         trial_seconds=expected,
         trial_bytes=each,
     )
@@ -113,6 +119,21 @@ def cohort_size(each: int, device: torch.device) -> int:
     return max(1, min(MOST_ON_CPU, fast or tight))
 
 
+def heap_of(decided: Decided, max_memory: int | None, sharing: int = 1) -> Heap:
+    """How a study's workers take memory: the faster way, if there is enough for it.
+
+    Args:
+        decided: how the study is computed.
+        max_memory: its limit in bytes, if there is one.
+        sharing: workers that share the memory.
+    """
+    cohort = decided.trial_bytes * decided.cohort
+    start = decided.costs.start_bytes if decided.costs else 0
+    if max_memory is not None and start + OVERHEAD["pooled"] * cohort > max_memory:
+        return "exact"
+    return heap_for(cohort * sharing)
+
+
 def heap_for(cohort_bytes: int) -> Heap:
     """The faster way to take memory, if there is enough for it."""
     free = available_bytes(torch.device("cpu")) * MEMORY_SHARE
@@ -131,4 +152,5 @@ def _keeps_states(ground: Ground, precision: Precision) -> bool:
     if wanted != "auto":
         return wanted
     size = cache_bytes(ground.backbone.shape, (ground.train, *ground.scored), precision)
-    return size <= available_bytes(ground.device) * CACHE_SHARE
+    free = min(available_bytes(ground.device), ground.work.max_memory or math.inf)
+    return size <= free * CACHE_SHARE

@@ -7,14 +7,20 @@ from typing import Protocol
 from autopeft.engines.job import Job
 from autopeft.engines.work import CohortSize, Decided, Facts
 from autopeft.records import Record
+from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
+from autopeft.training.settings import TrainingSettings
 
 Stepped = Callable[[tuple[int, ...], int, int], None]
 """Called with the trials of a cohort, steps done, steps in all."""
 
 
 class Engine(Protocol):
-    """Runs jobs. In this order: `load`, `decide` for a new study, `begin`, then jobs, `close`."""
+    """Runs jobs.
+
+    In this order: `load`; for a new study `decide`, and perhaps `calibrate`; `begin`, then jobs,
+    `close`.
+    """
 
     def load(self) -> Facts:
         """Load model and data.
@@ -36,6 +42,10 @@ class Engine(Protocol):
         Raises:
             DataError: not even one trial fits into memory.
         """
+        ...
+
+    def calibrate(self, settings: TrainingSettings, genotypes: Sequence[Genotype]) -> CostModel:
+        """Measure what genotypes cost alone, so that others can be predicted."""
         ...
 
     def begin(self, decided: Decided, folder: Path) -> None:

@@ -15,7 +15,9 @@ from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.engines.workbench import Workbench, failure_from, rising
 from autopeft.errors import AutopeftError
 from autopeft.records import Record
+from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
+from autopeft.training.settings import TrainingSettings
 
 
 class InlineEngine:
@@ -40,6 +42,10 @@ class InlineEngine:
     def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
         """Measure how to compute."""
         return self._bench.decide(genotypes, cohort)
+
+    def calibrate(self, settings: TrainingSettings, genotypes: Sequence[Genotype]) -> CostModel:
+        """Measure what genotypes cost alone."""
+        return self._bench.calibrate(settings, genotypes)
 
     def begin(self, decided: Decided, folder: Path) -> None:
         """Get ready for jobs."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from autopeft import errors
 from autopeft.engines.engine import Stepped
@@ -22,6 +22,8 @@ from autopeft.engines.outcome import Attempt, Mishap, after, attempts_of, record
 from autopeft.engines.process import WorkerProcess
 from autopeft.engines.protocol import (
     Begin,
+    Calibrate,
+    Calibrated,
     Decide,
     Decision,
     Failed,
@@ -36,7 +38,9 @@ from autopeft.engines.protocol import (
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.errors import AutopeftError, DataError
 from autopeft.records import Failure, Record
+from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
+from autopeft.training.settings import TrainingSettings
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "autopeft.engines.worker")
 """The command that starts a worker; a descriptor is appended."""
@@ -55,6 +59,9 @@ class _Running:
     attempt: Attempt
     started: datetime
     step: int = 0
+
+
+Answer = TypeVar("Answer", Decision, Calibrated)
 
 
 class LocalEngine:
@@ -94,10 +101,19 @@ class LocalEngine:
     def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
         """Let the first worker measure how to compute."""
         plain = tuple(genotype.to_dict() for genotype in genotypes)
+        return self._ask(Decide(genotypes=plain, cohort=cohort), Decision).decided
+
+    def calibrate(self, settings: TrainingSettings, genotypes: Sequence[Genotype]) -> CostModel:
+        """Let the first worker measure what genotypes cost alone, while there is no other."""
+        plain = tuple(genotype.to_dict() for genotype in genotypes)
+        return self._ask(Calibrate(settings=settings, genotypes=plain), Calibrated).costs
+
+    def _ask(self, request: Decide | Calibrate, expected: type[Answer]) -> Answer:
+        """What the first worker says; if it is killed meanwhile, another one is asked."""
         for _ in range(_STARTS):
-            reply = self._workers[0].ask(Decide(genotypes=plain, cohort=cohort))
-            if isinstance(reply, Decision):
-                return reply.decided
+            reply = self._workers[0].ask(request)
+            if isinstance(reply, expected):
+                return reply
             lost = _lost_by(reply)
             self._end(0)
             self._start(0)

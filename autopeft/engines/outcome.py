@@ -9,9 +9,17 @@ from datetime import datetime
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.engines.work import Facts
-from autopeft.objectives import PARAMS, TRAINED, CostName, exact_costs, objectives_of
+from autopeft.objectives import (
+    PARAMS,
+    TRAINED,
+    CostName,
+    exact_costs,
+    objectives_of,
+    predicted_costs,
+)
 from autopeft.records import RECORD_VERSION, RECORD_VERSION_STORED, Failure, Metric, Record
 from autopeft.row_scores import RowScores
+from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 
 SPLIT = "validation"
@@ -81,6 +89,7 @@ def record_of(
     metric: str = "",
     metrics: Mapping[str, Metric] | None = None,
     wanted: Sequence[CostName] = (PARAMS,),
+    model: CostModel | None = None,
     head_params: int = 0,
     steps: int = 0,
     split: str = SPLIT,
@@ -102,6 +111,7 @@ def record_of(
         metric: the study's; only of a complete trial.
         metrics: all that were measured; only of a complete trial.
         wanted: costs that the study optimises.
+        model: predicts those of them that are not known exactly.
         head_params: parameters of the head.
         steps: of the optimizer.
         split: the rows that it was scored on.
@@ -110,6 +120,8 @@ def record_of(
         stored: the genotype that the weights are of.
     """
     costs = exact_costs(trial.genotype, facts.shape)
+    if model is not None:
+        costs |= predicted_costs(trial.genotype, facts.shape, model)
     params, trained = (int(costs[name]) for name in (PARAMS, TRAINED))
     becomes = any(op.stored is not op for op in trial.genotype.ops)
     found = {} if failure or metrics is None else dict(metrics)

@@ -8,7 +8,9 @@ from pydantic import Field, TypeAdapter
 
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.records import FailureKind
+from autopeft.space.costs import CostModel
 from autopeft.space.spec import Strict
+from autopeft.training.settings import TrainingSettings
 
 
 class Load(Strict):
@@ -26,6 +28,14 @@ class Decide(Strict):
     kind: Literal["decide"] = "decide"
     genotypes: tuple[dict[str, Any], ...]
     cohort: CohortSize
+
+
+class Calibrate(Strict):
+    """Measure what genotypes cost alone; answered by `Calibrated`."""
+
+    kind: Literal["calibrate"] = "calibrate"
+    settings: TrainingSettings
+    genotypes: tuple[dict[str, Any], ...]
 
 
 class Begin(Strict):
@@ -56,6 +66,13 @@ class Decision(Strict):
 
     kind: Literal["decision"] = "decision"
     decided: Decided
+
+
+class Calibrated(Strict):
+    """What predicts the costs."""
+
+    kind: Literal["calibrated"] = "calibrated"
+    costs: CostModel
 
 
 class Step(Strict):
@@ -95,8 +112,8 @@ class Refused(Strict):
     message: str
 
 
-Request = Load | Decide | Begin | Run
-Reply = Loaded | Decision | Step | Measured | Done | Failed | Refused
+Request = Load | Decide | Calibrate | Begin | Run
+Reply = Loaded | Decision | Calibrated | Step | Measured | Done | Failed | Refused
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])

@@ -13,6 +13,8 @@ import torch
 from autopeft.engines.job import Job
 from autopeft.engines.protocol import (
     Begin,
+    Calibrate,
+    Calibrated,
     Decide,
     Decision,
     Done,
@@ -67,6 +69,10 @@ class _Server:
             genotypes = [genotype_from_dict(item) for item in request.genotypes]
             decided = self._bench.decide(genotypes, request.cohort)
             send(self._driver, Decision(decided=decided))
+        elif isinstance(request, Calibrate):
+            genotypes = [genotype_from_dict(item) for item in request.genotypes]
+            costs = self._bench.calibrate(request.settings, genotypes)
+            send(self._driver, Calibrated(costs=costs))
         elif isinstance(request, Begin):
             name = f"{socket.gethostname()}:{os.getpid()}"
             self._bench.begin(request.decided, request.folder, name)

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from autopeft.model.computing import Precision
 from autopeft.objectives import PARAMS, CostName
+from autopeft.space.costs import CostModel
 from autopeft.space.shape import ModelShape
 from autopeft.space.spec import Strict
 from autopeft.tasks.spec import DataSpec, Kind
@@ -19,6 +20,7 @@ class Work(Strict):
         task: the kind of task.
         metric: what the study optimises.
         costs: what it optimises beside.
+        max_memory: hard limit in bytes on what training alone may take, or None.
         data: where the rows are, in absolute paths.
         training: how trials are trained.
         seed: of the study.
@@ -28,6 +30,7 @@ class Work(Strict):
     task: Kind
     metric: str
     costs: tuple[CostName, ...] = (PARAMS,)
+    max_memory: int | None = None
     data: DataSpec
     training: TrainingSpec
     seed: int
@@ -82,12 +85,14 @@ class Decided(Strict):
         cohort: trials trained together.
         trial_seconds: expected for one trial, evaluation included.
         trial_bytes: memory that each trial of a cohort takes.
+        costs: predicts what trials cost, if the study has to know.
     """
 
     settings: TrainingSettings
     cohort: int
     trial_seconds: float
     trial_bytes: int
+    costs: CostModel | None = None
 
     @property
     def precision(self) -> Precision:

@@ -14,7 +14,8 @@ from typing import Any
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from autopeft.engines.decide import decide, heap_for
+from autopeft.engines.calibrate import calibrate
+from autopeft.engines.decide import decide, heap_of
 from autopeft.engines.ground import load_ground
 from autopeft.engines.job import Job, JobTrial, paused_file, weights_name
 from autopeft.engines.outcome import record_of
@@ -22,6 +23,7 @@ from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.files import write_bytes
 from autopeft.records import FOLD, Failure, Metric, Record
 from autopeft.row_scores import pack
+from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
 from autopeft.training.cohort import EVALUATION_FACTOR, Trained
@@ -29,6 +31,7 @@ from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import available_bytes, is_out_of_memory, use_heap
 from autopeft.training.paused import Paused, read_paused, write_paused
+from autopeft.training.settings import TrainingSettings
 from autopeft.training.train import train_cohort
 
 Progress = Callable[[int, int], None]
@@ -62,6 +65,10 @@ class Workbench:
         """Measure how to compute; see `decide`."""
         return decide(self._ground, genotypes, cohort, self._sharing)
 
+    def calibrate(self, settings: TrainingSettings, genotypes: Sequence[Genotype]) -> CostModel:
+        """Measure what genotypes cost alone; see `calibrate`."""
+        return calibrate(self._ground, settings, genotypes)
+
     def begin(self, decided: Decided, folder: Path, worker: str) -> None:
         """Get ready for jobs.
 
@@ -73,7 +80,8 @@ class Workbench:
         self._decided, self._folder, self._worker = decided, folder, worker
         self._kept: dict[int, tuple[Encoded, Encoded, str]] = {}
         self._ground = self._ground.computing_in(decided.precision)
-        use_heap(heap_for(decided.trial_bytes * decided.cohort * self._sharing))
+        self._heap = heap_of(decided, self._ground.work.max_memory, self._sharing)
+        use_heap(self._heap)
         settings = decided.settings
         batch = settings.batch_size * EVALUATION_FACTOR
         self._cache = (
@@ -184,6 +192,7 @@ class Workbench:
             metric=task.metric,
             metrics={name: Metric(item.value, item.stderr) for name, item in measured.items()},
             wanted=self._ground.work.costs,
+            model=self._decided.costs,
             head_params=result.head_params,
             steps=result.steps,
             split=split,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from autopeft.space.allocate import Cell, allocate
+from autopeft.space.costs import MemoryLimit
 from autopeft.space.dimension import Dimension, Integer, Params, Real
 from autopeft.space.genotype import Genotype
 from autopeft.space.layout import Layout
@@ -34,6 +35,7 @@ class SearchSpace:
         slots: those that fit, in the order of the file.
         notes: what had to be left out, for the user.
         max_trained: no genotype may have more parameters in its ops while they are trained.
+        memory: limits what training one alone takes; None if that is not limited.
     """
 
     spec: SpaceSpec
@@ -42,10 +44,11 @@ class SearchSpace:
     slots: tuple[Slot, ...]
     notes: tuple[str, ...]
     max_trained: int | None = None
+    memory: MemoryLimit | None = None
 
     def admits(self, genotype: Genotype) -> bool:
-        """Whether it is within the limits on parameters."""
-        return within(genotype, self.shape, self.max_params, self.max_trained)
+        """Whether it is within the limits on parameters and memory."""
+        return within(genotype, self.shape, self.max_params, self.max_trained, self.memory)
 
     @property
     def by_construction(self) -> bool:
@@ -177,10 +180,18 @@ class SearchSpace:
         ]
 
 
-def within(genotype: Genotype, shape: ModelShape, max_params: int, max_trained: int | None) -> bool:
-    """Whether a genotype has at most so many parameters, stored and trained."""
-    return genotype.count_params(shape) <= max_params and (
-        max_trained is None or genotype.count_trained(shape) <= max_trained
+def within(
+    genotype: Genotype,
+    shape: ModelShape,
+    max_params: int,
+    max_trained: int | None,
+    memory: MemoryLimit | None = None,
+) -> bool:
+    """Whether a genotype has at most so many parameters, stored and trained, and takes no more."""
+    return (
+        genotype.count_params(shape) <= max_params
+        and (max_trained is None or genotype.count_trained(shape) <= max_trained)
+        and (memory is None or memory.admits(genotype, shape))
     )
 
 

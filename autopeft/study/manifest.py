@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from autopeft.engines.work import Decided, Facts
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
+from autopeft.space.costs import CostModel
 from autopeft.training.settings import TrainingSettings
 
 MANIFEST_VERSION = 3
@@ -41,6 +42,7 @@ class Manifest:
         trial_seconds: expected for one trial.
         trial_bytes: memory that each trial of a cohort is expected to take.
         rung_steps: optimizer steps from the start of a trial to each rung.
+        costs: predicts what trials cost; None where nobody has to know, and in old manifests.
     """
 
     version: int
@@ -58,6 +60,7 @@ class Manifest:
     trial_seconds: float
     trial_bytes: int
     rung_steps: tuple[int, ...]
+    costs: CostModel | None = None
 
     def training_settings(self) -> TrainingSettings:
         """The settings to train with."""
@@ -71,6 +74,7 @@ class Manifest:
             cohort=self.cohort,
             trial_seconds=self.trial_seconds,
             trial_bytes=self.trial_bytes,
+            costs=self.costs,
         )
 
 
@@ -109,6 +113,7 @@ def new_manifest(
         trial_seconds=decided.trial_seconds,
         trial_bytes=decided.trial_bytes,
         rung_steps=rung_steps,
+        costs=decided.costs,
     )
 
 
@@ -128,7 +133,7 @@ def read_manifest(path: Path) -> Manifest:
     version = data.get("version", MANIFEST_VERSION) if isinstance(data, dict) else None
     if version not in (None, MANIFEST_VERSION):
         raise DataError(f"{path}: version {version!r}, this autopeft reads {MANIFEST_VERSION}")
-    if version is None or set(data) != names:
+    if version is None or set(data) | {"costs"} != names:
         raise DataError(f"{path}: not a manifest (expected the keys {', '.join(sorted(names))})")
     try:
         return _MANIFEST.validate_python(data)

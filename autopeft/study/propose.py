@@ -112,6 +112,7 @@ def propose(
         raise NoFeasibleTrialError(
             f"none of {ATTEMPTS:,} draws from space {space.spec.name} fits "
             f"{space.max_params:,} parameters"
+            + (" and the memory" if space.memory is not None else "")
         )
     return again
 

@@ -67,10 +67,11 @@ def run_search(
         closing(make_engine(spec.resolved(base))) as engine,
     ):
         setup = set_up(spec.resolved(base), space, engine.load(), front)
+        manifest = _manifest(study, setup, engine)
+        setup = setup.knowing(manifest.costs)
         if stale is not None:
             note = f"the last search on this folder was killed ({stale}); it is continued"
             setup = replace(setup, notes=(*setup.notes, note))
-        manifest = _manifest(study, setup, engine)
         _write_specs(study, setup, space)
         engine.begin(manifest.decided, out)
         with closing(_ledger(study, manifest, spec)) as ledger:
@@ -147,6 +148,10 @@ def _manifest(study: Study, setup: Setup, engine: Engine) -> Manifest:
     decided = engine.decide(_typical(setup), setup.spec.training.cohort)
     check_time(setup.spec, decided.trial_seconds)
     spec = setup.spec
+    if spec.predicts:
+        costs = engine.calibrate(decided.settings, setup.probes)
+        decided = decided.model_copy(update={"costs": costs})
+        setup.knowing(costs)  # or refuse the study before it has begun
     rungs = rungs_of(setup.steps, spec.budget.trials, spec.rungs, spec.reduction)
     manifest = new_manifest(
         setup.fingerprint,

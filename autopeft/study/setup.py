@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,16 @@ from autopeft.engines.outcome import SPLIT
 from autopeft.engines.work import Facts
 from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.front import Front
-from autopeft.objectives import METRIC, CostName
+from autopeft.objectives import MEMORY, METRIC, CostName, amount
 from autopeft.space.bind import bind
+from autopeft.space.costs import CostModel, MemoryLimit
+from autopeft.space.genotype import Genotype
 from autopeft.space.search_space import SearchSpace
+from autopeft.space.shape import ModelShape
 from autopeft.space.shipped import load_space
 from autopeft.space.spec import SpaceSpec
 from autopeft.study.limits import Budget, budget_of
+from autopeft.study.probes import probes_of
 from autopeft.study.spec import StudySpec
 from autopeft.study.starting import Starts, starts_of
 from autopeft.study.warm_start import warm_starts
@@ -64,6 +68,7 @@ class Setup:
             "objectives": {METRIC: "maximize", **dict.fromkeys(spec.costs, "minimize")},
             "max_params": self.space.max_params,
             "max_trained": budget_of(spec, facts.shape).max_trained,
+            "max_memory": spec.budget.max_memory,
             "training": spec.training.model_dump(mode="json"),
             "methods": list(spec.methods),
             "warm_start": _hash_of(self.warm_start),
@@ -77,7 +82,20 @@ class Setup:
     @property
     def costs(self) -> dict[CostName, float | None]:
         """What the study optimises beside the metric, with budgets of those that have one."""
-        return dict.fromkeys(self.spec.costs)
+        limits = {MEMORY: self.spec.budget.max_memory}
+        return {name: limits.get(name) for name in self.spec.costs}
+
+    @property
+    def probes(self) -> list[Genotype]:
+        """What is measured so that the costs of trials can be predicted."""
+        spaces = (self.space,) if self.lora is None else (self.space, self.lora)
+        return probes_of(spaces, [start.genotype for start in self.starts.first])
+
+    def knowing(self, costs: CostModel | None) -> "Setup":
+        """The same once the costs of trials are known; see `set_up`."""
+        if costs is None:
+            return self
+        return set_up(self.spec, self.space.spec, self.facts, self.warm_start, costs)
 
     @property
     def steps(self) -> int:
@@ -87,7 +105,11 @@ class Setup:
 
 
 def set_up(
-    spec: StudySpec, space: SpaceSpec, facts: Facts, warm_start: Front | None = None
+    spec: StudySpec,
+    space: SpaceSpec,
+    facts: Facts,
+    warm_start: Front | None = None,
+    costs: CostModel | None = None,
 ) -> Setup:
     """Bind a space to a model and a budget.
 
@@ -96,13 +118,15 @@ def set_up(
         space: what it searches.
         facts: of model and data.
         warm_start: the front that it begins with, if there is one.
+        costs: predicts the memory of trials; without it there is no limit on that yet.
 
     Raises:
         ConfigError: they do not fit together.
         NoFeasibleTrialError: nothing in the space fits the budget.
     """
-    budget = budget_of(spec, facts.shape)
-    bound = bind(space, facts.shape, budget.max_params, budget.max_trained)
+    budget = budget_of(spec, facts.shape, costs)
+    _check_head(facts.shape, budget.memory)
+    bound = _bind(space, facts, budget)
     warm, changed = warm_starts(warm_start, bound, budget) if warm_start else ([], [])
     starts, left_out = starts_of(facts.shape, budget, spec.methods, warm)
     notes = (*facts.notes, *bound.notes, *changed, *left_out, *starts.notes)
@@ -120,9 +144,25 @@ def _lora(spec: StudySpec, facts: Facts, budget: Budget) -> SearchSpace | None:
     if not spec.selection.seeds or facts.unseen is None:
         return None
     try:
-        return bind(load_space(LORA), facts.shape, budget.max_params, budget.max_trained)
+        return _bind(load_space(LORA), facts, budget)
     except (ConfigError, NoFeasibleTrialError):  # then LoRA is no alternative that one could have
         return None
+
+
+def _bind(space: SpaceSpec, facts: Facts, budget: Budget) -> SearchSpace:
+    bound = bind(space, facts.shape, budget.max_params, budget.max_trained)
+    return replace(bound, memory=budget.memory)
+
+
+def _check_head(shape: ModelShape, memory: MemoryLimit | None) -> None:
+    head = Genotype(shape.n_layers, (), learning_rate=1.0)
+    if memory is not None and not memory.admits(head, shape):
+        least = amount(memory.model.memory_bytes(head, shape), "B")
+        raise NoFeasibleTrialError(
+            f"training the head alone takes {least} of memory, and max_memory is "
+            f"{amount(memory.max_bytes, 'B')}; give more, or reduce training.batch_size or "
+            "training.max_length"
+        )
 
 
 def read_space(spec: StudySpec, base: Path, folder: Path) -> SpaceSpec:

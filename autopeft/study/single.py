@@ -6,10 +6,12 @@ from autopeft.engines.inline import InlineEngine
 from autopeft.engines.job import Job, JobTrial
 from autopeft.engines.workbench import Progress
 from autopeft.errors import ConfigError
+from autopeft.objectives import amount
 from autopeft.records import Record, write_record
+from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
-from autopeft.space.search_space import within
 from autopeft.space.seed import seed_of
+from autopeft.space.shape import ModelShape
 from autopeft.study.folder import check_new
 from autopeft.study.limits import budget_of, counts_of
 from autopeft.study.spec import StudySpec
@@ -33,7 +35,7 @@ def train_one(
         progress: called with (steps done, steps in all).
 
     Raises:
-        ConfigError: the genotype does not fit the model or the parameter budget.
+        ConfigError: the genotype does not fit the model or the budget.
         DataError: data or model cannot be used.
     """
     check_new(out)
@@ -42,9 +44,13 @@ def train_one(
     shape = engine.load().shape
     genotype.check_fits(shape)
     budget = budget_of(spec, shape)
-    if not within(genotype, shape, budget.max_params, budget.max_trained):
+    if not budget.admits(genotype, shape):
         raise ConfigError(f"the genotype has {counts_of(genotype, shape)}, the budget is {budget}")
     decided = engine.decide([genotype], 1)
+    if spec.predicts:
+        costs = engine.calibrate(decided.settings, [genotype])
+        decided = decided.model_copy(update={"costs": costs})
+        _check_memory(genotype, shape, costs, spec.budget.max_memory)
     out.mkdir(parents=True, exist_ok=True)
     engine.begin(decided, out)
     trial = JobTrial(0, genotype, seed_of(spec.seed, genotype.hash, "0"), "given")
@@ -57,3 +63,14 @@ def train_one(
     (record,) = engine.results(stepped)
     write_record(out, record)
     return record
+
+
+def _check_memory(
+    genotype: Genotype, shape: ModelShape, costs: CostModel, max_memory: int | None
+) -> None:
+    taken = costs.memory_bytes(genotype, shape)
+    if max_memory is not None and taken > max_memory:
+        raise ConfigError(
+            f"training the genotype takes {amount(taken, 'B')} of memory, the budget is "
+            f"{amount(max_memory, 'B')}"
+        )

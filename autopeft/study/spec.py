@@ -22,6 +22,13 @@ DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit
 ADDRESS = r"^(auto|local|(ray://)?[\w.-]+:\d{1,5}|(ray://)?\[[\da-fA-F:]+\]:\d{1,5})$"
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {
+    "B": 1,
+    "": 1,
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)},
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)},
+}
+_MEMORY = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_BYTES)})")
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
 
 SamplerName = Literal["tpe", "nsga2", "gp", "random"]
@@ -73,6 +80,18 @@ def _objectives(names: object) -> object:
 Limit = Annotated[int | str, BeforeValidator(_percent_or_count)]
 
 
+def _bytes(value: object) -> object:
+    if isinstance(value, str):
+        found = _MEMORY.fullmatch(value)
+        if found is None:
+            raise ValueError("has to be like 6GiB, 800MB or a number of bytes")
+        return int(float(found[1]) * _BYTES[found[2]])
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(strict=True, gt=0)]
+
+
 def limit(given: int | str, backbone_params: int) -> int:
     """A number of parameters, given as such or as a percentage of the backbone's."""
     if isinstance(given, str):
@@ -96,11 +115,14 @@ class BudgetSpec(Strict):
         max_trained: those that are trained, likewise, since some methods train more than they
             store; or None.
         trials: trials in all, over every run on the folder.
+        max_memory: bytes that training any trial alone may take at its peak, as predicted, such as
+            `6GiB`; or None.
         time: seconds of training in all, or None.
     """
 
     max_params: Limit = "1%"
     max_trained: Limit | None = None
+    max_memory: Bytes | None = None
     trials: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 40
     time: Seconds | None = None
 
@@ -202,6 +224,11 @@ class StudySpec(Strict):
         return tuple(name for name in COSTS if name in self.objectives)
 
     @property
+    def predicts(self) -> bool:
+        """Whether costs of trials have to be predicted."""
+        return self.budget.max_memory is not None or any(COSTS[c].predicted for c in self.costs)
+
+    @property
     def work(self) -> Work:
         """What a worker loads; of a resolved study."""
         return Work(
@@ -209,6 +236,7 @@ class StudySpec(Strict):
             task=self.task,
             metric=self.chosen_metric,
             costs=self.costs,
+            max_memory=self.budget.max_memory,
             data=self.data,
             training=self.training,
             seed=self.seed,

@@ -14,7 +14,6 @@ from itertools import zip_longest
 
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import Method, method
-from autopeft.space.search_space import within
 from autopeft.space.shape import ModelShape
 from autopeft.study.limits import Budget, counts_of
 
@@ -100,7 +99,7 @@ def starts_of(
 def _fitting(known: Method, shape: ModelShape, budget: Budget) -> list[Genotype]:
     """The method at each size within the budget, the largest first."""
     sizes = (known.genotype(shape, level) for level in range(known.n_sizes(shape)))
-    return [g for g in sizes if within(g, shape, budget.max_params, budget.max_trained)]
+    return [g for g in sizes if budget.admits(g, shape)]
 
 
 def _spread(genotypes: Sequence[Genotype], shape: ModelShape) -> list[Genotype]:

@@ -69,6 +69,8 @@ def warm_starts(front: Front, space: SearchSpace, budget: Budget) -> tuple[list[
     n_strange = 0
     for trial, genotype in _chosen(front):
         found, changes = transfer(genotype, space.shape, budget.max_params, budget.max_trained)
+        if found is not None and not budget.admits(found, space.shape):
+            found, changes = None, [*changes, f"it is over the budget, {budget}"]
         if changes:
             verb = "is left out" if found is None else "is changed"
             notes.append(f"warm start: trial {trial} {verb}: {'; '.join(changes)}")

@@ -214,7 +214,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
         for trial, state in enumerate(states):
             memory = self.injection.memory(trial)
             fill(memory, {name: state.pop(name) for name in memory if name in state})
-        self._optimizer = self._new_optimizer()
+        self._optimizer = self.new_optimizer()
         self._optimizer.resume(states, first)
         report = partial(_report, progress, rehearsed, rehearsed + last)
         return self._run(rows, order, self._optimizer, range(first, last), report)
@@ -228,7 +228,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
         """Train once for ops that choose by what became of it, and put everything back."""
         head = [p for module in self.head.modules.values() for p in module.parameters()]
         start = [parameter.detach().clone() for parameter in head]
-        self._run(rows, order, self._new_optimizer(), range(len(order)), progress)
+        self._run(rows, order, self.new_optimizer(), range(len(order)), progress)
         for op in self.injection.stacks():
             if op.chooses == "rehearsed":
                 op.choose()
@@ -258,7 +258,8 @@ class Cohort(AbstractContextManager["Cohort", None]):
         for op in ops:
             op.choose()
 
-    def _new_optimizer(self) -> CohortAdamW:
+    def new_optimizer(self) -> CohortAdamW:
+        """An optimizer of all trials that has done no step."""
         return CohortAdamW(
             self.stacked(),
             learning_rates=[g.learning_rate for g in self.genotypes],

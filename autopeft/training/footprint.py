@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from autopeft.model.backbone import DTYPES, Backbone
+from autopeft.space.costs import FLOATS_PER_PARAMETER
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Encoded
@@ -19,10 +20,6 @@ ROWS = (4, 2)
 
 PASSING = 2.5
 """Tensors of the widest state that a step holds besides what it keeps; measured."""
-
-PER_PARAMETER = 9
-"""Floats: a parameter, two moments, its learning rate and its decay; its gradient, the clipped one
-and two more while the optimizer steps, which the process keeps hold of."""
 
 
 def trial_bytes(
@@ -53,7 +50,7 @@ def trial_bytes(
     widest = max(backbone.shape.widths[tap] for tap in Tap if tap in backbone.shape.widths)
     state = batch * max(rows.lengths) * widest * DTYPES[backbone.precision].itemsize
     passing = PASSING * state * len(genotypes)
-    size = whatever + batch * of_a_row + passing + PER_PARAMETER * held
+    size = whatever + batch * of_a_row + passing + FLOATS_PER_PARAMETER * held
     # Evaluation keeps nothing, but its batches are larger.
     least = PASSING * EVALUATION_FACTOR * state
     return int(max((size + remembered) / len(genotypes), least))

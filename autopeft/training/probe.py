@@ -4,14 +4,12 @@ Never a guess about the machine: the products of one layer and its attention, at
 the task, decide. That takes a fraction of a second.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from autopeft.model.anatomy import Anatomy
@@ -22,10 +20,9 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import Task
-from autopeft.training.cohort import Cohort
+from autopeft.training.alone import fastest, step_seconds
 from autopeft.training.settings import TrainingSettings
 
-TIMES = 3
 MARGIN = 1.15
 """How much faster the less exact or less usual way has to be to be taken."""
 MOST_ROWS = 16
@@ -108,18 +105,6 @@ def _layer_seconds(
     return fastest(layer, q.device)
 
 
-def fastest(step: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of a few times; the first one, which warms up, does not count."""
-    times = []
-    for _ in range(TIMES + 1):
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
 def trial_seconds(
     backbone: Backbone,
     genotypes: Sequence[Genotype],
@@ -140,17 +125,7 @@ def trial_seconds(
         validation: evaluation rows.
     """
     mean = float(np.mean(train.lengths))
-    near = np.argsort(np.abs(np.asarray(train.lengths) - mean), kind="stable")
-    indices = near[: settings.batch_size].tolist()
-    with Cohort(backbone, genotypes, range(len(genotypes)), task, settings) as cohort:
-        parameters: list[Tensor] = [item.parameter for item in cohort.stacked()]
-        labels = train.labels[indices].to(parameters[0].device)
-
-        def step() -> None:
-            losses = task.loss(cohort.logits(train, indices), labels)
-            torch.autograd.grad(losses.sum(), parameters)
-
-        seconds = fastest(step, parameters[0].device)
+    seconds = step_seconds(backbone, genotypes, task, settings, train)
     steps = settings.epochs * -(-len(train) // settings.batch_size)
     # A forward pass alone costs about a third of a step with its backward pass.
     batches = sum(validation.lengths) / max(1.0, mean) / settings.batch_size

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import asdict
 
 import pytest
 from study_factory import results, weights
@@ -53,6 +54,9 @@ def test_node_without_the_files_measures_the_same(station, done, spec_of, tmp_pa
     assert isinstance(loaded, Loaded)
     assert loaded.facts.model == work.model, "the study knows it by its own name"
     decided = read_manifest(done.manifest_file).decided
+    some = json.dumps([t.genotype.to_dict() for job in read_jobs(done.folder) for t in job.trials])
+    calibrated = station.calibrate(json.dumps(asdict(decided.settings)), some)
+    assert Letter.from_wire(calibrated).message.costs.memory.base > 0
     station.begin(decided.model_dump_json())
     (tmp_path / "study").mkdir()
     study = type(done)(tmp_path / "study")

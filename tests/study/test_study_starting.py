@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from autopeft.space.costs import CostModel, Linear, MemoryLimit
 from autopeft.space.shape import BERT_BASE
 from autopeft.study.limits import Budget
 from autopeft.study.planner import LORA_EVERY
@@ -54,3 +55,13 @@ def test_no_genotype_is_tried_twice(starts):
     assert twice == starts
     every = [start.genotype.hash for start in (*starts.first, *starts.later)]
     assert len(set(every)) == len(every)
+
+
+def test_sizes_over_the_memory_are_left_out(starts):
+    """Where a parameter that is trained takes 36 bytes and nothing else any."""
+    memory = MemoryLimit(36 * 100_000, CostModel(0, 1.0, Linear(0.0, 0.0, {})))
+    within, notes = starts_of(BERT_BASE, Budget(1_000_000, None, memory), DEFAULT_METHODS)
+    for name in ("scaled_parallel", "lora"):
+        assert sizes(within, name)[0] == max(n for n in sizes(starts, name) if n <= 100_000)
+    assert all(g.count_trained(BERT_BASE) <= 100_000 for g in (s.genotype for s in within.first))
+    assert any("the budget is 1,000,000, 3.433 MiB of memory" in note for note in notes)

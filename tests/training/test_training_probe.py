@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import FAMILIES, HEAD, LORA, TASK, same_bits, state, tiny_backbone, tiny_rows
 
+from autopeft.training import alone
 from autopeft.training import probe as module
 from autopeft.training.probe import probe, trial_seconds
 from autopeft.training.settings import TrainingSettings
@@ -57,7 +58,7 @@ def test_what_is_asked_for_is_not_measured(measured):
 
 
 def test_a_trial_is_expected_to_take_its_steps_and_its_evaluation(monkeypatch):
-    monkeypatch.setattr(module, "fastest", lambda step, _: (step() and None) or 0.6)
+    monkeypatch.setattr(alone, "fastest", lambda step, *_: (step() and None) or 0.6)
     # 2 epochs of 3 steps, then 2.5 batches of evaluation at a third of a step, for two trials
     assert expected_seconds(tiny_backbone("bert")) == pytest.approx((6 * 0.6 + 2.5 * 0.2) / 2)
 

@@ -9,6 +9,7 @@ import json
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from autopeft import errors
 from autopeft.engines.engine import Stepped
 from autopeft.engines.job import Job
 from autopeft.engines.outcome import Attempt, Mishap, after, attempts_of, record_of
-from autopeft.engines.protocol import Decision, Done, Loaded, Measured, Refused
+from autopeft.engines.protocol import Calibrated, Decision, Done, Loaded, Measured, Refused
 from autopeft.engines.ray import letters
 from autopeft.engines.ray.cluster import connected, free, share_of
 from autopeft.engines.ray.files import pieces, roots_of, states_for, write_files
@@ -31,7 +32,9 @@ from autopeft.engines.ray.station import versions
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.errors import AutopeftError, DataError
 from autopeft.records import Failure, Record
+from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
+from autopeft.training.settings import TrainingSettings
 
 _LOOK_SECONDS = 1.0
 """Between two looks at workers that say nothing."""
@@ -77,20 +80,29 @@ class RayEngine:
 
     def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
         """Let the first worker measure how to compute."""
-        plain = json.dumps([genotype.to_dict() for genotype in genotypes])
+        answer = self._ask("decide", _plain(genotypes), cohort)
+        if not isinstance(answer, Decision):
+            raise _unexpected(answer)
+        return answer.decided
+
+    def calibrate(self, settings: TrainingSettings, genotypes: Sequence[Genotype]) -> CostModel:
+        """Let the first worker measure what genotypes cost alone."""
+        answer = self._ask("calibrate", json.dumps(asdict(settings)), _plain(genotypes))
+        if not isinstance(answer, Calibrated):
+            raise _unexpected(answer)
+        return answer.costs
+
+    def _ask(self, question: str, *given: Any) -> Message:
+        """What the first worker says; if it is lost meanwhile, another one is asked."""
         lost: Mishap | None = None
         for _ in range(_STARTS):
             self._first_ready()
             slot = self._slots[0]
             try:
-                answer = _message(ray.get(slot.actor.decide.remote(plain, cohort)))
+                return _message(ray.get(getattr(slot.actor, question).remote(*given)))
             except LOST as error:
                 lost = mishap_of(error)
                 slot.drop()
-                continue
-            if isinstance(answer, Decision):
-                return answer.decided
-            raise _unexpected(answer)
         raise DataError(f"no worker gets ready: {lost.failure.message if lost else ''}")
 
     def begin(self, decided: Decided, folder: Path) -> None:
@@ -266,6 +278,10 @@ class RayEngine:
 
 def _message(wire: Wire) -> Message:
     return Letter.from_wire(wire).message
+
+
+def _plain(genotypes: Sequence[Genotype]) -> str:
+    return json.dumps([genotype.to_dict() for genotype in genotypes])
 
 
 def _nobody(_: tuple[int, ...], __: int, ___: int) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from autopeft.engines.protocol import Decision, Done, Loaded, Measured, Refused
+from autopeft.engines.protocol import Calibrated, Decision, Done, Loaded, Measured, Refused
 from autopeft.space.spec import Strict
 
 Wire = tuple[bytes, dict[str, bytes]]
@@ -22,7 +22,7 @@ class Stepped(Strict):
     steps: int
 
 
-Message = Loaded | Decision | Stepped | Measured | Done | Refused
+Message = Loaded | Decision | Calibrated | Stepped | Measured | Done | Refused
 
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 

@@ -18,10 +18,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from autopeft.engines.job import Job
 from autopeft.engines.local import LocalEngine
-from autopeft.engines.protocol import Decision, Done, Loaded, Measured, Refused
+from autopeft.engines.protocol import Calibrated, Decision, Done, Loaded, Measured, Refused
 from autopeft.engines.ray.files import files_of, moved
 from autopeft.engines.ray.letters import Letter, Message, Stepped, Wire, latest
 from autopeft.engines.work import CohortSize, Decided, Work
@@ -29,6 +30,7 @@ from autopeft.errors import AutopeftError, DataError
 from autopeft.files import write_bytes
 from autopeft.records import Record
 from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.training.settings import TrainingSettings
 
 HEAR_SECONDS = 1.0
 """How long the driver waits for news that do not come, before it asks again."""
@@ -37,6 +39,7 @@ PACKAGES = ("autopeft", "torch", "transformers")
 """Of which a node has to have the driver's versions."""
 
 _PREFIX = "autopeft-station-"
+_SETTINGS = TypeAdapter(TrainingSettings)
 
 
 def versions() -> dict[str, str]:
@@ -107,6 +110,12 @@ class Station:
         """Measure how to compute; answered by `Decision`."""
         some = [genotype_from_dict(item) for item in json.loads(genotypes)]
         return _answer(lambda: Decision(decided=self._engine.decide(some, cohort))).to_wire()
+
+    def calibrate(self, settings: str, genotypes: str) -> Wire:
+        """Measure what genotypes cost alone; answered by `Calibrated`."""
+        given = _SETTINGS.validate_json(settings)
+        some = [genotype_from_dict(item) for item in json.loads(genotypes)]
+        return _answer(lambda: Calibrated(costs=self._engine.calibrate(given, some))).to_wire()
 
     def begin(self, decided: str) -> None:
         """Get ready for jobs."""

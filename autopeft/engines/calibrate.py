@@ -1,0 +1,123 @@
+"""Fitting the cost model of a study: a few genotypes are measured alone, before the first trial."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from autopeft.engines.ground import Ground
+from autopeft.objectives import LATENCY, STEP
+from autopeft.space.costs import (
+    CostModel,
+    Linear,
+    Parts,
+    held_bytes,
+    n_trained_layers,
+    products,
+    states,
+    unmerged,
+)
+from autopeft.space.genotype import Genotype
+from autopeft.training.alone import answer_seconds, held_before, step_seconds
+from autopeft.training.footprint import trial_bytes
+from autopeft.training.frozen import cache_bytes
+from autopeft.training.memory import OVERHEAD
+from autopeft.training.settings import TrainingSettings
+
+ROUNDS = 3
+"""Times that each genotype is measured."""
+MS = 1000.0
+"""Milliseconds in a second."""
+
+
+def calibrate(
+    ground: Ground, settings: TrainingSettings, genotypes: Sequence[Genotype]
+) -> CostModel:
+    """Measure genotypes alone, and fit the costs that the study wants to have predicted.
+
+    Memory is not timed but counted, from what a step keeps; it is the same each time.
+
+    Args:
+        ground: in any precision.
+        settings: of training, complete.
+        genotypes: with every form of the space, each small and large.
+    """
+    ground = ground.computing_in(settings.precision)
+    shape, wanted = ground.backbone.shape, ground.work.costs
+    layers = [n_trained_layers(genotype, shape) for genotype in genotypes]
+
+    def timed(seconds: Callable[[Ground, TrainingSettings, Genotype], float]) -> list[float]:
+        """All of them in turn, and again, so that a busy moment does not hit one alone."""
+        rounds = [[seconds(ground, settings, g) for g in genotypes] for _ in range(ROUNDS)]
+        return [MS * min(times) for times in zip(*rounds, strict=True)]
+
+    kept = [
+        kept_bytes(ground, settings, genotype) - held_bytes(genotype, shape)
+        for genotype in genotypes
+    ]
+    step = latency = None
+    if STEP in wanted:
+        step = fit(layers, [products(g, shape) for g in genotypes], timed(step_of))
+    if LATENCY in wanted:
+        parts = [unmerged(g, shape) for g in genotypes]
+        latency = fit([0] * len(parts), parts, timed(answer_of))
+    return CostModel(
+        start_bytes=start_bytes(ground, settings),
+        overhead=overhead(ground.device),
+        memory=fit(layers, [states(g, shape) for g in genotypes], kept),
+        step=step,
+        latency=latency,
+    )
+
+
+def fit(layers: Sequence[int], parts: Sequence[Parts], values: Sequence[float]) -> Linear:
+    """Coefficients from 0 that make the relative errors small, by least squares.
+
+    Args:
+        layers: that gradients pass through, of each genotype.
+        parts: of each genotype.
+        values: measured of each.
+    """
+    forms = sorted({form for one in parts for form in one})
+    rows = [
+        [1.0, float(n), *(amount for form in forms for amount in one.get(form, (0.0, 0.0)))]
+        for n, one in zip(layers, parts, strict=True)
+    ]
+    table, found = np.array(rows), np.maximum(np.array(values, np.float64), 1e-9)
+    units = np.maximum(table.max(axis=0), 1e-9)
+    solved, _ = nnls(table / units / found[:, None], np.ones(len(found)))
+    base, layer, *rest = (solved / units).tolist()
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    return Linear(base, layer, dict(zip(forms, pairs, strict=True)))
+
+
+def kept_bytes(ground: Ground, settings: TrainingSettings, genotype: Genotype) -> int:
+    """Tensors that a training of the genotype alone takes."""
+    return trial_bytes(
+        ground.backbone, [genotype], task=ground.task, settings=settings, rows=ground.train
+    )
+
+
+def step_of(ground: Ground, settings: TrainingSettings, genotype: Genotype) -> float:
+    """Seconds of a training step."""
+    return step_seconds(ground.backbone, [genotype], ground.task, settings, ground.train, 1)
+
+
+def answer_of(ground: Ground, settings: TrainingSettings, genotype: Genotype) -> float:
+    """Seconds to answer to one row."""
+    return answer_seconds(ground.backbone, genotype, ground.task, settings, ground.train, ROUNDS)
+
+
+def start_bytes(ground: Ground, settings: TrainingSettings) -> int:
+    """What a worker holds before it trains: on a CPU all of the process; and states to be kept."""
+    cached = 0
+    if settings.frozen_cache:
+        splits = (ground.train, *ground.scored)
+        cached = cache_bytes(ground.backbone.shape, splits, settings.precision)
+    return held_before(ground.device) + cached
+
+
+def overhead(device: torch.device) -> float:
+    """Memory that is taken, as a multiple of what tensors need."""
+    return 1.0 if device.type == "cuda" else OVERHEAD["exact"]
