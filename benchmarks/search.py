@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from report import EMBEDDED
 from scipy import stats
 from search_bench import (
+    METRIC,
     Bench,
     Kept,
     Rows,
@@ -43,6 +44,7 @@ from autopeft.space.methods import method
 from autopeft.space.shipped import load_space
 from autopeft.study.lessons import Lessons, highest_rung, lowest_rung
 from autopeft.study.planner import Known, Planner
+from autopeft.study.promote import rung_steps
 from autopeft.study.rungs import Rungs, rungs_of
 from autopeft.study.setup import Setup, set_up
 from autopeft.study.spec import SamplerName, StudySpec
@@ -59,11 +61,13 @@ class Strategy:
         sampler: of the study file.
         rungs: of the study file.
         lessons: which rung the sampler learns from.
+        too_low: there are rungs that a study leaves out as too low.
     """
 
     sampler: SamplerName
     rungs: int
     lessons: Lessons = lowest_rung
+    too_low: bool = False
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ class Strategy:
 STRATEGIES = {
     "ours": Strategy("tpe", 3),
     "ours, highest rung": Strategy("tpe", 3, highest_rung()),
+    "ours, three rungs": Strategy("tpe", 3, too_low=True),
     "tpe": Strategy("tpe", 1),
     "random": Strategy("random", 1),
     "random with rungs": Strategy("random", 3),
@@ -101,17 +106,21 @@ class Step:
 
 
 def run_study(
-    setup: Setup, lessons: Lessons, cohort: int, fetch: Callable[[Job], Sequence[Scored]]
+    setup: Setup, strategy: Strategy, cohort: int, fetch: Callable[[Job, Rungs], Sequence[Scored]]
 ) -> tuple[list[Step], list[Record]]:
     """Plan jobs until the budget is spent, as a driver with one worker does."""
     spec = setup.spec
     rungs = rungs_of(setup.steps, spec.budget.trials, spec.rungs, spec.reduction)
-    planner = Planner(setup, rungs, trial_seconds=1.0, cohort=cohort, n_workers=1, lessons=lessons)
+    if strategy.too_low:
+        rungs = Rungs(rung_steps(setup.steps, spec.rungs, spec.reduction), spec.reduction)
+    planner = Planner(
+        setup, rungs, trial_seconds=1.0, cohort=cohort, n_workers=1, lessons=strategy.lessons
+    )
     known, tops, steps = Known([], {}), {}, []
     trainings = seconds = 0.0
     while (job := planner.next_job(known)) is not None:
         known.jobs.append(job)
-        for item in fetch(job):
+        for item in fetch(job, rungs):
             tops[item.record.trial] = item
             known.records[item.record.key] = item.record
             trainings += rungs.share(item.record.rung)
@@ -132,13 +141,13 @@ def make_table(args: argparse.Namespace) -> None:
     bench = Bench(spec, n_search, folder)
     setup = set_up(spec, load_space(SPACE, HERE / "table"), bench.facts)
     genotypes = every_genotype(setup.space)
-    rungs = Rungs(rungs_of(setup.steps, 1000, spec.rungs, spec.reduction).steps, spec.reduction)
+    steps = rung_steps(setup.steps, spec.rungs, spec.reduction)
     kept = Kept(args.table / TABLE)
     decided = bench.begin(genotypes[-1:])
     _write_facts(args.table / FACTS, spec, bench.facts, decided.precision, rows)
-    jobs = list(jobs_of(genotypes, rungs.steps, args.cohort, spec.seed))
+    jobs = list(jobs_of(genotypes, steps, args.cohort, spec.seed))
     for i, job in enumerate(jobs, 1):
-        _from_bench(bench, kept, job)
+        _from_bench(bench, kept, job, None)
         print(f"job {i}/{len(jobs)}", file=sys.stderr)
 
 
@@ -148,10 +157,9 @@ def replay(args: argparse.Namespace) -> dict[str, Any]:
     facts = Facts.model_validate(told["facts"])
     base = StudySpec.model_validate(told["spec"])
     table = {
-        (item.record.hash, item.record.rung): item
+        (item.record.hash, item.record.steps): item
         for item in Kept(args.table / TABLE).scored.values()
     }
-    top = max(rung for _, rung in table)
     space = load_space(SPACE, HERE / "table")
     curves: dict[str, list[list[Step]]] = {}
     studies: dict[str, list[list[Record]]] = {}
@@ -160,9 +168,8 @@ def replay(args: argparse.Namespace) -> dict[str, Any]:
             budget = base.budget.model_copy(update={"trials": args.trials})
             update = {**strategy.spec, "seed": seed, "budget": budget}
             setup = set_up(base.model_copy(update=update), space, facts)
-            fetch = partial(_from_table, table, None if strategy.rungs > 1 else top)
-
-            steps, records = run_study(setup, strategy.lessons, args.cohort, fetch)
+            fetch = partial(_from_table, table)
+            steps, records = run_study(setup, strategy, args.cohort, fetch)
             curves.setdefault(name, []).append(steps)
             studies.setdefault(name, []).append(records)
     return {
@@ -195,9 +202,8 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
             typical = method("lora").largest(bench.facts.shape, setup.space.max_params)
             assert typical is not None
             bench.begin([typical])
-            steps, _ = run_study(
-                setup, strategy.lessons, args.cohort, partial(_from_bench, bench, kept)
-            )
+            fetch = partial(_from_bench, bench, kept)
+            steps, _ = run_study(setup, strategy, args.cohort, fetch)
             curves.setdefault(name, []).append(steps)
             print(f"seed {seed}  {name:8} {steps[-1]}", file=sys.stderr)
     return {"trials": args.trials, "seeds": args.seeds, "space": args.space, **compare(curves)}
@@ -264,37 +270,39 @@ def _quantile(ratios: Sequence[float | None], level: float) -> float | None:
 def _agreement(table: Mapping[tuple[str, int], Scored]) -> dict[str, dict[str, float]]:
     """Kendall's tau of each rung's search score with the top rung's, and with the test score."""
     hashes = sorted({key for key, _ in table})
-    rungs = sorted({rung for _, rung in table})
+    every = sorted({steps for _, steps in table})
 
-    def seen(rung: int) -> list[float]:
-        return [table[key, rung].record.metrics["accuracy"].value for key in hashes]
+    def seen(steps: int) -> list[float]:
+        return [table[key, steps].record.metrics[METRIC].value for key in hashes]
 
-    final = [table[key, rungs[-1]].test_quality for key in hashes]
+    final = [table[key, every[-1]].test_quality for key in hashes]
     return {
-        str(rung): {
-            "steps": table[hashes[0], rung].record.steps,
-            "tau_with_top_search": float(stats.kendalltau(seen(rung), seen(rungs[-1])).statistic),
-            "tau_with_top_test": float(stats.kendalltau(seen(rung), final).statistic),
+        str(steps): {
+            "tau_with_top_search": float(stats.kendalltau(seen(steps), seen(every[-1])).statistic),
+            "tau_with_top_test": float(stats.kendalltau(seen(steps), final).statistic),
         }
-        for rung in rungs
+        for steps in every
     }
 
 
-def _from_table(
-    table: Mapping[tuple[str, int], Scored], always: int | None, job: Job
-) -> list[Scored]:
-    """What the table says of a job, at its rung or always at one."""
+def _from_table(table: Mapping[tuple[str, int], Scored], job: Job, rungs: Rungs) -> list[Scored]:
+    """What the table says of a job; what lies between two rungs of a study is paid for too."""
+    reached, below = rungs.steps[job.rung], rungs.steps[job.rung - 1] if job.rung else 0
     found = []
     for trial in job.trials:
-        item = table[trial.genotype.hash, job.rung if always is None else always]
-        n = trial.number
-        found.append(
-            replace(item, record=replace(item.record, trial=n, rung=job.rung, cohort=(n,)))
+        one = trial.genotype.hash
+        seconds = sum(
+            item.record.seconds
+            for (key, steps), item in table.items()
+            if key == one and below < steps <= reached
         )
+        item, n = table[one, reached], trial.number
+        record = replace(item.record, trial=n, rung=job.rung, cohort=(n,), seconds=seconds)
+        found.append(replace(item, record=record))
     return found
 
 
-def _from_bench(bench: Bench, kept: Kept, job: Job) -> list[Scored]:
+def _from_bench(bench: Bench, kept: Kept, job: Job, _: Rungs | None) -> list[Scored]:
     """What was kept of a job; what was not is trained."""
     missing = {number for number, *rung in job.keys if (number, *rung) not in kept.scored}
     if missing:

@@ -21,15 +21,15 @@ def regrets(
 
     Args:
         studies: the records of each.
-        table: by genotype and rung.
+        table: by genotype and steps.
         shape: of the model.
 
     Returns:
         For the best score and for the cheapest within one standard error of it, by raw and by
         shrunken scores: the mean regret with its standard error, and the paired difference.
     """
-    top = max(rung for _, rung in table)
-    truth = {key: item.test_quality for (key, rung), item in table.items() if rung == top}
+    top = max(steps for _, steps in table)
+    truth = {key: item.test_quality for (key, steps), item in table.items() if steps == top}
     best = max(truth.values())
     lost: dict[tuple[str, str], list[float]] = {}
     agreement: dict[str, list[float]] = {"raw": [], "shrunken": []}
