@@ -144,8 +144,9 @@ def predicted_costs(
 def objectives_of(
     metric: str,
     metrics: Mapping[str, Metric],
-    costs: Mapping[CostName, float],
+    costs: dict[CostName, float],
     wanted: Sequence[CostName],
+    measured: dict[CostName, float],
 ) -> dict[str, Objective]:
     """The objectives of a trial: its metric, its parameters, and what else the study optimises.
 
@@ -154,11 +155,16 @@ def objectives_of(
         metrics: all that were measured.
         costs: of the trial.
         wanted: costs that the study optimises.
+        measured: those that were measured, which count instead of what was predicted.
     """
+    names = dict.fromkeys((PARAMS, *wanted))
     quality = metrics[metric]
     return {
         metric: Objective(quality.value, "1", quality.stderr),
-        **{name: objective(name, costs[name]) for name in dict.fromkeys((PARAMS, *wanted))},
+        **{
+            name: objective(name, (costs | measured)[name], measured=name in measured)
+            for name in names
+        },
     }
 
 

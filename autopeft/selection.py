@@ -4,13 +4,15 @@ Reading one needs neither numpy nor torch. `study/select.py` makes it.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from autopeft import checks
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
+from autopeft.records import Objective, check_objectives, objectives_to_dict
 
 SELECTION_VERSION = 1
 LEVEL = 0.05
@@ -36,6 +38,8 @@ class Contender:
         low: lower end of the 95 % interval.
         high: upper end.
         seeds: trainings that `quality` is the mean of.
+        costs: what else the study optimises beside parameters, measured where it had been
+            predicted.
     """
 
     trial: int
@@ -49,6 +53,18 @@ class Contender:
     low: float
     high: float
     seeds: int
+    costs: Mapping[str, Objective] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; costs only where there are any."""
+        data = {**asdict(self), "costs": objectives_to_dict(self.costs)}
+        return {key: value for key, value in data.items() if key != "costs" or value}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`, of data that were checked."""
+        costs = {name: Objective(**item) for name, item in data.get("costs", {}).items()}
+        return cls(**{**data, "costs": costs})
 
     @property
     def drop(self) -> float:
@@ -91,7 +107,8 @@ class Selection:
         rows: of the selection split.
         contenders: by ascending trainable parameters.
         comparisons: with tuned LoRA, by ascending p-value.
-        recommended: trial of the cheapest contender within one standard error of the best.
+        recommended: trial of the cheapest contender within one standard error of the best; with
+            several costs, of that with the least mean of them, each as a part of the largest.
         notes: what has to be known beside, a sentence each.
     """
 
@@ -135,7 +152,8 @@ class Selection:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the version first and the verdict last."""
         data = asdict(self)
-        lists = {name: list(data[name]) for name in ("contenders", "comparisons", "notes")}
+        lists = {name: list(data[name]) for name in ("comparisons", "notes")}
+        lists["contenders"] = [item.to_dict() for item in self.contenders]
         return {"version": SELECTION_VERSION, **data, **lists, "verdict": self.verdict}
 
     @classmethod
@@ -149,7 +167,7 @@ class Selection:
         return cls(
             metric=data["metric"],
             rows=data["rows"],
-            contenders=tuple(Contender(**item) for item in data["contenders"]),
+            contenders=tuple(Contender.from_dict(item) for item in data["contenders"]),
             comparisons=tuple(Comparison(**item) for item in data["comparisons"]),
             recommended=data["recommended"],
             notes=tuple(data["notes"]),
@@ -203,21 +221,27 @@ def _problems(data: Any) -> list[str]:
     return problems
 
 
-_CONTENDER = checks.fields(
-    {
-        "trial": checks.COUNT,
-        "role": checks.one_of(*get_args(Role)),
-        "trainable_params": checks.COUNT,
-        "fraction": checks.NUMBER_FROM_0,
-        "summary": checks.TEXT,
-        "search_quality": checks.NUMBER,
-        "quality": checks.NUMBER,
-        "stderr": checks.NUMBER_FROM_0,
-        "low": checks.NUMBER,
-        "high": checks.NUMBER,
-        "seeds": checks.COUNT,
-    }
-)
+_CONTENDER = {
+    "trial": checks.COUNT,
+    "role": checks.one_of(*get_args(Role)),
+    "trainable_params": checks.COUNT,
+    "fraction": checks.NUMBER_FROM_0,
+    "summary": checks.TEXT,
+    "search_quality": checks.NUMBER,
+    "quality": checks.NUMBER,
+    "stderr": checks.NUMBER_FROM_0,
+    "low": checks.NUMBER,
+    "high": checks.NUMBER,
+    "seeds": checks.COUNT,
+}
+_PLAIN = checks.fields(_CONTENDER)
+_WITH_COSTS = checks.fields(_CONTENDER | {"costs": check_objectives})
+
+
+def _check_contender(value: Any, at: str) -> list[str]:
+    return (_WITH_COSTS if isinstance(value, dict) and "costs" in value else _PLAIN)(value, at)
+
+
 _COMPARISON = checks.fields(
     {
         "trial": checks.COUNT,
@@ -233,7 +257,7 @@ _check_fields = checks.fields(
         "version": checks.one_of(SELECTION_VERSION),
         "metric": checks.TEXT,
         "rows": checks.COUNT,
-        "contenders": checks.list_of(_CONTENDER),
+        "contenders": checks.list_of(_check_contender),
         "comparisons": checks.list_of(_COMPARISON),
         "recommended": checks.COUNT,
         "notes": checks.list_of(checks.TEXT),

@@ -73,12 +73,14 @@ def test_wrong_objectives_are_refused(names, message):
 def test_records_tell_what_is_predicted_from_what_is_exact():
     metrics = {"f1": Metric(0.5, 0.1)}
     costs = {PARAMS: 8.0, BYTES: 32.0, LATENCY: 1.5}
-    assert objectives_of("f1", metrics, costs, (BYTES, LATENCY)) == {
+    assert objectives_of("f1", metrics, costs, (BYTES, LATENCY), {}) == {
         "f1": Objective(0.5, "1", 0.1),
         "trainable_params": Objective(8.0, "parameters", None),
         "adapter_bytes": Objective(32.0, "B", None),
         "latency_ms": Objective(1.5, "ms", None, "predicted"),
     }
+    measured = objectives_of("f1", metrics, costs, (LATENCY,), {LATENCY: 1.25})
+    assert measured["latency_ms"] == Objective(1.25, "ms", None, "measured")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """The final selection as people see it."""
 
+from typing import cast
+
 from rich.markup import escape
 from rich.table import Table
 
 from autopeft.cli.console import percent, stderr, stdout
+from autopeft.objectives import COSTS, CostName, amount
+from autopeft.records import Objective
 from autopeft.selection import Selection
 
 _ROLES = {
@@ -27,6 +31,9 @@ def show_selection(selection: Selection) -> None:
         table.add_column(name, justify="right" if name in {"trial", "in the search"} else "left")
     table.add_column("parameters", justify="right")
     table.add_column("of backbone", justify="right")
+    costs = list(dict.fromkeys(name for item in selection.contenders for name in item.costs))
+    for name in costs:
+        table.add_column(COSTS[cast("CostName", name)].label, justify="right")
     table.add_column("what it is")
     for item in selection.contenders:
         table.add_row(
@@ -38,6 +45,7 @@ def show_selection(selection: Selection) -> None:
             f"{item.search_quality:.4f}",
             f"{item.trainable_params:,}",
             percent(item.fraction),
+            *(_cost(item.costs.get(name)) for name in costs),
             escape(item.summary),
         )
     out = stdout()
@@ -55,6 +63,13 @@ def show_selection(selection: Selection) -> None:
             f"From the search's rows to these the points of its front lost {selection.drop:.4f} "
             f"of {selection.metric} in the mean."
         )
+
+
+def _cost(objective: Objective | None) -> str:
+    if objective is None:
+        return "?"
+    how = f" {objective.how}" if objective.how else ""
+    return f"{amount(objective.value, objective.unit)}{how}"
 
 
 def _seeds(selection: Selection) -> str:

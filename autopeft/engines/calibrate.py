@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import nnls
 
 from autopeft.engines.ground import Ground
-from autopeft.objectives import LATENCY, STEP
+from autopeft.objectives import LATENCY, MEMORY, STEP, CostName
 from autopeft.space.costs import (
     CostModel,
     Linear,
@@ -19,7 +19,7 @@ from autopeft.space.costs import (
     unmerged,
 )
 from autopeft.space.genotype import Genotype
-from autopeft.training.alone import answer_seconds, held_before, step_seconds
+from autopeft.training.alone import answer_seconds, growth_bytes, held_before, step_seconds
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import cache_bytes
 from autopeft.training.memory import OVERHEAD
@@ -27,6 +27,8 @@ from autopeft.training.settings import TrainingSettings
 
 ROUNDS = 3
 """Times that each genotype is measured."""
+TIMES = 10
+"""Times that a finalist is measured; the fastest counts."""
 MS = 1000.0
 """Milliseconds in a second."""
 
@@ -69,6 +71,29 @@ def calibrate(
         step=step,
         latency=latency,
     )
+
+
+def measure_alone(
+    ground: Ground, settings: TrainingSettings, costs: CostModel, genotype: Genotype
+) -> dict[CostName, float]:
+    """Measure what the model predicts of the study's costs, with nothing beside the genotype.
+
+    Args:
+        ground: in the precision of the settings.
+        settings: of training, complete.
+        costs: of the study; says what a worker held before it trained.
+        genotype: a finalist.
+    """
+    wanted, found = ground.work.costs, dict[CostName, float]()
+    backbone, task, rows = ground.backbone, ground.task, ground.train
+    if MEMORY in wanted:
+        grown = growth_bytes(backbone, genotype, task, settings, rows)
+        found[MEMORY] = float(costs.start_bytes + grown)
+    if STEP in wanted:
+        found[STEP] = MS * step_seconds(backbone, [genotype], task, settings, rows, TIMES)
+    if LATENCY in wanted:
+        found[LATENCY] = MS * answer_seconds(backbone, genotype, task, settings, rows, TIMES)
+    return found
 
 
 def fit(layers: Sequence[int], parts: Sequence[Parts], values: Sequence[float]) -> Linear:

@@ -51,6 +51,11 @@ class Job:
     until: int | None = None
 
     @property
+    def measures(self) -> bool:
+        """Its trials are finalists, whose costs are measured once, with nothing beside them."""
+        return self.replicate == 1
+
+    @property
     def numbers(self) -> tuple[int, ...]:
         """Of its trials."""
         return tuple(trial.number for trial in self.trials)

@@ -90,6 +90,7 @@ def record_of(
     metrics: Mapping[str, Metric] | None = None,
     wanted: Sequence[CostName] = (PARAMS,),
     model: CostModel | None = None,
+    measured: dict[CostName, float] | None = None,
     head_params: int = 0,
     steps: int = 0,
     split: str = SPLIT,
@@ -112,6 +113,7 @@ def record_of(
         metrics: all that were measured; only of a complete trial.
         wanted: costs that the study optimises.
         model: predicts those of them that are not known exactly.
+        measured: those that were measured with nothing beside the trial.
         head_params: parameters of the head.
         steps: of the optimizer.
         split: the rows that it was scored on.
@@ -135,7 +137,7 @@ def record_of(
         hash=trial.genotype.hash,
         seed=trial.seed,
         metrics=found,
-        objectives=objectives_of(metric, found, costs, wanted) if found else {},
+        objectives=objectives_of(metric, found, costs, wanted, measured or {}) if found else {},
         trainable_params=params,
         fraction=params / facts.backbone_params,
         head_params=head_params,

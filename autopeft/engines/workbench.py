@@ -14,13 +14,14 @@ from typing import Any
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from autopeft.engines.calibrate import calibrate
+from autopeft.engines.calibrate import calibrate, measure_alone
 from autopeft.engines.decide import decide, heap_of
 from autopeft.engines.ground import load_ground
 from autopeft.engines.job import Job, JobTrial, paused_file, weights_name
 from autopeft.engines.outcome import record_of
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.files import write_bytes
+from autopeft.objectives import CostName
 from autopeft.records import FOLD, Failure, Metric, Record
 from autopeft.row_scores import pack
 from autopeft.space.costs import CostModel
@@ -125,6 +126,7 @@ class Workbench:
         )
         for trial, result in zip(job.trials, trained, strict=True):
             if trial.number in wanted:
+                progress(result.steps, result.steps)
                 labels = scored.labels.numpy()
                 each = seconds / len(trained)
                 yield self._measure(job, trial, result, labels, split, each, started)
@@ -193,6 +195,7 @@ class Workbench:
             metrics={name: Metric(item.value, item.stderr) for name, item in measured.items()},
             wanted=self._ground.work.costs,
             model=self._decided.costs,
+            measured=self._alone(trial.genotype) if job.measures and not failure else {},
             head_params=result.head_params,
             steps=result.steps,
             split=split,
@@ -200,6 +203,18 @@ class Workbench:
             weights=weights,
             stored=result.stored,
         )
+
+    def _alone(self, genotype: Genotype) -> dict[CostName, float]:
+        """Costs of a finalist, nothing running beside it; memory is taken as it was predicted."""
+        if self._decided.costs is None:
+            return {}
+        use_heap("exact")
+        try:
+            return measure_alone(
+                self._ground, self._decided.settings, self._decided.costs, genotype
+            )
+        finally:
+            use_heap(self._heap)
 
     def _save(self, job: Job, trial: JobTrial, result: Trained) -> tuple[str, str]:
         """Write weights: their path below the folder, and SHA-256. What a pause needs, before."""

@@ -34,7 +34,7 @@ def contenders(points: Sequence[Point], front: Front, most: int) -> dict[int, Ro
         ordered.append((front.recommended, "recommended"))
     baselines: tuple[Role, ...] = ("lora", "head")
     ordered += [(best.pop(kind).trial, kind) for kind in baselines if kind in best]
-    others = front.points[::-1][:MOST_OF_THE_FRONT]
+    others = sorted(front.points, key=lambda point: -point.quality)[:MOST_OF_THE_FRONT]
     ordered += [(point.trial, "front") for point in others]
     by_quality = sorted(best.values(), key=lambda point: (-point.quality, point.trial))
     ordered += [(point.trial, "method") for point in by_quality]

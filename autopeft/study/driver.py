@@ -126,7 +126,7 @@ class Driver:
 
     def _dispatch(self) -> None:
         """Keep all workers busy."""
-        while self._n_running() < self.engine.n_workers:
+        while self._n_running() < self.engine.n_workers and not self._is_measuring():
             index = self._next_job()
             if index is None:
                 return
@@ -143,14 +143,21 @@ class Driver:
         jobs = self.known.jobs
         for index, job in enumerate(jobs):
             if index not in self._running and self.known.missing(job):
-                return index
+                return None if self._must_wait(job) else index
         new = self._planner.next_job(self.known)
-        if new is None:
+        if new is None or self._must_wait(new):
             return None
         write_job(self.study.folder, len(jobs), new)
         jobs.append(new)
         self._enter(new)
         return len(jobs) - 1
+
+    def _must_wait(self, job: Job) -> bool:
+        """What measures costs runs alone."""
+        return bool(self._running) and job.measures and self.spec.predicts
+
+    def _is_measuring(self) -> bool:
+        return any(self._must_wait(self.known.jobs[i]) for i in self._running)
 
     def _enter(self, job: Job) -> None:
         for trial in job.trials:
@@ -195,6 +202,7 @@ class Driver:
             contenders(points, front, len(points)),
             points=points,
             metric=self.spec.chosen_metric,
+            costs=self.spec.costs,
             summarize=words,
         )
         if selection is not None:

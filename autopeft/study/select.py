@@ -1,7 +1,8 @@
 """The final selection from its records: estimates, comparisons with tuned LoRA, recommendation."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from autopeft.estimate import (
     pooled_seeds,
     quality,
 )
-from autopeft.front import Point
+from autopeft.front import Point, place
+from autopeft.objectives import PARAMS, CostName
 from autopeft.records import SELECTION, UNSEEN, Record
 from autopeft.selection import Comparison, Contender, Role, Selection
 
@@ -28,6 +30,7 @@ def selection_of(
     points: Iterable[Point],
     metric: str,
     summarize: Callable[[dict[str, Any]], str],
+    costs: Sequence[CostName] = (PARAMS,),
 ) -> Selection | None:
     """What the final selection says.
 
@@ -37,6 +40,7 @@ def selection_of(
         points: every usable trial of the search.
         metric: the name of the quality.
         summarize: says in words what a genotype is.
+        costs: what the study optimises beside the metric.
 
     Returns:
         None if fewer than two contenders have two seeds each.
@@ -54,8 +58,12 @@ def selection_of(
     crossed = all(record.split == SELECTION for record in unseen)
     pooled = pooled_seeds(list(scores.values()), crossed=crossed)
     estimates = {trial: quality(item, pooled) for trial, item in scores.items()}
+    measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
     found = [
-        _contender(searched[trial], roles[trial], estimates[trial], scores[trial], summarize)
+        replace(
+            _contender(searched[trial], roles[trial], estimates[trial], scores[trial], summarize),
+            costs={n: measured[trial][n] for n in costs if n != PARAMS and n in measured[trial]},
+        )
         for trial in scores
     ]
     found.sort(key=lambda item: (item.trainable_params, item.trial))
@@ -65,9 +73,25 @@ def selection_of(
         rows=_n_rows(scores[best.trial], crossed=crossed),
         contenders=tuple(found),
         comparisons=tuple(_comparisons(found, scores, pooled)),
-        recommended=next(c.trial for c in found if c.quality >= best.quality - best.stderr),
+        recommended=_cheapest(
+            [c for c in found if c.quality >= best.quality - best.stderr], found, costs
+        ),
         notes=tuple(notes),
     )
+
+
+def _cheapest(near: list[Contender], found: list[Contender], names: Sequence[CostName]) -> int:
+    """The contender with the least mean of its costs, each as a part of the largest of all."""
+
+    def cost(item: Contender, name: CostName) -> float:
+        return float(item.trainable_params) if name == PARAMS else item.costs[name].value
+
+    ends = {name: max(cost(item, name) for item in found) for name in names}
+
+    def mean(item: Contender) -> float:
+        return sum(place(name, cost(item, name), end) for name, end in ends.items())
+
+    return min(near, key=mean).trial
 
 
 def _scores(

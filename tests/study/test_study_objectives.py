@@ -2,23 +2,29 @@
 
 import json
 from contextlib import closing
+from pathlib import Path
 from shutil import copytree
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
+from autopeft.cli.selected import show_selection
 from autopeft.engines.calibrate import fit, kept_bytes
+from autopeft.engines.inline import InlineEngine
 from autopeft.engines.workbench import Workbench
 from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.front import front_of
 from autopeft.objectives import PARAMS
 from autopeft.records import Objective
+from autopeft.selection import Selection
 from autopeft.space.costs import CostModel, Linear
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
 from autopeft.space.taps import Tap
+from autopeft.study.events import Silent
 from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import read_manifest
 from autopeft.study.planner import words
@@ -28,6 +34,7 @@ from autopeft.study.setup import set_up
 from autopeft.study.single import train_one
 from autopeft.study.spec import BudgetSpec
 
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 EXACT = ["adapter_bytes", "metric", "trained_params"]
 
 
@@ -195,3 +202,62 @@ def test_memory_in_words(spec_of, given, n_bytes):
 def test_wrong_memory_is_refused(given):
     with pytest.raises(ValidationError, match="max_memory"):
         BudgetSpec.model_validate({"max_memory": given})
+
+
+@pytest.fixture(scope="module")
+def selected(spec_of, tmp_path_factory):
+    """A study with a final selection, and what was asked for while something else was pending."""
+    pending, together = set(), []
+    submit = InlineEngine.submit
+
+    class Watcher(Silent):
+        def measured(self, record, summary, front):
+            pending.discard(record.key)
+
+    def watched(self, job, wanted):
+        together.append((job, frozenset(pending)))
+        pending.update(key for key in job.keys if key[0] in wanted)
+        submit(self, job, wanted)
+
+    spec = spec_of(trials=8, objectives=PREDICTED, selection={"seeds": 2, "share": 0.9})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InlineEngine, "n_workers", 2)
+        patch.setattr(InlineEngine, "submit", watched)
+        folder = tmp_path_factory.mktemp("selected") / "study"
+        return run_search(spec, folder, watcher=Watcher()), together
+
+
+def test_finalists_are_measured_once(selected):
+    study, _ = selected
+    records = [record for record in study.records() if record.replicate]
+    assert {record.replicate for record in records} == {1, 2}
+    for record in records:
+        how = {record.objectives[name].how for name in ("peak_memory_bytes", "latency_ms")}
+        assert how == {"measured" if record.replicate == 1 else "predicted"}
+        assert record.objectives[PARAMS].how is None
+    selection = study.selection()
+    measured = {record.trial: record.objectives for record in records if record.replicate == 1}
+    for contender in selection.contenders:
+        assert list(contender.costs) == PREDICTED[2:]
+        assert all(measured[contender.trial][n] == o for n, o in contender.costs.items())
+    written = json.loads(study.selection_file.read_text(encoding="utf-8"))
+    assert Selection.from_dict(written) == selection
+    schema = json.loads((SCHEMAS / "selection.schema.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(written)
+
+
+def test_nothing_runs_beside_what_is_measured(selected):
+    _, together = selected
+    measuring = {key for job, _ in together if job.measures for key in job.keys}
+    assert len(measuring) > 2
+    assert any(pending for job, pending in together), "or nothing ever runs beside anything"
+    for job, pending in together:
+        assert not (pending if job.measures else pending & measuring)
+
+
+def test_table_of_the_selection_tells_measured_costs(selected, capsys):
+    study, _ = selected
+    show_selection(study.selection())
+    out = capsys.readouterr().out
+    assert "peak training memory" in out
+    assert "ms measured" in out
