@@ -34,6 +34,7 @@ def search(
     sampler: str = "tpe",
     warm_start: str | Path | None = None,
     seed: int = 0,
+    cache: bool = True,
     watcher: Watcher | None = None,
 ) -> Study:
     """Search for the best combination of methods under a parameter budget.
@@ -54,6 +55,7 @@ def search(
         sampler: "tpe", "nsga2", "gp" or "random".
         warm_start: a front.json, or the folder of a study, whose points are tried first.
         seed: of everything.
+        cache: what studies beside `out` have measured already is not trained again.
         watcher: is told what happens.
 
     Returns:
@@ -78,6 +80,7 @@ def search(
         "sampler": sampler,
         "warm_start": None if warm_start is None else str(warm_start),
         "seed": seed,
+        "cache": cache,
     }
     spec = yaml.validate(StudySpec, yaml.Document("arguments", values, {}))
     return Study(run_search(spec, Path(out), watcher=watcher).folder)

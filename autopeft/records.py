@@ -71,6 +71,23 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Cached:
+    """Where a measurement comes from that this study has not made itself.
+
+    Attributes:
+        study: name of the study that made it.
+        trial: number of the trial there.
+        seconds: that it took there.
+        started: when, there.
+    """
+
+    study: str
+    trial: int
+    seconds: float
+    started: str
+
+
+@dataclass(frozen=True)
 class Record:
     """What is known about one trial at one rung with one seed; never changed once written.
 
@@ -101,6 +118,7 @@ class Record:
         trained_params: of the ops while they were trained; None if those that are stored.
         stored: the genotype that the weights are of, where it is not the one that was trained.
         row_scores: what each row of the split adds to the study's metric; None where not kept.
+        cached: where it was taken from, at no cost: `seconds` is 0; None if it was measured here.
 
     Raises:
         ConfigError: naming each key that is wrong, its value and what is allowed.
@@ -132,6 +150,7 @@ class Record:
     trained_params: int | None = None
     stored: dict[str, Any] | None = None
     row_scores: RowScores | None = None
+    cached: Cached | None = None
 
     def __post_init__(self) -> None:
         checks.refuse_if_any(_problems(self.to_dict()), "record")
@@ -157,9 +176,7 @@ class Record:
         data["objectives"] = objectives_to_dict(self.objectives)
         if self.version == RECORD_VERSION:
             data = {key: data[key] for key in data if key not in _MORE or data[key] is not None}
-        if self.row_scores is None:
-            del data["row_scores"]
-        return data
+        return {key: data[key] for key in data if key not in _OPTIONAL or data[key] is not None}
 
     def to_json(self) -> str:
         """One line of strict JSON."""
@@ -183,6 +200,8 @@ class Record:
         parts = {"metrics": metrics, "objectives": objectives, "failure": failure}
         if "row_scores" in data:
             parts["row_scores"] = RowScores(**data["row_scores"])
+        if "cached" in data:
+            parts["cached"] = Cached(**data["cached"])
         values = {**data, **parts, "cohort": tuple(data["cohort"])}
         record = object.__new__(cls)  # checked above; checking again would double the time
         record.__dict__.update(dict.fromkeys(cls.__dataclass_fields__) | values)
@@ -308,7 +327,7 @@ def _problems(data: Any) -> list[str]:
     table = dict(_FIELDS)
     if isinstance(data, dict):
         table |= _MORE if data.get("version") == RECORD_VERSION_STORED else {}
-        table |= {key: check for key, check in _ROWS.items() if key in data}
+        table |= {key: check for key, check in _OPTIONAL.items() if key in data}
     problems = checks.fields(table)(data, "")
     if problems:
         return problems
@@ -372,7 +391,7 @@ _FIELDS = {
     ),
 }
 _MORE = {"trained_params": checks.COUNT, "stored": checks.optional(checks.PLAIN_OBJECT)}
-_ROWS = {
+_OPTIONAL = {
     "row_scores": checks.fields(
         {
             "low": checks.NUMBER,
@@ -380,5 +399,13 @@ _ROWS = {
             "levels": checks.leaf(f"1 to {LEVELS}", _is_levels),
             "codes": checks.matching("[A-Za-z0-9+/]+={0,2}", "base 64"),
         }
-    )
+    ),
+    "cached": checks.fields(
+        {
+            "study": checks.TEXT,
+            "trial": checks.COUNT,
+            "seconds": checks.NUMBER_FROM_0,
+            "started": checks.leaf("a time in UTC such as 2026-01-31T12:00:00Z", _is_utc),
+        }
+    ),
 }

@@ -110,6 +110,7 @@ def spec_of(checkpoint, data_folder):
             "methods": ["head", "lora"],
             "engine": {"workers": 0},
             "selection": {"seeds": 0},
+            "cache": False,
             "budget": {"max_params": max_params, "trials": trials, "time": time},
             "training": {
                 "epochs": 1,
@@ -143,7 +144,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     return found
 
 
-BY_CHANCE = ("seconds", "started", "worker", "cohort")
+BY_CHANCE = ("seconds", "started", "worker", "cohort", "cached")
 """Keys of a record that differ from run to run; the company of a trial depends on where it ran."""
 
 

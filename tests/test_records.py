@@ -18,6 +18,7 @@ from record_factory import make_failure, make_record
 from autopeft import files
 from autopeft.errors import ConfigError, DataError
 from autopeft.records import (
+    Cached,
     Failure,
     Metric,
     Objective,
@@ -69,6 +70,9 @@ row_scores = st.builds(
     RowScores, finite, finite, st.integers(1, 256), st.sampled_from(["eJw=", "eJxjYAAAAAIAAQ=="])
 )
 common["row_scores"] = st.none() | row_scores
+common["cached"] = st.none() | st.builds(
+    Cached, texts, counts, from_0, st.just("2026-01-31T12:00:00Z")
+)
 failures = st.builds(Failure, st.sampled_from(["nan", "diverged", "out_of_memory"]), texts)
 records = st.builds(make_record, metrics=metrics, **common) | st.builds(
     make_failure, failure=failures, **common
@@ -98,6 +102,11 @@ MALFORMED = [
     ("trained_params", 5, True),
     ("stored", {}, True),
     ("row_scores", None, True),
+    ("cached", None, True),
+    ("cached", True, True),
+    ("cached", {"study": "", "trial": 0, "seconds": 1.0, "started": "2026-01-31T12:00:00Z"}, True),
+    ("cached", {"study": "a", "trial": 0, "seconds": -1, "started": "2026-01-31T12:00:00Z"}, True),
+    ("cached", {"study": "a", "trial": 0, "seconds": 1.0, "started": "yesterday"}, True),
     ("row_scores", {"low": 0.0, "high": 1.0, "levels": 2}, True),
     ("row_scores", {"low": 0.0, "high": 1.0, "levels": 257, "codes": "eJw="}, True),
     ("row_scores", {"low": 0.0, "high": 1.0, "levels": 0, "codes": "eJw="}, True),

@@ -24,6 +24,7 @@ from autopeft.cli.options import (
     MaxParamsOption,
     MaxTrainedOption,
     ModelOption,
+    NoCacheOption,
     StorageOption,
     TextOption,
     TrialTimeoutOption,
@@ -108,6 +109,7 @@ def search(
     trial_timeout: TrialTimeoutOption = None,
     max_failures: MaxFailuresOption = None,
     storage: StorageOption = None,
+    no_cache: NoCacheOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the study.")] = None,
     output: FormatOption = Format.HUMAN,
 ) -> None:
@@ -148,6 +150,7 @@ def search(
             ("engine", "trial_timeout"): trial_timeout,
             ("engine", "max_failures"): max_failures,
             ("storage",): storage,
+            ("cache",): False if no_cache else None,
         },
         data,
     )
@@ -169,6 +172,7 @@ def resume(
     trial_timeout: TrialTimeoutOption = None,
     max_failures: MaxFailuresOption = None,
     storage: StorageOption = None,
+    no_cache: NoCacheOption = False,
     output: FormatOption = Format.HUMAN,
 ) -> None:
     """Continue a study where it was interrupted, or to a larger budget."""
@@ -188,6 +192,7 @@ def resume(
         ("engine", "trial_timeout"): trial_timeout,
         ("engine", "max_failures"): max_failures,
         ("storage",): storage,
+        ("cache",): False if no_cache else None,
     }
     search_and_show(merge(study.spec_file, flags, None), folder, folder, output)
 

@@ -52,3 +52,6 @@ MaxMemoryOption = Annotated[
 MaxTrainedOption = Annotated[
     str | None, typer.Option(help="Most parameters that are trained, where more are than stored.")
 ]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Train what other studies have measured already, too.")
+]

@@ -22,10 +22,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004
 
 
+def tell_note(console: Console, note: str) -> None:
+    """Something that the user has to know."""
+    console.print(f"[yellow]note:[/] {escape(note)}")
+
+
 def tell_plan(console: Console, plan: "Plan") -> None:
     """What the search will cost, before its first trial."""
     for note in plan.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}")
+        tell_note(console, note)
     todo = max(0, plan.trials - plan.trials_done)
     limit = f", at most {duration(plan.time_seconds)} of training" if plan.time_seconds else ""
     if plan.trials_done:
@@ -59,6 +64,8 @@ def tell_record(record: "Record", summary: str, front: "Front") -> str:
     where = f" at rung {record.rung}" if record.rung else ""
     if record.replicate:
         where = f" with fresh seed {record.replicate} on unseen rows"
+    if record.cached:
+        where += f" (as measured by {record.cached.study})"
     return f"trial {record.trial}{where}: {what}, {record.trainable_params:,} parameters, {summary}"
 
 
@@ -89,6 +96,10 @@ class PlainWatcher:
         """Say what is to come."""
         self._plan, self._done = plan, plan.trials_done
         tell_plan(self._console, plan)
+
+    def noted(self, note: str) -> None:
+        """Say it."""
+        tell_note(self._console, note)
 
     def stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
         """Say nothing: a log is not a progress bar."""
@@ -143,6 +154,10 @@ class LiveWatcher:
         self._progress.update(
             self._trials, total=plan.trials, completed=plan.trials_done, visible=True
         )
+
+    def noted(self, note: str) -> None:
+        """Say it above the bars."""
+        tell_note(self._console, note)
 
     def stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
         """Move the bar of the cohort."""

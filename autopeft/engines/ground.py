@@ -1,6 +1,9 @@
 """Model and data of a study, loaded and checked."""
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +19,9 @@ from autopeft.tasks.splits import fold
 from autopeft.tasks.task import Task, make_task
 from autopeft.training.memory import use_heap
 from autopeft.training.settings import TrainingSettings
+
+_OF_THE_PLACE = {"_name_or_path", "_commit_hash", "transformers_version"}
+"""Keys of a configuration that do not decide what the model computes."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Ground:
             revision=self.backbone.revision,
             model_hash=self.backbone.fingerprint,
             data_hash=dataset.fingerprint,
+            reading_hash=self._reading_hash,
             n_rows={split.name: len(split) for split in dataset.splits},
             unseen=self._unseen,
             labels=dataset.label_names,
@@ -100,6 +107,16 @@ class Ground:
             device=self.device.type,
             n_devices=torch.cuda.device_count() if self.device.type == "cuda" else 1,
         )
+
+    @property
+    def _reading_hash(self) -> str:
+        config = self.backbone.model.config.to_dict()
+        told = {key: value for key, value in config.items() if key not in _OF_THE_PLACE}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+        for rows in (self.train, *self.scored):
+            for tokens, types in zip_longest(rows.input_ids, rows.token_type_ids or ()):
+                digest.update(f"{tokens}{types}".encode())
+        return digest.hexdigest()
 
     @property
     def _unseen(self) -> Literal["selection", "fold"] | None:

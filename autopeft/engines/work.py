@@ -45,6 +45,8 @@ class Facts(Strict):
         revision: its commit on the Hub, None for a folder.
         model_hash: SHA-256 of the pretrained weights.
         data_hash: SHA-256 of all rows.
+        reading_hash: SHA-256 of what decides beside weights and rows how the model reads them: its
+            configuration and the tokens of the rows.
         n_rows: of each split.
         unseen: what the final selection scores on: rows set aside, or each time a part of the
             training rows; None if the study file wants neither.
@@ -59,6 +61,7 @@ class Facts(Strict):
     revision: str | None
     model_hash: str
     data_hash: str
+    reading_hash: str
     n_rows: dict[str, int]
     unseen: Literal["selection", "fold"] | None
     labels: tuple[str, ...]

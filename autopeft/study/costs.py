@@ -22,7 +22,8 @@ class Costs:
 
     def of_rung(self, rung: int, records: Iterable[Record]) -> float:
         """Of a trial from the rung below to this one."""
-        there = [r.seconds for r in records if (r.rung, r.replicate) == (rung, 0)]
+        measured = (r for r in records if not r.cached)
+        there = [r.seconds for r in measured if (r.rung, r.replicate) == (rung, 0)]
         return sum(there) / len(there) if there else self.trial_seconds * self.rungs.share(rung)
 
     def of_whole(self, records: Iterable[Record]) -> float:

@@ -1,7 +1,7 @@
 """The driver: sends jobs to the engine; keeps jobs, records, ledger, front and final selection."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopeft.engines.engine import Engine
 from autopeft.engines.job import Job, paused_file
@@ -11,6 +11,7 @@ from autopeft.objectives import values_of
 from autopeft.records import SELECTION, UNSEEN, Record, write_jsonl, write_record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
+from autopeft.study.cache import RecordCache
 from autopeft.study.contenders import contenders
 from autopeft.study.events import Plan, Watcher
 from autopeft.study.folder import Study
@@ -35,6 +36,7 @@ class Driver:
         ledger: open.
         engine: ready for jobs.
         watcher: is told what happens.
+        cache: what other studies have measured; None if that is not wanted.
     """
 
     study: Study
@@ -43,6 +45,7 @@ class Driver:
     ledger: Ledger
     engine: Engine
     watcher: Watcher
+    cache: RecordCache | None = None
     known: Known = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,8 +134,24 @@ class Driver:
             if index is None:
                 return
             job = self.known.jobs[index]
-            self._running.add(index)
-            self.engine.submit(job, self.known.missing(job))
+            self._take_over(job)
+            if missing := self.known.missing(job):
+                self._running.add(index)
+                self.engine.submit(self._without_cached(job), missing)
+
+    def _take_over(self, job: Job) -> None:
+        """Take what has been measured already from the cache."""
+        if self.cache is None:
+            return
+        missing = self.known.missing(job)
+        for trial in job.trials:
+            if trial.number in missing and (record := self.cache.take(job, trial)) is not None:
+                self._keep(record)
+
+    def _without_cached(self, job: Job) -> Job:
+        """The job without those that need not be trained; for the others nothing changes."""
+        records = zip(job.trials, map(self.known.records.get, job.keys), strict=True)
+        return replace(job, trials=tuple(t for t, r in records if r is None or not r.cached))
 
     def _n_running(self) -> int:
         self._running = {i for i in self._running if self.known.missing(self.known.jobs[i])}
@@ -169,9 +188,18 @@ class Driver:
         write_record(self.study.folder, record)
         self.known.records[record.key] = record
         self._lines[record.key] = record.to_json()
+        self._share(record)
         self._tell(record)
         front = self._publish()
         self.watcher.measured(record, words(record.genotype), front)
+
+    def _share(self, record: Record) -> None:
+        """Keep it for other studies, before anything of it is deleted."""
+        if self.cache is None:
+            return
+        job = next(job for job in self.known.jobs if record.key in job.keys)
+        trial = next(trial for trial in job.trials if trial.number == record.trial)
+        self.cache.keep(job, trial, record)
 
     def _tell(self, record: Record) -> None:
         if record.replicate:

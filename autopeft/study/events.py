@@ -64,6 +64,9 @@ class Watcher(Protocol):
     def planned(self, plan: Plan) -> None:
         """The search is about to start."""
 
+    def noted(self, note: str) -> None:
+        """Something happened that the user has to know."""
+
     def stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
         """A cohort has done some of its steps."""
 
@@ -75,6 +78,9 @@ class Silent:
     """Watches without a word."""
 
     def planned(self, plan: Plan) -> None:
+        """Say nothing."""
+
+    def noted(self, note: str) -> None:
         """Say nothing."""
 
     def stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:

@@ -12,6 +12,7 @@ from autopeft.files import remove_temporaries, write_atomic
 from autopeft.space.genotype import Genotype
 from autopeft.space.shipped import shipped_spaces
 from autopeft.space.spec import SpaceSpec
+from autopeft.study.cache import FOLDER, RecordCache, conditions_of
 from autopeft.study.driver import Driver, check_time
 from autopeft.study.events import Silent, Watcher
 from autopeft.study.folder import Study
@@ -75,7 +76,9 @@ def run_search(
         _write_specs(study, setup, space)
         engine.begin(manifest.decided, out)
         with closing(_ledger(study, manifest, spec)) as ledger:
-            driver = Driver(study, setup, manifest, ledger, engine, watcher or Silent())
+            watcher = watcher or Silent()
+            cache = _cache(study, setup, manifest, watcher) if spec.cache else None
+            driver = Driver(study, setup, manifest, ledger, engine, watcher, cache)
             driver.watcher.planned(driver.plan())
             driver.run()
     return study
@@ -176,6 +179,17 @@ def _typical(setup: Setup) -> list[Genotype]:
     ]
     together = [genotype for genotype in drawn if not genotype.alone]
     return together[:1] or with_ops or drawn[:1]
+
+
+def _cache(study: Study, setup: Setup, manifest: Manifest, watcher: Watcher) -> RecordCache:
+    """That of the folder which the study's folder lies in."""
+    return RecordCache(
+        study.folder.absolute().parent / FOLDER,
+        study.folder,
+        name=manifest.study,
+        conditions=conditions_of(setup, manifest),
+        note=watcher.noted,
+    )
 
 
 def _ledger(study: Study, manifest: Manifest, spec: StudySpec) -> Ledger:

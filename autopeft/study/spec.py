@@ -181,6 +181,7 @@ class StudySpec(Strict):
 
     Attributes:
         objectives: two to four, the metric among them; in the order of `autopeft.objectives`.
+        cache: measurements are shared with the studies beside this one's folder.
         warm_start: a front.json, or the folder of a study, whose points are tried first.
         rungs: levels of the training budget, if there are at least 30 trials.
         reduction: about one of so many trials goes on from one rung to the next.
@@ -201,6 +202,7 @@ class StudySpec(Strict):
     reduction: Annotated[int, Field(strict=True, ge=2, le=10)] = 3
     selection: SelectionSpec = SelectionSpec()
     engine: EngineSpec = EngineSpec()
+    cache: Annotated[bool, Field(strict=True)] = True
     storage: Annotated[str, AfterValidator(_without_password)] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
 

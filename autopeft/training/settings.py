@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from autopeft.model.computing import Kernel, Precision
 
+TRAINING_VERSION = 1
+"""To be raised when the same genotype, seed, rows and settings come to other numbers."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:

@@ -1,0 +1,211 @@
+"""Measurements shared by the studies beside each other: what was trained once is not trained again.
+
+An entry is a record with all that decides it (`conditions_of`, the genotype, its seed, the order of
+batches, the steps) and lies under the hash of that. Weights and states to go on from lie beside it
+under their own hash. Every file is written as a whole or not at all, and read only if its content
+is that of its name: several studies may read and write at once, and what is damaged is not used.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autopeft.engines.job import Job, JobTrial, paused_file
+from autopeft.errors import AutopeftError, DataError
+from autopeft.files import read_json, write_atomic, write_bytes
+from autopeft.objectives import COSTS
+from autopeft.records import Cached, Record
+from autopeft.study.manifest import Manifest
+from autopeft.study.setup import Setup
+from autopeft.training.settings import TRAINING_VERSION
+
+FOLDER = ".autopeft-cache"
+CACHE_VERSION = 1
+MOST_BYTES = 4 * 2**30
+"""Of weights and states; beyond it, those that were used least recently are deleted."""
+
+_LIBRARIES = ("torch", "transformers", "scikit-learn")
+_OF_THE_GENOTYPE = {"nan", "diverged"}
+"""Failures that would happen again."""
+
+
+def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
+    """All of a study that its measurements depend on, trials aside, as plain JSON values.
+
+    Company is not among them: a trial does not depend on those that it is trained with.
+    """
+    spec, facts = setup.spec, setup.facts
+    predicts = any(COSTS[name].predicted for name in spec.costs)
+    return {
+        "version": [CACHE_VERSION, TRAINING_VERSION],
+        "libraries": {name: manifest.versions[name] for name in _LIBRARIES},
+        "machine": manifest.machine,
+        "model": [facts.model_hash, facts.reading_hash, facts.model_shape],
+        "data": [facts.data_hash, facts.n_rows, facts.unseen, list(facts.labels)],
+        "task": [spec.task, spec.chosen_metric],
+        "settings": asdict(manifest.settings),
+        "costs": list(spec.costs),
+        "cost_model": manifest.study if predicts else None,  # each study has its own
+        "seed": spec.seed,
+    }
+
+
+class RecordCache:
+    """The shared measurements, as one study sees them.
+
+    Args:
+        folder: of the cache; made when there is something to keep.
+        study: the folder of the study.
+        name: of the study.
+        conditions: `conditions_of` it.
+        note: is told what cannot be used, and why.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        study: Path,
+        *,
+        name: str,
+        conditions: dict[str, Any],
+        note: Callable[[str], None],
+    ) -> None:
+        self._folder, self._study, self._name = folder, study, name
+        self._conditions, self._note = conditions, note
+        self._is_writable = True
+
+    def take(self, job: Job, trial: JobTrial) -> Record | None:
+        """The record of a trial, as if it had been measured here, its files in place.
+
+        None if nobody has measured it, or if weights or a state to go on from are missing.
+
+        Raises:
+            DataError: the files cannot be written.
+        """
+        key = self._key(job, trial)
+        path = self._entry(key)
+        if not path.is_file():
+            return None
+        try:
+            found, paused = self._read(path, key)
+        except AutopeftError as error:
+            self._note(f"a measurement in the record cache is not used: {error}")
+            return None
+        needs = [found.weights_sha256, *([] if job.until is None else [paused])]
+        contents = [self._content(sha) for sha in needs if found.state == "complete"]
+        if None in contents:
+            return None
+        weights = f"weights/{trial.number:06d}-{job.rung}-{job.replicate}.safetensors"
+        places = [self._study / weights, paused_file(self._study, trial.number, job.rung)]
+        for place, content in zip(places, contents, strict=False):
+            place.parent.mkdir(exist_ok=True)
+            write_bytes(place, content or b"")
+        return replace(
+            found,
+            trial=trial.number,
+            rung=job.rung,
+            replicate=job.replicate,
+            seconds=0.0,
+            started=datetime.now(UTC).isoformat(),
+            cohort=(trial.number,),
+            weights=weights if found.weights else None,
+            cached=found.cached,
+        )
+
+    def keep(self, job: Job, trial: JobTrial, record: Record) -> None:
+        """Share a record that was measured here. What cannot be kept is told, and harms nothing."""
+        failure = record.failure
+        if record.cached or not self._is_writable:
+            return
+        if failure is not None and failure.kind not in _OF_THE_GENOTYPE:
+            return
+        try:
+            self._write(job, trial, record)
+        except (OSError, DataError) as error:
+            self._is_writable = False
+            self._note(f"nothing more is kept in the record cache {self._folder}: {error}")
+
+    def _key(self, job: Job, trial: JobTrial) -> dict[str, Any]:
+        own = {
+            "genotype": trial.genotype.to_dict(),
+            "trial_seed": trial.seed,
+            "order_seed": job.order_seed,
+            "until": job.until,
+            "replicate": job.replicate,
+        }
+        return {**self._conditions, **own}
+
+    def _entry(self, key: dict[str, Any]) -> Path:
+        text = json.dumps(key, sort_keys=True, allow_nan=False)
+        return self._folder / "records" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+
+    def _read(self, path: Path, key: dict[str, Any]) -> tuple[Record, str | None]:
+        """A record, with the study that made it, and the hash of its state.
+
+        Raises:
+            DataError: it is damaged or of another key.
+            ConfigError: its record is not one.
+        """
+        data = read_json(path)
+        if not isinstance(data, dict) or set(data) != {"key", "study", "paused", "record"}:
+            raise DataError(f"{path} is no entry of a record cache")
+        if data["key"] != json.loads(json.dumps(key)):
+            raise DataError(f"{path} is not of the key that it is named by")
+        record = Record.from_dict(data["record"], str(path))
+        if (record.genotype, record.seed) != (key["genotype"], key["trial_seed"]):
+            raise DataError(f"{path} holds the record of another trial")
+        origin = Cached(str(data["study"]), record.trial, record.seconds, record.started)
+        return replace(record, cached=origin), data["paused"]
+
+    def _write(self, job: Job, trial: JobTrial, record: Record) -> None:
+        paused = None
+        if record.weights is not None:
+            self._put((self._study / record.weights).read_bytes())
+            if job.until is not None:
+                state = paused_file(self._study, trial.number, job.rung)
+                paused = self._put(state.read_bytes())
+        key = self._key(job, trial)
+        entry = {"key": key, "study": self._name, "paused": paused, "record": record.to_dict()}
+        path = self._entry(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(entry, allow_nan=False) + "\n")
+        self._make_room()
+
+    def _put(self, content: bytes) -> str:
+        """Keep a file under the hash of its content."""
+        sha = hashlib.sha256(content).hexdigest()
+        path = self._file(sha)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            write_bytes(path, content)
+        return sha
+
+    def _content(self, sha: object) -> bytes | None:
+        """A file, if it is there and whole."""
+        path = self._file(str(sha))
+        if len(path.stem) != len(hashlib.sha256().hexdigest()) or not path.is_file():
+            return None
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha:
+            self._note(f"a file in the record cache is not used: {path} is damaged")
+            return None
+        os.utime(path)
+        return content
+
+    def _file(self, sha: str) -> Path:
+        return self._folder / "files" / f"{Path(sha).name}.safetensors"
+
+    def _make_room(self) -> None:
+        """Delete what was used least recently, if there is too much."""
+        files = [(path.stat(), path) for path in (self._folder / "files").glob("*.safetensors")]
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda item: item[0].st_mtime_ns):
+            if total <= MOST_BYTES:
+                return
+            path.unlink(missing_ok=True)
+            total -= stat.st_size

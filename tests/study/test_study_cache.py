@@ -1,0 +1,184 @@
+"""What a study has measured, the studies beside it do not train again; nothing else changes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from study_factory import results, weights
+
+from autopeft.engines.inline import InlineEngine
+from autopeft.engines.workbench import Workbench
+from autopeft.space.shipped import load_space
+from autopeft.study import cache, rungs
+from autopeft.study.cache import FOLDER, conditions_of
+from autopeft.study.events import Silent
+from autopeft.study.manifest import read_manifest
+from autopeft.study.prepare import prepare
+from autopeft.study.search import run_search
+from autopeft.study.setup import set_up
+
+
+class Notes(Silent):
+    """Keeps what it is told; stops the search at a record, as an interrupt would."""
+
+    def __init__(self, stop_after=None):
+        self.notes, self.left = [], stop_after
+
+    def noted(self, note):
+        self.notes.append(note)
+
+    def measured(self, record, summary, front):
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The keys of all trials that were given to an engine."""
+    given, original = [], InlineEngine.submit
+
+    def submit(self, job, wanted):
+        given.extend(key for key in job.keys if key[0] in wanted)
+        original(self, job, wanted)
+
+    monkeypatch.setattr(InlineEngine, "submit", submit)
+    return given
+
+
+@pytest.fixture
+def one(spec_of, tmp_path, trained):
+    """A study of three trials that others may learn from."""
+    study = run_search(spec_of(trials=3, cache=True), tmp_path / "one")
+    trained.clear()
+    return study
+
+
+def test_nothing_is_trained_twice_and_all_is_the_same(one, spec_of, tmp_path, trained):
+    two = run_search(spec_of(trials=3, cache=True), tmp_path / "two")
+    assert not trained
+    assert results(two) == results(one)
+    assert two.front() == one.front()
+    assert weights(two) == weights(one)
+    name = read_manifest(one.manifest_file).study
+    for copy, record in zip(two.records(), one.records(), strict=True):
+        assert record.cached is None
+        assert copy.seconds == 0
+        origin = (copy.cached.study, copy.cached.trial, copy.cached.seconds, copy.cached.started)
+        assert origin == (name, record.trial, record.seconds, record.started)
+
+
+def test_what_is_new_is_trained_alone_and_comes_to_the_same(done, one, spec_of, tmp_path, trained):
+    folder = tmp_path / "two"
+    spec = spec_of(cache=True, sampler="tpe")
+    with pytest.raises(KeyboardInterrupt):
+        run_search(spec, folder, watcher=Notes(stop_after=4))
+    two = run_search(spec, folder)
+    assert trained == [(3, 0, 0), (4, 0, 0)]
+    assert results(two) == results(done)
+    assert two.front().points == done.front().points
+    records = two.records()
+    assert [record.cohort for record in records] == [(0,), (1,), (2,), (3,), (4,)]
+
+
+@pytest.mark.parametrize("how", [{"cache": False}, {"training": {"epochs": 2}}, {"seed": 1}])
+def test_other_studies_share_nothing(how, one, spec_of, tmp_path, trained):
+    two = run_search(spec_of(trials=2, **({"cache": True} | how)), tmp_path / "two")
+    assert trained == [(0, 0, 0), (1, 0, 0)]
+    assert not any(record.cached for record in two.records())
+
+
+def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_path):
+    spec, manifest = spec_of(), read_manifest(one.manifest_file)
+    setup = set_up(spec, load_space("unified"), prepare(spec, tmp_path).facts)
+    known = conditions_of(setup, manifest)
+    assert conditions_of(setup, replace(manifest, cohort=9, trial_seconds=9.0, study="x")) == known
+    other = {"model_hash": "x", "data_hash": "x", "reading_hash": "x", "unseen": None}
+    facts = [setup.facts.model_copy(update={key: value}) for key, value in other.items()]
+    setups = [replace(setup, facts=changed) for changed in facts]
+    settings = [replace(manifest.settings, **c) for c in ({"precision": "bf16"}, {"clip": 2.0})]
+    manifests = [
+        *(replace(manifest, settings=changed) for changed in settings),
+        replace(manifest, versions=manifest.versions | {"torch": "1"}),
+        replace(manifest, machine=manifest.machine | {"device": "cuda"}),
+    ]
+    memory = spec.model_copy(update={"objectives": ("metric", "peak_memory_bytes")})
+    found = [
+        *(conditions_of(changed, manifest) for changed in setups),
+        *(conditions_of(setup, changed) for changed in manifests),
+        conditions_of(replace(setup, spec=memory), manifest),
+        conditions_of(replace(setup, spec=memory), replace(manifest, study="x")),
+    ]
+    assert len({json.dumps(one, sort_keys=True) for one in [known, *found]}) == len(found) + 1
+
+
+def test_damaged_entries_are_told_and_not_used(one, spec_of, tmp_path, trained):
+    by_trial = {}
+    for path in (tmp_path / FOLDER / "records").iterdir():
+        by_trial[json.loads(path.read_text())["record"]["trial"]] = path
+    by_trial[0].write_text("{")
+    by_trial[1].write_text(by_trial[2].read_text())
+    sha = one.records()[2].weights_sha256
+    file = tmp_path / FOLDER / "files" / f"{sha}.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    notes = Notes()
+    two = run_search(spec_of(trials=3, cache=True), tmp_path / "two", watcher=notes)
+    assert trained == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
+    assert results(two) == results(one)
+    assert len(notes.notes) == 3
+    assert "not strict JSON" in notes.notes[0]
+    assert "not of the key that it is named by" in notes.notes[1]
+    assert f"{file} is damaged" in notes.notes[2]
+
+
+def test_cache_that_cannot_be_written_harms_nothing(done, spec_of, tmp_path):
+    (tmp_path / FOLDER).write_text("a file")
+    notes = Notes()
+    study = run_search(spec_of(cache=True), tmp_path / "study", watcher=notes)
+    assert results(study) == results(done)
+    (note,) = notes.notes
+    assert note.startswith("nothing more is kept in the record cache")
+
+
+def test_files_used_least_recently_make_room(one, spec_of, tmp_path, monkeypatch, trained):
+    files = sorted(
+        (tmp_path / FOLDER / "files").iterdir(), key=lambda path: path.stat().st_mtime_ns
+    )
+    most = sum(path.stat().st_size for path in files[1:])
+    monkeypatch.setattr(cache, "MOST_BYTES", most)
+    run_search(spec_of(trials=1, cache=True, seed=1), tmp_path / "two")
+    assert not files[0].exists()
+    assert sum(path.stat().st_size for path in (tmp_path / FOLDER / "files").iterdir()) <= most
+    trained.clear()
+    run_search(spec_of(trials=1, cache=True), tmp_path / "three")
+    assert trained == [(0, 0, 0)], "whose weights are gone"
+
+
+def test_promotions_go_on_from_states_of_other_studies(spec_of, tmp_path, monkeypatch, trained):
+    monkeypatch.setattr(rungs, "FEWEST_TRIALS", 8)
+    spec = spec_of(
+        trials=8,
+        cache=True,
+        rungs=2,
+        reduction=2,
+        methods=["head", "lora", "bitfit"],
+        training={"epochs": 2, "cohort": 4},
+    )
+    one = run_search(spec, tmp_path / "one")
+    promoted = [record.key for record in one.records() if record.rung]
+    assert promoted
+    trained.clear()
+    assert results(run_search(spec, tmp_path / "two")) == results(one)
+    assert not trained
+    for path in (tmp_path / FOLDER / "records").iterdir():
+        if json.loads(path.read_text())["key"]["until"] is None:
+            path.unlink()
+    states, original = [], Workbench._paused
+    monkeypatch.setattr(
+        Workbench, "_paused", lambda self, job: states.append(original(self, job)) or states[-1]
+    )
+    three = run_search(spec, tmp_path / "three")
+    assert sorted(trained) == sorted(promoted)
+    assert all(states), "or they have begun anew"
+    assert results(three) == results(one)
