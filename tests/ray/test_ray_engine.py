@@ -3,6 +3,7 @@
 import pytest
 from study_factory import results, weights
 
+from autopeft.errors import DataError
 from autopeft.study.events import Silent
 from autopeft.study.search import run_search
 
@@ -25,3 +26,62 @@ def test_stations_measure_what_the_driver_would_measure(done, spec_of, tmp_path)
     assert results(study) == results(done)
     assert weights(study) == weights(done)
     assert study.front() == done.front()
+
+
+def test_trials_that_pause_go_on_and_are_selected_as_on_one_machine(spec_of, tmp_path):
+    """States go to the node and come back."""
+    spec = spec_of(trials=30, sampler="random", training={"epochs": 3}, selection={"seeds": 2})
+    whole = run_search(spec, tmp_path / "whole")
+    assert any(record.rung for record in whole.records())
+    assert any(record.replicate for record in whole.records())
+    study = run_search(on_ray(spec), tmp_path / "study")
+    assert results(study) == results(whole)
+    assert weights(study) == weights(whole)
+    assert paused(study) == paused(whole)
+    assert study.selection() == whole.selection()
+
+
+def paused(study):
+    """The bytes of every state that can be gone on from."""
+    return {path.name: path.read_bytes() for path in (study.folder / "paused").iterdir()}
+
+
+def test_cluster_without_room_is_told(spec_of, tmp_path, monkeypatch):
+    """A worker for which there would be room, if nobody else had it."""
+    from autopeft.engines.ray import engine as module
+    from autopeft.engines.ray.settings import prepare_environment
+
+    prepare_environment("local")
+    import ray
+
+    ray.init("local", num_cpus=1, include_dashboard=False, object_store_memory=10**8)
+    try:
+
+        @ray.remote(num_cpus=1)
+        class Other:
+            def is_there(self):
+                return True
+
+        other = Other.remote()
+        assert ray.get(other.is_there.remote())
+        monkeypatch.setattr(module, "ROOM_SECONDS", 2.0)
+        with pytest.raises(DataError, match=r"no room for a worker for 2 s: each takes 1 CPU, and"):
+            run_search(on_ray(spec_of()), tmp_path / "study")
+        assert not list(tmp_path.iterdir())
+        assert ray.is_initialized(), "a connection of somebody else's is left"
+    finally:
+        ray.shutdown()
+
+
+def test_versions_that_differ_are_told_in_a_line():
+    from ray._private.utils import check_version_info
+
+    from autopeft.engines.ray.cluster import _refusal
+
+    with pytest.raises(RuntimeError) as caught:
+        check_version_info({"ray_version": "2.0.0", "python_version": "3.8.1"}, "this host")
+    refusal = _refusal("head:6379", caught.value)
+    assert isinstance(refusal, DataError)
+    start = "the Ray cluster at head:6379 and this process differ: Ray: 2.0.0, Python: 3.8.1 with R"
+    assert str(refusal).startswith(start)
+    assert "\n" not in str(refusal)

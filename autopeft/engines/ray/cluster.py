@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from ray.exceptions import AuthenticationError, RayError
 from autopeft.engines.ray.settings import LOCAL, RaySettings
 from autopeft.errors import ConfigError, DataError
 
+_CLIENT = "ray://"
+_KNOCK_SECONDS = 10.0
 _STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and states pass through it, and go at once."""
 
@@ -50,6 +53,7 @@ def connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_answers(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(**_arguments(address))
@@ -61,6 +65,17 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Knock at the port of a cluster, since Ray takes minutes to say that there is none."""
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise DataError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def _arguments(address: str) -> dict[str, Any]:
@@ -91,7 +106,7 @@ def _refusal(address: str, error: BaseException) -> ConfigError | DataError:
             f"the Ray cluster at {address} wants a token, and this process has none: put the "
             "cluster's into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
         )
-    if "Unauthenticated" in told or "UNAUTHENTICATED" in told or "InvalidToken" in told:
+    if "InvalidAuthToken" in told or "UNAUTHENTICATED" in told.upper():
         return DataError(
             f"the Ray cluster at {address} does not accept this process's token; it is that of "
             "RAY_AUTH_TOKEN, of the file in RAY_AUTH_TOKEN_PATH, or of ~/.ray/auth_token"
@@ -99,8 +114,11 @@ def _refusal(address: str, error: BaseException) -> ConfigError | DataError:
     first = next(iter(str(error).splitlines()), type(error).__name__)
     if isinstance(error, ValueError):
         return ConfigError(f"engine.address: `{address}` is not an address of Ray: {first}")
-    hint = "start one with `ray start --head`, or give --address local" if address == "auto" else ""
-    return DataError(f"no Ray cluster answers at {address}: {first}" + (f"; {hint}" * bool(hint)))
+    if address == "auto":
+        first += "; start one with `ray start --head`, or give --address local"
+    if address.startswith(_CLIENT):
+        first += "; the port is open, so it is that of something else, or the token is another"
+    return DataError(f"no Ray cluster answers at {address}: {first}")
 
 
 def _chain(error: BaseException | None) -> str:

@@ -42,6 +42,7 @@ def prepare_environment(address: str) -> None:
     """
     os.environ.setdefault(_MODE, "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # a line on stderr each
     if address == LOCAL:
         os.environ.setdefault(_LOOPBACK, "0")
         if _TOKEN not in os.environ and _TOKEN_PATH not in os.environ:
