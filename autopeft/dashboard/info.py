@@ -11,7 +11,7 @@ from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
 from autopeft.files import read_json
 from autopeft.front import Front, place, read_front, volume
-from autopeft.objectives import COSTS, PARAMS, CostName
+from autopeft.objectives import COSTS, MEMORY, PARAMS, CostName, amount
 from autopeft.records import SELECTION, Record
 from autopeft.selection import Selection
 from autopeft.space.shape import ModelShape
@@ -31,6 +31,7 @@ class Cost:
         log: whether the axis is logarithmic.
         front: trials that no other one beats in this cost and quality, by ascending cost.
         limit: the budget, or None.
+        predicted: the values are predictions.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Cost:
     log: bool
     front: tuple[int, ...]
     limit: float | None
+    predicted: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,9 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         taps=_taps(trials),
         trials=trials,
         front=frontier,
-        costs=costs_of(trials, records, frontier, max_params),
+        costs=costs_of(
+            trials, records, frontier, max_params, spec.budget.max_memory if spec else None
+        ),
         growth=growth_of(records, trials, max_params, front.worst if front else None),
         jobs=jobs_of(records),
         selection=selection,
@@ -221,10 +225,14 @@ def costs_of(
     records: Sequence[Record],
     front: FrontInfo,
     max_params: int | None,
+    max_memory: int | None = None,
 ) -> tuple[Cost, ...]:
-    """Parameters first, training time, then what the records measured beside the quality."""
+    """Parameters first, training time, then what the records tell beside the quality."""
     names = dict.fromkeys(name for trial in trials for name in trial.costs)
-    units = {name: item.unit for record in records for name, item in record.objectives.items()}
+    every = [item for record in records for item in record.objectives.items()]
+    units = {name: item.unit for name, item in every}
+    predicted = {name for name, item in every if item.how == "predicted"}
+    limits: dict[str, float | None] = {PARAMS: max_params, MEMORY: max_memory}
     out = []
     for name in names or (PARAMS,):
         label, unit = _LABELS.get(name, (name, units.get(name, "")))
@@ -233,11 +241,12 @@ def costs_of(
         out.append(
             Cost(
                 name=name,
-                label=label,
+                label=f"{label}, predicted" if name in predicted else label,
                 unit=unit,
                 log=name == PARAMS or _spread(values),
                 front=on_front,
-                limit=max_params if name == PARAMS else None,
+                limit=limits.get(name),
+                predicted=name in predicted,
             )
         )
     return tuple(out)
@@ -359,7 +368,9 @@ def _facts(
         share = (
             f" ({100 * max_params / size:.3g} %)" if (size := model.get("backbone_params")) else ""
         )
-        facts["Budget"] = f"{max_params:,} trainable parameters{share}"
+        memory = spec.budget.max_memory if spec else None
+        limit = f", {amount(memory, 'B')} of memory" if memory else ""
+        facts["Budget"] = f"{max_params:,} trainable parameters{share}{limit}"
     failed = sum(trial.state == "failed" for trial in trials)
     count = f"{len(trials):,} trial{'s' if len(trials) != 1 else ''}"
     facts["Trials"] = count + (f", {failed:,} of them failed" if failed else "")

@@ -196,6 +196,7 @@ def _columns(study: StudyInfo) -> dict[str, list[Any]]:
             for trial in trials
         ],
         "costs": [[trial.costs.get(cost.name) for cost in study.costs] for trial in trials],
+        "alone": [[trial.alone.get(cost.name) for cost in study.costs] for trial in trials],
         "measurements": [
             [
                 [m.rung, m.replicate, m.steps, m.quality, m.stderr, m.seconds, m.failure, m.split]

@@ -158,9 +158,10 @@ def _cells(values: Sequence[float], count: int) -> list[int]:
 def _pareto_layout(study: StudyInfo, plane: _Plane, values: Sequence[float]) -> dict[str, Any]:
     unit = f" ({escape(plane.cost.unit)})" if plane.cost.unit else ""
     shown = [*values, plane.cost.limit] if plane.cost.limit else values
+    si = {"tickformat": "~s"} if plane.cost.unit == "B" else {}
     ticks = log_ticks(shown, plane.zero) if plane.cost.log else {}
     return {
-        "xaxis": {"title": {"text": f"{escape(plane.cost.label)}{unit}"}, **ticks},
+        "xaxis": {"title": {"text": f"{escape(plane.cost.label)}{unit}"}, **si, **ticks},
         "yaxis": {"title": {"text": escape(study.metric)}},
         "legend": LEGEND,
         "meta": {"floor": plane.floor, "zero": plane.zero},

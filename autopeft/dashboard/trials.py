@@ -78,6 +78,7 @@ class TrialInfo:
         fraction: `params` over those of the backbone.
         seconds: training time over all its records.
         costs: everything that the reader can put on the cost axis, by name.
+        alone: those that were measured with nothing beside the trial, as a finalist.
         learning_rate: peak, of AdamW.
         weight_decay: decoupled.
         summary: it in words.
@@ -103,6 +104,7 @@ class TrialInfo:
     fraction: float
     seconds: float
     costs: Mapping[str, float]
+    alone: Mapping[str, float]
     learning_rate: float
     weight_decay: float
     summary: str
@@ -204,6 +206,7 @@ def _trial_info(
         fraction=first.fraction,
         seconds=seconds,
         costs=_costs(usable, metric, first.trainable_params, seconds),
+        alone=_alone(records),
         learning_rate=genotype.learning_rate,
         weight_decay=genotype.weight_decay,
         summary=describe(genotype),
@@ -251,6 +254,11 @@ def _costs(
     measured = usable[0].objectives if usable else {}
     other = {name: item.value for name, item in measured.items() if name not in (PARAMS, metric)}
     return costs | other
+
+
+def _alone(records: Sequence[Record]) -> Mapping[str, float]:
+    every = (item for record in records for item in record.objectives.items())
+    return {name: item.value for name, item in every if item.how == "measured"}
 
 
 def _measurement(record: Record, metric: str) -> Measurement:

@@ -235,7 +235,7 @@ def test_cost_can_be_chosen(browser, view, page, info):
     labels = run("return all('#cost option').map((o) => o.textContent)")
     assert labels == [cost.label for cost in info.costs]
     run("const c = one('#cost'); c.value = '2'; c.dispatchEvent(new Event('change'))")
-    until(browser, "one('#front-title').textContent.endsWith('latency_ms')")
+    until(browser, "one('#front-title').textContent.endsWith('inference latency')")
     best = info.trial(info.front.recommended)
     until(
         browser,

@@ -9,13 +9,13 @@ from synthetic_study import MINILM, front_for, make_study, write_manifest
 
 from autopeft.dashboard.compare import attainment, comparable
 from autopeft.dashboard.importance import LEAST, importances
-from autopeft.dashboard.info import front_info, growth_of, jobs_of, study_info
+from autopeft.dashboard.info import costs_of, front_info, growth_of, jobs_of, study_info
 from autopeft.dashboard.ops import average_share, params_by_place
 from autopeft.dashboard.trials import trial_infos
 from autopeft.dashboard.verdict import verdict_of
 from autopeft.errors import DataError
-from autopeft.front import hypervolume, write_front
-from autopeft.records import Metric, compile_jsonl, write_record
+from autopeft.front import front_of, hypervolume, write_front
+from autopeft.records import Metric, Objective, compile_jsonl, write_record
 from autopeft.selection import Comparison, Contender, Selection
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.genotype_file import genotype_from_dict
@@ -403,3 +403,28 @@ def test_genotypes_are_told_in_words(info, study):
         genotype = genotype_from_dict(by_trial[trial.trial].genotype)
         assert trial.learning_rate == genotype.learning_rate
         assert trial.hash == genotype.hash
+
+
+def test_growth_ends_at_the_hypervolume_of_the_front_with_several_costs(study, info):
+    costs = {"trainable_params": None, "latency_ms": None}
+    front = front_of(study.records(), "accuracy", "maximize", info.max_params, lambda _: "-", costs)
+    growth = growth_of(study.records(), info.trials, info.max_params, front.worst)
+    assert growth[-1][1] == pytest.approx(front.hypervolume)
+    assert front.hypervolume < info.front.hypervolume, "or the second cost changes nothing"
+
+
+def test_what_was_measured_alone_is_told_from_what_was_predicted():
+    memory = "peak_memory_bytes"
+    searched = record_of(rung=0, objectives={memory: Objective(3.0, "B", None, "predicted")})
+    again = record_of(
+        rung=0,
+        replicate=1,
+        split="selection",
+        objectives={memory: Objective(2.0, "B", None, "measured")},
+    )
+    (trial,) = infos([searched, again])
+    assert (trial.costs[memory], trial.alone) == (3.0, {memory: 2.0})
+    front = front_info(None, [trial])
+    found = costs_of([trial], [searched, again], front, BUDGET, 8)
+    (cost,) = [cost for cost in found if cost.name == memory]
+    assert (cost.label, cost.unit, cost.limit) == ("peak training memory, predicted", "B", 8)

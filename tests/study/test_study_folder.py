@@ -101,7 +101,7 @@ def test_ledger_knows_every_trial(done):
     assert told == {
         "hash": [record.hash for record in records],
         "seed": [record.seed for record in records],
-        "origin": ["method head", "method lora", *["tpe"] * 3],
+        "origin": ["method head", "method lora", "tpe", "tpe", "method lora"],
     }
     qualities = [record.metrics["accuracy"].value for record in records]
     assert [trial.values[0] for trial in stored] == qualities

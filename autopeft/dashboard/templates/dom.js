@@ -21,6 +21,14 @@ const score = (value) => (value === null ? "–" : value.toFixed(4));
 const percent = (fraction) => (fraction ? `${+(100 * fraction).toPrecision(3)} %` : "0 %");
 const small = (value) => (value === null ? "–" : `${+value.toPrecision(3)}`);
 
+// A cost with its unit, bytes in powers of 1024.
+function amount(value, unit) {
+  if (unit !== "B") return `${small(value)} ${unit}`;
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const power = value < 1024 ? 0 : Math.min(4, Math.floor(Math.log(value) / Math.log(1024)));
+  return `${+(value / 1024 ** power).toPrecision(4)} ${units[power]}`;
+}
+
 function span(seconds) {
   if (seconds < 90) return `${+seconds.toPrecision(3)} s`;
   const minutes = Math.round(seconds / 60);
