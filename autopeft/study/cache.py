@@ -6,6 +6,7 @@ under their own hash. Every file is written as a whole or not at all, and read o
 is that of its name: several studies may read and write at once, and what is damaged is not used.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -188,13 +189,14 @@ class RecordCache:
     def _content(self, sha: object) -> bytes | None:
         """A file, if it is there and whole."""
         path = self._file(str(sha))
-        if len(path.stem) != len(hashlib.sha256().hexdigest()) or not path.is_file():
+        try:
+            content = path.read_bytes()
+            os.utime(path)
+        except OSError:  # not there, or another study has just made room
             return None
-        content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != sha:
             self._note(f"a file in the record cache is not used: {path} is damaged")
             return None
-        os.utime(path)
         return content
 
     def _file(self, sha: str) -> Path:
@@ -202,10 +204,14 @@ class RecordCache:
 
     def _make_room(self) -> None:
         """Delete what was used least recently, if there is too much."""
-        files = [(path.stat(), path) for path in (self._folder / "files").glob("*.safetensors")]
-        total = sum(stat.st_size for stat, _ in files)
-        for stat, path in sorted(files, key=lambda item: item[0].st_mtime_ns):
+        files = []
+        for path in (self._folder / "files").glob("*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another study makes room as well
+                stat = path.stat()
+                files.append((stat.st_mtime_ns, stat.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
             if total <= MOST_BYTES:
                 return
             path.unlink(missing_ok=True)
-            total -= stat.st_size
+            total -= size

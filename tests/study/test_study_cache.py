@@ -4,16 +4,20 @@ import json
 from dataclasses import replace
 
 import pytest
+from record_factory import make_record
 from study_factory import results, weights
 
 from autopeft.engines.inline import InlineEngine
 from autopeft.engines.workbench import Workbench
+from autopeft.records import Cached
 from autopeft.space.shipped import load_space
 from autopeft.study import cache, rungs
 from autopeft.study.cache import FOLDER, conditions_of
+from autopeft.study.costs import Costs
 from autopeft.study.events import Silent
 from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import prepare
+from autopeft.study.rungs import Rungs
 from autopeft.study.search import run_search
 from autopeft.study.setup import set_up
 
@@ -182,3 +186,23 @@ def test_promotions_go_on_from_states_of_other_studies(spec_of, tmp_path, monkey
     assert sorted(trained) == sorted(promoted)
     assert all(states), "or they have begun anew"
     assert results(three) == results(one)
+
+
+def test_what_was_taken_says_nothing_of_what_a_training_costs():
+    origin = Cached("another", 0, 3.0, "2026-01-31T12:00:00Z")
+    taken = make_record(trial=0, rung=0, cohort=(0,), seconds=0.0, cached=origin)
+    costs = Costs(Rungs((4,), 3), 5.0)
+    assert costs.of_rung(0, [taken]) == 5.0
+    assert costs.of_rung(0, [taken, make_record(trial=1, rung=0, seconds=2.0)]) == 2.0
+
+
+def test_file_that_another_study_deletes_meanwhile_is_no_file(
+    one, spec_of, tmp_path, monkeypatch, trained
+):
+    def gone(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(cache.os, "utime", gone)
+    two = run_search(spec_of(trials=3, cache=True), tmp_path / "two")
+    assert trained == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
+    assert results(two) == results(one)
