@@ -13,7 +13,9 @@ from autopeft.space.shipped import load_space
 from autopeft.study import propose
 from autopeft.study.events import Plan, Silent
 from autopeft.study.limits import Budget
+from autopeft.study.planner import Known, Planner
 from autopeft.study.prepare import prepare
+from autopeft.study.rungs import Rungs
 from autopeft.study.search import run_search
 from autopeft.study.setup import set_up
 from autopeft.study.starting import starts_of
@@ -220,3 +222,25 @@ def test_regression_on_pairs_runs_to_the_end(spec_of, tmp_path):
     assert study.front().metric == "pearson"
     assert {record.split for record in study.records()} == {"validation"}
     assert all(set(record.metrics) == {"pearson", "spearman"} for record in study.records())
+
+
+def test_slot_knows_the_genotypes_whose_measurements_it_may_not_know(
+    spec_of, tmp_path, monkeypatch
+):
+    told = []
+
+    def spy(*args, **more):
+        told.append((more["slot"], [genotype.hash for genotype in more["pending"]]))
+        return propose.propose(*args, **more)
+
+    monkeypatch.setattr("autopeft.study.planner.propose", spy)
+    spec = spec_of(methods=[], trials=8)
+    setup = set_up(spec, load_space("unified"), prepare(spec, tmp_path).facts)
+    planner = Planner(setup, Rungs((1,), 3), trial_seconds=1.0, cohort=3, n_workers=2)
+    known = Known([], {})
+    for _ in range(2):  # with two workers the second block does not wait for the first
+        job = planner.next_job(known)
+        assert job is not None
+        known.jobs.append(job)
+    hashes = [trial.genotype.hash for trial in known.trials]
+    assert told == [(slot, hashes[:slot]) for slot in range(6)]
