@@ -1,6 +1,6 @@
 """A job: these trials, from here to that rung, together."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,8 +79,8 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        trials = [{**asdict(trial), "genotype": trial.genotype.to_dict()} for trial in self.trials]
-        return {"version": JOB_VERSION, **asdict(self), "trials": trials}
+        trials = [{**vars(trial), "genotype": trial.genotype.to_dict()} for trial in self.trials]
+        return {"version": JOB_VERSION, **vars(self), "trials": trials}
 
     @classmethod
     def from_dict(cls, data: Any, source: str) -> "Job":
