@@ -5,7 +5,7 @@ messages of the same bytes through bare Ray tasks, alternating; the study's own 
 files, ledger) is in neither. Then the same study of the embedded model runs on one worker of one
 core and on two; the rate is counted from the first record of each, so that loading is outside.
 
-    python benchmarks/ray_overhead.py [--jobs 2000] [--trials 48] [--repeats 3]
+    python benchmarks/ray_overhead.py [--jobs 2000] [--trials 48] [--rows 960] [--repeats 3]
 """
 
 import argparse
@@ -137,9 +137,9 @@ def through_tasks(n_jobs: int) -> float:
     return n_jobs / (time.perf_counter() - begun)
 
 
-def trials_a_second(n_trials: int, n_workers: int, folder: Path) -> float:
+def trials_a_second(n_trials: int, n_rows: int, n_workers: int, folder: Path) -> float:
     """Real trials, from the first record on."""
-    text = build(folder / "text")
+    text = build(folder / "text", train_rows=n_rows, validation_rows=n_rows)
     spec = StudySpec.model_validate(
         {
             "model": str(embedded_model()),
@@ -168,6 +168,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--jobs", type=int, default=2000)
     options.add_argument("--trials", type=int, default=48, help="0 for none")
+    options.add_argument("--rows", type=int, default=960, help="to train on in each trial")
     options.add_argument("--repeats", type=int, default=3)
     args = options.parse_args()
     prepare_environment("local")
@@ -188,7 +189,7 @@ def main() -> None:
             found["tasks"].append(through_tasks(args.jobs))
             for n_workers in (1, 2) if args.trials else ():
                 with tempfile.TemporaryDirectory() as folder:
-                    rate = trials_a_second(args.trials, n_workers, Path(folder))
+                    rate = trials_a_second(args.trials, args.rows, n_workers, Path(folder))
                     found[f"workers_{n_workers}"].append(rate)
     finally:
         ray.shutdown()

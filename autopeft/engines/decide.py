@@ -119,6 +119,18 @@ def cohort_size(each: int, device: torch.device) -> int:
     return max(1, min(MOST_ON_CPU, fast or tight))
 
 
+def most_that_fit(each: int, device: torch.device) -> int:
+    """Trials of a cohort that a device has the memory for, however slow; one at least.
+
+    Args:
+        each: memory that one trial takes, times the workers that share the device.
+        device: of a worker that did not decide the study's cohort.
+    """
+    free = available_bytes(device) * MEMORY_SHARE
+    taken = each if device.type == "cuda" else OVERHEAD["exact"] * each
+    return max(1, int(free // max(1, taken)))
+
+
 def heap_of(decided: Decided, max_memory: int | None, sharing: int = 1) -> Heap:
     """How a study's workers take memory: the faster way, if there is enough for it.
 

@@ -1,6 +1,7 @@
 """A job: these trials, from here to that rung, together."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,6 +77,13 @@ class Job:
         middle = len(self.trials) // 2
         first, second = self.trials[:middle], self.trials[middle:]
         return replace(self, trials=first), replace(self, trials=second)
+
+    def pieces(self, most: int) -> "tuple[Job, ...]":
+        """The same work as cohorts of so many trials at most, as even as they can be."""
+        n_pieces = -(-len(self.trials) // most)
+        ends = [len(self.trials) * i // n_pieces for i in range(n_pieces + 1)]
+        cohorts = [self.trials[first:last] for first, last in pairwise(ends)]
+        return tuple(replace(self, trials=cohort) for cohort in cohorts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

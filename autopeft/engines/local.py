@@ -72,6 +72,7 @@ class LocalEngine:
         workers: how many; "auto" for one on each GPU, or one on a CPU.
         trial_timeout_seconds: a worker that makes no progress for so long is ended.
         sharing: engines like this one that share the machine's memory.
+        fitting: the study was decided on another machine; split what does not fit this one.
     """
 
     def __init__(
@@ -80,9 +81,12 @@ class LocalEngine:
         workers: int | Literal["auto"] = "auto",
         trial_timeout_seconds: float = 600,
         sharing: int = 1,
+        *,
+        fitting: bool = False,
     ) -> None:
         self._work, self._wanted_workers = work, workers
         self._timeout, self._sharing = trial_timeout_seconds, sharing
+        self._fitting = fitting
         self._workers: dict[int, WorkerProcess] = {}
         self._running: dict[int, _Running] = {}
         self._attempts: deque[Attempt] = deque()
@@ -121,7 +125,8 @@ class LocalEngine:
 
     def begin(self, decided: Decided, folder: Path) -> None:
         """Get the first worker ready; others start when there is a job for them."""
-        self._begin = Begin(decided=decided, folder=folder.absolute())
+        place = folder.absolute()
+        self._begin = Begin(decided=decided, folder=place, fitting=self._fitting)
         self._workers[0].send(self._begin)
 
     def submit(self, job: Job, wanted: Collection[int]) -> None:

@@ -39,11 +39,12 @@ class Calibrate(Strict):
 
 
 class Begin(Strict):
-    """Get ready for jobs; not answered."""
+    """Get ready for jobs; not answered. If `fitting`, cohorts are split to fit the device."""
 
     kind: Literal["begin"] = "begin"
     decided: Decided
     folder: Path
+    fitting: bool = False
 
 
 class Run(Strict):

@@ -75,7 +75,7 @@ class _Server:
             send(self._driver, Calibrated(costs=costs))
         elif isinstance(request, Begin):
             name = f"{socket.gethostname()}:{os.getpid()}"
-            self._bench.begin(request.decided, request.folder, name)
+            self._bench.begin(request.decided, request.folder, name, fitting=request.fitting)
         else:
             self._run(request)
 

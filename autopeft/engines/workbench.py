@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from autopeft.engines.calibrate import calibrate, measure_alone
-from autopeft.engines.decide import decide, heap_of
+from autopeft.engines.decide import decide, heap_of, most_that_fit
 from autopeft.engines.ground import load_ground
 from autopeft.engines.job import Job, JobTrial, paused_file, weights_name
 from autopeft.engines.outcome import record_of
@@ -55,6 +55,8 @@ class Workbench:
     def __init__(self, work: Work, device: int = 0, sharing: int = 1) -> None:
         self._ground = load_ground(work, device)
         self._sharing = sharing
+        self._has_decided = False
+        self._most: int | None = None
         self._facts = self._ground.facts
 
     @property
@@ -64,20 +66,26 @@ class Workbench:
 
     def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
         """Measure how to compute; see `decide`."""
+        self._has_decided = True
         return decide(self._ground, genotypes, cohort, self._sharing)
 
     def calibrate(self, settings: TrainingSettings, genotypes: Sequence[Genotype]) -> CostModel:
         """Measure what genotypes cost alone; see `calibrate`."""
         return calibrate(self._ground, settings, genotypes)
 
-    def begin(self, decided: Decided, folder: Path, worker: str) -> None:
+    def begin(self, decided: Decided, folder: Path, worker: str, *, fitting: bool = False) -> None:
         """Get ready for jobs.
 
         Args:
             decided: how to compute.
             folder: of the study; weights are written below it.
             worker: a name for the records.
+            fitting: train cohorts in parts that fit this device, unless the study was decided here.
         """
+        self._most = None
+        if fitting and not self._has_decided:
+            each = decided.trial_bytes * self._sharing
+            self._most = most_that_fit(each, self._ground.device)
         self._decided, self._folder, self._worker = decided, folder, worker
         self._kept: dict[int, tuple[Encoded, Encoded, str]] = {}
         self._ground = self._ground.computing_in(decided.precision)
@@ -106,6 +114,12 @@ class Workbench:
             MemoryError: or RuntimeError; it does not fit into memory.
             DataError: weights cannot be written.
         """
+        for part in job.pieces(self._most or len(job.trials)):
+            if not set(wanted).isdisjoint(part.numbers):
+                yield from self._run(part, wanted, progress)
+
+    def _run(self, job: Job, wanted: Collection[int], progress: Progress) -> Iterator[Record]:
+        """Train a cohort that fits."""
         started = datetime.now(UTC)
         ground = self._ground
         train, scored, split = self._rows(job.replicate)

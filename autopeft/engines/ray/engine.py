@@ -227,7 +227,7 @@ class RayEngine:
         if not isinstance(answer, Loaded):
             raise _unexpected(answer)
         facts = self._facts = self._facts or answer.facts
-        for name in ("model_hash", "data_hash", "model_shape", "labels"):
+        for name in ("model_hash", "data_hash", "reading_hash", "model_shape", "labels"):
             if getattr(answer.facts, name) != getattr(facts, name):
                 what = "rows" if name in ("data_hash", "labels") else "model"
                 raise DataError(f"the {what} on {slot.node} differ from those on the first node")

@@ -98,6 +98,7 @@ class Station:
                 workers=1,
                 trial_timeout_seconds=self._timeout,
                 sharing=self._sharing,
+                fitting=True,
             )
             facts = self._engine.load()
             if given.model in self._places:  # the study knows it by its own name

@@ -1,0 +1,37 @@
+"""Devices that are smaller than the one that a study was decided on."""
+
+import pytest
+from study_factory import BY_CHANCE, results
+
+from autopeft.engines import decide
+from autopeft.engines.job import Job
+from autopeft.engines.workbench import Workbench
+from autopeft.study.jobs import read_jobs
+from autopeft.study.manifest import read_manifest
+
+
+@pytest.mark.parametrize(
+    ("trials", "most", "sizes"), [(4, 4, [4]), (4, 3, [2, 2]), (5, 2, [1, 2, 2])]
+)
+def test_pieces_are_even(done, trials, most, sizes):
+    some = tuple(trial for job in read_jobs(done.folder) for trial in job.trials)[:trials]
+    pieces = Job(some, 0, 0, 0).pieces(most)
+    assert [len(piece.trials) for piece in pieces] == sizes
+    assert tuple(trial for piece in pieces for trial in piece.trials) == some
+
+
+def test_cohorts_are_split_to_fit_a_smaller_device(done, spec_of, tmp_path, monkeypatch):
+    decided = read_manifest(done.manifest_file).decided
+    job = read_jobs(done.folder)[0]
+    assert len(job.trials) == 4
+    for_two = int(2.5 * 1.1 * decided.trial_bytes / decide.MEMORY_SHARE)
+    monkeypatch.setattr(decide, "available_bytes", lambda _: for_two)
+    bench = Workbench(spec_of().work)
+    bench.begin(decided, tmp_path, "small", fitting=True)
+    records = list(bench.run(job, job.numbers, lambda *_: None))
+    assert [record.cohort for record in records] == [(0, 1), (0, 1), (2, 3), (2, 3)]
+    plain = [{k: v for k, v in r.to_dict().items() if k not in BY_CHANCE} for r in records]
+    assert plain == results(done)[:4]
+    assert [r.cohort for r in bench.run(job, [3], lambda *_: None)] == [(2, 3)]
+    bench.begin(decided, tmp_path, "large")
+    assert {r.cohort for r in bench.run(job, [0], lambda *_: None)} == {(0, 1, 2, 3)}
