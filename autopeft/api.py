@@ -1,6 +1,6 @@
 """The Python interface: a search in one call, and a genotype in a model of one's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from autopeft.handle import Study
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
+from autopeft.objectives import DEFAULT
 from autopeft.space import yaml
 from autopeft.space.genotype import Genotype
 from autopeft.study.events import Watcher
@@ -28,6 +29,8 @@ def search(
     space: str | Path = "unified",
     max_params: int | str = "1%",
     max_trained: int | str | None = None,
+    max_memory: int | str | None = None,
+    objectives: Sequence[str] = DEFAULT,
     trials: int = 40,
     time: float | str | None = None,
     training: Mapping[str, Any] | None = None,
@@ -49,6 +52,8 @@ def search(
         space: a shipped name or a path.
         max_params: parameters of the ops at most, a number or a percentage like "1%".
         max_trained: likewise of those that are trained, where a method trains more than it stores.
+        max_memory: bytes that training a trial alone may take, a number or like "6GiB".
+        objectives: two to four of `autopeft.objectives`, "metric" among them.
         trials: in all.
         time: training time in all, in seconds or like "2h".
         training: the `training` section of a study file.
@@ -69,10 +74,12 @@ def search(
         "task": task,
         "data": data_section(data),
         "metric": metric,
+        "objectives": list(objectives),
         "space": str(space),
         "budget": {
             "max_params": max_params,
             "max_trained": max_trained,
+            "max_memory": max_memory,
             "trials": trials,
             "time": time,
         },

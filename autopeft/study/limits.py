@@ -29,6 +29,13 @@ class Budget:
         memory = "" if self.memory is None else f", {amount(self.memory.max_bytes, 'B')} of memory"
         return f"{self.max_params:,}{trained}{memory}"
 
+    def spent_by(self, genotype: Genotype, shape: ModelShape) -> str:
+        """What a genotype has and takes of that which is limited, in words."""
+        if self.memory is None:
+            return counts_of(genotype, shape)
+        taken = self.memory.model.memory_bytes(genotype, shape)
+        return f"{counts_of(genotype, shape)} and takes {amount(taken, 'B')}"
+
     def admits(self, genotype: Genotype, shape: ModelShape) -> bool:
         """Whether a genotype is within all of them."""
         return within(genotype, shape, self.max_params, self.max_trained, self.memory)

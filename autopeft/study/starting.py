@@ -15,7 +15,7 @@ from itertools import zip_longest
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import Method, method
 from autopeft.space.shape import ModelShape
-from autopeft.study.limits import Budget, counts_of
+from autopeft.study.limits import Budget
 
 SMALLER_EVERY = 6
 """One slot in so many is for a smaller size of a known method."""
@@ -83,8 +83,8 @@ def starts_of(
         if not fitting:
             least = method(name).smallest(shape)
             notes.append(
-                f"method {name} is left out: at its smallest it has {counts_of(least, shape)}, "
-                f"the budget is {budget}"
+                f"method {name} is left out: at its smallest it has "
+                f"{budget.spent_by(least, shape)}, the budget is {budget}"
             )
             continue
         sizes = [Start(g, f"method {name}") for g in _spread(fitting, shape)]

@@ -64,4 +64,6 @@ def test_sizes_over_the_memory_are_left_out(starts):
     for name in ("scaled_parallel", "lora"):
         assert sizes(within, name)[0] == max(n for n in sizes(starts, name) if n <= 100_000)
     assert all(g.count_trained(BERT_BASE) <= 100_000 for g in (s.genotype for s in within.first))
-    assert any("the budget is 1,000,000, 3.433 MiB of memory" in note for note in notes)
+    (note,) = (note for note in notes if note.startswith("method bitfit "))
+    assert " and takes " in note
+    assert note.endswith(", the budget is 1,000,000, 3.433 MiB of memory")
