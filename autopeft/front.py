@@ -95,6 +95,11 @@ class Front:
     worst: Mapping[CostName, float]
 
     @property
+    def best(self) -> Point | None:
+        """The point of the highest quality, the cheapest of equals; None if there is no point."""
+        return max(self.points, key=lambda point: point.quality, default=None)
+
+    @property
     def knee(self) -> int | None:
         """Trial of the point farthest above the line through the first and the last point.
 

@@ -361,7 +361,7 @@ def test_recommended_and_knee_follow_from_the_places_on_the_axes(study):
     records, names = study
     result = costly_front(records, names)
     if not result.points:
-        assert (result.recommended, result.knee) == (None, None)
+        assert (result.recommended, result.knee, result.best) == (None, None, None)
         return
     best = max(point.quality for point in result.points)  # its standard error is 0
     chosen = next(p for p in result.points if p.trial == result.recommended)
@@ -372,6 +372,7 @@ def test_recommended_and_knee_follow_from_the_places_on_the_axes(study):
     }
     assert means[chosen.trial] == min(means[p.trial] for p in result.points if p.quality == best)
     assert result.knee in means
+    assert (result.best.quality, result.best in result.points) == (best, True)
 
 
 def test_knee_with_several_costs_by_hand():

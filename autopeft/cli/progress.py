@@ -77,9 +77,8 @@ def tell_step(console: Console, step: int, steps: int) -> None:
 
 def best_of(front: "Front") -> str:
     """The best point so far."""
-    if not front.points:
+    if (best := front.best) is None:
         return "nothing on the front yet"
-    best = front.points[-1]
     return f"best {front.metric} {best.quality:.4f} with {best.trainable_params:,} parameters"
 
 

@@ -54,14 +54,13 @@ def pick(front: Front, records: Sequence[Record], how: str) -> Choice:
     how = how.strip()
     if how.isdecimal():
         return _by_number(front, records, int(how))
-    if not front.points:
+    if (best := front.best) is None:
         raise DataError("the front has no point yet")
     if how == "best":
-        return Choice(front.points[-1].trial, f"the best {front.metric} of the front")
+        return Choice(best.trial, f"the best {front.metric} of the front")
     if how == "knee" and front.knee is not None:
         return Choice(front.knee, "the knee: farthest above the line from the first to the last")
     if how == "cheapest" and front.recommended is not None:
-        best = front.points[-1]
         reason = (
             f"the cheapest within one standard error ({best.stderr:.4f}) of the best "
             f"{front.metric}, the {best.quality:.4f} of trial {best.trial}"
@@ -86,7 +85,8 @@ def _by_conditions(front: Front, how: str) -> Choice:
             for p in front.points
         )
         raise ConfigError(f"--pick {how}: no point of the front is like that; it has: {known}")
-    return Choice(meeting[-1].trial, f"the best {front.metric} of the front with {how}")
+    best = max(meeting, key=lambda point: point.quality)
+    return Choice(best.trial, f"the best {front.metric} of the front with {how}")
 
 
 def _condition(front: Front, text: str, how: str) -> Callable[[Point], bool]:
