@@ -24,8 +24,8 @@ from autopeft.study.spec import StudySpec
 
 FIELDS = (
     *("space", "model", "revision", "data", "rows", "split", "task", "metric", "objectives"),
-    *("max_params", "max_trained", "training", "methods", "sampler", "seed"),
-    *("rungs", "reduction", "tunes_lora"),
+    *("max_params", "max_trained", "max_memory", "training", "methods", "sampler", "seed"),
+    *("rungs", "reduction", "tunes_lora", "warm_start"),
 )
 
 
