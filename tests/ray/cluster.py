@@ -15,6 +15,9 @@ import psutil
 
 LOOPBACK = Path(__file__).with_name("loopback.py")
 MARK = "AUTOPEFT_TEST_NODE"
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""For the head and drivers; a second node is refused with it."""
+
 PATIENCE_SECONDS = 300
 
 
@@ -52,6 +55,7 @@ class Cluster:
     def __init__(self, folder):
         self._mark, self.token = secrets.token_hex(8), secrets.token_hex(16)
         self.address = f"127.0.0.1:{free_port()}"
+        self.client_port = str(free_port())
         self._temporary = tempfile.mkdtemp(prefix="ap-", dir="/tmp")
         self._environment = os.environ | {
             "RAY_AUTH_MODE": "token",
@@ -64,9 +68,10 @@ class Cluster:
     def start_node(self):
         """Start a node, the head first."""
         head = ["--head", "--port", self.address.rpartition(":")[2], "--include-dashboard=false"]
-        head += ["--temp-dir", self._temporary, "--ray-client-server-port", str(free_port())]
+        head += ["--temp-dir", self._temporary, "--ray-client-server-port", self.client_port]
         role = ["--address", self.address] if self._n_nodes else head
-        command = [sys.executable, str(LOOPBACK), "start", *role, "--node-ip-address", "127.0.0.1"]
+        program = [str(LOOPBACK)] if self._n_nodes else ["-m", "ray.scripts.scripts"]
+        command = [sys.executable, *program, "start", *role, "--node-ip-address", "127.0.0.1"]
         command += ["--num-cpus", "1", "--object-store-memory", "100000000"]
         command += ["--min-worker-port", "0", "--max-worker-port", "0", "--disable-usage-stats"]
         log = Path(self._temporary) / f"node{self._n_nodes}.log"
@@ -74,7 +79,9 @@ class Cluster:
             code = subprocess.run(
                 command,
                 check=False,
-                env=self._environment | {MARK: f"{self._mark}-{self._n_nodes}"},
+                env=self._environment
+                | {MARK: f"{self._mark}-{self._n_nodes}"}
+                | ({} if self._n_nodes else LOOPBACK_ONLY),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -107,5 +114,4 @@ class Cluster:
     @property
     def driver_environment(self):
         """Of a process that connects; elsewhere than on loopback it needs the token alone."""
-        own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-        return {k: v for k, v in self._environment.items() if k != MARK} | own
+        return {k: v for k, v in self._environment.items() if k != MARK} | LOOPBACK_ONLY

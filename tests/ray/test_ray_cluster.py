@@ -6,7 +6,7 @@ import time
 
 import pytest
 from cluster import PATIENCE_SECONDS, Cluster
-from study_factory import ledger_states, results
+from study_factory import ledger_states, results, weights
 
 from autopeft.study.folder import Study
 from autopeft.study.search import run_search
@@ -46,8 +46,9 @@ def drive(cluster, tmp_path):
 
     yield start
     for driver in started:
-        driver.kill()
-        driver.communicate()
+        if driver.poll() is None:
+            driver.kill()
+            driver.communicate()
 
 
 def wait_for(condition, driver):
@@ -110,3 +111,17 @@ def test_what_is_wrong_with_a_cluster_is_told_in_a_line(cluster, drive, spec_of,
         assert [line for line in out.splitlines() if line.startswith("error: ") and told in line]
         assert "Traceback" not in out
     assert not [name for name in "abcd" if (tmp_path / name).exists()]
+
+
+def test_driver_outside_of_the_cluster(cluster, drive, done, spec_of, tmp_path):
+    """It connects by Ray's client."""
+    cluster.start_node()
+    engine = {"kind": "ray", "address": f"ray://127.0.0.1:{cluster.client_port}", "workers": 1}
+    spec = spec_of().model_copy(update={"engine": type(spec_of().engine).model_validate(engine)})
+    (tmp_path / "study.yaml").write_text(spec_yaml(spec), encoding="utf-8")
+    driver = drive("search", "study.yaml", "--out", "out")
+    out, _ = driver.communicate(timeout=PATIENCE_SECONDS)
+    assert driver.returncode == 0, out
+    study = Study(tmp_path / "out")
+    assert results(study) == results(done)
+    assert weights(study) == weights(done)

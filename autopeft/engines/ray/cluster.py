@@ -79,7 +79,7 @@ def _check_answers(address: str) -> None:
 
 
 def _arguments(address: str) -> dict[str, Any]:
-    common = {"log_to_driver": False, "configure_logging": True, "logging_level": logging.ERROR}
+    common = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address != LOCAL:
         return {"address": address, **common}
     return {
@@ -111,7 +111,8 @@ def _refusal(address: str, error: BaseException) -> ConfigError | DataError:
             f"the Ray cluster at {address} does not accept this process's token; it is that of "
             "RAY_AUTH_TOKEN, of the file in RAY_AUTH_TOKEN_PATH, or of ~/.ray/auth_token"
         )
-    first = next(iter(str(error).splitlines()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = f"{lines[0]} {lines[-1]}" if len(lines) > 1 else (*lines, type(error).__name__)[0]
     if isinstance(error, ValueError):
         return ConfigError(f"engine.address: `{address}` is not an address of Ray: {first}")
     if address == "auto":
