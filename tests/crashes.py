@@ -19,7 +19,7 @@ WRITES = {
     "entry": (Ledger, "enter"),
     "record": (driver, "write_record"),
     "told": (Ledger, "_tell"),
-    "compiled": (driver, "compile_jsonl"),
+    "compiled": (driver, "write_jsonl"),
     "front": (driver, "write_front"),
 }
 DISPATCH = "dispatch"
