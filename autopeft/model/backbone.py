@@ -18,6 +18,7 @@ from autopeft.model.anatomy import Anatomy
 from autopeft.model.check import check
 from autopeft.model.computing import Precision
 from autopeft.model.families import FAMILIES
+from autopeft.model.foreign import needs_code, refusal
 from autopeft.model.unknown import told
 from autopeft.space.shape import ModelShape
 
@@ -66,8 +67,8 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
         device: where the model goes.
 
     Raises:
-        DataError: it cannot be loaded, its family is not known, or the checkpoint lacks a part of
-            the backbone.
+        DataError: it cannot be loaded, its family is not known, it needs code of its own, or the
+            checkpoint lacks a part of the backbone.
     """
     source, _, revision = name.partition("@") if not Path(name).is_dir() else (name, "", "")
     arguments = {"revision": revision} if revision else {}
@@ -87,6 +88,8 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
             )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **arguments)
     except UNREADABLE as error:
+        if needs_code(error):
+            raise DataError(refusal(name, source, arguments)) from error
         raise DataError(f"model `{name}` cannot be loaded: {_cause(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # What transformers makes of missing files: every word would be the unknown one.

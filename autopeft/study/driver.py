@@ -103,7 +103,7 @@ class Driver:
         """
         self._settle()
         self._dispatch()
-        for record in self.engine.results(self.watcher.stepped):
+        for record in self.engine.results(self._stepped):
             self._keep(record)
             self._check_failures()
             self._dispatch()
@@ -116,6 +116,10 @@ class Driver:
                 "say why"
             )
         check_time(self.spec, self._planner.costs.of_new(()))
+
+    def _stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
+        self.ledger.keep()
+        self.watcher.stepped(trials, step, steps)
 
     def _settle(self) -> None:
         """Bring what follows from jobs and records up to date, wherever the last driver ended."""

@@ -7,8 +7,8 @@ the search ends. So one that lags behind, or was lost, is brought up to date.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +16,8 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
+from sqlalchemy import event
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.errors import DataError, DiskFullError
@@ -25,11 +25,15 @@ from autopeft.objectives import directions_of
 from autopeft.space.dimension import Params
 from autopeft.space.search_space import SearchSpace
 from autopeft.study.distributions import distributions_of
+from autopeft.study.server import Holder, cause_of, is_lost, lost, psycopg_url
 
 STUDY_NAME = "autopeft"
 BUSY_SECONDS = 60
 RETRY_SECONDS = (0.5, 1, 2, 4, 8, 15, 30, 60, 60, 60)
 """Waits while a server restarts."""
+
+LOOK_SECONDS = 5.0
+"""Between two looks whether a server still knows whose the study is."""
 
 _CONTINUES = "continues"
 
@@ -50,8 +54,8 @@ class Ledger:
 
     def __init__(self, where: Path | str, name: str = STUDY_NAME, n_costs: int = 1) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._where = where
-        self._holder = _Holder(where, name) if isinstance(where, str) else None
+        self._where, self._looked = where, time.monotonic()
+        self._holder = Holder(where, name) if isinstance(where, str) else None
         try:
             trials = self._again(lambda: self._open_study(name, n_costs))
         except Exception as error:  # SQLAlchemy and Optuna raise many kinds here
@@ -75,6 +79,18 @@ class Ledger:
         self._storage.engine.dispose()
         if self._holder is not None:
             self._holder.close()
+
+    def keep(self) -> None:
+        """Take the lock of a server again that has restarted; to be called all the time.
+
+        Raises:
+            DataError: another driver has taken it meanwhile.
+        """
+        if self._holder is None or time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        with suppress(SQLAlchemyError):  # a server that is away is waited for when it is needed
+            self._holder.hold()
+        self._looked = time.monotonic()
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Refuse a database that tells of other trials than the jobs.
@@ -210,7 +226,11 @@ class Ledger:
             raise _refusal(self._where, error) from error
 
     def _again(self, action: Callable[[], T]) -> T:
-        """Do something that may be done twice; on a server that is lost, again until it is back."""
+        """Do something that may be done twice; on a server that is lost, again until it is back.
+
+        Raises:
+            DataError: it does not come back, or another driver has the study.
+        """
         waits = iter(RETRY_SECONDS if self._holder is not None else ())
         while True:
             try:
@@ -219,60 +239,11 @@ class Ledger:
                 return action()
             except (SQLAlchemyError, StorageInternalError) as error:
                 wait = next(waits, None)
-                if wait is None or isinstance(_cause(error), ProgrammingError):
+                if wait is None and isinstance(self._where, str) and is_lost(error):
+                    raise DataError(lost(self._where, error, sum(RETRY_SECONDS))) from error
+                if wait is None or isinstance(cause_of(error), ProgrammingError):
                     raise  # that is no better later
                 time.sleep(wait)
-
-
-class _Holder:
-    """A lock on a study of a server, so that copies of a folder have one driver too."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self._url, self._name = url, name
-        self._engine: Engine = create_engine(_psycopg(url), poolclass=NullPool)
-        self._connection: Connection | None = None
-        try:
-            self.hold()
-        except SQLAlchemyError as error:
-            self.close()
-            raise _refusal(url, error) from error
-        except DataError:
-            self.close()
-            raise
-
-    def hold(self) -> None:
-        """Make sure that the lock is ours; a server that restarts forgets it.
-
-        Raises:
-            DataError: another driver has it.
-            SQLAlchemyError: the server is not there.
-        """
-        if self._connection is not None:
-            try:
-                self._connection.execute(text("SELECT 1"))
-            except SQLAlchemyError:
-                self._connection.invalidate()
-                self._connection = None
-            else:
-                return
-        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        query = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
-        if not connection.execute(query, {"name": self._name}).scalar():
-            connection.close()
-            raise DataError(f"another search is running on study {self._name} of {self._url}")
-        self._connection = connection
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Let no other driver of this server make the tables at the same time."""
-        with self._engine.connect() as connection, connection.begin():
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('tables', 0))"))
-            yield
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._engine.dispose()
 
 
 def _firsts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -282,7 +253,7 @@ def _firsts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def _storage(where: Path | str) -> RDBStorage:
     if isinstance(where, str):
-        return RDBStorage(_psycopg(where), engine_kwargs={"pool_pre_ping": True})
+        return RDBStorage(psycopg_url(where), engine_kwargs={"pool_pre_ping": True})
     timeout = {"connect_args": {"timeout": BUSY_SECONDS}}
     storage = RDBStorage(f"sqlite:///{where}", engine_kwargs=timeout)
     event.listen(storage.engine, "connect", _durable)
@@ -290,23 +261,11 @@ def _storage(where: Path | str) -> RDBStorage:
     return storage
 
 
-def _psycopg(url: str) -> str:
-    """The URL with the name of the client library."""
-    return f"postgresql+psycopg://{url.partition('://')[2]}"
-
-
 def _refusal(where: Path | str, error: Exception) -> DataError:
-    cause = _cause(error)
+    cause = cause_of(error)
     told = str(error if cause is None else cause.orig).splitlines()[0]
     kind = DiskFullError if "disk is full" in told or "No space left" in told else DataError
     return kind(f"{where} cannot be written: {told}")
-
-
-def _cause(error: BaseException | None) -> DBAPIError | None:
-    """What the database itself said."""
-    while error is not None and not isinstance(error, DBAPIError):
-        error = error.__cause__
-    return error
 
 
 def _durable(connection: Any, _: Any) -> None:

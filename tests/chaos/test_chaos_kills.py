@@ -1,7 +1,6 @@
 """Kill -9 at random moments: nothing lost, nothing twice, nothing left, nothing else."""
 
 import contextlib
-import json
 import random
 import shutil
 import signal
@@ -9,23 +8,11 @@ import time
 
 import psutil
 import pytest
+from chaos_outcome import outcome
 from crashes import OFTEN
 from study_factory import ledger_states, results, tree, weights
 
 pytestmark = pytest.mark.timeout(900)  # forty starts of drivers and workers, on busy machines
-
-CLOCKS = ("seconds", "started", "worker")
-
-
-def outcome(study):
-    """All of a study that does not depend on the clock."""
-    records = [record.to_dict() for record in study.records()]
-    return {
-        "records": [{k: v for k, v in r.items() if k not in CLOCKS} for r in records],
-        "jobs": tree(study.folder / "jobs"),
-        "front": json.loads((study.folder / "front.json").read_text(encoding="utf-8")),
-        "ledger": ledger_states(study),
-    }
 
 
 def kill_at_random(drivers, rng, *, drivers_killed, workers_killed):

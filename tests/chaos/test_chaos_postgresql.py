@@ -14,6 +14,10 @@ import psycopg
 import pytest
 from study_factory import tree
 
+from autopeft.errors import DataError
+from autopeft.study import ledger as ledger_module
+from autopeft.study.ledger import Ledger
+
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 PASSWORD = "correct-horse-battery-staple"
@@ -130,3 +134,56 @@ def test_server_that_is_not_there_is_told(drivers, server):
     assert code == 3, out
     assert "password authentication failed" in out
     assert "wrong" not in out
+
+
+@pytest.fixture
+def open_ledger(server, monkeypatch):
+    """Opens ledgers of one study on the server, as drivers of copies of a folder do."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    monkeypatch.setattr(ledger_module, "LOOK_SECONDS", 0)
+    opened = []
+
+    def make():
+        opened.append(Ledger(server.url, "autopeft-x"))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def restart(server):
+    server.stop()
+    server.start()
+
+
+def test_lock_that_a_restart_forgot_is_taken_again(server, open_ledger):
+    first = open_ledger()
+    restart(server)
+    first.keep()
+    with pytest.raises(DataError, match="another search is running on study autopeft-x of "):
+        open_ledger()
+
+
+@pytest.mark.parametrize("at", ["a step", "a write"])
+def test_driver_whose_study_was_taken_during_a_restart_stops(server, open_ledger, at):
+    first = open_ledger()
+    restart(server)
+    second = open_ledger()
+    told = "was lost for a while, and another search has taken study autopeft-x since; this one st"
+    with pytest.raises(DataError, match=told):
+        first.keep() if at == "a step" else first._write(first._study.get_trials)
+    second.keep()
+
+
+def test_server_that_stays_away_is_told_with_its_place(server, open_ledger, monkeypatch):
+    monkeypatch.setattr(ledger_module, "RETRY_SECONDS", (0.1, 0.2))
+    one = open_ledger()
+    server.stop()
+    one.keep()
+    told = rf"server 127\.0\.0\.1, port {server.port}, cannot be used, also after 0\.3 s of tries: "
+    with pytest.raises(DataError, match=told) as refused:
+        one._write(one._study.get_trials)
+    assert PASSWORD not in str(refused.value)
+    server.start()
+    one.keep()

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from autopeft.errors import DataError
 from autopeft.model.backbone import cast, load_backbone
+from autopeft.model.foreign import asked
 
 CROSSED_HEAD = (
     *("classification_head.dense.bias", "classification_head.dense.weight"),
@@ -206,3 +207,59 @@ def test_another_precision_is_a_copy_of_the_same_weights():
     assert all(torch.equal(t, before[name].to(t.dtype)) for name, t in state(half.model).items())
     assert cast(backbone, "fp32") is backbone
     assert cast(half, "bf16") is half
+
+
+@pytest.fixture
+def with_code(saved, tmp_path):
+    """A checkpoint whose files name code, which leaves a mark when it runs."""
+
+    def make(model_type, auto_map):
+        folder = shutil.copytree(saved / "bert", tmp_path / "own")
+        for module in ("configuration_own", "modeling_own"):
+            mark = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+            (folder / f"{module}.py").write_text(mark, encoding="utf-8")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config |= {"model_type": model_type, "auto_map": auto_map}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
+
+    return make
+
+
+def test_code_of_a_checkpoint_is_not_run_and_named(with_code, tmp_path):
+    folder = with_code(
+        "own",
+        {
+            "AutoConfig": "configuration_own.OwnConfig",
+            "AutoModelForSequenceClassification": "else/where--modeling_own.OwnModel",
+        },
+    )
+    with pytest.raises(DataError) as refused:
+        load_backbone(str(folder), 2)
+    told = str(refused.value)
+    assert told.startswith(f"model `{folder}` needs code of its own: config.json has AutoConfig in")
+    assert "auto_map: OwnConfig in configuration_own.py; " in told
+    assert (
+        "AutoModelForSequenceClassification in auto_map: OwnModel in modeling_own.py of else/"
+        in told
+    )
+    assert "trust_remote_code is off and cannot be switched on" in told
+    assert "without auto_map" in told
+    assert "\n" not in told
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_beside_an_architecture_that_is_known_is_not_run(with_code, tmp_path):
+    folder = with_code("bert", {"AutoConfig": "configuration_own.OwnConfig"})
+    assert type(load_backbone(str(folder), 2).model).__name__ == "BertForSequenceClassification"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_map_of_a_stranger_is_told_whatever_it_holds():
+    config = {"auto_map": {"AutoModel": [None, "m.A"], "x" * 200: 3, "AutoTokenizer": ["../t.T"]}}
+    told = [*asked(config, "config.json")]
+    assert told == [
+        "config.json has AutoModel in auto_map: A in m.py",
+        "config.json has AutoTokenizer in auto_map: T in ../t.py",
+    ]
+    assert [*asked({"auto_map": "m.A"}, "config.json")] == []

@@ -103,6 +103,26 @@ def test_full_disk_pauses_the_study(done, spec_of, tmp_path, monkeypatch, at):
     assert study.front() == done.front()
 
 
+def test_full_database_pauses_the_study(done, spec_of, tmp_path, monkeypatch):
+    with contextlib.closing(sqlite3.connect(done.database)) as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    durable = ledger_module._durable
+
+    def small(connection, more):
+        durable(connection, more)
+        connection.execute(f"PRAGMA max_page_count={pages - 1}")
+
+    folder = tmp_path / "study"
+    with monkeypatch.context() as context:
+        context.setattr(ledger_module, "_durable", small)
+        told = r"study\.db cannot be written: database or disk is full\. The study is paused"
+        with pytest.raises(DiskFullError, match=told):
+            run_search(spec_of(), folder)
+    study = run_search(spec_of(), folder)
+    assert results(study) == results(done)
+    assert ledger_states(study) == ["COMPLETE"] * 5
+
+
 def test_full_disk_below_the_database_is_told_apart(tmp_path):
     for told, kind in (("database or disk is full", DiskFullError), ("locked", DataError)):
         error = OperationalError("INSERT", {}, sqlite3.OperationalError(told))
@@ -149,7 +169,10 @@ def test_url_without_a_secret_is_accepted(spec_of):
 
 
 def test_server_that_is_not_there_is_told():
-    with pytest.raises(DataError, match=r"postgresql://me@127\.0\.0\.1:1/db cannot be written: "):
+    told = (
+        r"the PostgreSQL server 127\.0\.0\.1, port 1, cannot be used: .*refused.* See that it runs"
+    )
+    with pytest.raises(DataError, match=told):
         Ledger("postgresql://me@127.0.0.1:1/db", "autopeft-x")
 
 
@@ -186,10 +209,62 @@ def test_server_that_restarts_while_a_study_is_opened_is_waited_for(
             raise error
         return storage_of(tmp_path / "study.db")
 
-    monkeypatch.setattr(ledger_module, "_Holder", Held)
+    monkeypatch.setattr(ledger_module, "Holder", Held)
     monkeypatch.setattr(ledger_module, "_storage", opened)
     monkeypatch.setattr(ledger_module, "RETRY_SECONDS", (0, 0, 0))
     refused = pytest.raises(DataError, match="permission denied") if n_tries == 1 else None
     with refused or contextlib.nullcontext():
         Ledger("postgresql://me@host/db", "autopeft-x").close()
     assert len(tries) == n_tries
+
+
+def test_server_that_does_not_come_back_is_told_apart(monkeypatch):
+    gone = OperationalError("SELECT", {}, sqlite3.OperationalError("connection refused\nand more"))
+
+    def away(_):
+        raise gone
+
+    monkeypatch.setattr(ledger_module, "Holder", Held)
+    monkeypatch.setattr(ledger_module, "_storage", away)
+    monkeypatch.setattr(ledger_module, "RETRY_SECONDS", (0.01, 0.02))
+    told = (
+        r"^the PostgreSQL server host, port 5432, cannot be used, also after 0\.03 s of tries: "
+        r"connection refused\. See that it runs.*`autopeft resume`.*folder$"
+    )
+    with pytest.raises(DataError, match=told):
+        Ledger("postgresql://me@host/db", "autopeft-x")
+
+
+def test_driver_whose_study_was_taken_stops_at_its_next_step(spec_of, tmp_path, monkeypatch):
+    kept = []
+
+    def keep(self):
+        kept.append(self)
+        if len(kept) == 2:
+            raise DataError("another search has taken it")
+
+    monkeypatch.setattr(Ledger, "keep", keep)
+    with pytest.raises(DataError, match="another search has taken it"):
+        run_search(spec_of(), tmp_path / "study")
+    assert len(kept) == 2
+    assert Study(tmp_path / "study").records() == []
+
+
+def test_lock_of_a_server_is_looked_after_without_waiting_for_it(monkeypatch, tmp_path):
+    looks, clock = [], [100.0]
+
+    class Away(Held):
+        def hold(self):
+            looks.append(clock[0])
+            if len(looks) > 1:
+                raise OperationalError("SELECT", {}, sqlite3.OperationalError("gone"))
+
+    storage_of = ledger_module._storage
+    monkeypatch.setattr(ledger_module, "Holder", Away)
+    monkeypatch.setattr(ledger_module, "_storage", lambda _: storage_of(tmp_path / "study.db"))
+    monkeypatch.setattr(ledger_module.time, "monotonic", lambda: clock[0])
+    one = Ledger("postgresql://me@host/db", "autopeft-x")
+    for clock[0] in (104.0, 105.0, 109.0, 110.0):
+        one.keep()
+    one.close()
+    assert looks == [100.0, 105.0, 110.0]
