@@ -1,11 +1,12 @@
 """The driver: sends jobs to the engine; keeps jobs, records, ledger, front and final selection."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from autopeft.engines.engine import Engine
 from autopeft.engines.job import Job, paused_file
-from autopeft.errors import NoFeasibleTrialError, TooManyFailuresError
+from autopeft.errors import DataError, NoFeasibleTrialError, TooManyFailuresError
 from autopeft.front import Front, write_front
 from autopeft.objectives import values_of
 from autopeft.records import SELECTION, UNSEEN, Record, write_jsonl, write_record
@@ -17,6 +18,7 @@ from autopeft.study.events import Plan, Watcher
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs, write_job
 from autopeft.study.ledger import Ledger
+from autopeft.study.lost_time import LostTime
 from autopeft.study.manifest import Manifest
 from autopeft.study.planner import Known, Planner, words
 from autopeft.study.rungs import Key, Rungs
@@ -50,7 +52,9 @@ class Driver:
 
     def __post_init__(self) -> None:
         records = {record.key: record for record in self.study.records()}
-        self.known = Known(read_jobs(self.study.folder), records)
+        limited = self.spec.budget.time is not None
+        self._lost = LostTime(self.study.lost_time_file if limited else None)
+        self.known = Known(read_jobs(self.study.folder), records, self._lost.seconds)
         self._rungs = Rungs(self.manifest.rung_steps, self.spec.reduction)
         self._planner = Planner(
             self.setup,
@@ -102,11 +106,15 @@ class Driver:
             DataError: the study cannot go on, because the disk is full for example.
         """
         self._settle()
-        self._dispatch()
-        for record in self.engine.results(self._stepped):
-            self._keep(record)
-            self._check_failures()
+        try:
             self._dispatch()
+            for record in self.engine.results(self._stepped):
+                self._keep(record)
+                self._check_failures()
+                self._dispatch()
+        finally:
+            with suppress(DataError):  # what was raised before says more
+                self._lost.write()
         self._finish()
         if any(record.state == "complete" for record in self.known.records.values()):
             return
@@ -119,6 +127,7 @@ class Driver:
 
     def _stepped(self, trials: tuple[int, ...], step: int, steps: int) -> None:
         self.ledger.keep()
+        self._lost.note()
         self.watcher.stepped(trials, step, steps)
 
     def _settle(self) -> None:
@@ -141,6 +150,7 @@ class Driver:
             self._take_over(job)
             if missing := self.known.missing(job):
                 self._running.add(index)
+                self._lost.begins(index)
                 self.engine.submit(self._without_cached(job), missing)
 
     def _take_over(self, job: Job) -> None:
@@ -192,10 +202,19 @@ class Driver:
         write_record(self.study.folder, record)
         self.known.records[record.key] = record
         self._lines[record.key] = record.to_json()
+        self._count(record)
         self._share(record)
         self._tell(record)
         front = self._publish()
         self.watcher.measured(record, words(record.genotype), front)
+
+    def _count(self, record: Record) -> None:
+        """Count the time of its job that no record tells of."""
+        for index in [i for i in self._running if record.key in self.known.jobs[i].keys]:
+            self._lost.brings(index, record.seconds)
+            if not self.known.missing(self.known.jobs[index]):
+                self._lost.ends(index)
+        self.known.lost_seconds = self._lost.seconds
 
     def _share(self, record: Record) -> None:
         """Keep it for other studies, before anything of it is deleted."""

@@ -44,6 +44,11 @@ class Study:
         return self.folder / "study.db"
 
     @property
+    def lost_time_file(self) -> Path:
+        """Seconds that no record tells of, where there is a time budget."""
+        return self.folder / "lost_time.json"
+
+    @property
     def selection_file(self) -> Path:
         """What the final selection found, once it is done."""
         return self.folder / "selection.json"

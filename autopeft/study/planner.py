@@ -37,10 +37,12 @@ class Known:
     Attributes:
         jobs: in the order in which they were written.
         records: by trial, rung and replicate.
+        lost_seconds: that workers spent and no record tells of.
     """
 
     jobs: list[Job]
     records: dict[Key, Record]
+    lost_seconds: float = 0.0
 
     def missing(self, job: Job) -> frozenset[int]:
         """Trials of a job without a record."""
@@ -228,7 +230,7 @@ class Planner:
         if limit is None:
             return EVERYBODY
         records = known.records.values()
-        spent = sum(record.seconds for record in records)
+        spent = known.lost_seconds + sum(record.seconds for record in records)
         for job in known.jobs:
             if missing := known.missing(job):
                 spent += len(missing) * self.costs.of_job(job, records)

@@ -117,7 +117,8 @@ class BudgetSpec(Strict):
         trials: trials in all, over every run on the folder.
         max_memory: bytes that training any trial alone may take at its peak, as predicted, such as
             `6GiB`; or None.
-        time: seconds of training in all, or None.
+        time: seconds of training in all, over every run on the folder, also by jobs that were
+            killed, hung or were split; or None.
     """
 
     max_params: Limit = "1%"
