@@ -14,7 +14,7 @@ from autopeft.errors import DataError
 from autopeft.files import read_json, write_atomic
 
 WRITE_SECONDS = 10.0
-"""Between two notes while jobs run: a kill leaves so much uncounted, or a step if that is longer."""
+"""Between two notes while jobs run; a kill leaves so much uncounted, or a step that is longer."""
 
 
 class LostTime:
