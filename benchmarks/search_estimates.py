@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from search_bench import METRIC, Scored
+from search_features import features
+from search_shrink import Score, Shrunken, shrink
 
 from autopeft.records import Record
-from autopeft.shrink import Score, Shrunken, shrink
-from autopeft.space.features import features
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shape import ModelShape
 
