@@ -21,6 +21,9 @@ LAYER = 1
 ACTIVATIONS = {
     Activation.RELU: torch.relu,
     Activation.GELU: lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
+    Activation.GELU_NEW: lambda x: (
+        x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    ),
     Activation.TANH: torch.tanh,
     Activation.SILU: lambda x: x * torch.sigmoid(x),
 }

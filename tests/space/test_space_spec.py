@@ -89,7 +89,7 @@ REFUSED = [
         "form: lora",
         "5: slots.0.form: 'lora': has to be 'lowrank', 'lowrank_fa', '",
     ),
-    ("relu", "elu", "13: slots.1.activation: 'elu': has to be 'relu', 'gelu', 'tanh' or 'silu'"),
+    ("relu", "elu", "13: slots.1.activation: 'elu': has to be 'relu', 'gelu', 'gelu_new', 'tanh'"),
     (
         "    activation: relu\n",
         "",

@@ -147,7 +147,11 @@ def test_times_that_are_none(refusal, text):
 @pytest.mark.parametrize(
     ("text", "place", "allowed"),
     [
-        ("sede: 1\n", "study.yaml:3: sede: unknown key; allowed: budget, data, ", "training"),
+        (
+            "sede: 1\n",
+            "study.yaml:3: sede: unknown key; allowed: budget, cache, data, ",
+            "training",
+        ),
         (
             "budget:\n  trails: 4\n",
             "study.yaml:4: budget.trails: unknown key; ",
