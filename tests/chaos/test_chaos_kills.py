@@ -47,7 +47,8 @@ def test_killed_study_is_the_uninterrupted_one(drivers, trials, n_kills):
     whole = drivers(trials, name="whole")
     whole.search(STUB_SECONDS="0")
     killed = drivers(trials, name="killed")
-    environment = {"STUB_SECONDS": "1.0" if n_kills > 5 else "0.3"}
+    # long enough that forty kills come before the end, also on busy machines
+    environment = {"STUB_SECONDS": "4.0" if n_kills > 5 else "0.3"}
     killed._environment |= environment
     rng = random.Random(trials)
     driver, drivers_left, workers_left = kill_at_random(

@@ -73,6 +73,22 @@ def test_cluster_without_room_is_told(spec_of, tmp_path, monkeypatch):
         ray.shutdown()
 
 
+@pytest.mark.parametrize(("told", "times"), [("Starting Ray client server failed", 3), ("no", 1)])
+def test_busy_cluster_is_asked_again(monkeypatch, told, times):
+    from autopeft.engines.ray import cluster
+
+    asked = []
+
+    def init(**arguments):
+        asked.append(arguments)
+        raise ConnectionError(told)
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with pytest.raises(DataError, match="no Ray cluster answers"), cluster.connected("local"):
+        pass
+    assert len(asked) == times
+
+
 def test_versions_that_differ_are_told_in_a_line():
     from ray._private.utils import check_version_info
 

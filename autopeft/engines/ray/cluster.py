@@ -17,6 +17,9 @@ from autopeft.engines.ray.settings import LOCAL, RaySettings
 from autopeft.errors import ConfigError, DataError
 
 _CLIENT = "ray://"
+_CONNECTIONS = 3
+_SLOW = "Starting Ray client server failed"
+"""What a busy cluster says: it gives the process that serves a client 30 s to start."""
 _KNOCK_SECONDS = 10.0
 _STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and states pass through it, and go at once."""
@@ -55,16 +58,24 @@ def connected(address: str) -> Iterator[None]:
         return
     _check_answers(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(**_arguments(address))
-    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise _refusal(address, error) from error
+    _connect(address)
     for number, handler in handlers.items():  # Ray takes them, and a search has its own
         signal.signal(number, handler)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    for left in reversed(range(_CONNECTIONS)):
+        try:
+            ray.init(**_arguments(address))
+        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+            if left and _SLOW in str(error):
+                continue
+            raise _refusal(address, error) from error
+        return
 
 
 def _check_answers(address: str) -> None:
