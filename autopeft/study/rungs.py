@@ -11,9 +11,9 @@ FEWEST_TRIALS = 30
 """A study of fewer trials trains all of them to the end."""
 
 TELLING_STEPS, TELLING_SHARE = 64, 1 / 4
-"""A rung below both, these steps and this part of the training, says nothing of what a trial will
-become: after 28 of 252 steps the order of trials was chance, after 84 as good as at the end
-(`benchmarks/search.py`)."""
+"""A rung below both, these steps and this part of the training, says little of what a trial will
+become: after 28 of 252 steps most trials had learnt nothing, after 84 their order was nearly as
+good as at the end (`benchmarks/search.py`)."""
 
 Key = tuple[int, int, int]
 """(trial, rung, replicate)."""
