@@ -122,5 +122,7 @@ def drivers(spec_of, tmp_path, facts):
 
     made = []
     yield make
-    for one in made:
-        assert one.left() == []
+    left = [process for one in made for process in one.left()]
+    for process in left:
+        process.kill()
+    assert left == []

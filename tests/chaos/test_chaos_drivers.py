@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from study_factory import ledger_states
@@ -58,6 +59,16 @@ def test_stale_lock_is_recognised(drivers):
     assert code == 0
     assert f"the last search on this folder was killed (process {driver.pid} on " in out
     assert not (one.study.folder / ".driver.json").exists()
+
+
+def test_worker_that_hangs_does_not_outlive_a_killed_driver(drivers):
+    """It looks at nothing that would tell it: its warden has to."""
+    one = drivers(8)
+    driver = one.start("search", "study.yaml", "--out", "out", STUB_SECONDS="36000")
+    one.wait_for((one.study.folder / "jobs" / "000000.json").exists, driver)
+    time.sleep(3)  # the job is sent right after it was written
+    assert len(one.below(driver)) == 2
+    one.kill(driver)
 
 
 @pytest.mark.parametrize(

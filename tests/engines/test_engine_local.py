@@ -41,7 +41,10 @@ def mark(monkeypatch):
     token = uuid.uuid4().hex
     monkeypatch.setenv("AUTOPEFT_TEST", token)
     yield token
-    assert marked(token) == []
+    left = marked(token)
+    for process in left:
+        process.kill()
+    assert left == []
 
 
 def marked(token):
