@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from autopeft.export.proof import Proof
 from autopeft.export.winner import Winner
+from autopeft.records import SELECTION
 from autopeft.space.words import describe
 
 _Z = 1.96
@@ -105,12 +106,30 @@ def _quality(winner: Winner) -> str:
     for name, metric in record.metrics.items():
         low, high = metric.value - _Z * metric.stderr, metric.value + _Z * metric.stderr
         rows.append(f"| {name} | {metric.value:.4f} | {low:.4f} to {high:.4f} |")
-    rows_scored = winner.manifest.data["rows"].get(record.split, len(winner.ground.validation))
+    rows_scored = winner.manifest.data["rows"][record.split]
+    seen = "which the search has not seen"
+    if record.split != SELECTION:
+        seen = "on which the search selected, so they flatter it"
     said = (
-        f"On the {rows_scored:,} rows of `{record.split}`, on which the search selected, so they "
-        f"flatter it. Precision while training: {record.precision}."
+        f"On the {rows_scored:,} rows of `{record.split}`, {seen}. Precision while training: "
+        f"{record.precision}."
     )
-    return "\n".join([*rows, "", said])
+    return "\n".join([*rows, "", said, *_selected(winner)])
+
+
+def _selected(winner: Winner) -> list[str]:
+    """What the final selection says of the trial, if it took part in one."""
+    selection = winner.study.selection()
+    trial = winner.record.trial
+    if selection is None or all(one.trial != trial for one in selection.contenders):
+        return []
+    one = selection.contender(trial)
+    told = (
+        f"In the final selection, on {selection.rows:,} rows that the search has not seen: "
+        f"{selection.metric} {one.quality:.4f} in the mean of {one.seeds} fresh seeds, 95 % "
+        f"interval {one.low:.4f} to {one.high:.4f} over new seeds and new rows. {selection.verdict}"
+    )
+    return ["", told]
 
 
 def _proof(proof: Proof | None) -> str:
@@ -139,15 +158,19 @@ def _origin(winner: Winner, command: str) -> str:
     record, manifest, data = winner.record, winner.manifest, winner.manifest.data
     seconds = sum(r.seconds for r in winner.records)
     rows = " + ".join(f"{count:,} {split}" for split, count in data["rows"].items())
-    replicates = sorted({r.replicate for r in winner.records if r.trial == record.trial})
+    trained = [
+        r
+        for r in winner.records
+        if (r.trial, r.rung, r.split) == (record.trial, record.rung, record.split)
+    ]
     backbone = winner.description
     revision = f" at revision {backbone.revision}" if backbone.revision else ""
     facts = {
         "backbone": f"`{backbone.backbone}`{revision}, weights sha256 {backbone.backbone_sha256}",
         "parameters": f"{record.trainable_params:,} in the ops ({100 * record.fraction:.3g} % of "
         f"the backbone), {record.head_params:,} in the head",
-        "seeds": f"study {winner.ground.work.seed}, trial {record.seed}, replicate "
-        f"{record.replicate} of {len(replicates)} (the median one)",
+        "seeds": f"study {winner.ground.work.seed}, training {record.seed}, the one with the "
+        f"median score of {len(trained)}",
         "search": f"{len({r.trial for r in winner.records})} trials, {seconds:,.0f} s of training",
         "data": f"{rows} rows, sha256 {data['sha256']}",
         "exported by": f"`{command}`",

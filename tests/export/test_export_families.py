@@ -12,6 +12,7 @@ import runpy
 import pytest
 import torch
 from tiny import N_LAYERS, op
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from winners import make_winner
 
 from autopeft.errors import ConfigError
@@ -133,6 +134,52 @@ def test_what_a_target_cannot_hold_is_refused_by_name(plain, family, target):
         assert able == [name for name in HOLDS if HOLDS[name](one, shape) is None]
         assert {"native", "yaml"} <= set(able)
         assert target not in able
+
+
+def put_under(head, body):
+    """Let a language model compute with the body of another one."""
+    if head.base_model is head:  # as T5's, which has encoder and decoder as its own
+        for name in ("shared", "encoder", "decoder"):
+            setattr(head, name, getattr(body, name))
+    else:
+        setattr(head, head.base_model_prefix, body)
+    return head
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+def test_what_is_loaded_generates_under_the_head_of_a_language_model(home, plain, tmp_path, family):
+    """An export is a classifier, which generates nothing; its body does, with and without cache."""
+    shape = plain(family).backbone.shape
+    ops = [one for one in ops_in(shape, WANTED["merged"]) if HOLDS["merged"](one, shape) is None]
+    generators = AutoModelForSeq2SeqLM if shape.n_encoder_layers else AutoModelForCausalLM
+    ids = torch.randint(5, 19, (3, 6), generator=torch.Generator().manual_seed(0))
+
+    def written(body, **how):
+        torch.manual_seed(0)  # Llama's head is not in the checkpoint
+        model = put_under(generators.from_pretrained(home / family), body).eval()
+        if family == "t5":
+            # transformers counts the layers of T5's encoder when it makes a cache for its decoder.
+            model.config.num_layers = model.config.num_decoder_layers
+        settings = {"min_new_tokens": 6, "max_new_tokens": 6, "suppress_tokens": [0]}
+        more = {"return_dict_in_generate": True, "output_logits": True, **how}
+        mask = torch.ones_like(ids)
+        out = model.generate(input_ids=ids, attention_mask=mask, **settings, **more)
+        return torch.stack(out.logits)
+
+    def loaded(target, *ops):
+        out = tmp_path / f"{target}{len(ops)}"
+        out.mkdir()
+        winner = make_winner(home, family, *ops)
+        TARGETS[target](winner, out)
+        return reload.load(question_of(target, out, winner))[0].base_model
+
+    exact = written(loaded("native", *ops))
+    torch.testing.assert_close(written(loaded("merged", *ops)), exact, rtol=1e-4, atol=1e-4)
+    assert (written(plain(family).backbone.model.base_model) - exact).abs().max() > 1e-2
+    body = loaded("native", *ops, *ops_in(shape, PREFIXES))
+    cached, again = (written(body, num_beams=2, use_cache=cache) for cache in (True, False))
+    torch.testing.assert_close(cached, again, rtol=1e-4, atol=1e-4)
+    assert not hasattr(make_winner(home, family).backbone.model, "generate")
 
 
 def test_lokr_at_a_conv1d_is_refused(home, tmp_path):

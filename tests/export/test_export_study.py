@@ -1,22 +1,27 @@
 """From a study to a folder: chosen, written, proven in a fresh process, or not there at all."""
 
+import importlib
 import json
+import shutil
+import sys
 
 import pytest
 import torch
 from study_factory import tree
 from tiny import lora, same
 from transformers import AutoModelForSequenceClassification
-from winners import make_winner
+from winners import edit_json, make_winner
 
 from autopeft.cli.listings import merging
 from autopeft.errors import ConfigError, DataError
+from autopeft.export import reload
 from autopeft.export import run as run_module
 from autopeft.export.adapter import Outputs
 from autopeft.export.native import CONFIG
 from autopeft.export.proof import ask, compare, question_of
 from autopeft.export.run import TARGETS, export
 from autopeft.export.winner import winner_of
+from autopeft.selection import Selection
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.study.folder import Study
@@ -172,3 +177,65 @@ def test_an_approximation_says_what_it_costs(run, done):
     assert "loaded again in a fresh process" in err
     code, _, err = run("export", done.folder, "--as-lora", 1, "-o", "other")
     assert (code, "--as-lora 1: a rank from 1, with --to peft" in err) == (2, True)
+
+
+def test_what_is_picked_is_what_the_final_selection_recommends(done, monkeypatch):
+    front = done.front()
+    other = next(point.trial for point in front.points if point.trial != front.recommended)
+    selection = Selection("accuracy", 30, (), (), other)
+    monkeypatch.setattr(Study, "selection", lambda _: selection)
+    choice = winner_of(done, "cheapest").choice
+    assert (choice.trial, choice.reason[-22:]) == (other, "in the final selection")
+    assert winner_of(done, "best").choice.trial == front.points[-1].trial
+
+
+def other_data(study):
+    edit_json(study / "manifest.json", lambda told: told["data"].update(sha256="0" * 64))
+
+
+def other_model(study):
+    edit_json(study / "manifest.json", lambda told: told["model"].update(sha256="0" * 64))
+
+
+def other_weights(study):
+    for path in (study / "weights").iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (other_data, "the data have changed since the search"),
+        (other_model, "the model has changed since the search"),
+        (other_weights, "sha256 is"),
+    ],
+)
+def test_what_has_changed_since_the_search_is_not_exported(done, tmp_path, change, said):
+    study = Study(shutil.copytree(done.folder, tmp_path / "study"))
+    change(study.folder)
+    with pytest.raises((ConfigError, DataError), match=said):
+        export(study, how="best", target="native", out=tmp_path / "out", command="")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_of_autopeft_can_be_imported_where_others_load(tmp_path, monkeypatch):
+    """But for the native format."""
+    found = []
+
+    def answer(_):
+        with pytest.raises(ModuleNotFoundError) as failure:
+            importlib.import_module("autopeft.nothing")
+        found.append(str(failure.value))
+        return torch.zeros(1, 2)
+
+    monkeypatch.setattr(reload, "answer", answer)
+    for target in ("peft", "merged", "native"):
+        (tmp_path / "question").write_text(json.dumps({"target": target}), encoding="utf-8")
+        words = ["reload.py", str(tmp_path / "question"), str(tmp_path / "answer")]
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+        reload.main()
+        monkeypatch.undo()
+        monkeypatch.setattr(reload, "answer", answer)
+    refused = "no autopeft.nothing here"
+    assert found == [refused, refused, "No module named 'autopeft.nothing'"]
