@@ -203,6 +203,14 @@ def test_a_configuration_of_adapters_has_the_sizes(home, plain, tmp_path, family
     assert adapter["non_linearity"] == (shape.ffn_activation or "relu")
 
 
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_adapters_puts_lora_of_a_decoder_into_attention_to_the_encoder_too(plain, family):
+    shape = plain(family).backbone.shape
+    for sizes, said in (((2, 2, 2), "attention to the encoder"), ((2, 0, 0), None)):
+        reason = HOLDS["adapters"](Op(*LORA[0], sizes), shape)
+        assert said in reason if said else reason is None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_trained_again_has_the_same_ops(home, plain, tmp_path, family):
     shape = plain(family).backbone.shape
