@@ -25,7 +25,7 @@ from autopeft import checks
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
 from autopeft.objectives import COSTS, PARAMS, CostName, cost_of
-from autopeft.records import UNSEEN, Objective, Record, check_objectives, objectives_to_dict
+from autopeft.records import Objective, Record, check_objectives, objectives_to_dict
 
 FRONT_VERSION = 1
 FRONT_VERSION_COSTS = 2
@@ -293,7 +293,7 @@ def _comparable(records: Iterable[Record]) -> list[list[Record]]:
     """For each usable trial its complete records at its highest rung, by replicate."""
     trials: dict[int, list[Record]] = defaultdict(list)
     for record in records:
-        if record.split not in UNSEEN:
+        if record.is_searched:
             trials[record.trial].append(record)
     groups = []
     for trial, group in trials.items():

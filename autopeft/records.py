@@ -166,6 +166,11 @@ class Record:
         return self.rung == self.replicate == 0
 
     @property
+    def is_searched(self) -> bool:
+        """It was scored on the rows that the search selects on."""
+        return self.split not in UNSEEN
+
+    @property
     def stored_genotype(self) -> dict[str, Any]:
         """The genotype that the weights are of."""
         return self.genotype if self.stored is None else self.stored

@@ -12,28 +12,19 @@ from typer.exceptions import Abort, TyperException
 from autopeft import __version__
 from autopeft.cli import console
 from autopeft.cli.options import (
-    AddressOption,
-    CpusOption,
     DataOption,
-    EngineOption,
     Format,
     FormatOption,
-    GpusOption,
-    MaxFailuresOption,
     MaxMemoryOption,
     MaxParamsOption,
     MaxTrainedOption,
     ModelOption,
-    NoCacheOption,
-    StorageOption,
     TextOption,
-    TrialTimeoutOption,
-    WorkersOption,
 )
-from autopeft.cli.run import search_and_show, show_front
+from autopeft.cli.run import show_front
+from autopeft.cli.searching import resume, search
 from autopeft.errors import (
     AutopeftError,
-    ConfigError,
     DataError,
     InterruptedSearchError,
     TooManyFailuresError,
@@ -64,137 +55,8 @@ def _root(
     pass
 
 
-@app.command()
-def search(
-    study: Annotated[Path | None, typer.Argument(help="A study file.")] = None,
-    model: ModelOption = None,
-    data: DataOption = None,
-    task: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
-    text: TextOption = None,
-    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
-    train_rows: Annotated[int | None, typer.Option(help="Use so many training rows.")] = None,
-    metric: Annotated[str | None, typer.Option(help="What to maximise.")] = None,
-    objectives: Annotated[
-        str | None, typer.Option(help="Two to four: metric,trainable_params,latency_ms ...")
-    ] = None,
-    space: Annotated[str | None, typer.Option(help="A shipped space or a path.")] = None,
-    max_params: MaxParamsOption = None,
-    max_trained: MaxTrainedOption = None,
-    max_memory: MaxMemoryOption = None,
-    trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
-    time: Annotated[str | None, typer.Option(help="Training time in all, like 2h.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Most tokens of an example.")] = None,
-    cohort: Annotated[
-        str | None, typer.Option(help="Trials trained together, a number or auto.")
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
-    warm_start: Annotated[
-        Path | None, typer.Option(help="Study folder or front.json whose points are tried first.")
-    ] = None,
-    rungs: Annotated[
-        int | None, typer.Option(help="Levels of the training budget, from 30 trials on.")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Fresh seeds in the final selection; 0 for none.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
-    engine: EngineOption = None,
-    address: AddressOption = None,
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
-    cpus_per_worker: CpusOption = None,
-    trial_timeout: TrialTimeoutOption = None,
-    max_failures: MaxFailuresOption = None,
-    storage: StorageOption = None,
-    no_cache: NoCacheOption = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the study.")] = None,
-    output: FormatOption = Format.HUMAN,
-) -> None:
-    """Search under a hard budget; on an existing folder, continue to the total."""
-    from autopeft.cli.study_flags import merge, number
-
-    spec = merge(
-        study,
-        {
-            ("model",): model,
-            ("task",): task,
-            ("metric",): metric,
-            ("objectives",): objectives.split(",") if objectives else None,
-            ("space",): space,
-            ("sampler",): sampler,
-            ("warm_start",): str(warm_start.absolute()) if warm_start else None,
-            ("rungs",): rungs,
-            ("selection", "seeds"): seeds,
-            ("seed",): seed,
-            ("budget", "max_params"): max_params,
-            ("budget", "max_trained"): max_trained,
-            ("budget", "max_memory"): max_memory,
-            ("budget", "trials"): trials,
-            ("budget", "time"): time,
-            ("training", "epochs"): epochs,
-            ("training", "batch_size"): batch_size,
-            ("training", "max_length"): max_length,
-            ("training", "cohort"): number(cohort),
-            ("training", "precision"): precision,
-            ("data", "text"): text.split(",") if text else None,
-            ("data", "label"): label,
-            ("data", "train_rows"): train_rows,
-            ("engine", "kind"): engine,
-            ("engine", "address"): address,
-            ("engine", "workers"): number(workers),
-            ("engine", "gpus_per_worker"): number(gpus_per_worker),
-            ("engine", "cpus_per_worker"): cpus_per_worker,
-            ("engine", "trial_timeout"): trial_timeout,
-            ("engine", "max_failures"): max_failures,
-            ("storage",): storage,
-            ("cache",): False if no_cache else None,
-        },
-        data,
-    )
-    folder = out or Path("trials") / (study.stem if study else _name(spec.model, data))
-    base = study.parent if study else Path.cwd()
-    search_and_show(spec, folder, base, output)
-
-
-@app.command()
-def resume(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
-    trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
-    time: Annotated[str | None, typer.Option(help="Training time in all, like 2h.")] = None,
-    engine: EngineOption = None,
-    address: AddressOption = None,
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
-    cpus_per_worker: CpusOption = None,
-    trial_timeout: TrialTimeoutOption = None,
-    max_failures: MaxFailuresOption = None,
-    storage: StorageOption = None,
-    no_cache: NoCacheOption = False,
-    output: FormatOption = Format.HUMAN,
-) -> None:
-    """Continue a study where it was interrupted, or to a larger budget."""
-    from autopeft.cli.study_flags import merge, number
-    from autopeft.study.folder import Study
-
-    study = Study(folder)
-    study.check_resumable()
-    flags: dict[tuple[str, ...], Any] = {
-        ("budget", "trials"): trials,
-        ("budget", "time"): time,
-        ("engine", "kind"): engine,
-        ("engine", "address"): address,
-        ("engine", "workers"): number(workers),
-        ("engine", "gpus_per_worker"): number(gpus_per_worker),
-        ("engine", "cpus_per_worker"): cpus_per_worker,
-        ("engine", "trial_timeout"): trial_timeout,
-        ("engine", "max_failures"): max_failures,
-        ("storage",): storage,
-        ("cache",): False if no_cache else None,
-    }
-    search_and_show(merge(study.spec_file, flags, None), folder, folder, output)
+app.command()(search)
+app.command()(resume)
 
 
 @app.command()
@@ -422,12 +284,6 @@ def methods(
         console.show_methods(rows)
     else:
         console.show_method(rows[0])
-
-
-def _name(model: str, data: str | None) -> str:
-    if not data:
-        raise ConfigError("give --out, or --data to name the study after")
-    return f"{Path(data).stem or Path(data).name}-{Path(model).name}".replace("@", "-")
 
 
 def main() -> None:

@@ -46,6 +46,32 @@ def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
     return yaml.validate(StudySpec, yaml.Document(document.source, values, document.lines))
 
 
+def running(
+    *,
+    engine: str | None,
+    address: str | None,
+    workers: str | None,
+    gpus_per_worker: str | None,
+    cpus_per_worker: int | None,
+    trial_timeout: str | None,
+    max_failures: int | None,
+    storage: str | None,
+    no_cache: bool,
+) -> dict[tuple[str, ...], Any]:
+    """The flags that say where trials run and where they are kept, of every run on a study."""
+    return {
+        ("engine", "kind"): engine,
+        ("engine", "address"): address,
+        ("engine", "workers"): number(workers),
+        ("engine", "gpus_per_worker"): number(gpus_per_worker),
+        ("engine", "cpus_per_worker"): cpus_per_worker,
+        ("engine", "trial_timeout"): trial_timeout,
+        ("engine", "max_failures"): max_failures,
+        ("storage",): storage,
+        ("cache",): False if no_cache else None,
+    }
+
+
 def number(given: str | None) -> float | str | None:
     """A flag that takes a number or a word."""
     if given and given.isdigit():

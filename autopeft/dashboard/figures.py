@@ -11,7 +11,7 @@ from autopeft.dashboard.compare import attainment, comparable
 from autopeft.dashboard.figure import LEGEND, Figure, few, log_ticks, plain, short, zero_of
 from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import StudyInfo
-from autopeft.records import SELECTION
+from autopeft.records import UNSEEN
 from autopeft.selection import Selection
 
 MOST_LINES = 400
@@ -62,7 +62,7 @@ def learning_curves(study: StudyInfo) -> Figure:
     for i, trial in enumerate(study.trials):
         points: dict[int, list[float]] = {}
         for item in trial.measurements:
-            if item.quality is not None and item.split != SELECTION:
+            if item.quality is not None and item.split not in UNSEEN:
                 points.setdefault(item.steps, []).append(item.quality)
         if len(points) > 1:
             curve = [(steps, sum(v) / len(v)) for steps, v in sorted(points.items())]

@@ -12,7 +12,7 @@ from autopeft.errors import DataError
 from autopeft.files import read_json
 from autopeft.front import Front, place, read_front, volume
 from autopeft.objectives import COSTS, MEMORY, PARAMS, CostName, amount
-from autopeft.records import SELECTION, Record
+from autopeft.records import Record
 from autopeft.selection import Selection
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
@@ -290,7 +290,7 @@ def growth_of(
     if max_params is None:
         return ()
     by_trial = {trial.trial: trial for trial in trials}
-    searched = [record for record in records if record.split != SELECTION]
+    searched = [record for record in records if record.is_searched]
     ordered = sorted(searched, key=lambda r: (r.started, r.key))
     last = {record.trial: record for record in ordered}
     spent, steps = 0.0, [(0.0, 0.0)]

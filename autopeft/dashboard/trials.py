@@ -18,7 +18,7 @@ from autopeft.dashboard.ops import (
 from autopeft.errors import ConfigError, DataError
 from autopeft.front import mean_quality
 from autopeft.objectives import PARAMS
-from autopeft.records import SELECTION, Record
+from autopeft.records import Record
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.merge import is_mergeable
@@ -143,7 +143,7 @@ def trial_infos(
     groups: dict[int, list[Record]] = defaultdict(list)
     for record in records:
         groups[record.trial].append(record)
-    searched = (r.rung for group in groups.values() for r in group if r.split != SELECTION)
+    searched = (r.rung for group in groups.values() for r in group if r.is_searched)
     top = max(searched, default=0)
     name_of = _namer(shape)
     lora = published_lora(shape) if shape else None
@@ -228,7 +228,7 @@ def _usable(records: Sequence[Record], metric: str) -> list[Record]:
 
     A trial that ever gave NaN or diverged has none (see `autopeft.front.front_of`).
     """
-    searched = [record for record in records if record.split != SELECTION]
+    searched = [record for record in records if record.is_searched]
     if any(r.failure and r.failure.kind in _PROPERTIES_OF_THE_GENOTYPE for r in searched):
         return []
     complete = [r for r in searched if r.state == "complete" and metric in r.metrics]

@@ -9,7 +9,7 @@ from autopeft.engines.job import Job, paused_file
 from autopeft.errors import DataError, NoFeasibleTrialError, TooManyFailuresError
 from autopeft.front import Front, write_front
 from autopeft.objectives import values_of
-from autopeft.records import SELECTION, UNSEEN, Record, write_jsonl, write_record
+from autopeft.records import SELECTION, Record, write_jsonl, write_record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.cache import RecordCache
@@ -299,7 +299,7 @@ def _kept(front: Front, known: Known) -> Iterator[Key]:
     What was trained on a part of the rows is not.
     """
     complete = [record for record in known.ordered if record.state == "complete"]
-    tops = {record.trial: record.key for record in complete if record.split not in UNSEEN}
+    tops = {record.trial: record.key for record in complete if record.is_searched}
     for point in front.points:
         yield tops[point.trial]
     for record in complete:

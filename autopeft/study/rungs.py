@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from autopeft.objectives import CostName, cost_of, values_of
-from autopeft.records import UNSEEN, Record
+from autopeft.records import Record
 from autopeft.study.promote import Standing, promotions, rung_steps
 
 FEWEST_TRIALS = 30
@@ -71,7 +71,7 @@ class Rungs:
         standings = [
             _standing(record, metric, costs)
             for record in records
-            if record.replicate == 0 and record.split not in UNSEEN
+            if record.replicate == 0 and record.is_searched
         ]
         promoted = promotions(
             standings, trials=trials, rungs=len(self.steps), reduction=self.reduction

@@ -19,7 +19,7 @@ from autopeft.estimate import (
 )
 from autopeft.front import Point, place
 from autopeft.objectives import PARAMS, CostName
-from autopeft.records import SELECTION, UNSEEN, Record
+from autopeft.records import SELECTION, Record
 from autopeft.selection import Comparison, Contender, Role, Selection
 
 
@@ -49,7 +49,7 @@ def selection_of(
         DataError: the records are of different rows.
     """
     searched = {point.trial: point for point in points}
-    unseen = [record for record in records if record.split in UNSEEN and record.trial in roles]
+    unseen = [record for record in records if not record.is_searched and record.trial in roles]
     scores, notes = _scores(unseen, roles)
     if len(scores) < 2:  # noqa: PLR2004
         return None

@@ -316,14 +316,15 @@ def test_final_selection_has_the_last_word(p_value, tone):
     )
 
 
-def test_records_of_the_final_selection_change_no_score():
+@pytest.mark.parametrize("split", ["selection", "fold"])
+def test_records_of_the_final_selection_change_no_score(split):
     searched = record_of(rung=1)
-    selected = record_of(accuracy=0.1, rung=2, replicate=1, split="selection")
+    selected = record_of(accuracy=0.1, rung=2, replicate=1, split=split)
     other = record_of(SMALL, trial=4, rung=1)
     first, second = infos([searched, selected, other])
     assert (first.quality, first.rung, first.state) == (0.8, 1, "dominated")
     assert second.state == "dominated"
-    assert [m.split for m in first.measurements] == ["validation", "selection"]
+    assert [m.split for m in first.measurements] == ["validation", split]
     records = [searched, selected, other]
     assert growth_of(records, [first, second], BUDGET)[-1][0] == searched.seconds + other.seconds
 

@@ -3,15 +3,12 @@
 import pytest
 from study_factory import ledger_states
 
-from autopeft.engines import workbench
-from autopeft.engines.work import Decided
 from autopeft.errors import DataError
 from autopeft.study import driver
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.lost_time import LostTime
 from autopeft.study.search import run_search
-from autopeft.training.train import train_cohort
 
 
 class Clock:
@@ -91,22 +88,12 @@ class Killed(Silent):
 
 
 @pytest.fixture
-def metered(monkeypatch, clock):
-    """Every trial takes a second of the probe, and none of the clock."""
-
-    def train(backbone, genotypes, *args, **more):
-        trained, _ = train_cohort(backbone, genotypes, *args, **more)
-        return trained, float(len(genotypes))
-
-    def decide(ground, *_):
-        return Decided(settings=ground.settings, cohort=4, trial_seconds=1.0, trial_bytes=2**20)
-
-    monkeypatch.setattr(workbench, "train_cohort", train)
-    monkeypatch.setattr(workbench, "decide", decide)
+def clocked(metered, monkeypatch, clock):
+    """What a study loses is read from the clock."""
     monkeypatch.setattr(driver, "LostTime", lambda path: LostTime(path, clock))
 
 
-@pytest.mark.usefixtures("metered")
+@pytest.mark.usefixtures("clocked")
 @pytest.mark.parametrize(("n_kills", "n_trials"), [(0, 8), (2, 6), (3, 4)])
 def test_kills_are_paid_for_by_the_time_budget(spec_of, tmp_path, clock, n_kills, n_trials):
     spec, study = spec_of(trials=8, time=26.5), Study(tmp_path / "study")

@@ -4,9 +4,7 @@ import optuna
 import pytest
 from study_factory import N_LAYERS, ledger_states, record_files, results, weights, write_jsonl
 
-from autopeft.engines import workbench
 from autopeft.engines.inline import InlineEngine
-from autopeft.engines.work import Decided
 from autopeft.errors import NoFeasibleTrialError
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
@@ -19,7 +17,6 @@ from autopeft.study.rungs import Rungs
 from autopeft.study.search import run_search
 from autopeft.study.setup import set_up
 from autopeft.study.starting import starts_of
-from autopeft.training.train import train_cohort
 
 
 @pytest.fixture
@@ -35,21 +32,6 @@ def jobs(monkeypatch):
 
     monkeypatch.setattr(InlineEngine, "submit", submit)
     return given
-
-
-@pytest.fixture
-def metered(monkeypatch):
-    """Every trial takes a second, by the probe and by the clock."""
-
-    def train(backbone, genotypes, *args, **more):
-        trained, _ = train_cohort(backbone, genotypes, *args, **more)
-        return trained, float(len(genotypes))
-
-    def decide(ground, *_):
-        return Decided(settings=ground.settings, cohort=4, trial_seconds=1.0, trial_bytes=2**20)
-
-    monkeypatch.setattr(workbench, "train_cohort", train)
-    monkeypatch.setattr(workbench, "decide", decide)
 
 
 class Plans(Silent):

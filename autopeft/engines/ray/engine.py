@@ -8,7 +8,7 @@ is lost loses its job alone, which is dispatched again.
 import json
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -215,12 +215,10 @@ class RayEngine:
         if theirs != versions():
             told = (f"{k} {theirs.get(k)} instead of {v}" for k, v in versions().items())
             raise DataError(f"{node} has other versions than the driver: {', '.join(told)}")
-        try:
+        with suppress(*LOST):  # a loss shows again in the answer that is waited for now
             for root in lacking:
                 for piece in pieces(root):
                     ray.get(slot.actor.receive.remote(piece.root, piece.name, piece.data))
-        except LOST:  # shows again in the answer that is waited for now
-            pass
         self._expect(slot, slot.actor.load.remote(self._work.model_dump_json()))
 
     def _loaded(self, slot: Slot, answer: Message) -> None:
