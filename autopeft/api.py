@@ -36,7 +36,11 @@ def search(
     training: Mapping[str, Any] | None = None,
     sampler: str = "tpe",
     warm_start: str | Path | None = None,
+    rungs: int = 3,
+    seeds: int = 3,
     seed: int = 0,
+    engine: str | Mapping[str, Any] = "local",
+    storage: str | None = None,
     cache: bool = True,
     watcher: Watcher | None = None,
 ) -> Study:
@@ -59,7 +63,12 @@ def search(
         training: the `training` section of a study file.
         sampler: "tpe", "nsga2", "gp" or "random".
         warm_start: a front.json, or the folder of a study, whose points are tried first.
+        rungs: levels of the training budget, from 30 trials on.
+        seeds: fresh ones in the final selection; 0 for none.
         seed: of everything.
+        engine: "local", "ray" for a cluster, or the `engine` section of a study file, such as
+            `{"kind": "ray", "address": "head:6379", "gpus_per_worker": 0.5}`.
+        storage: URL of a PostgreSQL server that keeps the study in place of a file.
         cache: what studies beside `out` have measured already is not trained again.
         watcher: is told what happens.
 
@@ -86,7 +95,11 @@ def search(
         "training": dict(training or {}),
         "sampler": sampler,
         "warm_start": None if warm_start is None else str(warm_start),
+        "rungs": rungs,
+        "selection": {"seeds": seeds},
         "seed": seed,
+        "engine": {"kind": engine} if isinstance(engine, str) else dict(engine),
+        "storage": storage,
         "cache": cache,
     }
     spec = yaml.validate(StudySpec, yaml.Document("arguments", values, {}))

@@ -17,6 +17,7 @@ import autopeft
 from autopeft.errors import ConfigError, DataError
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
+from autopeft.study.spec import load_study_spec
 from autopeft.tasks.guess import data_section
 
 TRAINING = {
@@ -76,6 +77,13 @@ def test_data_as_a_mapping_is_the_same_search(by_folder, search, data_folder, tm
     assert results(search(data, str(tmp_path / "study"))) == results(by_folder)
 
 
+def test_search_takes_an_engine(by_folder, search, data_folder, tmp_path):
+    study = search(data_folder, tmp_path / "study", engine={"workers": 0}, seeds=0, rungs=1)
+    assert [r["metrics"] for r in results(study)] == [r["metrics"] for r in results(by_folder)][:3]
+    spec = load_study_spec(study.spec_file)
+    assert (spec.engine.workers, spec.selection.seeds, spec.rungs) == (0, 0, 1)
+
+
 def test_search_is_quiet(search, data_folder, tmp_path, capfd):
     optuna.logging.set_verbosity(optuna.logging.INFO)
     search(data_folder, tmp_path / "study", trials=1)
@@ -99,6 +107,12 @@ def test_search_continues(by_folder, search, data_folder, tmp_path):
         ({"training": {"epoch": 1}}, "arguments: training.epoch: unknown key; allowed: "),
         ({"task": "ranking"}, "arguments: task: 'ranking': has to be"),
         ({"space": "none"}, "space `none`: "),
+        ({"engine": "slurm"}, "arguments: engine.kind: 'slurm': has to be"),
+        ({"engine": {"kind": "ray", "workers": 0}}, "arguments: engine: `workers: 0` is the driv"),
+        ({"engine": {"adress": "auto"}}, "arguments: engine.adress: unknown key; allowed: "),
+        ({"storage": "sqlite:///x.db"}, "arguments: storage: "),
+        ({"rungs": 0}, "arguments: rungs: 0: has to be"),
+        ({"seeds": -1}, "arguments: selection.seeds: -1: has to be"),
         ({"data": {"train": "t.jsonl", "valid": "v.jsonl"}}, "arguments: data.valid: unknown key"),
     ],
 )

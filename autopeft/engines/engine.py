@@ -15,7 +15,20 @@ Stepped = Callable[[tuple[int, ...], int, int], None]
 """Called with the trials of a cohort, steps done, steps in all."""
 
 
-class Engine(Protocol):
+class JobTaker(Protocol):
+    """What jobs are given to."""
+
+    @property
+    def n_workers(self) -> int:
+        """Jobs that run at the same time; known once loaded."""
+        ...
+
+    def submit(self, job: Job, wanted: Collection[int]) -> None:
+        """Take a job; records are brought of the trials in `wanted`."""
+        ...
+
+
+class Engine(JobTaker, Protocol):
     """Runs jobs.
 
     In this order: `load`; for a new study `decide`, and perhaps `calibrate`; `begin`, then jobs,
@@ -29,11 +42,6 @@ class Engine(Protocol):
             ConfigError: something does not fit together.
             DataError: data or model cannot be used.
         """
-        ...
-
-    @property
-    def n_workers(self) -> int:
-        """Jobs that run at the same time; known once loaded."""
         ...
 
     def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
@@ -50,10 +58,6 @@ class Engine(Protocol):
 
     def begin(self, decided: Decided, folder: Path) -> None:
         """Get ready for jobs, whose weights go below `folder`."""
-        ...
-
-    def submit(self, job: Job, wanted: Collection[int]) -> None:
-        """Take a job; records are brought of the trials in `wanted`."""
         ...
 
     def results(self, stepped: Stepped) -> Iterator[Record]:

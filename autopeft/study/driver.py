@@ -1,10 +1,10 @@
 """The driver: sends jobs to the engine; keeps jobs, records, ledger, front and final selection."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from autopeft.engines.engine import Engine
+from autopeft.engines.engine import JobTaker, Stepped
 from autopeft.engines.job import Job, paused_file
 from autopeft.errors import DataError, NoFeasibleTrialError, TooManyFailuresError
 from autopeft.front import Front, write_front
@@ -36,7 +36,7 @@ class Driver:
         setup: what is searched.
         manifest: how it is computed.
         ledger: open.
-        engine: ready for jobs.
+        engine: takes jobs.
         watcher: is told what happens.
         cache: what other studies have measured; None if that is not wanted.
     """
@@ -45,7 +45,7 @@ class Driver:
     setup: Setup
     manifest: Manifest
     ledger: Ledger
-    engine: Engine
+    engine: JobTaker
     watcher: Watcher
     cache: RecordCache | None = None
     known: Known = field(init=False)
@@ -97,25 +97,26 @@ class Driver:
             notes=self.setup.notes,
         )
 
-    def run(self) -> None:
+    def run(self, results: Callable[[Stepped], Iterator[Record]]) -> None:
         """Train until the budget is spent.
+
+        Args:
+            results: the engine's, which brings the records of the jobs it has taken.
 
         Raises:
             NoFeasibleTrialError: nothing fits the budgets.
             TooManyFailuresError: the last trials all failed.
             DataError: the study cannot go on, because the disk is full for example.
         """
-        self._settle()
+        self.settle()
         try:
-            self._dispatch()
-            for record in self.engine.results(self._stepped):
-                self._keep(record)
-                self._check_failures()
-                self._dispatch()
+            self.dispatch()
+            for record in results(self._stepped):
+                self.take(record)
         finally:
             with suppress(DataError):  # what was raised before says more
                 self._lost.write()
-        self._finish()
+        self.finish()
         if any(record.state == "complete" for record in self.known.records.values()):
             return
         if self.known.records:
@@ -130,7 +131,7 @@ class Driver:
         self._lost.note()
         self.watcher.stepped(trials, step, steps)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Bring what follows from jobs and records up to date, wherever the last driver ended."""
         self.ledger.check(self.known.jobs)
         for job in self.known.jobs:
@@ -140,7 +141,18 @@ class Driver:
         if self.known.records:
             self._publish()
 
-    def _dispatch(self) -> None:
+    def take(self, record: Record) -> None:
+        """Keep a record that the engine brought, and go on.
+
+        Raises:
+            TooManyFailuresError: the last trials all failed.
+            DataError: it cannot be written.
+        """
+        self._keep(record)
+        self._check_failures()
+        self.dispatch()
+
+    def dispatch(self) -> None:
         """Keep all workers busy."""
         while self._n_running() < self.engine.n_workers and not self._is_measuring():
             index = self._next_job()
@@ -241,7 +253,7 @@ class Driver:
         self._tidy(front)
         return front
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Close what will not go on, and say what the final selection found."""
         if self._rungs.top:
             for record in self.known.ordered:

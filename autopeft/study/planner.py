@@ -217,8 +217,7 @@ class Planner:
 
     def _job(self, trials: Sequence[JobTrial], rung: int, replicate: int) -> Job:
         order_seed = seed_of(self._spec.seed, "order", str(replicate))
-        until = None if rung == self._rungs.top else self._rungs.steps[rung]
-        return Job(tuple(trials), rung, replicate, order_seed, until)
+        return Job(tuple(trials), rung, replicate, order_seed, self._rungs.until(rung))
 
     def _affordable(self, known: Known) -> int:
         """How many new trials the time left pays for, promotions included."""

@@ -41,6 +41,10 @@ class Rungs:
         below = self.steps[rung - 1] if rung else 0
         return (self.steps[rung] - below) / self.steps[-1]
 
+    def until(self, rung: int) -> int | None:
+        """Where the training of a job for this rung ends; None for the end of all."""
+        return None if rung == self.top else self.steps[rung]
+
     @property
     def mean_share(self) -> float:
         """The part of a whole training that a trial takes in the mean, promotions included."""
@@ -69,7 +73,7 @@ class Rungs:
             By rung, the highest first; rungs for which nobody waits are left out.
         """
         standings = [
-            _standing(record, metric, costs)
+            standing_of(record, metric, costs)
             for record in records
             if record.replicate == 0 and record.is_searched
         ]
@@ -123,7 +127,14 @@ def next_replicate(
     return None
 
 
-def _standing(record: Record, metric: str, names: Sequence[CostName]) -> Standing:
+def standing_of(record: Record, metric: str, names: Sequence[CostName]) -> Standing:
+    """What a record of the search says to the promotion rule.
+
+    Args:
+        record: of one trial at one rung.
+        metric: the study's quality.
+        names: what it optimises beside, the one by which trials are binned first.
+    """
     if record.state == "failed":
         return Standing(record.trial, record.rung, 0, None)
     costs = {name: cost_of(record, name) for name in names}

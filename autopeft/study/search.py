@@ -2,39 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from autopeft.engines.engine import Engine
 from autopeft.engines.local import LocalEngine
 from autopeft.errors import ConfigError, DiskFullError
-from autopeft.files import remove_temporaries, write_atomic
-from autopeft.space.genotype import Genotype
-from autopeft.space.shipped import shipped_spaces
-from autopeft.space.spec import SpaceSpec
 from autopeft.study.cache import FOLDER, RecordCache, conditions_of
-from autopeft.study.driver import Driver, check_time
+from autopeft.study.driver import Driver
 from autopeft.study.events import Silent, Watcher
 from autopeft.study.folder import Study
-from autopeft.study.ledger import Ledger
 from autopeft.study.lock import locked
-from autopeft.study.manifest import (
-    Manifest,
-    check_same,
-    new_manifest,
-    read_manifest,
-    write_manifest,
-)
-from autopeft.study.propose import propose
-from autopeft.study.rungs import rungs_of
-from autopeft.study.setup import Setup, read_space, set_up
+from autopeft.study.prepared import Prepared, prepared
+from autopeft.study.setup import read_space, set_up
 from autopeft.study.spec import StudySpec
 from autopeft.study.storage import check_local
-from autopeft.study.warm_start import read_warm_start, write_copy
-from autopeft.study.write import spec_yaml
-
-DRAWS = 16
-"""Proposals among which one is looked for that can share a cohort."""
+from autopeft.study.warm_start import read_warm_start
 
 
 def run_search(
@@ -68,20 +50,45 @@ def run_search(
         closing(make_engine(spec.resolved(base))) as engine,
     ):
         setup = set_up(spec.resolved(base), space, engine.load(), front)
-        manifest = _manifest(study, setup, engine)
-        setup = setup.knowing(manifest.costs)
+        ready = prepared(study, setup, engine, spec.training.cohort)
         if stale is not None:
             note = f"the last search on this folder was killed ({stale}); it is continued"
-            setup = replace(setup, notes=(*setup.notes, note))
-        _write_specs(study, setup, space)
-        engine.begin(manifest.decided, out)
-        with closing(_ledger(study, manifest, spec)) as ledger:
+            ready = ready.noting(note)
+        engine.begin(ready.manifest.decided, out)
+        with closing(ready.ledger()) as ledger:
             watcher = watcher or Silent()
-            cache = _cache(study, setup, manifest, watcher) if spec.cache else None
-            driver = Driver(study, setup, manifest, ledger, engine, watcher, cache)
+            cache = _cache(ready, watcher) if spec.cache else None
+            driver = Driver(study, ready.setup, ready.manifest, ledger, engine, watcher, cache)
             driver.watcher.planned(driver.plan())
-            driver.run()
+            driver.run(engine.results)
     return study
+
+
+def prepare(spec: StudySpec, out: Path, *, base: Path | None = None) -> Prepared:
+    """Make a study up to its first trial, for whoever trains them by other means, one at a time.
+
+    Model and data are loaded once, where the study's engine would train.
+
+    Args:
+        spec: the study.
+        out: its folder; one that was prepared before is read again, and has to be the same study.
+        base: folder that relative paths in `spec` start from; the working folder by default.
+
+    Raises:
+        ConfigError: the study is not valid, or the folder holds another one.
+        DataError: data or model cannot be used, or a search is running on the folder.
+        NoFeasibleTrialError: nothing in the space fits the budget.
+    """
+    base = base or Path.cwd()
+    study = Study(out)
+    study.check_usable()
+    space = read_space(spec, base, out)
+    front = read_warm_start(spec.resolved(base).warm_start, out)
+    with _pausing(study), locked(out), closing(make_engine(spec.resolved(base))) as engine:
+        setup = set_up(spec.resolved(base), space, engine.load(), front)
+        ready = prepared(study, setup, engine, 1)
+        ready.write_facts()
+    return ready
 
 
 def make_engine(spec: StudySpec) -> Engine:
@@ -140,71 +147,13 @@ def _pausing(study: Study) -> Iterator[None]:
         ) from error
 
 
-def _manifest(study: Study, setup: Setup, engine: Engine) -> Manifest:
-    """That of the folder if it is the same study, otherwise a new one."""
-    if study.manifest_file.exists():
-        manifest = read_manifest(study.manifest_file)
-        check_same(study.manifest_file, manifest, setup.fingerprint)
-        for folder in (study.folder, *(study.folder / name for name in ("jobs", "records"))):
-            remove_temporaries(folder)
-        return manifest
-    decided = engine.decide(_typical(setup), setup.spec.training.cohort)
-    check_time(setup.spec, decided.trial_seconds)
-    spec = setup.spec
-    if spec.predicts:
-        costs = engine.calibrate(decided.settings, setup.probes)
-        decided = decided.model_copy(update={"costs": costs})
-        setup.knowing(costs)  # or refuse the study before it has begun
-    rungs = rungs_of(setup.steps, spec.budget.trials, spec.rungs, spec.reduction)
-    manifest = new_manifest(
-        setup.fingerprint,
-        setup.facts,
-        decided,
-        max_params=setup.space.max_params,
-        rung_steps=rungs.steps,
-    )
-    write_manifest(study.manifest_file, manifest)
-    return manifest
-
-
-def _typical(setup: Setup) -> list[Genotype]:
-    """Genotypes that say how large cohorts can be; what has no company only if all are so."""
-    with_ops = [start.genotype for start in setup.starts.first if start.genotype.ops]
-    if together := [genotype for genotype in with_ops if not genotype.alone]:
-        return together
-    seed = setup.spec.seed
-    drawn = [
-        propose(setup.space, "random", seed=seed, slot=slot, history=[], taken=()).genotype
-        for slot in range(DRAWS)
-    ]
-    together = [genotype for genotype in drawn if not genotype.alone]
-    return together[:1] or with_ops or drawn[:1]
-
-
-def _cache(study: Study, setup: Setup, manifest: Manifest, watcher: Watcher) -> RecordCache:
+def _cache(ready: Prepared, watcher: Watcher) -> RecordCache:
     """That of the folder which the study's folder lies in."""
+    folder = ready.study.folder
     return RecordCache(
-        study.folder.absolute().parent / FOLDER,
-        study.folder,
-        name=manifest.study,
-        conditions=conditions_of(setup, manifest),
+        folder.absolute().parent / FOLDER,
+        folder,
+        name=ready.manifest.study,
+        conditions=conditions_of(ready.setup, ready.manifest),
         note=watcher.noted,
     )
-
-
-def _ledger(study: Study, manifest: Manifest, spec: StudySpec) -> Ledger:
-    n_costs = len(spec.costs)
-    if spec.storage is None:
-        return Ledger(study.database, n_costs=n_costs)
-    return Ledger(spec.storage, manifest.study, n_costs)
-
-
-def _write_specs(study: Study, setup: Setup, space: SpaceSpec) -> None:
-    """Write study and space file; they follow from what was given, so a lost one comes back."""
-    spec = setup.spec
-    if spec.space not in shipped_spaces():  # the folder is to be whole without the file it names
-        spec = spec.model_copy(update={"space": "space.yaml"})
-    if setup.warm_start is not None:
-        spec = spec.model_copy(update={"warm_start": write_copy(study.folder, setup.warm_start)})
-    write_atomic(study.space_file, spec_yaml(space))
-    write_atomic(study.spec_file, spec_yaml(spec))
