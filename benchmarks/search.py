@@ -11,6 +11,7 @@ trials score on test rows that no search sees.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import print_table, write_result
-from numpy.typing import NDArray
+from common import write_result
 from report import EMBEDDED
 from scipy import stats
 from search_bench import (
@@ -33,6 +33,7 @@ from search_bench import (
     study_spec,
     write_rows,
 )
+from search_curves import Step, compare, show
 from search_estimates import regrets
 
 from autopeft.demo.model import embedded_model
@@ -47,7 +48,7 @@ from autopeft.study.planner import Known, Planner
 from autopeft.study.promote import rung_steps
 from autopeft.study.rungs import Rungs, rungs_of
 from autopeft.study.setup import Setup, set_up
-from autopeft.study.spec import SamplerName, StudySpec
+from autopeft.study.spec import DEFAULT_METHODS, SamplerName, StudySpec
 
 HERE = Path(__file__).parent
 TABLE, FACTS, SPACE = "trec.jsonl", "trec.json", "space.yaml"
@@ -62,47 +63,39 @@ class Strategy:
         rungs: of the study file.
         lessons: which rung the sampler learns from.
         too_low: there are rungs that a study leaves out as too low.
+        methods: known ones that it tries beside what the sampler proposes.
     """
 
     sampler: SamplerName
     rungs: int
     lessons: Lessons = lowest_rung
     too_low: bool = False
+    methods: tuple[str, ...] = ()
 
     @property
     def spec(self) -> dict[str, Any]:
         """What it changes in a study file."""
-        return {"sampler": self.sampler, "rungs": self.rungs}
+        return {"sampler": self.sampler, "rungs": self.rungs, "methods": self.methods}
 
 
-STRATEGIES = {
-    "ours": Strategy("tpe", 3),
-    "ours, highest rung": Strategy("tpe", 3, highest_rung()),
-    "ours, three rungs": Strategy("tpe", 3, too_low=True),
+REPLAYED = {
+    "tpe with rungs": Strategy("tpe", 3),
+    "tpe with rungs, highest": Strategy("tpe", 3, highest_rung()),
+    "tpe with three rungs": Strategy("tpe", 3, too_low=True),
     "tpe": Strategy("tpe", 1),
     "random": Strategy("random", 1),
     "random with rungs": Strategy("random", 3),
     "nsga2": Strategy("nsga2", 1),
 }
-LIVE = ("ours", "tpe", "random")
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Step:
-    """A study after one of its jobs.
-
-    Attributes:
-        trainings: cost so far, in whole trainings.
-        seconds: cost so far, as measured.
-        test: hypervolume of its front on the test rows.
-        search: the same on the search rows.
-    """
-
-    trainings: float
-    seconds: float
-    test: float
-    search: float
+REGRETTED = ("tpe with rungs", "tpe", "random")
+LIVE = {
+    # as a study does by default, but for the head alone, which no sampler can propose: on the
+    # logarithmic axis of parameters it would be half of the hypervolume
+    "ours": Strategy("tpe", 3, methods=tuple(m for m in DEFAULT_METHODS if m != "head")),
+    "tpe with rungs": Strategy("tpe", 3),
+    "tpe": Strategy("tpe", 1),
+    "random": Strategy("random", 1),
+}
 
 
 def run_study(
@@ -116,9 +109,15 @@ def run_study(
     planner = Planner(
         setup, rungs, trial_seconds=1.0, cohort=cohort, n_workers=1, lessons=strategy.lessons
     )
-    known, tops, steps = Known([], {}), {}, []
+    known, tops = Known([], {}), dict[int, Scored]()
+    steps: list[Step] = []
     trainings = seconds = 0.0
-    while (job := planner.next_job(known)) is not None:
+    while True:
+        began = time.process_time()
+        job = planner.next_job(known)
+        seconds += time.process_time() - began
+        if job is None:
+            return steps, known.ordered
         known.jobs.append(job)
         for item in fetch(job, rungs):
             tops[item.record.trial] = item
@@ -129,7 +128,6 @@ def run_study(
         tested = [(p.trainable_params, tops[p.trial].test_quality) for p in front.points]
         test = hypervolume(tested, setup.space.max_params)
         steps.append(Step(trainings, seconds, test, front.hypervolume))
-    return steps, known.ordered
 
 
 def make_table(args: argparse.Namespace) -> None:
@@ -163,7 +161,7 @@ def replay(args: argparse.Namespace) -> dict[str, Any]:
     space = load_space(SPACE, HERE / "table")
     curves: dict[str, list[list[Step]]] = {}
     studies: dict[str, list[list[Record]]] = {}
-    for name, strategy in STRATEGIES.items():
+    for name, strategy in REPLAYED.items():
         for seed in range(args.seeds):
             budget = base.budget.model_copy(update={"trials": args.trials})
             update = {**strategy.spec, "seed": seed, "budget": budget}
@@ -177,9 +175,7 @@ def replay(args: argparse.Namespace) -> dict[str, Any]:
         "trials": args.trials,
         "seeds": args.seeds,
         "rungs": _agreement(table),
-        "regrets": {
-            name: regrets(studies[name], table, facts.shape) for name in ("ours", "tpe", "random")
-        },
+        "regrets": {name: regrets(studies[name], table, facts.shape) for name in REGRETTED},
         **compare(curves),
     }
 
@@ -191,8 +187,7 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
     n_search = write_rows(args.data, rows, folder)
     curves: dict[str, list[list[Step]]] = {}
     for seed in range(args.seeds):
-        for name in LIVE:
-            strategy = STRATEGIES[name]
+        for name, strategy in LIVE.items():
             spec = _spec(
                 args, folder, trials=args.trials, cohort=args.cohort, seed=seed, **strategy.spec
             )
@@ -205,66 +200,8 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
             fetch = partial(_from_bench, bench, kept)
             steps, _ = run_study(setup, strategy, args.cohort, fetch)
             curves.setdefault(name, []).append(steps)
-            print(f"seed {seed}  {name:8} {steps[-1]}", file=sys.stderr)
+            print(f"seed {seed}  {name:14} {steps[-1]}", file=sys.stderr)
     return {"trials": args.trials, "seeds": args.seeds, "space": args.space, **compare(curves)}
-
-
-def compare(curves: Mapping[str, Sequence[Sequence[Step]]]) -> dict[str, Any]:
-    """Where each strategy ends, and at what part of plain TPE's cost it is as far as that ends.
-
-    The cost ratio is that of the mean curves; its interval is a bootstrap over studies.
-    """
-    result: dict[str, Any] = {}
-    rng = np.random.default_rng(0)
-    for name, studies in curves.items():
-        ends = np.array([study[-1].test for study in studies])
-        result[name] = {
-            "hypervolume": float(ends.mean()),
-            "stderr": float(stats.sem(ends)) if len(ends) > 1 else None,
-            "trainings": float(np.mean([study[-1].trainings for study in studies])),
-            "seconds": float(np.mean([study[-1].seconds for study in studies])),
-            "curves": [[[round(s.trainings, 3), round(s.test, 5)] for s in one] for one in studies],
-        }
-        for unit in ("trainings", "seconds"):
-            ratios = [
-                _cost_ratio(_drawn(studies, rng), _drawn(curves["tpe"], rng), unit)
-                for _ in range(RESAMPLES)
-            ]
-            result[name][f"cost_of_tpe_{unit}"] = {
-                "ratio": _cost_ratio(studies, curves["tpe"], unit),
-                "low": _quantile(ratios, 0.025),
-                "high": _quantile(ratios, 0.975),
-            }
-    return {"strategies": result}
-
-
-def _cost_ratio(
-    studies: Sequence[Sequence[Step]], plain: Sequence[Sequence[Step]], unit: str
-) -> float | None:
-    """Cost at which the mean curve is where plain TPE ends, as a part of its cost; or None."""
-    goal = float(np.mean([study[-1].test for study in plain]))
-    whole = float(np.mean([getattr(study[-1], unit) for study in plain]))
-    grid = np.linspace(0, whole, 1001)[1:]
-    mean = np.mean([_curve(study, unit, grid) for study in studies], axis=0)
-    reached = np.flatnonzero(mean >= goal - 1e-12)
-    return float(grid[reached[0]] / whole) if len(reached) else None
-
-
-def _curve(study: Sequence[Step], unit: str, grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    costs = np.array([getattr(step, unit) for step in study])
-    values = np.array([0.0, *(step.test for step in study)])
-    return values[np.searchsorted(costs, grid + 1e-9, side="right")]
-
-
-def _drawn(studies: Sequence[Sequence[Step]], rng: np.random.Generator) -> list[Sequence[Step]]:
-    return [studies[i] for i in rng.integers(len(studies), size=len(studies))]
-
-
-def _quantile(ratios: Sequence[float | None], level: float) -> float | None:
-    """Of ratios; one that was not reached is larger than all others."""
-    values = [np.inf if ratio is None else ratio for ratio in ratios]
-    found = float(np.quantile(values, level, method="nearest"))
-    return found if np.isfinite(found) else None
 
 
 def _agreement(table: Mapping[tuple[str, int], Scored]) -> dict[str, dict[str, float]]:
@@ -277,11 +214,15 @@ def _agreement(table: Mapping[tuple[str, int], Scored]) -> dict[str, dict[str, f
 
     final = [table[key, every[-1]].test_quality for key in hashes]
     return {
-        str(steps): {
-            "tau_with_top_search": float(stats.kendalltau(seen(steps), seen(every[-1])).statistic),
-            "tau_with_top_test": float(stats.kendalltau(seen(steps), final).statistic),
+        name: {
+            "tau_with_top_search": float(stats.kendalltau(found, seen(every[-1])).statistic),
+            "tau_with_top_test": float(stats.kendalltau(found, final).statistic),
         }
-        for steps in every
+        for name, found in {
+            **{str(steps): seen(steps) for steps in every},
+            "mean of all": np.mean([seen(steps) for steps in every], axis=0),
+            "mean of all but the lowest": np.mean([seen(s) for s in every[1:]], axis=0),
+        }.items()
     }
 
 
@@ -319,6 +260,8 @@ def _spec(
         "batch_size": args.batch_size,
         "max_length": args.max_length,
         "cohort": cohort,
+        "precision": args.precision,
+        "attention": args.attention,
     }
     return study_spec(
         str(embedded_model()),
@@ -345,25 +288,6 @@ def _write_facts(path: Path, spec: StudySpec, facts: Facts, precision: str, rows
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def _show(result: Mapping[str, Any]) -> None:
-    lines = []
-    for name, one in result["strategies"].items():
-        ratio = one["cost_of_tpe_trainings"]
-        cells = [ratio[key] for key in ("ratio", "low", "high")]
-        lines.append(
-            [
-                name,
-                f"{one['hypervolume']:.4f}",
-                f"{one['stderr'] or 0:.4f}",
-                f"{one['trainings']:.1f}",
-                f"{one['seconds']:.0f}",
-                *("never" if cell is None else f"{cell:.2f}" for cell in cells),
-            ]
-        )
-    header = ["strategy", "hypervolume", "stderr", "trainings", "s", "of TPE's cost", "low", "high"]
-    print_table(header, lines)
-
-
 def main() -> None:
     """Run one of the three parts."""
     parser = argparse.ArgumentParser(
@@ -385,13 +309,15 @@ def main() -> None:
     add("--batch-size", type=int, default=16)
     add("--max-length", type=int, default=48)
     add("--max-params", default="2%")
+    add("--precision", default="auto", help="fp32, bf16, or what is measured to be faster")
+    add("--attention", default="auto", help="eager, sdpa, or what is measured to be faster")
     add("--out", type=Path, help="result (default: results/search_PART.json)")
     args = parser.parse_args()
     if args.part == "table":
         make_table(args)
         return
     result = {"replay": replay, "live": live}[args.part](args)
-    _show(result)
+    show(result)
     out = args.out or HERE / "results" / f"search_{args.part}.json"
     write_result(out, {"benchmark": f"search {args.part}", **result})
 

@@ -7,6 +7,7 @@ pass, as one split whose row scores are parted afterwards.
 import json
 import math
 import random
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -122,13 +123,16 @@ class Bench:
         return decided
 
     def run(self, job: Job, wanted: Collection[int]) -> Iterator[Scored]:
-        """Train and score a job; weights are not kept."""
+        """Train and score a job; weights are not kept. Seconds are processor time."""
         for part in job.parts():
             mine = set(wanted) & set(part.numbers)
-            for record in self._bench.run(part, mine, lambda _, __: None):
+            began = time.process_time()
+            records = list(self._bench.run(part, mine, lambda _, __: None))
+            each = (time.process_time() - began) / len(part.trials)
+            for record in records:
                 if record.weights is not None:
                     (self._folder / record.weights).unlink()
-                yield part_rows(record, self._n_search)
+                yield part_rows(replace(record, seconds=each), self._n_search)
 
 
 def part_rows(record: Record, n_search: int) -> Scored:

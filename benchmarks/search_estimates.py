@@ -1,4 +1,4 @@
-"""What is picked from a study by raw and by shrunken scores, and what it is worth on test rows."""
+"""What is picked from a study by raw, pooled and shrunken scores, and its worth on test rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,19 +25,24 @@ def regrets(
         shape: of the model.
 
     Returns:
-        For the best score and for the cheapest within one standard error of it, by raw and by
-        shrunken scores: the mean regret with its standard error, and the paired difference.
+        For the best score and for the cheapest within one standard error of it, by raw, pooled and
+        shrunken scores: the mean regret with its standard error, and the paired differences to
+        raw scores. And Kendall's tau of each with the test scores.
     """
     top = max(steps for _, steps in table)
     truth = {key: item.test_quality for (key, steps), item in table.items() if steps == top}
     best = max(truth.values())
     lost: dict[tuple[str, str], list[float]] = {}
-    agreement: dict[str, list[float]] = {"raw": [], "shrunken": []}
+    agreement: dict[str, list[float]] = {"raw": [], "pooled": [], "shrunken": []}
     for records in studies:
         raw, hashes, params = _raw(records), {}, {}
         for record in records:
             hashes[record.trial], params[record.trial] = record.hash, record.trainable_params
-        scores = {"raw": raw, "shrunken": shrink(scores_of(records, shape))}
+        scores = {
+            "raw": raw,
+            "pooled": _pooled(records),
+            "shrunken": shrink(scores_of(records, shape)),
+        }
         for name, found in scores.items():
             for rule, trial in (("best", _best(found)), ("cheapest", _cheapest(found, params))):
                 lost.setdefault((rule, name), []).append(best - truth[hashes[trial]])
@@ -50,12 +55,11 @@ def regrets(
             )
     result: dict[str, Any] = {"tau_with_test": {k: _told(v) for k, v in agreement.items()}}
     for rule in ("best", "cheapest"):
-        one, other = np.array(lost[rule, "raw"]), np.array(lost[rule, "shrunken"])
-        result[rule] = {
-            "raw": _told(one),
-            "shrunken": _told(other),
-            "raw_minus_shrunken": _told(one - other),
-        }
+        raw_lost = np.array(lost[rule, "raw"])
+        result[rule] = {"raw": _told(raw_lost)}
+        for name in ("pooled", "shrunken"):
+            other = np.array(lost[rule, name])
+            result[rule] |= {name: _told(other), f"raw_minus_{name}": _told(raw_lost - other)}
     return result
 
 
@@ -78,6 +82,29 @@ def _raw(records: Sequence[Record]) -> dict[int, Shrunken]:
     """Each trial's score at its highest rung."""
     ordered = sorted(records, key=lambda record: record.rung)
     return {r.trial: Shrunken(r.metrics[METRIC].value, r.metrics[METRIC].stderr) for r in ordered}
+
+
+def _pooled(records: Sequence[Record]) -> dict[int, Shrunken]:
+    """Each trial's mean score over its rungs, those below moved by what trials gained from there.
+
+    The rows are the same at every rung, so the standard error stays what it is at the highest.
+    """
+    by_trial: dict[int, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.rung):
+        by_trial.setdefault(record.trial, []).append(record)
+    values = [[r.metrics[METRIC].value for r in own] for own in by_trial.values()]
+    gains: dict[tuple[int, int], list[float]] = {}
+    for own in values:
+        for rung, value in enumerate(own):
+            gains.setdefault((len(own) - 1, rung), []).append(own[-1] - value)
+    moved = {key: float(np.mean(gain)) for key, gain in gains.items()}
+    return {
+        trial: Shrunken(
+            float(np.mean([v + moved[len(own) - 1, rung] for rung, v in enumerate(own)])),
+            by_trial[trial][-1].metrics[METRIC].stderr,
+        )
+        for trial, own in zip(by_trial, values, strict=True)
+    }
 
 
 def _best(found: Mapping[int, Shrunken]) -> int:
