@@ -205,14 +205,25 @@ def front_of(
 def points_of(records: Iterable[Record], metric: str, max_params: int) -> list[Point]:
     """Every usable trial of a search as a point without words, as `front_of` sees it.
 
+    Full fine-tuning is a baseline and none of them, whatever the budget.
+
     Raises:
         DataError: records that cannot be compared, see the message.
     """
     return [
         _point_of(group, metric)
         for group in _comparable(records)
-        if group[0].trainable_params <= max_params
+        if group[0].trainable_params <= max_params and not group[0].is_full
     ]
+
+
+def full_points_of(records: Iterable[Record], metric: str) -> list[Point]:
+    """The trials of full fine-tuning, as `points_of` tells the others.
+
+    Raises:
+        DataError: records that cannot be compared, see the message.
+    """
+    return [_point_of(group, metric) for group in _comparable(records) if group[0].is_full]
 
 
 def hypervolume(values: Sequence[tuple[int, float]], max_params: int) -> float:

@@ -171,6 +171,11 @@ class Record:
         return self.split not in UNSEEN
 
     @property
+    def is_full(self) -> bool:
+        """It is of full fine-tuning: a baseline, which no budget, front or promotion counts."""
+        return bool(self.genotype.get("full"))
+
+    @property
     def stored_genotype(self) -> dict[str, Any]:
         """The genotype that the weights are of."""
         return self.genotype if self.stored is None else self.stored

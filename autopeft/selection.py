@@ -18,7 +18,7 @@ SELECTION_VERSION = 1
 LEVEL = 0.05
 """Chance that something is said to beat LoRA where nothing does."""
 
-Role = Literal["recommended", "front", "lora", "head", "method"]
+Role = Literal["recommended", "front", "lora", "head", "full", "method"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Contender:
     Attributes:
         trial: its number in the study.
         role: why it is there: what the search recommends, another point of its front, its best
-            LoRA, the head alone, or its best genotype of another single method.
+            LoRA, the head alone, full fine-tuning, or its best genotype of another single method.
         trainable_params: of its ops.
         fraction: `trainable_params` over the parameters of the backbone.
         summary: the genotype in words.
@@ -109,6 +109,7 @@ class Selection:
         comparisons: with tuned LoRA, by ascending p-value.
         recommended: trial of the cheapest contender within one standard error of the best; with
             several costs, of that with the least mean of them, each as a part of the largest.
+            Full fine-tuning is a baseline and no candidate.
         notes: what has to be known beside, a sentence each.
     """
 
@@ -125,7 +126,26 @@ class Selection:
 
     @property
     def verdict(self) -> str:
-        """Whether anything beats tuned LoRA at equal or fewer parameters, in words."""
+        """Whether anything beats tuned LoRA at equal or fewer parameters, in words.
+
+        And what full fine-tuning comes to, if it was there.
+        """
+        return " ".join(filter(None, (self._against_lora, self._beside_full)))
+
+    @property
+    def _beside_full(self) -> str:
+        full = next((item for item in self.contenders if item.role == "full"), None)
+        if full is None:
+            return ""
+        chosen = self.contender(self.recommended)
+        return (
+            f"Full fine-tuning, {full.trainable_params:,} parameters, comes to {full.quality:.4f} "
+            f"(95 % interval {full.low:.4f} to {full.high:.4f}); trial {chosen.trial} with "
+            f"{chosen.trainable_params:,} to {chosen.quality:.4f}."
+        )
+
+    @property
+    def _against_lora(self) -> str:
         loras = [item for item in self.contenders if item.role == "lora"]
         if not loras:
             return "There is no tuned LoRA to compare with."

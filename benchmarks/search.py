@@ -92,7 +92,6 @@ LIVE = {
     # as a study does by default, but for the head alone, which no sampler can propose: on the
     # logarithmic axis of parameters it would be half of the hypervolume
     "ours": Strategy("tpe", 3, methods=tuple(m for m in DEFAULT_METHODS if m != "head")),
-    "tpe with rungs": Strategy("tpe", 3),
     "tpe": Strategy("tpe", 1),
     "random": Strategy("random", 1),
 }

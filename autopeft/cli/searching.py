@@ -63,6 +63,10 @@ def search(
     seeds: Annotated[
         int | None, typer.Option(help="Fresh seeds in the final selection; 0 for none.")
     ] = None,
+    full_finetune: Annotated[
+        bool,
+        typer.Option("--full-finetune", help="Also train the whole backbone, as a baseline."),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
     engine: EngineOption = None,
     address: AddressOption = None,
@@ -91,6 +95,7 @@ def search(
             ("warm_start",): str(warm_start.absolute()) if warm_start else None,
             ("rungs",): rungs,
             ("selection", "seeds"): seeds,
+            ("full_finetune",): True if full_finetune else None,
             ("seed",): seed,
             ("budget", "max_params"): max_params,
             ("budget", "max_trained"): max_trained,

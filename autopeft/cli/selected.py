@@ -15,6 +15,7 @@ _ROLES = {
     "front": "front",
     "lora": "tuned LoRA",
     "head": "head only",
+    "full": "all weights",
     "method": "tuned method",
 }
 

@@ -164,7 +164,13 @@ def trial_infos(
 
 def _namer(shape: ModelShape | None) -> Callable[[Genotype], str | None]:
     names = {} if shape is None else named_methods(shape)
-    return lambda genotype: names.get(genotype.ops) if genotype.ops else "head"
+
+    def name(genotype: Genotype) -> str | None:
+        if genotype.ops:
+            return names.get(genotype.ops)
+        return "full fine-tuning" if genotype.full else "head"
+
+    return name
 
 
 def _trial_info(

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from autopeft.engines.work import Facts, Work
+from autopeft.errors import DataError
 from autopeft.model.backbone import Backbone, cast, load_backbone
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
@@ -78,6 +79,18 @@ class Ground:
             warmup=training.warmup,
             clip=training.clip,
         )
+
+    def another_backbone(self) -> Backbone:
+        """The same backbone, loaded once more in fp32, for who changes it.
+
+        Raises:
+            DataError: it cannot be loaded, or is another one by now.
+        """
+        n_outputs = max(1, len(self.dataset.label_names))
+        found = load_backbone(self.work.model, n_outputs, str(self.device))
+        if found.fingerprint != self.backbone.fingerprint:
+            raise DataError(f"model `{self.work.model}` has changed while the search ran")
+        return found
 
     def computing_in(self, precision: Precision) -> "Ground":
         """The same with the backbone's weights in another precision."""

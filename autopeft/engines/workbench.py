@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
@@ -30,6 +31,8 @@ from autopeft.tasks.encode import Encoded
 from autopeft.training.cohort import EVALUATION_FACTOR, Trained
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
+from autopeft.training.full import FLOATS_PER_PARAMETER as FULL_FLOATS
+from autopeft.training.full import train_full
 from autopeft.training.memory import available_bytes, is_out_of_memory, use_heap
 from autopeft.training.paused import Paused, read_paused, write_paused
 from autopeft.training.settings import TrainingSettings
@@ -121,9 +124,22 @@ class Workbench:
     def _run(self, job: Job, wanted: Collection[int], progress: Progress) -> Iterator[Record]:
         """Train a cohort that fits."""
         started = datetime.now(UTC)
+        _, scored, split = self._rows(job.replicate)
+        is_full = any(trial.genotype.full for trial in job.trials)
+        train = self._train_full if is_full else self._train
+        trained, seconds = train(job, progress)
+        for trial, result in zip(job.trials, trained, strict=True):
+            if trial.number in wanted:
+                progress(result.steps, result.steps)
+                labels = scored.labels.numpy()
+                each = seconds / len(trained)
+                yield self._measure(job, trial, result, labels, split, each, started)
+
+    def _train(self, job: Job, progress: Progress) -> tuple[list[Trained], float]:
+        """Train a cohort on the frozen backbone."""
         ground = self._ground
         train, scored, split = self._rows(job.replicate)
-        trained, seconds = train_cohort(
+        return train_cohort(
             ground.backbone,
             [trial.genotype for trial in job.trials],
             [trial.seed for trial in job.trials],
@@ -138,12 +154,31 @@ class Workbench:
             trial_bytes=self._trial_bytes(job),
             progress=progress,
         )
-        for trial, result in zip(job.trials, trained, strict=True):
-            if trial.number in wanted:
-                progress(result.steps, result.steps)
-                labels = scored.labels.numpy()
-                each = seconds / len(trained)
-                yield self._measure(job, trial, result, labels, split, each, started)
+
+    def _train_full(self, job: Job, progress: Progress) -> tuple[list[Trained], float]:
+        """Train the whole backbone, one that is loaded for this alone.
+
+        Raises:
+            MemoryError: there is too little memory for it.
+        """
+        (trial,) = job.trials
+        ground = self._ground
+        needed = 4 * FULL_FLOATS * trial.genotype.count_trained(ground.backbone.shape)
+        _check_free(needed, ground.device)
+        train, scored, _ = self._rows(job.replicate)
+        trained, seconds = train_full(
+            ground.another_backbone(),
+            trial.genotype,
+            trial.seed,
+            task=ground.task,
+            settings=self._decided.settings,
+            train=train,
+            validation=scored,
+            order_seed=job.order_seed,
+            until=job.until,
+            progress=progress,
+        )
+        return [trained], seconds
 
     def _rows(self, replicate: int) -> tuple[Encoded, Encoded, str]:
         """Rows to train and to score on; the same objects each time, as the cache needs them."""
@@ -175,11 +210,7 @@ class Workbench:
             settings=self._decided.settings,
             rows=ground.train,
         )
-        free = available_bytes(ground.device)
-        if expected > free:
-            raise MemoryError(
-                f"a trial of {expected / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
-            )
+        _check_free(expected, ground.device)
         return expected
 
     def _measure(
@@ -195,12 +226,12 @@ class Workbench:
         task = self._ground.task
         measured = task.metrics(result.predictions, labels) if result.finite else {}
         failure = failure_of(result, [item.value for item in measured.values()])
-        weights = None if failure else self._save(job, trial, result)
+        weights = None if failure or trial.genotype.full else self._save(job, trial, result)
         return record_of(
             job,
             trial,
             facts=self._facts,
-            precision=self._decided.precision,
+            precision="fp32" if trial.genotype.full else self._decided.precision,
             worker=self._worker,
             seconds=seconds,
             started=started,
@@ -220,7 +251,7 @@ class Workbench:
 
     def _alone(self, genotype: Genotype) -> dict[CostName, float]:
         """Costs of a finalist, nothing running beside it; memory is taken as it was predicted."""
-        if self._decided.costs is None:
+        if self._decided.costs is None or genotype.full:
             return {}
         use_heap("exact")
         try:
@@ -242,6 +273,19 @@ class Workbench:
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, data)
         return name, hashlib.sha256(data).hexdigest()
+
+
+def _check_free(expected: int, device: torch.device) -> None:
+    """Refuse a trial that is too large for the memory, before it takes any.
+
+    Raises:
+        MemoryError: it is.
+    """
+    free = available_bytes(device)
+    if expected > free:
+        raise MemoryError(
+            f"a trial of {expected / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
+        )
 
 
 def failure_of(result: Trained, values: Sequence[float]) -> Failure | None:

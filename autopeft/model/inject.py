@@ -316,6 +316,8 @@ def _check(genotypes: Sequence[Genotype], shape: ModelShape) -> None:
     """Refuse genotypes that do not fit the model, or not each other."""
     for genotype in genotypes:
         genotype.check_fits(shape)
+        if genotype.full:
+            raise ConfigError("full fine-tuning trains the backbone itself, nothing is attached")
         if len(genotypes) > 1 and any(op.write is Tap.EMBED for op in genotype.ops):
             raise ConfigError("a trial with a prompt has longer rows, and no company")
         if shape.n_encoder_layers and any(op.scale == "gated" for op in genotype.ops):

@@ -153,16 +153,18 @@ class Genotype:
         ops: the modifications; none of them is the head-only baseline.
         learning_rate: peak learning rate of AdamW.
         weight_decay: decoupled weight decay.
+        full: full fine-tuning, a baseline: the backbone itself is trained, and there are no ops.
 
     Raises:
-        ConfigError: two ops in one layer that are of one kind or become so, or sizes for another
-            depth.
+        ConfigError: two ops in one layer that are of one kind or become so, sizes for another
+            depth, or ops beside full fine-tuning.
     """
 
     n_layers: int
     ops: tuple[Op, ...]
     learning_rate: float
     weight_decay: float = 0.0
+    full: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -172,14 +174,23 @@ class Genotype:
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
         object.__setattr__(self, "weight_decay", abs(float(self.weight_decay)))  # -0.0 is 0.0
         object.__setattr__(self, "ops", _canonical(self.ops, self.n_layers))
+        if self.full and self.ops:
+            raise ConfigError("full fine-tuning trains the backbone itself and has no ops")
 
     def count_params(self, shape: ModelShape) -> int:
-        """Parameters of the ops as they are stored, in closed form; the head is counted apart."""
+        """Parameters of the ops as they are stored, in closed form; the head is counted apart.
+
+        Of full fine-tuning those of the backbone.
+        """
+        if self.full:
+            return shape.backbone_params
         in_layers = sum(op.params_in_layer(size, shape) for op in self.ops for size in op.sizes)
         return in_layers + shared_params(op.stored.form for op in self.ops)
 
     def count_trained(self, shape: ModelShape) -> int:
         """Parameters of the ops that are trained; what is stored of some methods is less."""
+        if self.full:
+            return shape.backbone_params
         in_layers = sum(op.trained_in_layer(size, shape) for op in self.ops for size in op.sizes)
         largest: dict[Form, int] = {}
         for op in self.ops:
@@ -190,11 +201,13 @@ class Genotype:
     @property
     def alone(self) -> bool:
         """It cannot share a cohort: it is too large while training, or its rows are longer."""
-        return any(FORMS[op.form].alone for op in self.ops)
+        return self.full or any(FORMS[op.form].alone for op in self.ops)
 
     @property
     def fork(self) -> int:
         """The lowest layer with an op, below which the model is as pretrained; else the depth."""
+        if self.full:
+            return 0
         return min(
             (layer for op in self.ops for layer, size in enumerate(op.sizes) if size),
             default=self.n_layers,
@@ -238,6 +251,7 @@ class Genotype:
             "n_layers": self.n_layers,
             "ops": [op.to_dict() for op in self.ops],
             "training": {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay},
+            **({"full": True} if self.full else {}),
         }
 
     def to_json(self) -> str:

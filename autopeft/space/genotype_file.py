@@ -35,6 +35,7 @@ class _GenotypeFile(Strict):
     n_layers: Annotated[int, Field(strict=True, ge=1, le=1000)]
     ops: tuple[_OpFile, ...]
     training: _TrainingFile
+    full: Annotated[bool, Field(strict=True)] = False
 
 
 def load_genotype(path: Path) -> Genotype:
@@ -67,6 +68,12 @@ def _genotype(document: yaml.Document) -> Genotype:
         raise ConfigError("\n".join(problems))
     training = file.training
     try:
-        return Genotype(file.n_layers, tuple(ops), training.learning_rate, training.weight_decay)
+        return Genotype(
+            file.n_layers,
+            tuple(ops),
+            training.learning_rate,
+            training.weight_decay,
+            full=file.full,
+        )
     except ConfigError as error:
         raise ConfigError(f"{document.where(('ops',))}: ops: {error}") from None

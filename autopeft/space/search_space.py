@@ -80,7 +80,8 @@ class SearchSpace:
             name: _rounded(float(params[name])) if isinstance(value, Range) else value
             for name, value in self.training().items()
         }
-        return Genotype(self.shape.n_layers, tuple(ops), **training)
+        rate, decay = training["learning_rate"], training["weight_decay"]
+        return Genotype(self.shape.n_layers, tuple(ops), rate, decay)
 
     def cardinality(self) -> int:
         """Distinct sets of ops at most, budget and continuous hyperparameters left aside."""

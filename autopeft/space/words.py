@@ -65,6 +65,8 @@ _LETTERS = {
 
 def describe(genotype: Genotype) -> str:
     """One line of what the ops are, where and how large; `head only` without any."""
+    if genotype.full:
+        return "full fine-tuning"
     parts = []
     ordered = sorted(genotype.ops, key=lambda op: (_group(op), ORDER[op.write]))
     for _, group in groupby(ordered, key=_group):

@@ -20,19 +20,20 @@ def contenders(points: Sequence[Point], front: Front, most: int) -> dict[int, Ro
     """The trials to train again, the most important first.
 
     Args:
-        points: every usable trial of the search.
+        points: every usable trial of the search, full fine-tuning included.
         front: of the search.
         most: how many there may be.
 
     Returns:
-        Roles by trial: what is recommended, the best LoRA, the head alone, the front from its best
-        point down, and the best genotype of each other single form.
+        Roles by trial: what is recommended, the best LoRA, the head alone, full fine-tuning at its
+        best learning rate, the front from its best point down, and the best genotype of each other
+        single form.
     """
     ordered: list[tuple[int, Role]] = []
     best = _best_of_each_kind(points)
     if front.recommended is not None:
         ordered.append((front.recommended, "recommended"))
-    baselines: tuple[Role, ...] = ("lora", "head")
+    baselines: tuple[Role, ...] = ("lora", "head", "full")
     ordered += [(best.pop(kind).trial, kind) for kind in baselines if kind in best]
     others = sorted(front.points, key=lambda point: -point.quality)[:MOST_OF_THE_FRONT]
     ordered += [(point.trial, "front") for point in others]
@@ -76,8 +77,11 @@ def _best_of_each_kind(points: Iterable[Point]) -> dict[str, Point]:
 
 
 def kind_of(genotype: dict[str, Any]) -> str | None:
-    """`head`, `lora`, the form that all ops have, or None for a mixture."""
-    ops = genotype_from_dict(genotype).ops
+    """`head`, `full`, `lora`, the form that all ops have, or None for a mixture."""
+    read = genotype_from_dict(genotype)
+    ops = read.ops
+    if read.full:
+        return "full"
     if not ops:
         return "head"
     if all(op.form is Form.LOWRANK and LINEAR_INPUT.get(op.write) == op.read for op in ops):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from autopeft.engines.job import Job, JobTrial
-from autopeft.front import Front, Point, front_of, points_of
+from autopeft.front import Front, Point, front_of, full_points_of, points_of
 from autopeft.objectives import CostName, cost_of
 from autopeft.records import Record
 from autopeft.space.genotype import Genotype
@@ -107,9 +107,10 @@ class Planner:
         return front_of(known.ordered, metric, "maximize", most, words, self._setup.costs)
 
     def points(self, known: Known) -> list[Point]:
-        """Every usable trial of the search."""
+        """Every usable trial of the search, full fine-tuning included."""
         metric, most = self._spec.chosen_metric, self._setup.space.max_params
-        return points_of(known.ordered, metric, most)
+        records = known.ordered
+        return [*points_of(records, metric, most), *full_points_of(records, metric)]
 
     def selected(self, records: Iterable[Record]) -> tuple[int, int]:
         """Contenders at most and seeds of the final selection; (0, 0) if there is none."""

@@ -139,4 +139,5 @@ def standing_of(record: Record, metric: str, names: Sequence[CostName]) -> Stand
         return Standing(record.trial, record.rung, 0, None)
     costs = {name: cost_of(record, name) for name in names}
     quality, *others = values_of(record.metrics[metric].value, costs)
-    return Standing(record.trial, record.rung, costs[names[0]], (-quality, *others))
+    values = (-quality, *others)
+    return Standing(record.trial, record.rung, costs[names[0]], values, not record.is_full)

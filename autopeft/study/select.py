@@ -56,8 +56,15 @@ def selection_of(
     if len({item.shape[1] for item in scores.values()}) > 1:
         raise DataError("the records of the selection split are of different numbers of rows")
     crossed = all(record.split == SELECTION for record in unseen)
-    pooled = pooled_seeds(list(scores.values()), crossed=crossed)
-    estimates = {trial: quality(item, pooled) for trial, item in scores.items()}
+    full = {trial for trial in scores if roles[trial] == "full"}
+    tuned = [item for trial, item in scores.items() if trial not in full]
+    if not tuned:
+        return None
+    pooled = pooled_seeds(tuned, crossed=crossed)
+    estimates = {  # full fine-tuning differs by more from seed to seed
+        trial: quality(item, pooled_seeds([item], crossed=crossed) if trial in full else pooled)
+        for trial, item in scores.items()
+    }
     measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
     found = [
         replace(
@@ -67,14 +74,15 @@ def selection_of(
         for trial in scores
     ]
     found.sort(key=lambda item: (item.trainable_params, item.trial))
-    best = max(found, key=lambda item: item.quality)
+    candidates = [item for item in found if item.trial not in full]
+    best = max(candidates, key=lambda item: item.quality)
     return Selection(
         metric=metric,
         rows=_n_rows(scores[best.trial], crossed=crossed),
         contenders=tuple(found),
         comparisons=tuple(_comparisons(found, scores, pooled)),
         recommended=_cheapest(
-            [c for c in found if c.quality >= best.quality - best.stderr], found, costs
+            [c for c in candidates if c.quality >= best.quality - best.stderr], candidates, costs
         ),
         notes=tuple(notes),
     )
@@ -154,7 +162,7 @@ def _comparisons(
     estimates: dict[int, Estimate] = {}
     for item in found:
         larger = [lora for lora in loras if lora.trainable_params >= item.trainable_params]
-        if item.role not in {"lora", "head"} and larger:
+        if item.role not in {"lora", "head", "full"} and larger:
             baseline = max(larger, key=lambda lora: (lora.search_quality, -lora.trial))
             against[item.trial] = baseline.trial
             estimates[item.trial] = difference(scores[item.trial], scores[baseline.trial], pooled)

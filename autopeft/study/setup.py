@@ -21,7 +21,7 @@ from autopeft.space.spec import SpaceSpec
 from autopeft.study.limits import Budget, budget_of
 from autopeft.study.probes import probes_of
 from autopeft.study.spec import StudySpec
-from autopeft.study.starting import Starts, starts_of
+from autopeft.study.starting import Starts, full_starts, starts_of
 from autopeft.study.warm_start import warm_starts
 
 LORA = "lora"
@@ -77,6 +77,7 @@ class Setup:
             "reduction": spec.reduction,
             "tunes_lora": self.lora is not None,
             "seed": spec.seed,
+            **({"full_finetune": True} if spec.full_finetune else {}),
         }
 
     @property
@@ -129,6 +130,10 @@ def set_up(
     bound = _bind(space, facts, budget)
     warm, changed = warm_starts(warm_start, bound, budget) if warm_start else ([], [])
     starts, left_out = starts_of(facts.shape, budget, spec.methods, warm)
+    if spec.full_finetune:
+        if facts.unseen is None:
+            raise ConfigError("full_finetune: the final selection that it is for has no rows")
+        starts = replace(starts, first=(*starts.first, *full_starts(facts.shape)))
     notes = (*facts.notes, *bound.notes, *changed, *left_out, *starts.notes)
     lora = _lora(spec, facts, budget) if space.name != LORA else None
     return Setup(spec, bound, starts, facts, notes, lora, warm_start)

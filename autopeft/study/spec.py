@@ -186,6 +186,7 @@ class StudySpec(Strict):
         warm_start: a front.json, or the folder of a study, whose points are tried first.
         rungs: levels of the training budget, if there are at least 30 trials.
         reduction: about one of so many trials goes on from one rung to the next.
+        full_finetune: training the whole backbone is one of the baselines of the final selection.
     """
 
     model: Annotated[str, Field(min_length=1)]
@@ -202,6 +203,7 @@ class StudySpec(Strict):
     rungs: Annotated[int, Field(strict=True, ge=1, le=10)] = 3
     reduction: Annotated[int, Field(strict=True, ge=2, le=10)] = 3
     selection: SelectionSpec = SelectionSpec()
+    full_finetune: Annotated[bool, Field(strict=True)] = False
     engine: EngineSpec = EngineSpec()
     cache: Annotated[bool, Field(strict=True)] = True
     storage: Annotated[str, AfterValidator(_without_password)] | None = None
@@ -214,6 +216,12 @@ class StudySpec(Strict):
             raise ValueError(
                 f"metric `{self.metric}` is not for {self.task}; allowed: {', '.join(allowed)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _selects(self) -> Self:
+        if self.full_finetune and not self.selection.seeds:
+            raise ValueError("`full_finetune` is of the final selection, and `seeds: 0` has none")
         return self
 
     @property

@@ -17,6 +17,10 @@ from autopeft.space.methods import Method, method
 from autopeft.space.shape import ModelShape
 from autopeft.study.limits import Budget
 
+FULL = "full fine-tuning"
+FULL_RATES = (2e-5, 6e-5, 2e-4)
+"""Learning rates that full fine-tuning is tuned over."""
+
 SMALLER_EVERY = 6
 """One slot in so many is for a smaller size of a known method."""
 _FIRST_SMALLER = 4
@@ -94,6 +98,11 @@ def starts_of(
     unique = _unique([*first, *in_turn])
     n_first = len(_unique(first))
     return Starts(unique[:n_first], unique[n_first:]), notes
+
+
+def full_starts(shape: ModelShape) -> tuple[Start, ...]:
+    """Full fine-tuning at each of its learning rates."""
+    return tuple(Start(Genotype(shape.n_layers, (), rate, full=True), FULL) for rate in FULL_RATES)
 
 
 def _fitting(known: Method, shape: ModelShape, budget: Budget) -> list[Genotype]:

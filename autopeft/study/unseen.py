@@ -109,7 +109,8 @@ def _chosen(study: Study, front: Front, recommended: int) -> dict[str, Record]:
         raise DataError(f"{study.folder}: trial {recommended} of the front has no record")
     chosen = {"recommended": shipped(records, recommended, front.metric)}
     loras = [c.trial for c in selection.contenders if c.role == "lora"] if selection else []
-    heads = [r.trial for r in records if not r.genotype["ops"] and r.state == "complete"]
+    without = (r for r in records if not r.genotype["ops"] and not r.is_full)
+    heads = [record.trial for record in without if record.state == "complete"]
     for role, trials in (("tuned LoRA", loras), ("head only", heads)):
         for trial in trials[:1]:
             baseline = shipped(records, trial, front.metric)

@@ -69,10 +69,13 @@ def test_the_highest_rung_comes_first():
     assert set(both[1]) <= set(range(27, 54))
 
 
-def test_failures_and_the_final_selection_do_not_count():
+def test_failures_baselines_and_the_final_selection_do_not_count():
     lowest = [record(trial, 0, trial / 100) for trial in range(26)]
     failed = make_failure(trial=26, rung=0, replicate=0, split="validation")
     ((_, there),) = waiting([*lowest, failed]).items()
+    assert 26 not in there
+    baseline = record(26, 0, 0.99, genotype=lowest[0].genotype | {"full": True})
+    ((_, there),) = waiting([*lowest, baseline]).items()
     assert 26 not in there
     later = [record(0, 2, 0.9, replicate=1, split="selection")]
     assert waiting([*lowest, failed, *later]) == {1: there}

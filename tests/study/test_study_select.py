@@ -1,12 +1,14 @@
 """Who takes part in the final selection, and what its records come to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from record_factory import make_failure, make_record
 
 from autopeft.errors import DataError
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
-from autopeft.front import front_of, points_of
+from autopeft.front import front_of, full_points_of, points_of
 from autopeft.records import Metric
 from autopeft.row_scores import pack
 from autopeft.space.genotype import Genotype, Op
@@ -32,8 +34,8 @@ OPS = {
 }
 
 
-def searched(*trials):
-    """A record of the search for each (kind, quality, parameters), trials counted from 0."""
+def searched(*trials, n_before=0):
+    """A record of the search for each (kind, quality, parameters), numbered from `n_before`."""
     return [
         make_record(
             trial=i,
@@ -43,7 +45,7 @@ def searched(*trials):
             trainable_params=params,
             split="validation",
         )
-        for i, (kind, score, params) in enumerate(trials)
+        for i, (kind, score, params) in enumerate(trials, n_before)
     ]
 
 
@@ -179,6 +181,29 @@ def test_selection_is_what_the_estimates_say():
     assert found.comparisons[0].beats
     assert found.recommended == 4
     assert "this beats tuned LoRA (trial 5" in found.verdict
+
+
+def test_full_fine_tuning_is_a_baseline_whose_seeds_are_its_own():
+    rng = np.random.default_rng(0)
+    search = [*STUDY, *searched(("head", 0.9, 9999), n_before=len(STUDY))]
+    search[-1] = replace(search[-1], genotype=genotype() | {"full": True}, trainable_params=99999)
+    (full,) = full_points_of(search, "accuracy")
+    points = [*points_of(search, "accuracy", 9999), full]
+    front = front_of(search, "accuracy", "maximize", 9999, str)
+    roles = contenders(points, front, 5)
+    assert (full.trial, roles[full.trial]) == (8, "full")
+    scores = scores_of(rng, dict.fromkeys(set(roles) - {8}, 1.0)) | {8: np.ones((3, 400))}
+    scores[8][0, :40] = 0  # one of its seeds is worse
+    records = [*search, *(r for trial in scores for r in selected(trial, scores[trial], search))]
+    found = selection_of(records, roles, points=points, metric="accuracy", summarize=str)
+    pooled = pooled_seeds([scores[trial] for trial in scores if trial != 8])
+    for item in found.contenders:
+        own = pooled_seeds([scores[8]]) if item.trial == 8 else pooled
+        assert item.stderr == pytest.approx(quality(scores[item.trial], own).stderr)
+    assert max(found.contenders, key=lambda item: item.quality).trial == 8
+    assert found.recommended != 8
+    assert 8 not in {item.trial for item in found.comparisons}
+    assert "Full fine-tuning, 99,999 parameters, comes to 0.9667" in found.verdict
 
 
 def test_records_of_the_selection_leave_the_front_alone():
