@@ -1,8 +1,9 @@
 """What a search reaches at what cost: rungs against none, samplers against each other.
 
-    table   trains every genotype of table/space.yaml to every rung (an hour on one core, resumable)
-    replay  searches in that table, in seconds a study, with the study's own planner
-    live    searches with real training in a large space (hours, resumable)
+    table      trains every genotype of table/space.yaml to every rung (an hour, resumable)
+    replay     searches in that table, in seconds a study, with the study's own planner
+    surrogate  the same in a larger space, with a model of the table in place of the table
+    live       searches with real training in a large space (hours, resumable)
 
 The measure is the hypervolume of the front that the search rows give, computed with what its
 trials score on test rows that no search sees.
@@ -35,6 +36,7 @@ from search_bench import (
 )
 from search_curves import Step, compare, show
 from search_estimates import regrets
+from search_surrogate import Surrogate
 
 from autopeft.demo.model import embedded_model
 from autopeft.engines.job import Job
@@ -51,7 +53,7 @@ from autopeft.study.setup import Setup, set_up
 from autopeft.study.spec import DEFAULT_METHODS, SamplerName, StudySpec
 
 HERE = Path(__file__).parent
-TABLE, FACTS, SPACE = "trec.jsonl", "trec.json", "space.yaml"
+TABLE, FACTS, SPACE, LARGE = "trec.jsonl", "trec.json", "space.yaml", "large.yaml"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ REPLAYED = {
     "random with rungs": Strategy("random", 3),
     "nsga2": Strategy("nsga2", 1),
 }
+MODELLED = ("tpe with rungs", "tpe with rungs, highest", "tpe", "random", "random with rungs")
 REGRETTED = ("tpe with rungs", "tpe", "random")
 LIVE = {
     # as a study does by default, but for the head alone, which no sampler can propose: on the
@@ -150,25 +153,8 @@ def make_table(args: argparse.Namespace) -> None:
 
 def replay(args: argparse.Namespace) -> dict[str, Any]:
     """Studies in the table: mean curves, cost ratios, agreement between rungs."""
-    told = json.loads((args.table / FACTS).read_text(encoding="utf-8"))
-    facts = Facts.model_validate(told["facts"])
-    base = StudySpec.model_validate(told["spec"])
-    table = {
-        (item.record.hash, item.record.steps): item
-        for item in Kept(args.table / TABLE).scored.values()
-    }
-    space = load_space(SPACE, HERE / "table")
-    curves: dict[str, list[list[Step]]] = {}
-    studies: dict[str, list[list[Record]]] = {}
-    for name, strategy in REPLAYED.items():
-        for seed in range(args.seeds):
-            budget = base.budget.model_copy(update={"trials": args.trials})
-            update = {**strategy.spec, "seed": seed, "budget": budget}
-            setup = set_up(base.model_copy(update=update), space, facts)
-            fetch = partial(_from_table, table)
-            steps, records = run_study(setup, strategy, args.cohort, fetch)
-            curves.setdefault(name, []).append(steps)
-            studies.setdefault(name, []).append(records)
+    facts, table = _read_table(args)
+    curves, studies = _searched(args, REPLAYED, SPACE, facts, partial(_from_table, table))
     return {
         "genotypes": len({key for key, _ in table}),
         "trials": args.trials,
@@ -177,6 +163,52 @@ def replay(args: argparse.Namespace) -> dict[str, Any]:
         "regrets": {name: regrets(studies[name], table, facts.shape) for name in REGRETTED},
         **compare(curves),
     }
+
+
+def model(args: argparse.Namespace) -> dict[str, Any]:
+    """Studies in a larger space, on the surrogate of the table."""
+    facts, table = _read_table(args)
+    surrogate = Surrogate(table, facts.shape)
+    strategies = {name: REPLAYED[name] for name in MODELLED}
+    curves, _ = _searched(args, strategies, LARGE, facts, surrogate.fetch)
+    return {
+        "trials": args.trials,
+        "seeds": args.seeds,
+        "held_out": {name: asdict(one) for name, one in surrogate.held_out.items()},
+        **compare(curves),
+    }
+
+
+def _read_table(args: argparse.Namespace) -> tuple[Facts, dict[tuple[str, int], Scored]]:
+    told = json.loads((args.table / FACTS).read_text(encoding="utf-8"))
+    items = Kept(args.table / TABLE).scored.values()
+    table = {(item.record.hash, item.record.steps): item for item in items}
+    return Facts.model_validate(told["facts"]), table
+
+
+def _searched(
+    args: argparse.Namespace,
+    strategies: Mapping[str, Strategy],
+    space: str,
+    facts: Facts,
+    fetch: Callable[[Job, Rungs], Sequence[Scored]],
+) -> tuple[dict[str, list[list[Step]]], dict[str, list[list[Record]]]]:
+    """Curves and records of studies that cost no training."""
+    told = json.loads((args.table / FACTS).read_text(encoding="utf-8"))
+    base = StudySpec.model_validate(told["spec"])
+    budget = base.budget.model_copy(update={"trials": args.trials})
+    curves: dict[str, list[list[Step]]] = {}
+    studies: dict[str, list[list[Record]]] = {}
+    for name, strategy in strategies.items():
+        for seed in range(args.seeds):
+            update = {**strategy.spec, "seed": seed, "budget": budget}
+            spec = base.model_copy(update=update)
+            setup = set_up(spec, load_space(space, HERE / "table"), facts)
+            steps, records = run_study(setup, strategy, args.cohort, fetch)
+            curves.setdefault(name, []).append(steps)
+            studies.setdefault(name, []).append(records)
+            print(f"seed {seed}  {name:24} {steps[-1].test:.4f}", file=sys.stderr)
+    return curves, studies
 
 
 def live(args: argparse.Namespace) -> dict[str, Any]:
@@ -287,12 +319,15 @@ def _write_facts(path: Path, spec: StudySpec, facts: Facts, precision: str, rows
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
+PARTS = {"replay": replay, "surrogate": model, "live": live}
+
+
 def main() -> None:
-    """Run one of the three parts."""
+    """Run one of the parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=["table", "replay", "live"])
+    parser.add_argument("part", choices=["table", *PARTS])
     add = parser.add_argument
     add("--data", type=Path, help="folder with train, validation and test.jsonl")
     add("--work", type=Path, help="folder for what is unfinished; table and live")
@@ -315,7 +350,7 @@ def main() -> None:
     if args.part == "table":
         make_table(args)
         return
-    result = {"replay": replay, "live": live}[args.part](args)
+    result = PARTS[args.part](args)
     show(result)
     out = args.out or HERE / "results" / f"search_{args.part}.json"
     write_result(out, {"benchmark": f"search {args.part}", **result})
