@@ -1,7 +1,9 @@
 """The study that a user holds: what lies in its folder, and the page of it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autopeft.study import folder
 
@@ -24,3 +26,20 @@ class Study(folder.Study):
         from autopeft.dashboard.report import report  # noqa: PLC0415 - plotly, only when needed
 
         return report([self, *others])
+
+    @classmethod
+    def from_result_grid(cls, results: Iterable[Any], folder: str | Path) -> "Study":
+        """The study of a run of Ray Tune, with the records, front and ledger of any other.
+
+        `autopeft resume` goes on with it: with promotions, more trials, the final selection.
+
+        Args:
+            results: a `ray.tune.ResultGrid` of trials of `autopeft.tune.trainable`.
+            folder: that `autopeft.tune.prepare` has made.
+
+        Raises:
+            DataError: the folder is no such study, or the results are none of it.
+        """
+        from autopeft.study.tuned import keep_results  # noqa: PLC0415 - reading needs no driver
+
+        return cls(keep_results(results, Path(folder)).folder)

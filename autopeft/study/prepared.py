@@ -120,13 +120,18 @@ def read_prepared(folder: Path) -> Prepared:
     return Prepared(study, setup, manifest)
 
 
+def remove_leftovers(study: Study) -> None:
+    """Remove what a driver that was killed has left half-written; the folder is to be locked."""
+    for folder in (study.folder, *(study.folder / name for name in ("jobs", "records"))):
+        remove_temporaries(folder)
+
+
 def _manifest(study: Study, setup: Setup, engine: Engine, cohort: CohortSize) -> Manifest:
     """That of the folder if it is the same study, otherwise a new one."""
     if study.manifest_file.exists():
         manifest = read_manifest(study.manifest_file)
         check_same(study.manifest_file, manifest, setup.fingerprint)
-        for folder in (study.folder, *(study.folder / name for name in ("jobs", "records"))):
-            remove_temporaries(folder)
+        remove_leftovers(study)
         return manifest
     decided = engine.decide(_typical(setup), cohort)
     check_time(setup.spec, decided.trial_seconds)
