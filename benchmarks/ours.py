@@ -15,11 +15,12 @@ from autopeft.tasks.encode import Encoded, encode
 from autopeft.tasks.splits import Split
 from autopeft.tasks.task import Classification
 from autopeft.training.batches import batch_order, evaluation_order
-from autopeft.training.cohort import EVALUATION_FACTOR, Cohort
+from autopeft.training.cohort import Cohort
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import use_heap
 from autopeft.training.probe import probe
 from autopeft.training.settings import TrainingSettings
+from autopeft.training.trials import EVALUATION_FACTOR
 
 COHORT = 4
 SEEDS_APART = 1000

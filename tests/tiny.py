@@ -217,7 +217,7 @@ def tiny_rows(n_rows=24, *, seed=0, dtype=torch.int64):
 
 def tiny_batch(model, n_rows=5, *, seed=0):
     """A padded batch as a model takes it, with an attention mask."""
-    batch = collate(tiny_rows(n_rows, seed=seed), range(n_rows), model.config.pad_token_id)
+    batch = collate(tiny_rows(n_rows, seed=seed), range(n_rows), model.config.pad_token_id).inputs
     if model.config.is_encoder_decoder:
         # Their heads look for the end of a sentence.
         last = batch["attention_mask"].sum(1) - 1

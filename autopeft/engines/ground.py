@@ -15,9 +15,10 @@ from autopeft.model.backbone import Backbone, cast, load_backbone
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
 from autopeft.tasks.data import Dataset, load
-from autopeft.tasks.encode import Encoded, encode
-from autopeft.tasks.splits import fold
-from autopeft.tasks.task import Task, make_task
+from autopeft.tasks.encode import Encoded
+from autopeft.tasks.language import Language
+from autopeft.tasks.splits import Split, fold
+from autopeft.tasks.task import AnyTask, encode_for, make_task
 from autopeft.training.memory import use_heap
 from autopeft.training.settings import TrainingSettings
 
@@ -43,7 +44,7 @@ class Ground:
     work: Work
     dataset: Dataset
     backbone: Backbone
-    task: Task
+    task: AnyTask
     train: Encoded
     validation: Encoded
     selection: Encoded | None
@@ -60,9 +61,13 @@ class Ground:
         if self.selection is not None:
             return self.train, self.selection, SELECTION
         parts = fold(self.dataset.train, replicate - 1, self.work.seed)
-        longest = self.work.training.max_length
-        rest, left_out = (encode(part, self.backbone.tokenizer, longest) for part in parts)
+        rest, left_out = map(self.encode, parts)
         return rest, left_out, FOLD
+
+    def encode(self, split: Split) -> Encoded:
+        """Tokenise rows as the study reads them."""
+        longest = self.work.training.max_length
+        return encode_for(self.task, split, self.backbone.tokenizer, longest)
 
     @property
     def scored(self) -> tuple[Encoded, ...]:
@@ -86,8 +91,7 @@ class Ground:
         Raises:
             DataError: it cannot be loaded, or is another one by now.
         """
-        n_outputs = max(1, len(self.dataset.label_names))
-        found = load_backbone(self.work.model, n_outputs, str(self.device))
+        found = _backbone(self.work, self.dataset, self.task, str(self.device))
         if found.fingerprint != self.backbone.fingerprint:
             raise DataError(f"model `{self.work.model}` has changed while the search ran")
         return found
@@ -129,6 +133,8 @@ class Ground:
         for rows in (self.train, *self.scored):
             for tokens, types in zip_longest(rows.input_ids, rows.token_type_ids or ()):
                 digest.update(f"{tokens}{types}".encode())
+            if rows.answers is not None:
+                digest.update(f"{rows.answers.targets}".encode())
         return digest.hexdigest()
 
     @property
@@ -152,19 +158,25 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     use_heap("pooled")
     dataset = load(work.data, work.task, Path(), work.seed)
     place = f"cuda:{device}" if torch.cuda.is_available() else "cpu"
-    backbone = load_backbone(work.model, max(1, len(dataset.label_names)), place)
-    task = make_task(work.task, work.metric, dataset)
+    task = make_task(work.task, work.metric, dataset, work.generation)
+    backbone = _backbone(work, dataset, task, place)
     longest = work.training.max_length
-    train = encode(dataset.train, backbone.tokenizer, longest)
-    validation = encode(dataset.validation, backbone.tokenizer, longest)
-    selection = None
-    if dataset.selection is not None:
-        selection = encode(dataset.selection, backbone.tokenizer, longest)
+
+    def encoded(split: Split) -> Encoded:
+        return encode_for(task, split, backbone.tokenizer, longest)
+
+    train, validation = encoded(dataset.train), encoded(dataset.validation)
+    selection = None if dataset.selection is None else encoded(dataset.selection)
     notes = [*dataset.notes, *backbone.notes]
     for name, rows in (("train", train), ("validation", validation)):
         if rows.truncated_fraction:
             notes.append(
                 f"{100 * rows.truncated_fraction:.1f} % of the {name} rows are cut at "
-                f"{longest} tokens"
+                f"{longest} tokens{task.cut if isinstance(task, Language) else ''}"
             )
     return Ground(work, dataset, backbone, task, train, validation, selection, tuple(notes))
+
+
+def _backbone(work: Work, dataset: Dataset, task: AnyTask, place: str) -> Backbone:
+    writes = task.kind if isinstance(task, Language) else None
+    return load_backbone(work.model, max(1, len(dataset.label_names)), place, writes)

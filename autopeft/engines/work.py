@@ -7,7 +7,7 @@ from autopeft.objectives import PARAMS, CostName
 from autopeft.space.costs import CostModel
 from autopeft.space.shape import ModelShape
 from autopeft.space.spec import Strict
-from autopeft.tasks.spec import DataSpec, Kind
+from autopeft.tasks.spec import DataSpec, GenerationSpec, Kind
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.spec import TrainingSpec
 
@@ -24,6 +24,7 @@ class Work(Strict):
         data: where the rows are, in absolute paths.
         training: how trials are trained.
         seed: of the study.
+        generation: how answers are written, where they are texts.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Work(Strict):
     data: DataSpec
     training: TrainingSpec
     seed: int
+    generation: GenerationSpec | None = None
 
 
 class Facts(Strict):

@@ -28,7 +28,7 @@ from autopeft.row_scores import pack
 from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
-from autopeft.training.cohort import EVALUATION_FACTOR, Trained
+from autopeft.training.cohort import Trained
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.full import FLOATS_PER_PARAMETER as FULL_FLOATS
@@ -37,6 +37,7 @@ from autopeft.training.memory import available_bytes, is_out_of_memory, use_heap
 from autopeft.training.paused import Paused, read_paused, write_paused
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.train import train_cohort
+from autopeft.training.trials import EVALUATION_FACTOR
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); again and again while nothing is trained but scored."""
@@ -131,9 +132,9 @@ class Workbench:
         for trial, result in zip(job.trials, trained, strict=True):
             if trial.number in wanted:
                 progress(result.steps, result.steps)
-                labels = scored.labels.numpy()
+                truth = scored.truth
                 each = seconds / len(trained)
-                yield self._measure(job, trial, result, labels, split, each, started)
+                yield self._measure(job, trial, result, truth, split, each, started)
 
     def _train(self, job: Job, progress: Progress) -> tuple[list[Trained], float]:
         """Train a cohort on the frozen backbone."""
@@ -218,13 +219,13 @@ class Workbench:
         job: Job,
         trial: JobTrial,
         result: Trained,
-        labels: NDArray[Any],
+        truth: NDArray[Any],
         split: str,
         seconds: float,
         started: datetime,
     ) -> Record:
         task = self._ground.task
-        measured = task.metrics(result.predictions, labels) if result.finite else {}
+        measured = task.metrics(result.predictions, truth) if result.finite else {}
         failure = failure_of(result, [item.value for item in measured.values()])
         weights = None if failure or trial.genotype.full else self._save(job, trial, result)
         return record_of(
@@ -244,7 +245,7 @@ class Workbench:
             head_params=result.head_params,
             steps=result.steps,
             split=split,
-            row_scores=None if failure else pack(task.row_scores(result.predictions, labels)),
+            row_scores=None if failure else pack(task.row_scores(result.predictions, truth)),
             weights=weights,
             stored=result.stored,
         )

@@ -28,6 +28,7 @@ from autopeft.study.manifest import Manifest, read_manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
+from autopeft.tasks.language import Language
 from autopeft.tasks.task import Regression
 from autopeft.training.batches import evaluation_order
 from autopeft.training.cohort import Cohort
@@ -137,7 +138,7 @@ class Winner:
 
     def score(self, outputs: Float[Tensor, "row output"]) -> float:
         """The study's metric of outputs for the validation rows."""
-        labels = self.ground.validation.labels.numpy()
+        labels = self.ground.validation.truth
         if self.outputs.kind == "classification":
             predictions = outputs.argmax(-1).numpy()
         else:
@@ -149,8 +150,10 @@ class Winner:
         """What the trained weights put out for the validation rows, computed as in the search."""
         ground, settings = self.ground, self.manifest.training_settings()
         settings = replace(settings, precision="fp32", frozen_cache=False)
-        rows = ground.validation
-        out = torch.empty(len(rows), ground.task.n_outputs)
+        rows, task = ground.validation, ground.task
+        if isinstance(task, Language):
+            raise ConfigError("what writes texts has no outputs for a row")
+        out = torch.empty(len(rows), task.n_outputs)
         with (
             torch.no_grad(),
             Cohort(
@@ -160,7 +163,6 @@ class Winner:
             cohort.load(0, self.weights)
             for indices in evaluation_order(rows.lengths, settings.batch_size):
                 out[indices] = cohort.logits(rows, indices)[0].cpu()
-        task = ground.task
         if isinstance(task, Regression) and self._last_bias:
             return out * task.label_std + task.label_mean
         return out
@@ -186,6 +188,8 @@ def winner_of(study: Study, how: str) -> Winner:
     manifest = read_manifest(study.manifest_file)
     path = _weights_file(study, record)
     ground = prepare(load_study_spec(study.spec_file), study.folder)
+    if isinstance(ground.task, Language):
+        raise ConfigError(f"{study.folder}: models that write texts cannot be exported yet")
     if ground.dataset.fingerprint != manifest.data["sha256"]:
         raise ConfigError(f"{study.folder}: the data have changed since the search")
     if ground.backbone.fingerprint != manifest.model["sha256"]:

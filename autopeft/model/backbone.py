@@ -5,12 +5,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
@@ -20,9 +26,19 @@ from autopeft.model.computing import Precision
 from autopeft.model.families import FAMILIES
 from autopeft.model.foreign import needs_code, refusal
 from autopeft.model.unknown import told
+from autopeft.model.words import check_words
 from autopeft.space.shape import ModelShape
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Writes = Literal["seq2seq", "causal"]
+"""How a model writes: an answer to what it reads, or what comes next."""
+
+_CLASSES = {
+    None: AutoModelForSequenceClassification,
+    "seq2seq": AutoModelForSeq2SeqLM,
+    "causal": AutoModelForCausalLM,
+}
 
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
@@ -33,7 +49,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen pretrained model with a task head.
+    """A frozen pretrained model, with a task head or one that writes.
 
     Attributes:
         model: in evaluation mode, so the frozen part has no dropout.
@@ -58,13 +74,16 @@ class Backbone:
     notes: tuple[str, ...] = ()
 
 
-def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
-    """Load a model for classification (or regression with one output) in fp32.
+def load_backbone(
+    name: str, n_outputs: int, device: str = "cpu", writes: Writes | None = None
+) -> Backbone:
+    """Load a model for classification (or regression with one output), or one that writes, in fp32.
 
     Args:
         name: a Hub name, with `@revision` if wanted, or a folder.
-        n_outputs: outputs of the head.
+        n_outputs: outputs of the head; of no meaning if it writes.
         device: where the model goes.
+        writes: how it writes; None for a model with a head.
 
     Raises:
         DataError: it cannot be loaded, its family is not known, it needs code of its own, or the
@@ -77,13 +96,14 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
     try:
         # torch.manual_seed would change the caller's stream; fresh heads are re-seeded per trial.
         with torch.random.fork_rng(devices=[]):
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
+            # A head for other labels is a fresh head.
+            own = {} if writes else {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
+            model, loading = _CLASSES[writes].from_pretrained(
                 source,
-                num_labels=n_outputs,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a head for other labels is a fresh head
                 dtype=torch.float32,
                 trust_remote_code=False,
+                **own,
                 **arguments,
             )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **arguments)
@@ -101,8 +121,10 @@ def load_backbone(name: str, n_outputs: int, device: str = "cpu") -> Backbone:
     model.eval().requires_grad_(requires_grad=False)
     notes: tuple[str, ...] = ()
     if (kind := model.config.model_type) not in FAMILIES:
-        check(model, fresh)
+        check(model, fresh, pools=writes is None)
         notes = (told(kind, anatomy.family),)
+    if writes:
+        check_words(model)
     model.to(device)
     return Backbone(
         model=model,
@@ -140,7 +162,7 @@ def _cause(error: Exception) -> str:
 def _fresh(name: str, model: PreTrainedModel, loading: Mapping[str, Any]) -> tuple[str, ...]:
     """Parameters that the checkpoint did not bring, refused where they are not of the head."""
     absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-    prefix = f"{model.base_model_prefix}."
+    prefix = backbone_prefix(model)
     lost = sorted(
         key for key in absent if key.startswith(prefix) and not key.startswith(f"{prefix}pooler.")
     )
@@ -153,10 +175,15 @@ def _fresh(name: str, model: PreTrainedModel, loading: Mapping[str, Any]) -> tup
     return tuple(sorted(absent))
 
 
+def backbone_prefix(model: PreTrainedModel) -> str:
+    """What the names of pretrained parameters begin with: anything, of a language model."""
+    return "" if model.get_output_embeddings() is not None else f"{model.base_model_prefix}."
+
+
 def fingerprint(model: PreTrainedModel, fresh: tuple[str, ...] = ()) -> str:
     """SHA-256 over names, shapes and bytes of the pretrained weights."""
     digest = hashlib.sha256()
-    prefix = f"{model.base_model_prefix}."
+    prefix = backbone_prefix(model)
     for name, parameter in sorted(model.named_parameters()):
         if name.startswith(prefix) and name not in fresh:
             digest.update(f"{name}{tuple(parameter.shape)}".encode())

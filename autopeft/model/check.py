@@ -15,8 +15,13 @@ CLOSE = 1e-4
 
 
 @torch.no_grad()
-def check(model: PreTrainedModel, fresh: tuple[str, ...]) -> None:
+def check(model: PreTrainedModel, fresh: tuple[str, ...], *, pools: bool = True) -> None:
     """Run a tiny batch with two trials, with biases that are zero at every tap and with none.
+
+    Args:
+        model: in evaluation mode.
+        fresh: names of parameters that were not in the checkpoint.
+        pools: it has a head with one output for each row.
 
     Raises:
         DataError: another outcome than the model's own, or none.
@@ -26,16 +31,17 @@ def check(model: PreTrainedModel, fresh: tuple[str, ...]) -> None:
     rows = [{name: t[i : i + 1, : 4 - i] for name, t in batch.items()} for i in range(2)]
     try:
         states = model.base_model(**batch, output_hidden_states=True)
-        # Some look for padding by its number, so each row is one of its own.
-        logits = torch.cat([model(**row).logits for row in rows])
         plain = states.last_hidden_state
         fork = len(anatomy.layers) - 1
         everywhere, on_top, nothing = (_biases(anatomy, first) for first in (0, fork, fork + 1))
         together = _run(model, [everywhere, nothing, on_top], batch)
         given = _run(model, [on_top], batch, {fork: states.hidden_states[fork]} if fork else {})
-        own = _logits(model, anatomy, [everywhere, nothing], batch, rows)
         pairs = [*zip(together, [plain] * 3, strict=True), (given[0], plain)]
-        pairs.append((own, logits.repeat(2, 1)))
+        if pools:
+            # Some look for padding by its number, so each row is one of its own.
+            logits = torch.cat([model(**row).logits for row in rows])
+            own = _logits(model, anatomy, [everywhere, nothing], batch, rows)
+            pairs.append((own, logits.repeat(2, 1)))
         wrong = max(float((one - other).abs().max()) for one, other in pairs)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, ConfigError) as error:
         raise DataError(

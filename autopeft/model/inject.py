@@ -64,6 +64,7 @@ class Injection:
         fresh: parameters that were not in the checkpoint.
         given: frozen states are put into `states` before each call of the model.
         first_token: behind the last attention compute what the head reads and nothing else.
+        apart: rows are those of every trial from outside, trial by trial, as `generate` needs them.
 
     Attributes:
         layers: the ops of each layer that has some.
@@ -85,6 +86,7 @@ class Injection:
         fresh: Collection[str] = (),
         given: bool = False,
         first_token: bool = False,
+        apart: bool = False,
     ) -> None:
         if hasattr(model, OPS_ATTRIBUTE):
             raise ConfigError("this model has ops already; remove them first")
@@ -103,7 +105,7 @@ class Injection:
         }
         self._frozen = [p for p in model.parameters() if p.requires_grad]
         self._kernel = model.config._attn_implementation  # noqa: SLF001
-        forks = tuple(anatomy.fork(genotype) for genotype in genotypes)
+        forks = tuple(0 if apart else anatomy.fork(genotype) for genotype in genotypes)
         self.forks = Forks(forks, shape.n_layers, given)
         self.states: dict[int, Tensor] = {}
         shared = build_shared(genotypes, seeds, shape.widths[Tap.ATTN_IN])
@@ -123,7 +125,8 @@ class Injection:
         self._swapped = ExitStack()
         if self.forks.first:
             self._skip(anatomy)
-        self._join(anatomy)
+        if not apart:
+            self._join(anatomy)
         last = layers.get(shape.n_layers - 1)
         cut = first_token and not (last and last.needs_all_tokens)
         prompt = layers[0].prompt if 0 in layers else None

@@ -23,6 +23,7 @@ from autopeft.objectives import COSTS
 from autopeft.records import Cached, Record
 from autopeft.study.manifest import Manifest
 from autopeft.study.setup import Setup
+from autopeft.study.spec import StudySpec
 from autopeft.training.settings import TRAINING_VERSION
 
 FOLDER = ".autopeft-cache"
@@ -48,12 +49,16 @@ def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
         "machine": manifest.machine,
         "model": [facts.model_hash, facts.reading_hash, facts.model_shape],
         "data": [facts.data_hash, facts.n_rows, facts.unseen, list(facts.labels)],
-        "task": [spec.task, spec.chosen_metric],
+        "task": [spec.task, spec.chosen_metric, *_generation(spec)],
         "settings": asdict(manifest.settings),
         "costs": list(spec.costs),
         "cost_model": manifest.study if predicts else None,  # each study has its own
         "seed": spec.seed,
     }
+
+
+def _generation(spec: StudySpec) -> list[Any]:
+    return [spec.generation.model_dump(mode="json")] if spec.generation else []
 
 
 class RecordCache:

@@ -78,6 +78,7 @@ class Setup:
             "tunes_lora": self.lora is not None,
             "seed": spec.seed,
             **({"full_finetune": True} if spec.full_finetune else {}),
+            **({"generation": spec.generation.model_dump(mode="json")} if spec.generation else {}),
         }
 
     @property

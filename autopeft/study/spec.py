@@ -13,7 +13,7 @@ from autopeft.space import yaml
 from autopeft.space.methods import method
 from autopeft.space.spec import Strict
 from autopeft.study.storage import check_url
-from autopeft.tasks.spec import METRICS, DataSpec, Kind
+from autopeft.tasks.spec import LANGUAGE, METRICS, DataSpec, GenerationSpec, Kind
 from autopeft.training.spec import TrainingSpec
 
 DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit", "ia3")
@@ -181,6 +181,7 @@ class StudySpec(Strict):
     """A study file.
 
     Attributes:
+        generation: how answers are encoded, learnt and written, where they are texts.
         objectives: two to four, the metric among them; in the order of `autopeft.objectives`.
         cache: measurements are shared with the studies beside this one's folder.
         warm_start: a front.json, or the folder of a study, whose points are tried first.
@@ -193,6 +194,7 @@ class StudySpec(Strict):
     task: Kind = "classification"
     data: DataSpec
     metric: str | None = None
+    generation: GenerationSpec | None = None
     objectives: Annotated[tuple[ObjectiveName, ...], BeforeValidator(_objectives)] = DEFAULT
     space: str = "unified"
     methods: tuple[Annotated[str, AfterValidator(_known_method)], ...] = DEFAULT_METHODS
@@ -224,6 +226,12 @@ class StudySpec(Strict):
             raise ValueError("`full_finetune` is of the final selection, and `seeds: 0` has none")
         return self
 
+    @model_validator(mode="after")
+    def _generation_of_texts(self) -> Self:
+        if self.generation is not None and self.task not in LANGUAGE:
+            raise ValueError(f"`generation` is for {' and '.join(sorted(LANGUAGE))} alone")
+        return self
+
     @property
     def chosen_metric(self) -> str:
         """The metric, or the task's default one."""
@@ -251,6 +259,7 @@ class StudySpec(Strict):
             data=self.data,
             training=self.training,
             seed=self.seed,
+            generation=self.generation,
         )
 
     def resolved(self, base: Path) -> "StudySpec":

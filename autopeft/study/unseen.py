@@ -18,7 +18,6 @@ from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
-from autopeft.tasks.encode import encode
 from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.tensors import read_kinds, tensors_of
@@ -139,11 +138,11 @@ def _score(
     if not path.is_file():
         raise DataError(f"{path}: the weights of trial {record.trial} are missing")
     genotype = genotype_from_dict(record.stored_genotype)
-    rows = encode(test, ground.backbone.tokenizer, ground.work.training.max_length)
+    rows = ground.encode(test)
     with Cohort(ground.backbone, [genotype], [record.seed], ground.task, settings) as cohort:
         data, kinds = read_kinds(path, record.weights_sha256)
         cohort.load(0, tensors_of(data, kinds, cohort.tensors(0), path))
         predictions, _ = cohort.predict(rows)
-    measured = ground.task.metrics(predictions[0], rows.labels.numpy())
+    measured = ground.task.metrics(predictions[0], rows.truth)
     metrics = {name: Metric(item.value, item.stderr) for name, item in measured.items()}
     return Tested(record.trial, role, record.trainable_params, describe(genotype), metrics)

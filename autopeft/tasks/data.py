@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 from autopeft.errors import DataError
-from autopeft.tasks.labels import class_labels, number_labels
+from autopeft.tasks.labels import answers, class_labels, number_labels
 from autopeft.tasks.readers import read_table
 from autopeft.tasks.rows import Problems, Table
-from autopeft.tasks.spec import DataSpec, Kind
-from autopeft.tasks.splits import Split, carve, count_shared, draw
+from autopeft.tasks.spec import DataSpec, Kind, columns_of
+from autopeft.tasks.splits import Labels, Split, carve, count_shared, draw
 
 MIN_TRAIN_ROWS = 2
 MIN_ROWS_FOR_SELECTION = 1_000
@@ -27,7 +27,7 @@ class Dataset:
         validation: what the search selects on.
         selection: what the winners of the search are compared on, which it has not seen; optional.
         test: what nothing of all this has seen; optional.
-        label_names: the classes, by number; none for regression.
+        label_names: the classes, by number; none where labels are numbers or texts.
         notes: what was done to the rows that a user would not expect, a sentence each.
     """
 
@@ -55,7 +55,7 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
 
     Args:
         spec: where they are.
-        kind: what the labels are: classes or numbers.
+        kind: what the labels are: classes, numbers or texts.
         base: folder that relative paths start from.
         seed: draws the rows that are carved, and those of `train_rows`.
 
@@ -67,16 +67,21 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
         DataError: telling what is wrong, with file and line.
     """
     problems = Problems()
-    tables, unlabelled = _read(spec, base, problems)
+    tables, unlabelled = _read(spec, kind, base, problems)
     problems.raise_if_any()
     label_names: tuple[str, ...] = ()
-    labels: Mapping[str, tuple[int, ...] | tuple[float, ...]]
+    labels: Mapping[str, Labels]
+    references: Mapping[str, tuple[tuple[str, ...], ...]] = {}
     if kind == "classification":
         label_names, labels = class_labels(tables, problems)
-    else:
+    elif kind == "regression":
         labels = number_labels(tables, problems)
+    else:
+        labels, references = answers(tables, problems)
     splits = {
-        name: Split(name, tuple(row.texts for row in table.rows), labels[name])
+        name: Split(
+            name, tuple(row.texts for row in table.rows), labels[name], references.get(name)
+        )
         for name, table in tables.items()
     }
     source = tables["train"].source
@@ -100,18 +105,18 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
 
 
 def _read(
-    spec: DataSpec, base: Path, problems: Problems
+    spec: DataSpec, kind: Kind, base: Path, problems: Problems
 ) -> tuple[dict[str, Table], tuple[str, ...]]:
     if spec.hub is not None:
         # `datasets` takes seconds to import, and files do without it.
         from autopeft.tasks.hub import read_hub  # noqa: PLC0415
 
-        return read_hub(spec, problems)
+        return read_hub(spec, kind, problems)
     names = ("train", "validation", "selection", "test")
     files: dict[str, Path | None] = {name: getattr(spec, name) for name in names}
-    text = spec.text or ("text",)
+    columns = spec.columns(kind)
     tables = {
-        name: read_table(base / path, text, spec.label, problems)
+        name: read_table(base / path, columns_of(name, columns), problems)
         for name, path in files.items()
         if path is not None
     }
@@ -170,7 +175,7 @@ def _limit_train(
     notes = [f"train: {n_rows:,} of {len(train):,} rows are used (train_rows)"]
     lost = set(train.labels) - set(splits["train"].labels) if label_names else set()
     if lost:
-        names = ", ".join(f"'{label_names[int(label)]}'" for label in sorted(lost))
+        names = ", ".join(f"'{name}'" for i, name in enumerate(label_names) if i in lost)
         notes.append(f"train: train_rows leaves no row of {names}")
     return notes
 

@@ -1,15 +1,21 @@
 """Texts to token numbers, and rows of them to batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int, Num
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError
 from autopeft.tasks.splits import Split
+
+IGNORED = -100
+"""Instead of a label, where nothing is to be put out."""
 
 
 @dataclass(frozen=True)
@@ -20,22 +26,94 @@ class Encoded:
         input_ids: a list of tokens for each row, of its own length.
         token_type_ids: likewise, 0 for the first text and 1 for the second; `None` if the model
             takes none.
-        labels: int64 class numbers or fp32 numbers.
+        labels: int64 class numbers or fp32 numbers; the number of tokens to put out where answers
+            are texts.
         truncated_fraction: share of the rows that were longer than allowed.
+        answers: where they are texts.
     """
 
     input_ids: list[list[int]]
     token_type_ids: list[list[int]] | None
     labels: Num[Tensor, " row"]
     truncated_fraction: float
+    answers: "Answers | None" = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        return [len(row) for row in self.input_ids]
+        """Tokens of each row; of an encoder-decoder's, source and target together."""
+        if self.answers is None or self.answers.continues:
+            return [len(row) for row in self.input_ids]
+        pairs = zip(self.input_ids, self.answers.targets, strict=True)
+        return [len(row) + len(target) for row, target in pairs]
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """What predictions are compared with: class numbers, numbers, or tuples of references."""
+        if self.answers is None:
+            return self.labels.numpy()
+        out = np.empty(len(self), dtype=object)
+        out[:] = self.answers.references
+        return out
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model is to write.
+
+    Attributes:
+        targets: tokens for each row. If the answer goes on with what was read, as many as were
+            read, and `IGNORED` where nothing is to be written.
+        references: texts for each row that what is written is scored against.
+        continues: the answer goes on with what was read, as a decoder's does.
+    """
+
+    targets: list[list[int]]
+    references: tuple[tuple[str, ...], ...]
+    continues: bool
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens to write are read from.
+
+    Attributes:
+        states: the place of each one's state, in [batch * token].
+        rows: the number of its row in the batch.
+    """
+
+    states: Int[Tensor, " position"]
+    rows: Int[Tensor, " position"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows, padded on the right to the longest.
+
+    Attributes:
+        inputs: `input_ids`, `attention_mask` and, if the model takes them, `token_type_ids`;
+            int64 [batch, token].
+        labels: what the outputs are compared with: one for each row, or for each token to write.
+        places: of these tokens; `None` where there is one output for each row.
+        targets: what an encoder-decoder is to write, int64 [batch, token], `IGNORED` behind it.
+    """
+
+    inputs: dict[str, Int[Tensor, "batch token"]]
+    labels: Num[Tensor, " position"]
+    places: Places | None = None
+    targets: Int[Tensor, "batch target"] | None = None
+
+    def to(self, there: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same elsewhere."""
+        places, targets = self.places, self.targets
+        return Batch(
+            {name: there(tensor) for name, tensor in self.inputs.items()},
+            there(self.labels),
+            places and Places(there(places.states), there(places.rows)),
+            None if targets is None else there(targets),
+        )
 
 
 def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
@@ -50,11 +128,11 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
         ConfigError: no room for text in `max_length`, or more than the model can read.
     """
     n_texts = len(split.texts[0])
-    _check_length(max_length, tokenizer, n_texts)
-    columns = _tokenize(split.texts, tokenizer)
+    check_length(max_length, tokenizer, n_texts)
+    columns = tokenize(split.texts, tokenizer)
     long = [row for row, ids in enumerate(columns["input_ids"]) if len(ids) > max_length]
     if long:
-        cut = _tokenize([split.texts[row] for row in long], tokenizer, max_length)
+        cut = tokenize([split.texts[row] for row in long], tokenizer, max_length)
         for name, values in cut.items():
             for row, value in zip(long, values, strict=True):
                 columns[name][row] = value
@@ -67,35 +145,45 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     )
 
 
-def collate(
-    encoded: Encoded, rows: Sequence[int], pad_token_id: int
-) -> dict[str, Int[Tensor, "batch token"]]:
-    """A batch, padded on the right to its longest row.
+def collate(encoded: Encoded, rows: Sequence[int], pad_token_id: int) -> Batch:
+    """A batch.
 
     Args:
         encoded: where the rows are.
         rows: their positions.
         pad_token_id: what fills `input_ids`; the attention mask is 0 there.
-
-    Returns:
-        `input_ids`, `attention_mask` and, if the model takes them, `token_type_ids`; int64. The
-        labels are `encoded.labels[rows]`.
     """
     ids = [encoded.input_ids[row] for row in rows]
-    batch = {
-        "input_ids": _padded(ids, pad_token_id),
-        "attention_mask": _padded([[1] * len(row) for row in ids], 0),
+    inputs = {
+        "input_ids": padded(ids, pad_token_id),
+        "attention_mask": padded([[1] * len(row) for row in ids], 0),
     }
     if encoded.token_type_ids is not None:
-        batch["token_type_ids"] = _padded([encoded.token_type_ids[row] for row in rows], 0)
-    return batch
+        inputs["token_type_ids"] = padded([encoded.token_type_ids[row] for row in rows], 0)
+    if (answers := encoded.answers) is None:
+        return Batch(inputs, encoded.labels[list(rows)])
+    targets = padded([answers.targets[row] for row in rows], IGNORED)
+    # What a decoder reads at a token is what comes next; of an encoder-decoder, targets are shifted
+    # to the right before they are read.
+    wanted = targets.roll(-1, 1) if answers.continues else targets
+    if answers.continues:
+        wanted[:, -1] = IGNORED
+    written = wanted != IGNORED
+    row, token = written.nonzero(as_tuple=True)
+    return Batch(
+        inputs,
+        wanted[written],
+        Places(row * wanted.shape[1] + token, row),
+        None if answers.continues else targets,
+    )
 
 
-def _tokenize(
+def tokenize(
     texts: Sequence[tuple[str, ...]],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = None,
 ) -> dict[str, list[list[int]]]:
+    """Columns of what the model reads, cut to `max_length` if there is one."""
     encoding = tokenizer(
         *(list(column) for column in zip(*texts, strict=True)),
         truncation=max_length is not None,
@@ -107,17 +195,29 @@ def _tokenize(
     return {name: encoding[name] for name in wanted if name in tokenizer.model_input_names}
 
 
-def _check_length(max_length: int, tokenizer: PreTrainedTokenizerBase, n_texts: int) -> None:
+def check_length(
+    length: int, tokenizer: PreTrainedTokenizerBase, n_texts: int, key: str = "max_length"
+) -> None:
+    """Refuse a longest row that leaves no room for text, or that the model cannot read.
+
+    Args:
+        length: of it, in tokens.
+        tokenizer: of the model.
+        n_texts: in a row.
+        key: what asked for it.
+
+    Raises:
+        ConfigError: it is one.
+    """
     shortest = tokenizer.num_special_tokens_to_add(pair=n_texts > 1) + n_texts
     longest = tokenizer.model_max_length
-    if max_length < shortest:
-        raise ConfigError(f"max_length: {max_length} leaves no room for text; at least {shortest}")
-    if max_length > longest:
-        raise ConfigError(
-            f"max_length: {max_length} is more than the model reads; at most {longest}"
-        )
+    if length < shortest:
+        raise ConfigError(f"{key}: {length} leaves no room for text; at least {shortest}")
+    if length > longest:
+        raise ConfigError(f"{key}: {length} is more than the model reads; at most {longest}")
 
 
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "batch token"]:
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "batch token"]:
+    """Rows filled up on the right to the longest."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])

@@ -1,6 +1,5 @@
 """Data sets of the Hugging Face Hub, read into the same tables as files."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from autopeft.errors import DataError
 from autopeft.tasks.rows import Problems, Table, checked_row, missing_columns, one_line, place
-from autopeft.tasks.spec import DataSpec
+from autopeft.tasks.spec import Columns, DataSpec, Kind, columns_of
 
 _LEGACY = ("glue", "super_glue")  # their names have no owner, so `glue/sst2` is a configuration
 _GLUE_TEXT = {
@@ -51,9 +50,9 @@ class HubName:
         return cls("/".join(parts[:n_name]), "/".join(parts[n_name:]) or None, revision or None)
 
     @property
-    def text(self) -> tuple[str, ...]:
+    def text(self) -> tuple[str, ...] | None:
         """The text columns where they are known without being told."""
-        return _GLUE_TEXT.get(self.config or "", ("text",)) if self.name == "glue" else ("text",)
+        return _GLUE_TEXT.get(self.config or "") if self.name == "glue" else None
 
     @property
     def splits(self) -> dict[str, str]:
@@ -62,11 +61,14 @@ class HubName:
         return {"train": "train", "validation": "validation" + suffix, "test": "test" + suffix}
 
 
-def read_hub(spec: DataSpec, problems: Problems) -> tuple[dict[str, Table], tuple[str, ...]]:
+def read_hub(
+    spec: DataSpec, kind: Kind, problems: Problems
+) -> tuple[dict[str, Table], tuple[str, ...]]:
     """Download a data set, or take it from the cache, and read its splits.
 
     Args:
         spec: with `hub` set.
+        kind: of the task.
         problems: receives faulty rows, with split and row.
 
     Returns:
@@ -80,22 +82,23 @@ def read_hub(spec: DataSpec, problems: Problems) -> tuple[dict[str, Table], tupl
     splits = _download(hub, name)
     if name.splits["train"] not in splits:
         raise DataError(f"{hub}: no split 'train'; it has: {', '.join(splits)}")
-    columns = [*(spec.text or name.text), spec.label]
+    wanted = spec.columns(kind, name.text)
     tables = {}
     unlabelled = []
     for purpose, split in name.splits.items():
         if split not in splits:
             continue
         source = f"{hub}, split {split}"
-        if fault := missing_columns(columns, splits[split].column_names):
+        columns = columns_of(purpose, wanted)
+        if fault := missing_columns(columns.names, splits[split].column_names):
             problems.add(source, fault)
             continue
-        values = splits[split].with_format(None).select_columns(columns)[:]
-        labels = values[spec.label]
+        values = splits[split].with_format(None).select_columns(list(columns.names))[:]
+        labels = values[columns.label]
         if purpose != "train" and labels and all(label in _UNLABELLED for label in labels):
             unlabelled.append(purpose)
             continue
-        feature = splits[split].features[spec.label]
+        feature = splits[split].features[columns.label]
         names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         tables[purpose] = _table(source, columns, values, names, problems)
     return tables, tuple(unlabelled)
@@ -116,23 +119,25 @@ def _download(hub: str, name: HubName) -> Any:
 
 def _table(
     source: str,
-    columns: Sequence[str],
+    columns: Columns,
     values: dict[str, list[Any]],
     names: list[str] | None,
     problems: Problems,
 ) -> Table:
     """Rows of one split; declared classes (`names`) replace their numbers."""
     rows = []
-    records = zip(*(values[column] for column in columns), strict=True)
-    for line, (*texts, label) in enumerate(records, start=1):
+    records = zip(*(values[column] for column in columns.names), strict=True)
+    place_of_label = len(columns.text)
+    for line, record in enumerate(map(list, records), start=1):
         where = place(source, line, by_line=False)
+        label = record[place_of_label]
         if names and label is not None:
             if not 0 <= label < len(names):
                 problems.add(where, f"label {label} is none of the {len(names)} declared classes")
                 continue
-            label = names[label]  # noqa: PLW2901
-        if row := checked_row(line, [*texts, label], columns, where, problems):
+            record[place_of_label] = names[label]
+        if row := checked_row(line, record, columns, where, problems):
             rows.append(row)
-    if not values[columns[0]]:
+    if not values[columns.label]:
         problems.add(source, "has no rows")
     return Table(source, tuple(rows), label_names=tuple(names) if names else None)

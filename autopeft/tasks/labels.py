@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from reprlib import repr as shortened
 
-from autopeft.tasks.rows import Problems, Table
+from autopeft.tasks.rows import Problems, Row, Table, fault_of
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _MAX_NAMED = 10
@@ -61,6 +61,48 @@ def number_labels(tables: Mapping[str, Table], problems: Problems) -> dict[str, 
     labels = {split: _numbers(table, problems) for split, table in tables.items()}
     problems.raise_if_any()
     return labels
+
+
+def answers(
+    tables: Mapping[str, Table], problems: Problems
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[tuple[str, ...], ...]]]:
+    """Read labels as texts.
+
+    Args:
+        tables: by split.
+        problems: receives answers that are no text, and references that are neither a text nor a
+            list of texts.
+
+    Returns:
+        The answers of each split, and the references of those that have some.
+
+    Raises:
+        DataError: if anything was noted.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    references: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for split, table in tables.items():
+        for row in table.rows:
+            if not isinstance(row.label, str):
+                kind = type(row.label).__name__
+                message = f"answer {shortened(row.label)} is of type {kind}, not a string"
+                problems.add(table.where(row), message)
+        found[split] = tuple(str(row.label) for row in table.rows)
+        if any(row.references is not None for row in table.rows):
+            references[split] = tuple(_references(table, row, problems) for row in table.rows)
+    problems.raise_if_any()
+    return found, references
+
+
+def _references(table: Table, row: Row, problems: Problems) -> tuple[str, ...]:
+    given = [row.references] if isinstance(row.references, str) else row.references
+    if not isinstance(given, list) or not given or any(map(fault_of, given)):
+        problems.add(
+            table.where(row),
+            f"references {shortened(row.references)} are neither a text nor a list of texts",
+        )
+        return ()
+    return tuple(map(str, given))
 
 
 def _class_names(table: Table, problems: Problems) -> list[str]:

@@ -126,7 +126,7 @@ def rows_of_classes(
         _f1_and_mcc(np.delete(predictions, row), np.delete(labels, row), n_labels)[which]
         for row in first
     ]
-    return _pseudo_values(whole, np.asarray(without)[kind])
+    return pseudo_values(whole, np.asarray(without)[kind])
 
 
 def rows_of_numbers(
@@ -145,11 +145,16 @@ def rows_of_numbers(
         return np.zeros(1)
     every = [(np.delete(x, row), np.delete(y, row)) for row in range(len(y))]
     without = [_correlations(*rest)[which] for rest in every]
-    return _pseudo_values(_correlations(x, y)[which], np.asarray(without))
+    return pseudo_values(_correlations(x, y)[which], np.asarray(without))
 
 
-def _pseudo_values(whole: float, without: Floats) -> Floats:
-    """From a metric of all rows and those without each row."""
+def pseudo_values(whole: float, without: Floats) -> Floats:
+    """What each row adds to a metric: the jackknife's pseudo-values, whose mean is the metric.
+
+    Args:
+        whole: the metric of all rows.
+        without: [row], those without each row.
+    """
     added = (len(without) - 1) * (whole - without)
     return np.asarray(whole + added - added.mean(), np.float64)
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autopeft.tasks.rows import Problems, Table, checked_row, missing_columns, one_line, place
+from autopeft.tasks.spec import Columns
 
 Record = tuple[int, tuple[object, ...]]  # line or row number, then a value for each column
 _Reader = Callable[[Path, Sequence[str], Problems], Iterator[Record]]
@@ -19,24 +20,22 @@ _BOM = b"\xef\xbb\xbf"
 _LONGEST_FIELD = 2**31 - 1  # the largest C long on every platform
 
 
-def read_table(path: Path, text: Sequence[str], label: str, problems: Problems) -> Table:
+def read_table(path: Path, columns: Columns, problems: Problems) -> Table:
     """Read one file.
 
     Args:
         path: ends in `.csv`, `.jsonl` or `.parquet`.
-        text: the one or two text columns.
-        label: the label column.
+        columns: to read.
         problems: receives whatever is wrong, with file and line (Parquet: row).
 
     Returns:
         The sound rows; none if the file cannot be read at all.
     """
-    columns = [*text, label]
     by_line = path.suffix.lower() != ".parquet"
     rows = []
     n_records = 0
     n_problems_before = problems.count
-    for line, values in _records(path, columns, problems):
+    for line, values in _records(path, columns.names, problems):
         n_records += 1
         where = place(str(path), line, by_line=by_line)
         if row := checked_row(line, values, columns, where, problems):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.errors import DataError
+from autopeft.tasks.spec import Columns
 
 MAX_SHOWN = 5
 
@@ -19,11 +20,13 @@ class Row:
         line: where it begins, counted from 1; a row number where the source has no lines.
         texts: one string, or the two of a pair.
         label: not `None`; everything else about it is the task's to judge.
+        references: as the source has them; `None` where none were asked for.
     """
 
     line: int
     texts: tuple[str, ...]
     label: object
+    references: object = None
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,20 @@ def place(source: str, line: int, *, by_line: bool) -> str:
 
 
 def checked_row(
-    line: int, values: Sequence[object], columns: Sequence[str], where: str, problems: Problems
+    line: int, values: Sequence[object], columns: Columns, where: str, problems: Problems
 ) -> Row | None:
-    """A row of the text columns and, last, the label column; `None` if it is at fault."""
-    *texts, label = values
-    faults = [(name, _fault(text)) for name, text in zip(columns, texts, strict=False)]
+    """A row of the values of these columns; `None` if it is at fault."""
+    n_texts = len(columns.text)
+    texts, label = values[:n_texts], values[n_texts]
+    faults = [(name, fault_of(text)) for name, text in zip(columns.text, texts, strict=True)]
     if label is None or isinstance(label, str):
-        faults.append((columns[-1], _fault(label)))
+        faults.append((columns.label, fault_of(label)))
     found = [f"column '{name}' {fault}" for name, fault in faults if fault]
     for message in found:
         problems.add(where, message)
-    return None if found else Row(line, tuple(str(text) for text in texts), label)
+    if found:
+        return None
+    return Row(line, tuple(str(text) for text in texts), label, *values[n_texts + 1 :])
 
 
 def one_line(error: Exception) -> str:
@@ -111,7 +117,8 @@ def missing_columns(wanted: Sequence[str], present: Sequence[str]) -> str | None
     return None
 
 
-def _fault(value: object) -> str | None:
+def fault_of(value: object) -> str | None:
+    """What makes a value no text, if anything does."""
     if value is None:
         return "is null"
     if isinstance(value, bytes):

@@ -1,18 +1,56 @@
 """Where the rows of a study come from, as a study file says it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "seq2seq", "causal"]
+
+LANGUAGE: frozenset[Kind] = frozenset({"seq2seq", "causal"})
+"""Tasks whose answers are text: of an encoder-decoder, or of a decoder that continues a text."""
+
+_OF_TEXT = ("bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "exact_match", "likelihood")
 
 METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
     "classification": ("accuracy", "f1", "mcc"),
     "regression": ("pearson", "spearman"),
+    "seq2seq": _OF_TEXT,
+    "causal": ("likelihood", *_OF_TEXT[:-1]),
+}
+
+_COLUMNS: dict[Kind, tuple[str, str]] = {  # of the text and the label, where nothing is said
+    "classification": ("text", "label"),
+    "regression": ("text", "label"),
+    "seq2seq": ("source", "target"),
+    "causal": ("source", "target"),
 }
 
 _HUB = r"^[\w.-]+(/[\w.-]+){0,2}(@[\w./-]+)?$"
+
+
+class Columns(NamedTuple):
+    """The columns that are read of a data set.
+
+    Attributes:
+        text: of the one text or the pair.
+        label: of the label or the answer.
+        references: of what answers are scored against, if that is not the answer.
+    """
+
+    text: tuple[str, ...]
+    label: str
+    references: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.text, self.label, *filter(None, (self.references,)))
+
+
+def columns_of(split: str, columns: Columns) -> Columns:
+    """What is read of one split: nothing is scored on the training rows."""
+    return columns._replace(references=None) if split == "train" else columns
 
 
 def _listed(value: object) -> object:
@@ -30,9 +68,11 @@ class DataSpec(BaseModel):
         test: likewise; optional.
         hub: `owner/name`, `owner/name/configuration` or `glue/sst2`, each with an optional
             `@revision`; instead of files.
-        text: the column of the text, or the two columns of a pair. Without it, `text`; for a
-            GLUE task, its own columns.
-        label: the column of the label.
+        text: the column of the text, or the two columns of a pair. Without it, `text`, or `source`
+            where the answer is text; for a GLUE task, its own columns.
+        label: the column of the label, or of the answer; without it, `label` or `target`.
+        references: where answers are text, a column with one or several of them to score against,
+            in all files but the training file; without it, the answers themselves.
         train_rows: use only so many training rows, drawn with the seed; the first n of a larger
             draw are the draw of n.
         selection_rows: set so many training rows aside for the final selection; 0 for none.
@@ -49,7 +89,8 @@ class DataSpec(BaseModel):
         Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1, max_length=2)]
         | None
     ) = None
-    label: str = "label"
+    label: str | None = None
+    references: str | None = None
     train_rows: Annotated[int, Field(ge=2)] | None = None
     selection_rows: Annotated[int, Field(ge=0)] | None = None
 
@@ -67,7 +108,48 @@ class DataSpec(BaseModel):
 
     @model_validator(mode="after")
     def _distinct_columns(self) -> "DataSpec":
-        columns = [*(self.text or ()), self.label]
+        columns = [*(self.text or ()), *filter(None, (self.label or "label", self.references))]
         if repeated := sorted({name for name in columns if columns.count(name) > 1}):
-            raise ValueError(f"column `{repeated[0]}` is named twice by `text` and `label`")
+            keys = "`text`, `label` and `references`" if self.references else "`text` and `label`"
+            raise ValueError(f"column `{repeated[0]}` is named twice by {keys}")
         return self
+
+    def columns(self, kind: Kind, text: tuple[str, ...] | None = None) -> Columns:
+        """What to read.
+
+        Args:
+            kind: of the task.
+            text: the text columns where they are known without being told.
+        """
+        one, label = _COLUMNS[kind]
+        return Columns(self.text or text or (one,), self.label or label, self.references)
+
+
+class GenerationSpec(BaseModel):
+    """How answers that are texts are encoded, learnt and written.
+
+    Attributes:
+        max_target_length: longest answer in tokens, its end included; `training.max_length` is that
+            of the text it answers.
+        separator: between text and answer, where a decoder continues a text.
+        label_smoothing: part of the probability that is spread over all words while training.
+        max_new_tokens: that are written at most; as many as `max_target_length` by default.
+        beams: of the search for an answer; 1 is greedy.
+        length_penalty: exponent of the length by which a beam's score is divided.
+        no_repeat_ngram: no so many words in a row are written twice; 0 for no such rule.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_target_length: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 64
+    separator: str = "\n"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_new_tokens: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
+    beams: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    length_penalty: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    no_repeat_ngram: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
+
+    @property
+    def n_new(self) -> int:
+        """Tokens that are written at most."""
+        return self.max_new_tokens or self.max_target_length

@@ -12,6 +12,10 @@ CARVED_MAX_ROWS = 2_000
 N_FOLDS = 5
 
 
+Labels = tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+"""Of the rows of a split, all of one type."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Rows that are used for one purpose.
@@ -19,15 +23,18 @@ class Split:
     Attributes:
         name: `train`, `validation`, `selection` or `test`.
         texts: one string a row, or the two of a pair.
-        labels: a class number from 0, or a finite number.
+        labels: a class number from 0, a finite number, or the answer to give.
+        references: one or several answers to score against; None where that is the label.
     """
 
     name: str
     texts: tuple[tuple[str, ...], ...]
-    labels: tuple[int, ...] | tuple[float, ...]
+    labels: Labels
+    references: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.texts) != len(self.labels):
+        counts = {len(self.texts), len(self.labels), len(self.references or self.labels)}
+        if len(counts) > 1:
             raise ValueError(f"{len(self.texts)} texts and {len(self.labels)} labels")
 
     def __len__(self) -> int:
@@ -39,13 +46,26 @@ class Split:
         digest = hashlib.sha256()
         for texts, label in zip(self.texts, self.labels, strict=True):
             digest.update(json.dumps([*texts, label]).encode() + b"\n")
+        if self.references is not None:
+            digest.update(json.dumps(self.references).encode())
         return digest.hexdigest()
+
+    @property
+    def asked(self) -> "Split":
+        """Its texts alone, where answers are texts."""
+        return Split(self.name, self.texts, (0,) * len(self))
+
+    @property
+    def answers(self) -> tuple[tuple[str, ...], ...]:
+        """What answers are scored against, where they are texts."""
+        return self.references or tuple((str(label),) for label in self.labels)
 
     def take(self, rows: Sequence[int], name: str | None = None) -> "Split":
         """The rows at these positions, in this order."""
         texts = tuple(self.texts[row] for row in rows)
         labels = tuple(self.labels[row] for row in rows)
-        return Split(name or self.name, texts, labels)
+        references = self.references and tuple(self.references[row] for row in rows)
+        return Split(name or self.name, texts, labels, references)  # type: ignore[arg-type]
 
 
 def shuffled(n_rows: int, key: str) -> list[int]:
@@ -80,7 +100,7 @@ def carve(
     n_carved = min(len(split) * CARVED_PERCENT // 100, CARVED_MAX_ROWS)
     if n_rows is not None:
         n_carved = min(n_rows, len(split))
-    strata: dict[float, list[int]] = defaultdict(list)
+    strata: dict[float | str, list[int]] = defaultdict(list)
     for row in shuffled(len(split), f"carve {name} {seed}"):
         strata[split.labels[row] if stratified else 0].append(row)
     taken = set[int]()

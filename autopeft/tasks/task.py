@@ -8,9 +8,12 @@ from jaxtyping import Float, Int, Num
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError
 from autopeft.tasks.data import Dataset
+from autopeft.tasks.encode import Encoded, encode
+from autopeft.tasks.language import Language
 from autopeft.tasks.metrics import (
     Measurement,
     measure_classes,
@@ -18,21 +21,36 @@ from autopeft.tasks.metrics import (
     rows_of_classes,
     rows_of_numbers,
 )
-from autopeft.tasks.spec import METRICS, Kind
+from autopeft.tasks.spec import METRICS, GenerationSpec, Kind
+from autopeft.tasks.splits import Split
 
 
-@runtime_checkable
-class Task(Protocol):
-    """What training and scoring need to know of a task.
-
-    Trials are independent: what is in the logits of one, NaN included, changes no bit of the loss,
-    gradient or predictions of another.
-    """
+class Scoring(Protocol):
+    """What scoring needs to know of a task."""
 
     @property
     def metric(self) -> str:
         """The metric that the search maximises."""
         ...
+
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
+        """Every metric of this kind of task on one trial's rows, the chosen one first."""
+        ...
+
+    def row_scores(
+        self, predictions: NDArray[Any], truth: NDArray[Any]
+    ) -> Float[NDArray[np.float64], " row"]:
+        """What each row adds to the chosen metric; their mean is the metric."""
+        ...
+
+
+@runtime_checkable
+class Task(Scoring, Protocol):
+    """A task with a head; what training and scoring need to know of it.
+
+    Trials are independent: what is in the logits of one, NaN included, changes no bit of the loss,
+    gradient or predictions of another.
+    """
 
     @property
     def n_outputs(self) -> int:
@@ -49,16 +67,6 @@ class Task(Protocol):
         self, logits: Float[Tensor, "trial batch output"]
     ) -> Num[Tensor, "trial batch"]:
         """What the outputs say, in the terms of the labels."""
-        ...
-
-    def metrics(self, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, Measurement]:
-        """Every metric of this kind of task on one trial's rows, the chosen one first."""
-        ...
-
-    def row_scores(
-        self, predictions: NDArray[Any], labels: NDArray[Any]
-    ) -> Float[NDArray[np.float64], " row"]:
-        """What each row adds to the chosen metric; their mean is the metric."""
         ...
 
 
@@ -98,20 +106,20 @@ class Classification:
         """The likeliest class; some class even where logits are NaN, so look at the loss too."""
         return logits.argmax(dim=-1)
 
-    def metrics(self, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, Measurement]:
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
         """Accuracy, F1 and MCC, the chosen one first.
 
         Args:
             predictions: [row], class numbers of one trial.
-            labels: [row], class numbers.
+            truth: [row], class numbers.
         """
-        return _first(self.metric, measure_classes(predictions, labels, self.n_labels))
+        return _first(self.metric, measure_classes(predictions, truth, self.n_labels))
 
     def row_scores(
-        self, predictions: NDArray[Any], labels: NDArray[Any]
+        self, predictions: NDArray[Any], truth: NDArray[Any]
     ) -> Float[NDArray[np.float64], " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
-        return rows_of_classes(self.metric, predictions, labels, self.n_labels)
+        return rows_of_classes(self.metric, predictions, truth, self.n_labels)
 
 
 @dataclass(frozen=True)
@@ -147,34 +155,43 @@ class Regression:
         """The outputs on the labels' own scale."""
         return logits.float().squeeze(-1) * self.label_std + self.label_mean
 
-    def metrics(self, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, Measurement]:
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
         """Pearson's and Spearman's correlation, the chosen one first.
 
         Args:
             predictions: [row], of one trial.
-            labels: [row].
+            truth: [row].
         """
-        return _first(self.metric, measure_numbers(predictions, labels))
+        return _first(self.metric, measure_numbers(predictions, truth))
 
     def row_scores(
-        self, predictions: NDArray[Any], labels: NDArray[Any]
+        self, predictions: NDArray[Any], truth: NDArray[Any]
     ) -> Float[NDArray[np.float64], " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
-        return rows_of_numbers(self.metric, predictions, labels)
+        return rows_of_numbers(self.metric, predictions, truth)
 
 
-def make_task(kind: Kind, metric: str | None, dataset: Dataset) -> Task:
+AnyTask = Task | Language
+"""A task with a head of its own, or one whose answers are words."""
+
+
+def make_task(
+    kind: Kind, metric: str | None, dataset: Dataset, generation: GenerationSpec | None = None
+) -> AnyTask:
     """The task of a data set.
 
     Args:
-        kind: `classification` or `regression`.
-        metric: what to maximise; `None` for the default, `accuracy` or `pearson`.
+        kind: of the task.
+        metric: what to maximise; `None` for the default of its kind.
         dataset: tells the number of classes, or the labels' mean and standard deviation.
+        generation: how texts are written, where answers are texts; as usual if None.
 
     Raises:
         ConfigError: the metric does not suit the kind.
     """
     metric = METRICS[kind][0] if metric is None else metric
+    if kind == "seq2seq" or kind == "causal":  # noqa: PLR1714  # which mypy understands
+        return Language(kind, metric, generation or GenerationSpec())
     if kind == "classification":
         return Classification(len(dataset.label_names), metric)
     labels = np.asarray(dataset.train.labels, np.float64)
@@ -189,3 +206,22 @@ def _check_metric(metric: str, kind: Kind) -> None:
 
 def _first(chosen: str, measured: dict[str, Measurement]) -> dict[str, Measurement]:
     return {chosen: measured[chosen]} | measured
+
+
+def encode_for(
+    task: AnyTask, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Encoded:
+    """Tokenise a split as a task reads it.
+
+    Args:
+        task: whose rows they are.
+        split: to tokenise.
+        tokenizer: of the model.
+        max_length: longest text in tokens.
+
+    Raises:
+        ConfigError: no room for text in `max_length`, or more than the model can read.
+    """
+    if isinstance(task, Language):
+        return task.encode(split, tokenizer, max_length)
+    return encode(split, tokenizer, max_length)

@@ -13,7 +13,7 @@ from autopeft.model.backbone import Backbone
 from autopeft.space.genotype import Genotype
 from autopeft.space.merge import is_mergeable
 from autopeft.tasks.encode import Encoded
-from autopeft.tasks.task import Task
+from autopeft.tasks.task import AnyTask
 from autopeft.training.cohort import Cohort
 from autopeft.training.memory import release_memory, resident_bytes
 from autopeft.training.settings import TrainingSettings
@@ -39,7 +39,7 @@ def fastest(step: Callable[[], object], device: torch.device, times: int = TIMES
 def step_seconds(
     backbone: Backbone,
     genotypes: Sequence[Genotype],
-    task: Task,
+    task: AnyTask,
     settings: TrainingSettings,
     rows: Encoded,
     times: int = TIMES,
@@ -62,7 +62,7 @@ def step_seconds(
 def answer_seconds(
     backbone: Backbone,
     genotype: Genotype,
-    task: Task,
+    task: AnyTask,
     settings: TrainingSettings,
     rows: Encoded,
     times: int = TIMES,
@@ -86,7 +86,7 @@ def answer_seconds(
 
 
 def growth_bytes(
-    backbone: Backbone, genotype: Genotype, task: Task, settings: TrainingSettings, rows: Encoded
+    backbone: Backbone, genotype: Genotype, task: AnyTask, settings: TrainingSettings, rows: Encoded
 ) -> int:
     """What the memory grows by while a genotype trains alone, on the longest rows there are.
 
@@ -142,11 +142,9 @@ def _watched(device: torch.device) -> Iterator[list[int]]:
 def _step(cohort: Cohort, rows: Encoded, indices: Sequence[int]) -> Callable[[], None]:
     """A step that costs what any other does and moves nothing: its learning rate is 0."""
     optimizer = cohort.new_optimizer()
-    labels = rows.labels[indices].to(_device(cohort.backbone))
 
     def step() -> None:
-        losses = cohort.task.loss(cohort.logits(rows, indices), labels)
-        torch.autograd.backward(losses.sum())
+        torch.autograd.backward(cohort.losses(rows, indices).sum())
         optimizer.step(0.0)
 
     return step

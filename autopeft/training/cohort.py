@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,24 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autopeft.errors import DataError
-from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import Backbone
-from autopeft.model.head import StackedHead, pooled_logits
-from autopeft.model.inject import Injection, fill
+from autopeft.model.inject import fill
 from autopeft.space.genotype import Genotype
-from autopeft.tasks.encode import Encoded, collate
-from autopeft.tasks.task import Task
-from autopeft.training.batches import batch_order, evaluation_order
+from autopeft.tasks.encode import Encoded
+from autopeft.tasks.task import AnyTask
+from autopeft.training.batches import batch_order
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import RELEASE_ABOVE, release_memory, resident_bytes
 from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
 from autopeft.training.paused import Paused
 from autopeft.training.ranks import RankBudget
 from autopeft.training.settings import TrainingSettings
-
-EVALUATION_FACTOR = 2
-"""Evaluation batches are larger: they keep nothing for a backward pass."""
+from autopeft.training.trials import Trials
 
 LOOKS = 128
 """Training rows, in whole batches, that ops which choose by the data look at before training."""
@@ -38,9 +32,6 @@ MIDWAY = 2 / 3
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
-
-Beat = Callable[[], None]
-"""Called again and again while something else than a step goes on: a sign of life."""
 
 
 def _report(progress: Progress | None, before: int, steps: int, step: int, _: int) -> None:
@@ -77,8 +68,8 @@ class Trained:
     paused: Paused | None = None
 
 
-class Cohort(AbstractContextManager["Cohort", None]):
-    """K genotypes in one model. Use as a context: leaving it restores the model.
+class Cohort(Trials):
+    """Trials that are trained together. Use as a context: leaving it restores the model.
 
     Args:
         backbone: the frozen model, in the precision of the settings.
@@ -99,42 +90,17 @@ class Cohort(AbstractContextManager["Cohort", None]):
         backbone: Backbone,
         genotypes: Sequence[Genotype],
         seeds: Sequence[int],
-        task: Task,
+        task: AnyTask,
         settings: TrainingSettings,
         cache: FrozenCache | None = None,
         trial_bytes: int | None = None,
     ) -> None:
-        if backbone.precision != settings.precision:
-            raise ValueError(f"a backbone in {backbone.precision} for {settings.precision}")
-        self.backbone, self.task, self.settings = backbone, task, settings
-        self._cache = cache
-        self.genotypes = tuple(genotypes)
-        self.n_trials = len(genotypes)
-        self._anatomy = Anatomy(backbone.model, backbone.fresh)
-        self.injection = Injection(
-            backbone.model,
-            genotypes,
-            seeds,
-            settings.kernel,
-            fresh=backbone.fresh,
-            given=cache is not None,
-            first_token=self._anatomy.family.first_token,
-        )
-        try:
-            self.head = StackedHead(backbone.model, backbone.fresh, seeds)
-        except DataError:
-            self.injection.remove()
-            raise
+        super().__init__(backbone, genotypes, seeds, task, settings, cache)
         self._most_bytes = (
             math.inf
             if trial_bytes is None
             else resident_bytes() + RELEASE_ABOVE * trial_bytes * self.n_trials
         )
-        self._device = next(backbone.model.parameters()).device
-
-    def __exit__(self, *_: object) -> None:
-        self.head.remove()
-        self.injection.remove()
 
     def stacked(self) -> list[Stacked]:
         """Every trainable parameter with its owners."""
@@ -153,25 +119,6 @@ class Cohort(AbstractContextManager["Cohort", None]):
                 names = (f"{path}.{name}",) * self.n_trials
                 out.append(Stacked(parameter, every, rows, module.decays(name), names))
         return out
-
-    def logits(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, "trial batch output"]:
-        """The outputs of all trials for one batch of examples."""
-        batch = collate(rows, indices, self.backbone.tokenizer.pad_token_id or 0)
-        moved = {name: self._there(tensor) for name, tensor in batch.items()}
-        if self._cache is not None:
-            for fork in set(self.injection.forks.forks) - {0}:
-                self.injection.states[fork] = self._cache.take(rows, fork, indices)
-        model, head = self.backbone.model, self._anatomy.family.head
-        out: Tensor = (
-            pooled_logits(model, head, self._anatomy.pool, moved) if head else model(**moved).logits
-        )
-        return out.float().view(self.n_trials, len(indices), -1)
-
-    def _there(self, tensor: Tensor) -> Tensor:
-        """A tensor of a batch on the device, without waiting for it."""
-        if self._device.type != "cuda":
-            return tensor.to(self._device)
-        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def train(
         self,
@@ -247,9 +194,7 @@ class Cohort(AbstractContextManager["Cohort", None]):
         for indices in order if ops else ():
             for op in ops:
                 op.watch(len(indices))
-            labels = self._there(rows.labels[indices])
-            losses = self.task.loss(self.logits(rows, indices), labels)
-            torch.autograd.backward(losses.sum())
+            torch.autograd.backward(self.losses(rows, indices).sum())
             for parameter in parameters:
                 parameter.grad = None
             seen += len(indices)
@@ -282,9 +227,9 @@ class Cohort(AbstractContextManager["Cohort", None]):
             indices = order[step]
             for op in self.injection.stacks():
                 op.begin(step)
-            labels = self._there(rows.labels[indices])
-            losses = self.task.loss(self.logits(rows, indices), labels)
-            torch.autograd.backward(self._with_penalties(losses))
+            losses = self.losses(rows, indices)
+            if losses.requires_grad:  # of a frozen model without a head nothing is learnt
+                torch.autograd.backward(self._with_penalties(losses))
             ranks.observe()
             optimizer.step(schedule(step, len(order), self.settings.warmup))
             ranks.cut(step + 1)
@@ -323,30 +268,6 @@ class Cohort(AbstractContextManager["Cohort", None]):
                 total = total + penalty.sum()
         return total
 
-    @torch.no_grad()
-    def predict(self, rows: Encoded, beat: Beat | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions [trial, row] and whether each trial's outputs are all finite [trial].
-
-        Args:
-            rows: to predict.
-            beat: called with every batch.
-        """
-        size = self.settings.batch_size * EVALUATION_FACTOR
-        out: np.ndarray | None = None
-        finite = torch.ones(self.n_trials, dtype=torch.bool)
-        for indices in evaluation_order(rows.lengths, size):
-            logits = self.logits(rows, indices)
-            finite &= logits.isfinite().flatten(1).all(1).cpu()
-            predicted = self.task.predictions(logits).cpu().numpy()
-            if out is None:
-                out = np.zeros((self.n_trials, len(rows.lengths)), predicted.dtype)
-            out[:, indices] = predicted
-            if beat is not None:
-                beat()
-        if out is None:
-            raise ValueError("there are no rows to predict")
-        return out, finite.numpy()
-
     def _runs_of(self, trial: int) -> int:
         return 1 + any(
             op.chooses == "rehearsed" and any(m.trial == trial for m in op.stack)
@@ -369,18 +290,3 @@ class Cohort(AbstractContextManager["Cohort", None]):
             head_params=self.head.count(),
             finite=finite,
         )
-
-    def tensors(self, trial: int) -> dict[str, Tensor]:
-        """A copy of one trial's parameters on the CPU, by full name, without padding."""
-        own = self.injection.tensors(trial) | self.head.tensors(trial)
-        return {name: tensor.detach().cpu().clone() for name, tensor in own.items()}
-
-    @torch.no_grad()
-    def load(self, trial: int, tensors: dict[str, Tensor]) -> None:
-        """Put parameters from `tensors` back.
-
-        Raises:
-            ValueError: names or shapes are not those of this trial.
-        """
-        own = self.injection.tensors(trial) | self.head.tensors(trial)
-        fill(own, tensors)

@@ -11,9 +11,10 @@ from autopeft.space.costs import FLOATS_PER_PARAMETER
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Encoded
-from autopeft.tasks.task import Task
-from autopeft.training.cohort import EVALUATION_FACTOR, Cohort
+from autopeft.tasks.task import AnyTask
+from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
+from autopeft.training.trials import EVALUATION_FACTOR
 
 ROWS = (4, 2)
 """Rows of the batches that are looked at; what is kept is linear in them."""
@@ -26,7 +27,7 @@ def trial_bytes(
     backbone: Backbone,
     genotypes: Sequence[Genotype],
     *,
-    task: Task,
+    task: AnyTask,
     settings: TrainingSettings,
     rows: Encoded,
 ) -> int:
@@ -72,9 +73,7 @@ def _kept(cohort: Cohort, rows: Encoded, n_rows: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-        logits = cohort.logits(rows, longest)
-        labels = rows.labels[longest].to(logits.device)
-        cohort.task.loss(logits, labels)
+        cohort.losses(rows, longest)
     return sum(kept.values())
 
 

@@ -106,7 +106,7 @@ class FrozenCache:
         self, rows: Encoded, indices: Sequence[int], forks: Sequence[int], read: dict[int, Tensor]
     ) -> None:
         backbone, depth = self._backbone, self._backbone.shape.n_layers
-        batch = collate(rows, indices, backbone.tokenizer.pad_token_id or 0)
+        batch = collate(rows, indices, backbone.tokenizer.pad_token_id or 0).inputs
         device = next(backbone.model.parameters()).device
         injection = Injection(
             backbone.model,

@@ -15,7 +15,7 @@ from torch import nn
 from autopeft.model.backbone import Backbone
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
-from autopeft.tasks.task import Task
+from autopeft.tasks.task import AnyTask
 from autopeft.training.batches import batch_order
 from autopeft.training.cohort import Cohort, Progress, Trained
 from autopeft.training.memory import release_memory
@@ -31,7 +31,7 @@ def train_full(
     genotype: Genotype,
     seed: int,
     *,
-    task: Task,
+    task: AnyTask,
     settings: TrainingSettings,
     train: Encoded,
     validation: Encoded,
@@ -91,14 +91,13 @@ def _stepper(
     cohort: Cohort, parameters: Sequence[nn.Parameter], genotype: Genotype, total: int
 ) -> Callable[[Encoded, Sequence[int], int], float]:
     """One step on a batch, which says what the loss was."""
-    task, settings, rate = cohort.task, cohort.settings, genotype.learning_rate
+    settings, rate = cohort.settings, genotype.learning_rate
     optimizer = torch.optim.AdamW(
         parameters, rate, betas=(BETA1, BETA2), eps=EPS, weight_decay=genotype.weight_decay
     )
 
     def step(rows: Encoded, indices: Sequence[int], number: int) -> float:
-        labels = rows.labels[indices].to(parameters[0].device)
-        loss = task.loss(cohort.logits(rows, indices), labels).sum()
+        loss = cohort.losses(rows, indices).sum()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, settings.clip)
         for group in optimizer.param_groups:

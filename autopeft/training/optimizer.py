@@ -40,7 +40,7 @@ class CohortAdamW:
     trial's own gradient, and not in the update. A trial that has become NaN stays alone with it.
 
     Args:
-        stacked: all trainable parameters.
+        stacked: all trainable parameters; none, where a frozen model without a head is scored.
         learning_rates: one for each trial.
         weight_decays: one for each trial, decoupled.
         clip: largest gradient norm of a trial.
@@ -56,7 +56,7 @@ class CohortAdamW:
     ) -> None:
         self._stacked = tuple(stacked)
         self._clip = clip
-        device = stacked[0].parameter.device
+        device = stacked[0].parameter.device if stacked else torch.device("cpu")
         self._n_trials = len(learning_rates)
         self._parameters: list[Tensor] = [item.parameter for item in stacked]
         # As large as the parameters: foreach is slow where it has to broadcast.
@@ -150,6 +150,8 @@ class CohortAdamW:
         if any(item.parameter.grad is None for item in self._stacked):
             raise RuntimeError("a trainable parameter took no part in the forward pass")
         self._step += 1
+        if not self._stacked:
+            return
         norms = self.gradient_norms()
         # A NaN norm keeps its NaN: the trial is lost, and nothing else sees it.
         clips = torch.where(norms > self._clip, self._clip / norms, torch.ones_like(norms))

@@ -19,7 +19,7 @@ from autopeft.model.computing import Kernel, Precision
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Encoded
-from autopeft.tasks.task import Task
+from autopeft.tasks.task import AnyTask
 from autopeft.training.alone import fastest, step_seconds
 from autopeft.training.settings import TrainingSettings
 
@@ -109,7 +109,7 @@ def trial_seconds(
     backbone: Backbone,
     genotypes: Sequence[Genotype],
     *,
-    task: Task,
+    task: AnyTask,
     settings: TrainingSettings,
     train: Encoded,
     validation: Encoded,

@@ -9,7 +9,7 @@ from functools import partial
 from autopeft.model.backbone import Backbone
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
-from autopeft.tasks.task import Task
+from autopeft.tasks.task import AnyTask
 from autopeft.training.cohort import Cohort, Progress, Trained
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import release_memory
@@ -22,7 +22,7 @@ def train_cohort(
     genotypes: Sequence[Genotype],
     seeds: Sequence[int],
     *,
-    task: Task,
+    task: AnyTask,
     settings: TrainingSettings,
     train: Encoded,
     validation: Encoded,

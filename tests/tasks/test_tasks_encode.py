@@ -71,12 +71,12 @@ def test_truncation_is_the_tokenizers_own_and_is_counted(split, max_length):
 def test_token_types_only_where_the_model_takes_them():
     encoded = encode(PAIR, make_tokenizer(["input_ids", "attention_mask"]), max_length=16)
     assert encoded.token_type_ids is None
-    assert set(collate(encoded, [0], 0)) == {"input_ids", "attention_mask"}
+    assert set(collate(encoded, [0], 0).inputs) == {"input_ids", "attention_mask"}
 
 
 def test_a_batch_is_padded_to_its_own_longest_row():
     encoded = encode(SINGLE, make_tokenizer(), max_length=16)
-    batch = collate(encoded, [1, 0], pad_token_id=9)
+    batch = collate(encoded, [1, 0], pad_token_id=9).inputs
     assert batch["input_ids"].tolist() == [[2, 6, 3, 9], [2, 4, 5, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert batch["token_type_ids"].tolist() == [[0] * 4, [0] * 4]
@@ -87,7 +87,7 @@ def test_a_batch_is_the_tokenizers_own():
     tokenizer = make_tokenizer()
     texts = [text for (text,) in SINGLE.texts]
     expected = tokenizer(texts, padding=True, return_tensors="pt")
-    batch = collate(encode(SINGLE, tokenizer, 16), range(3), tokenizer.pad_token_id)
+    batch = collate(encode(SINGLE, tokenizer, 16), range(3), tokenizer.pad_token_id).inputs
     assert set(batch) == set(expected)
     assert all(torch.equal(batch[name], expected[name]) for name in batch)
 

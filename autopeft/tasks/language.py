@@ -1,0 +1,174 @@
+"""Tasks whose answers are text: how rows are encoded, and how good what was written is."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from autopeft.errors import ConfigError
+from autopeft.tasks.encode import IGNORED, Answers, Encoded, check_length, encode, tokenize
+from autopeft.tasks.metrics import Measurement
+from autopeft.tasks.spec import METRICS, GenerationSpec
+from autopeft.tasks.splits import Split
+from autopeft.tasks.texts import MODULES, Scores, scores_of
+
+TARGET_KEY = "generation.max_target_length"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model makes of one row.
+
+    Attributes:
+        loss: of the answer's tokens, in nats, in all.
+        n_tokens: of the answer.
+        text: what the model wrote by itself; None if it was not asked to.
+    """
+
+    loss: float
+    n_tokens: int
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Language:
+    """A text for a text; cross-entropy of the answer's tokens.
+
+    Attributes:
+        kind: `seq2seq` for an encoder-decoder, `causal` for a decoder.
+        metric: one of `METRICS[kind]`.
+        generation: how answers are encoded, learnt and written.
+    """
+
+    kind: Literal["seq2seq", "causal"]
+    metric: str
+    generation: GenerationSpec = field(default_factory=GenerationSpec)
+
+    def __post_init__(self) -> None:
+        if self.metric not in (allowed := METRICS[self.kind]):
+            raise ConfigError(
+                f"metric: '{self.metric}' does not suit {self.kind}; allowed: {', '.join(allowed)}"
+            )
+        module = MODULES.get(self.metric)
+        if module is not None and importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                f"metric: '{self.metric}' needs the package {module.replace('_', '-')}; "
+                "install `autopeft[generation]`"
+            )
+
+    @property
+    def generates(self) -> bool:
+        """The model has to write answers by itself; their likelihood is not enough."""
+        return self.metric != "likelihood"
+
+    @property
+    def cut(self) -> str:
+        """Where answers are cut, for a message about texts that are."""
+        return f", or their answers at {self.generation.max_target_length}"
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+        """Tokenise a split.
+
+        Args:
+            split: its labels are texts.
+            tokenizer: of the model.
+            max_length: longest text in tokens; answers have `generation.max_target_length`.
+
+        Raises:
+            ConfigError: no room for text in these lengths, or more than the model can read.
+        """
+        if self.kind == "causal":
+            return self._continued(split, tokenizer, max_length)
+        longest = self.generation.max_target_length
+        check_length(longest, tokenizer, 1, TARGET_KEY)
+        read = encode(split.asked, tokenizer, max_length)
+        targets, n_cut = _cut(_targets(split, tokenizer), longest, tokenizer.eos_token_id)
+        return Encoded(
+            read.input_ids,
+            read.token_type_ids,
+            torch.tensor([len(target) for target in targets]),
+            max(read.truncated_fraction, n_cut / len(split)),
+            Answers(targets, split.answers, continues=False),
+        )
+
+    def _continued(
+        self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Encoded:
+        """A text and, behind a separator, its answer; of a text that is too long, the end."""
+        both = max_length + self.generation.max_target_length
+        check_length(both, tokenizer, 1, f"max_length + {TARGET_KEY}")
+        separator = self.generation.separator
+        texts = [(separator.join(texts) + separator,) for texts in split.texts]
+        asked = tokenize(texts, tokenizer)["input_ids"]
+        eos = tokenizer.eos_token_id
+        asked = [ids[:-1] if ids and ids[-1] == eos else ids for ids in asked]
+        written = tokenizer(list(split.labels), add_special_tokens=False, verbose=False)
+        ended = [[*ids, eos] for ids in written["input_ids"]]
+        answers, n_cut = _cut(ended, self.generation.max_target_length, eos)
+        n_long = sum(len(ids) > max_length for ids in asked)
+        kept = [ids[-max_length:] for ids in asked]
+        return Encoded(
+            [[*ids, *answer] for ids, answer in zip(kept, answers, strict=True)],
+            None,
+            torch.tensor([len(answer) for answer in answers]),
+            max(n_long, n_cut) / len(split),
+            Answers(
+                [
+                    [*[IGNORED] * len(ids), *answer]
+                    for ids, answer in zip(kept, answers, strict=True)
+                ],
+                split.answers,
+                continues=True,
+            ),
+        )
+
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
+        """Every metric that can be told of one trial's rows, the chosen one first.
+
+        Args:
+            predictions: [row], `Written`.
+            truth: [row], tuples of references.
+        """
+        found = {
+            name: Measurement(scores.value, scores.stderr)
+            for name, scores in self._scores(METRICS[self.kind], predictions, truth).items()
+        }
+        return {self.metric: found[self.metric]} | found
+
+    def row_scores(
+        self, predictions: NDArray[Any], truth: NDArray[Any]
+    ) -> Float[NDArray[np.float64], " row"]:
+        """What each row adds to the chosen metric; their mean is the metric."""
+        return self._scores((self.metric,), predictions, truth)[self.metric].rows
+
+    def _scores(
+        self, names: Sequence[str], predictions: NDArray[Any], truth: NDArray[Any]
+    ) -> dict[str, Scores]:
+        return scores_of(
+            names,
+            losses=[(one.loss, one.n_tokens) for one in predictions],
+            texts=[one.text for one in predictions] if self.generates else None,
+            references=list(truth),
+        )
+
+
+def _targets(split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    encoding = tokenizer(text_target=list(split.labels), verbose=False)
+    targets: list[list[int]] = encoding["input_ids"]
+    return targets
+
+
+def _cut(rows: Sequence[list[int]], longest: int, last: int | None) -> tuple[list[list[int]], int]:
+    """Rows of at most this many tokens, which end as they did, and how many were longer."""
+    long = [len(ids) > longest for ids in rows]
+    cut = [
+        ids if not is_long else [*ids[: longest - 1], ids[-1]] if ids[-1] == last else ids[:longest]
+        for ids, is_long in zip(rows, long, strict=True)
+    ]
+    return cut, sum(long)

@@ -1,0 +1,106 @@
+"""Answers that the trials of a cohort write by themselves, all in one batch."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    PreTrainedModel,
+)
+
+from autopeft.tasks.encode import IGNORED, Answers, Encoded
+from autopeft.tasks.spec import GenerationSpec
+
+
+def written(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    rows: Encoded,
+    indices: Sequence[int],
+    *,
+    n_trials: int,
+    generation: GenerationSpec,
+    cached: bool = True,
+) -> list[list[str]]:
+    """What each trial answers to some rows.
+
+    Args:
+        model: with ops; its rows are those of every trial, trial by trial.
+        tokenizer: of the model.
+        rows: where the rows are.
+        indices: their positions.
+        n_trials: in the model.
+        generation: how to write.
+        cached: keep keys and values of what was written; the answers are the same.
+
+    Returns:
+        The texts by trial and row.
+    """
+    answers = rows.answers
+    if answers is None:
+        raise ValueError("these rows have no answers")
+    inputs = _asked(rows, answers, indices, tokenizer, model.device)
+    tiled: dict[str, Any] = {name: tensor.repeat(n_trials, 1) for name, tensor in inputs.items()}
+    if cached and not answers.continues:
+        # One that grows: transformers would count T5's layers in its encoder.
+        parameters = inspect.signature(model.forward).parameters
+        name = "cache" if "cache" in parameters else "past_key_values"
+        tiled[name] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    found: Tensor = model.generate(
+        **tiled,
+        generation_config=_configuration(model, tokenizer, generation, cached=cached),
+    )
+    n_read = tiled["input_ids"].shape[1] if answers.continues else 0
+    texts = tokenizer.batch_decode(found[:, n_read:], skip_special_tokens=True)
+    n_rows = len(indices)
+    stripped = [text.strip() for text in texts]
+    return [stripped[i * n_rows : (i + 1) * n_rows] for i in range(n_trials)]
+
+
+def _asked(
+    rows: Encoded, answers: Answers, indices: Sequence[int], tokenizer: Any, device: torch.device
+) -> dict[str, Tensor]:
+    """What is read; padded on the left where the answer goes on with it."""
+    ids = [rows.input_ids[row] for row in indices]
+    if answers.continues:
+        n_read = [answers.targets[row].count(IGNORED) for row in indices]
+        ids = [read[:n] for read, n in zip(ids, n_read, strict=True)]
+    longest = max(map(len, ids))
+    pad = tokenizer.pad_token_id or 0
+    filled, mask = [], []
+    for row in ids:
+        rest = longest - len(row)
+        before, behind = (rest, 0) if answers.continues else (0, rest)
+        filled.append([*[pad] * before, *row, *[pad] * behind])
+        mask.append([*[0] * before, *[1] * len(row), *[0] * behind])
+    return {
+        "input_ids": torch.tensor(filled, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
+    }
+
+
+def _configuration(
+    model: PreTrainedModel, tokenizer: Any, generation: GenerationSpec, *, cached: bool
+) -> GenerationConfig:
+    """The model's special tokens, and nothing else of how it would write by itself."""
+    own = model.generation_config
+    pad = tokenizer.pad_token_id
+    return GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.eos_token_id if pad is None else pad,
+        decoder_start_token_id=own.decoder_start_token_id,
+        forced_bos_token_id=own.forced_bos_token_id,
+        forced_eos_token_id=own.forced_eos_token_id,
+        do_sample=False,
+        num_beams=generation.beams,
+        max_new_tokens=generation.n_new,
+        length_penalty=generation.length_penalty,
+        no_repeat_ngram_size=generation.no_repeat_ngram,
+        use_cache=cached,
+    )

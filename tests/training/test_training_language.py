@@ -1,0 +1,180 @@
+"""Trials that write: losses, independence and answers, on tiny models of every family."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import LORA, MAM, genotype, lora, op, same
+from tiny_language import CONFIGS, encoded, language, writing_backbone
+from torch.nn.functional import cross_entropy
+
+from autopeft.errors import DataError
+from autopeft.model.words import Words, check_words
+from autopeft.space.forms import Form
+from autopeft.space.taps import Tap
+from autopeft.tasks.encode import IGNORED, collate, padded
+from autopeft.training import words as words_module
+from autopeft.training.cohort import Cohort
+from autopeft.training.settings import TrainingSettings
+from autopeft.training.words import losses_of, mean_losses
+
+SETTINGS = TrainingSettings(epochs=1, batch_size=5)
+ROWS = [0, 1, 2, 3, 4]
+ADAPTER = genotype(same(Form.BOTTLENECK, Tap.FFN_OUT, 4))
+FROZEN = genotype()
+ON_TOP = genotype(lora(Tap.V, (0, 0, 8)), learning_rate=5e-2)
+TRIALS = [LORA, MAM, FROZEN, ADAPTER, ON_TOP]
+
+families = pytest.mark.parametrize("family", CONFIGS)
+
+
+def cohort(family, genotypes, seeds=None, task=None):
+    seeds = range(len(genotypes)) if seeds is None else seeds
+    return Cohort(writing_backbone(family), genotypes, seeds, task or language(family), SETTINGS)
+
+
+@families
+def test_loss_of_a_frozen_model_is_the_models_own(family):
+    model, rows = writing_backbone(family).model, encoded(family)
+    batch = collate(rows, ROWS, 0)
+    targets = batch.targets
+    if targets is None:
+        targets = padded([rows.answers.targets[row] for row in ROWS], IGNORED)
+    own = model(**batch.inputs, labels=targets).loss
+    with cohort(family, [FROZEN, LORA]) as trials:
+        losses = trials.losses(rows, ROWS)
+    torch.testing.assert_close(losses, own.expand(2), rtol=1e-5, atol=1e-6)
+
+
+@families
+def test_trials_do_not_depend_on_their_company(family):
+    rows, check = encoded(family), encoded(family, 9, seed=1)
+    with cohort(family, TRIALS) as together:
+        losses = together.train(rows, order_seed=0)
+        written, _ = together.predict(check)
+    for i, alone in enumerate(TRIALS):
+        with cohort(family, [alone], [i]) as trial:
+            assert torch.equal(trial.train(rows, order_seed=0)[:, 0], losses[:, i])
+            answers, _ = trial.predict(check)
+        assert list(answers[0]) == list(written[i])
+    assert losses[-1, 0] != losses[-1, 2]
+
+
+@families
+@pytest.mark.parametrize("beams", [1, 3])
+def test_answers_with_kept_keys_are_those_without(family, beams):
+    rows = encoded(family, 9, seed=2)
+    # A prompt trains alone, so prefixes stand for what the keys do not know of.
+    genotypes = [replace(trial, learning_rate=0.2) for trial in (MAM, LORA, ON_TOP)]
+    task = language(family, beams=beams)
+    with cohort(family, genotypes, task=task) as trials:
+        trials.train(encoded(family), order_seed=0)
+        trials.predict(rows)
+        kept = trials.answers(rows, list(range(9)))
+        again = trials.answers(rows, list(range(9)), cached=False)
+    assert kept == again
+    assert len({text for some in kept for text in some}) > 1
+
+
+@families
+def test_greedy_answers_are_the_likeliest_words_one_by_one(family):
+    rows = encoded(family, 4, seed=3)
+    backbone = writing_backbone(family)
+    with cohort(family, [FROZEN]) as trials:
+        written, _ = trials.predict(rows)
+    for row in range(4):
+        assert written[0, row].text == by_hand(backbone, rows, row, n_words=12)
+
+
+def by_hand(backbone, rows, row, n_words):
+    ids, answers = rows.input_ids[row], rows.answers
+    model, found = backbone.model, []
+    if answers.continues:
+        ids = ids[: answers.targets[row].count(IGNORED)]
+    start = [] if answers.continues else [model.config.decoder_start_token_id]
+    for _ in range(n_words):
+        asked = {"input_ids": torch.tensor([ids + found if answers.continues else ids])}
+        if not answers.continues:
+            asked["decoder_input_ids"] = torch.tensor([start + found])
+        mask = torch.ones_like(asked["input_ids"])
+        found.append(int(model(**asked, attention_mask=mask).logits[0, -1].argmax()))
+        if found[-1] == backbone.tokenizer.eos_token_id:
+            break
+    return backbone.tokenizer.decode(found, skip_special_tokens=True).strip()
+
+
+def test_trial_that_diverges_changes_no_other_one():
+    wild = replace(LORA, learning_rate=1e30)
+    rows = encoded("llama")
+    with cohort("llama", [wild, ADAPTER]) as together:
+        losses = together.train(rows, order_seed=0)
+        _, finite = together.predict(encoded("llama", 5, seed=1))
+    with cohort("llama", [ADAPTER], [1]) as alone:
+        assert torch.equal(alone.train(rows, order_seed=0)[:, 0], losses[:, 1])
+    assert finite.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_losses_and_gradients_in_chunks_are_those_at_once(monkeypatch, smoothing):
+    monkeypatch.setattr(words_module, "MOST_LOGITS", 200)  # three positions
+    model = writing_backbone("bart").model
+    words = Words(model)
+    states = torch.randn(2, 10, words._embeddings.weight.shape[1], requires_grad=True)
+    labels = torch.randint(0, words.n_words, (10,))
+    weights = torch.tensor([1.0, 3.0])
+    losses = mean_losses(words, states, labels, smoothing)
+    (gradient,) = torch.autograd.grad((losses * weights).sum(), states)
+    plain = torch.stack(
+        [cross_entropy(words(own), labels, label_smoothing=smoothing) for own in states]
+    )
+    (expected,) = torch.autograd.grad((plain * weights).sum(), states)
+    torch.testing.assert_close(losses, plain)
+    torch.testing.assert_close(gradient, expected)
+    if not smoothing:
+        torch.testing.assert_close(losses_of(words, states, labels).mean(1), plain)
+
+
+def test_model_with_something_unknown_behind_its_words_is_refused(monkeypatch):
+    model = writing_backbone("gpt2").model
+    forward = type(model).forward
+
+    def scaled(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        out.logits = out.logits * 2
+        return out
+
+    monkeypatch.setattr(type(model), "forward", scaled)
+    with pytest.raises(DataError, match="`gpt2` do something between their output"):
+        check_words(model)
+
+
+LEARNING = {
+    "lora": (genotype(*(lora(t, 16, scale=2.0) for t in (Tap.Q, Tap.V, Tap.FFN_UP))), 0.35),
+    "adapters": (genotype(same(Form.BOTTLENECK, Tap.FFN_OUT, 32)), 0.35),
+    "prefix": (genotype(same(Form.PREFIX, Tap.HEAD, 24)), 0.65),
+    "mam": (
+        genotype(
+            same(Form.PREFIX, Tap.HEAD, 8),
+            op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 32, scale=4.0),
+        ),
+        0.35,
+    ),
+}
+"""What is trained, and the part of its loss at the start below which the loss has to fall."""
+
+
+@pytest.mark.slow
+@families
+@pytest.mark.parametrize("backwards", [False, True], ids=["copied", "reversed"])
+def test_what_was_read_is_written_again(family, backwards):
+    rows = encoded(family, 96, n_words=7, backwards=backwards)
+    settings = replace(SETTINGS, epochs=40, batch_size=16)
+    trials = [replace(trial, learning_rate=2e-2) for trial, _ in LEARNING.values()]
+    with Cohort(
+        writing_backbone(family), trials, [0] * len(trials), language(family), settings
+    ) as together:
+        losses = together.train(rows, order_seed=0)
+    left = losses[-10:].mean(0) / losses[0]
+    bounds = {name: bound for name, (_, bound) in LEARNING.items()}
+    found = dict(zip(bounds, left.tolist(), strict=True))
+    assert all(found[name] < bounds[name] for name in bounds), found
