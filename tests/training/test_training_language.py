@@ -148,6 +148,23 @@ def test_model_with_something_unknown_behind_its_words_is_refused(monkeypatch):
         check_words(model)
 
 
+@families
+def test_whole_model_is_trained_by_the_gradient_of_its_own_loss(family):
+    backbone = writing_backbone(family, seed=1)  # another one: it is changed
+    rows, model = encoded(family), backbone.model
+    batch = collate(rows, ROWS, 0)
+    targets = batch.targets
+    if targets is None:
+        targets = padded([rows.answers.targets[row] for row in ROWS], IGNORED)
+    with Cohort(backbone, [FROZEN], [0], language(family), SETTINGS) as trials:
+        model.requires_grad_(requires_grad=True)
+        weight = model.get_output_embeddings().weight
+        (found,) = torch.autograd.grad(trials.losses(rows, ROWS).sum(), weight)
+    (own,) = torch.autograd.grad(model(**batch.inputs, labels=targets).loss, weight)
+    model.requires_grad_(requires_grad=False)
+    torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-6)
+
+
 LEARNING = {
     "lora": (genotype(*(lora(t, 16, scale=2.0) for t in (Tap.Q, Tap.V, Tap.FFN_UP))), 0.35),
     "adapters": (genotype(same(Form.BOTTLENECK, Tap.FFN_OUT, 32)), 0.35),
