@@ -42,7 +42,7 @@ def plain(family):
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.01)
     rows, losses = tiny_rows(25), []
     for i, indices in enumerate(batch_order(rows.lengths, 5, 1, 4)):
-        logits = model(**collate(rows, indices, model.config.pad_token_id)).logits
+        logits = model(**collate(rows, indices, model.config.pad_token_id).inputs).logits
         loss = nn.functional.cross_entropy(logits, rows.labels[indices])
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -51,7 +51,7 @@ def plain(family):
         optimizer.zero_grad()
         losses.append(loss.item())
     unseen = tiny_rows(11, seed=1)
-    logits = model(**collate(unseen, range(11), model.config.pad_token_id)).logits
+    logits = model(**collate(unseen, range(11), model.config.pad_token_id).inputs).logits
     return losses, logits.argmax(-1).numpy(), model
 
 
