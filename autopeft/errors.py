@@ -13,6 +13,10 @@ class ConfigError(AutopeftError):
     exit_code = 2
 
 
+class MetricError(ConfigError):
+    """A metric that is a function of the user failed, or returned what is no score."""
+
+
 class DataError(AutopeftError):
     """A data file, model, folder or the environment is not what it has to be."""
 

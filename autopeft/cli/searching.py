@@ -36,7 +36,9 @@ def search(
     text: TextOption = None,
     label: Annotated[str | None, typer.Option(help="Label column.")] = None,
     train_rows: Annotated[int | None, typer.Option(help="Use so many training rows.")] = None,
-    metric: Annotated[str | None, typer.Option(help="What to maximise.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What to maximise; or a function of your own, my.py:fn.")
+    ] = None,
     objectives: Annotated[
         str | None, typer.Option(help="Two to four: metric,trainable_params,latency_ms ...")
     ] = None,

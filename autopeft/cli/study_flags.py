@@ -10,6 +10,7 @@ from autopeft.space import yaml
 from autopeft.space.shipped import shipped_spaces
 from autopeft.study.spec import StudySpec
 from autopeft.tasks.guess import data_section
+from autopeft.tasks.spec import absolute_metric
 
 _DECIMAL = re.compile(r"\d*\.\d+|\d+\.")
 
@@ -35,6 +36,8 @@ def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
     for key, value in flags.items():
         if value is not None:
             _put(values, key, value)
+    if metric := flags.get(("metric",)):
+        values["metric"] = absolute_metric(metric, Path.cwd())
     model, space = flags.get(("model",)), flags.get(("space",))
     if model and Path(model).is_dir():
         values["model"] = str(Path(model).resolve())

@@ -123,7 +123,13 @@ class Ground:
             notes=self.notes,
             device=self.device.type,
             n_devices=torch.cuda.device_count() if self.device.type == "cuda" else 1,
+            metric_hash=self.metric_hash,
         )
+
+    @property
+    def metric_hash(self) -> str | None:
+        """SHA-256 of the file whose function is the metric, if it is one."""
+        return self.task.own.sha256 if self.task.own else None
 
     @property
     def _reading_hash(self) -> str:

@@ -18,7 +18,7 @@ class Work(Strict):
     Attributes:
         model: Hub name or absolute path.
         task: the kind of task.
-        metric: what the study optimises.
+        metric: what the study optimises; a function with the absolute path of its file.
         costs: what it optimises beside.
         max_memory: hard limit in bytes on what training alone may take, or None.
         data: where the rows are, in absolute paths.
@@ -56,6 +56,7 @@ class Facts(Strict):
         notes: what the user has to be told of model and data.
         device: that trains.
         n_devices: of this kind that could train; 1 on a CPU.
+        metric_hash: SHA-256 of the file whose function is the metric, if it is one.
     """
 
     model_shape: dict[str, Any]
@@ -70,6 +71,7 @@ class Facts(Strict):
     notes: tuple[str, ...]
     device: str
     n_devices: int
+    metric_hash: str | None = None
 
     @property
     def shape(self) -> ModelShape:

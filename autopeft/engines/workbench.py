@@ -21,6 +21,7 @@ from autopeft.engines.ground import load_ground
 from autopeft.engines.job import Job, JobTrial, paused_file, weights_name
 from autopeft.engines.outcome import record_of
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
+from autopeft.errors import MetricError
 from autopeft.files import write_bytes
 from autopeft.objectives import CostName
 from autopeft.records import FOLD, Failure, Metric, Record
@@ -28,6 +29,7 @@ from autopeft.row_scores import pack
 from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
+from autopeft.tasks.metrics import Measurement
 from autopeft.training.cohort import Trained
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
@@ -225,8 +227,16 @@ class Workbench:
         started: datetime,
     ) -> Record:
         task = self._ground.task
-        measured = task.metrics(result.predictions, truth) if result.finite else {}
-        failure = failure_of(result, [item.value for item in measured.values()])
+        measured: dict[str, Measurement] = {}
+        scores = None
+        try:
+            if result.finite:
+                measured = task.metrics(result.predictions, truth)
+            failure = failure_of(result, [item.value for item in measured.values()])
+            if failure is None:
+                scores = pack(task.row_scores(result.predictions, truth))
+        except MetricError as error:
+            measured, failure = {}, Failure("error", str(error))
         weights = None if failure or trial.genotype.full else self._save(job, trial, result)
         return record_of(
             job,
@@ -245,7 +255,7 @@ class Workbench:
             head_params=result.head_params,
             steps=result.steps,
             split=split,
-            row_scores=None if failure else pack(task.row_scores(result.predictions, truth)),
+            row_scores=scores,
             weights=weights,
             stored=result.stored,
         )

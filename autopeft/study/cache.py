@@ -49,7 +49,10 @@ def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
         "machine": manifest.machine,
         "model": [facts.model_hash, facts.reading_hash, facts.model_shape],
         "data": [facts.data_hash, facts.n_rows, facts.unseen, list(facts.labels)],
-        "task": [spec.task, spec.chosen_metric, *_generation(spec)],
+        "task": [
+            *(spec.task, spec.chosen_metric, *_generation(spec)),
+            *([facts.metric_hash] if facts.metric_hash else []),
+        ],
         "settings": asdict(manifest.settings),
         "costs": list(spec.costs),
         "cost_model": manifest.study if predicts else None,  # each study has its own

@@ -78,6 +78,7 @@ class Setup:
             "tunes_lora": self.lora is not None,
             "seed": spec.seed,
             **({"full_finetune": True} if spec.full_finetune else {}),
+            **({"metric_sha256": facts.metric_hash} if facts.metric_hash else {}),
             **({"generation": spec.generation.model_dump(mode="json")} if spec.generation else {}),
         }
 

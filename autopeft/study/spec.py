@@ -13,7 +13,16 @@ from autopeft.space import yaml
 from autopeft.space.methods import method
 from autopeft.space.spec import Strict
 from autopeft.study.storage import check_url
-from autopeft.tasks.spec import LANGUAGE, METRICS, DataSpec, GenerationSpec, Kind
+from autopeft.tasks.spec import (
+    LANGUAGE,
+    METRICS,
+    DataSpec,
+    GenerationSpec,
+    Kind,
+    absolute_metric,
+    metric_name,
+    own_metric_of,
+)
 from autopeft.training.spec import TrainingSpec
 
 DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit", "ia3")
@@ -181,6 +190,8 @@ class StudySpec(Strict):
     """A study file.
 
     Attributes:
+        metric: of the task; the task's default one if None; or a function of one's own, `my.py:fn`
+            (`autopeft.tasks.own_metric`), whose file is run.
         generation: how answers are encoded, learnt and written, where they are texts.
         objectives: two to four, the metric among them; in the order of `autopeft.objectives`.
         cache: measurements are shared with the studies beside this one's folder.
@@ -214,9 +225,11 @@ class StudySpec(Strict):
     @model_validator(mode="after")
     def _known_metric(self) -> Self:
         allowed = METRICS[self.task]
-        if self.metric is not None and self.metric not in allowed:
+        metric = self.metric
+        if metric is not None and metric not in allowed and own_metric_of(metric) is None:
             raise ValueError(
-                f"metric `{self.metric}` is not for {self.task}; allowed: {', '.join(allowed)}"
+                f"metric `{metric}` is not for {self.task}; allowed: {', '.join(allowed)}, or a "
+                "function of your own, `file.py:function`"
             )
         return self
 
@@ -234,7 +247,11 @@ class StudySpec(Strict):
 
     @property
     def chosen_metric(self) -> str:
-        """The metric, or the task's default one."""
+        """What records call the metric, or the task's default one."""
+        return metric_name(self._metric)
+
+    @property
+    def _metric(self) -> str:
         return self.metric or METRICS[self.task][0]
 
     @property
@@ -253,7 +270,7 @@ class StudySpec(Strict):
         return Work(
             model=self.model,
             task=self.task,
-            metric=self.chosen_metric,
+            metric=self._metric,
             costs=self.costs,
             max_memory=self.budget.max_memory,
             data=self.data,
@@ -274,7 +291,7 @@ class StudySpec(Strict):
             update={
                 "data": self.data.model_copy(update=paths),
                 "model": model,
-                "metric": self.chosen_metric,
+                "metric": absolute_metric(self._metric, base),
                 "warm_start": None
                 if self.warm_start is None
                 else (base / self.warm_start).resolve(),

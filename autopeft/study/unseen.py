@@ -83,6 +83,8 @@ def open_test(study: Study) -> Opening:
         raise ConfigError(f"{study.folder}: the data have changed since the search")
     if ground.backbone.fingerprint != manifest.model["sha256"]:
         raise ConfigError(f"{study.folder}: the model has changed since the search")
+    if ground.metric_hash != manifest.fingerprint.get("metric_sha256"):
+        raise ConfigError(f"{study.folder}: the metric's file has changed since the search")
     if ground.dataset.test is None:
         raise ConfigError(f"{study.folder}: the study's data have no test split")
     earlier = _openings(study.test_file)

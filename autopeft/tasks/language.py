@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from autopeft.errors import ConfigError
 from autopeft.tasks.encode import IGNORED, Answers, Encoded, check_length, encode, tokenize
 from autopeft.tasks.metrics import Measurement
+from autopeft.tasks.own_metric import OwnMetric
 from autopeft.tasks.spec import METRICS, GenerationSpec
 from autopeft.tasks.splits import Split
 from autopeft.tasks.texts import MODULES, Scores, scores_of
@@ -42,16 +43,18 @@ class Language:
 
     Attributes:
         kind: `seq2seq` for an encoder-decoder, `causal` for a decoder.
-        metric: one of `METRICS[kind]`.
+        metric: one of `METRICS[kind]`, or the name of `own`.
         generation: how answers are encoded, learnt and written.
+        own: the function that is the metric, if it is one.
     """
 
     kind: Literal["seq2seq", "causal"]
     metric: str
     generation: GenerationSpec = field(default_factory=GenerationSpec)
+    own: OwnMetric | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in (allowed := METRICS[self.kind]):
+        if self.own is None and self.metric not in (allowed := METRICS[self.kind]):
             raise ConfigError(
                 f"metric: '{self.metric}' does not suit {self.kind}; allowed: {', '.join(allowed)}"
             )
@@ -139,12 +142,16 @@ class Language:
             name: Measurement(scores.value, scores.stderr)
             for name, scores in self._scores(METRICS[self.kind], predictions, truth).items()
         }
+        if self.own is not None:
+            return self.own.measure(*_told(predictions, truth)) | found
         return {self.metric: found[self.metric]} | found
 
     def row_scores(
         self, predictions: NDArray[Any], truth: NDArray[Any]
     ) -> Float[NDArray[np.float64], " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
+        if self.own is not None:
+            return self.own.row_scores(*_told(predictions, truth))
         return self._scores((self.metric,), predictions, truth)[self.metric].rows
 
     def _scores(
@@ -156,6 +163,11 @@ class Language:
             texts=[one.text for one in predictions] if self.generates else None,
             references=list(truth),
         )
+
+
+def _told(predictions: NDArray[Any], truth: NDArray[Any]) -> tuple[list[str], list[list[str]]]:
+    """What a function is told of what was written, and of the references."""
+    return [one.text for one in predictions], [list(references) for references in truth]
 
 
 def _targets(split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

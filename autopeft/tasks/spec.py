@@ -1,5 +1,6 @@
 """Where the rows of a study come from, as a study file says it."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -26,7 +27,27 @@ _COLUMNS: dict[Kind, tuple[str, str]] = {  # of the text and the label, where no
     "causal": ("source", "target"),
 }
 
+_OWN_METRIC = re.compile(r"(.+\.py):([^\W\d]\w*)")
+
 _HUB = r"^[\w.-]+(/[\w.-]+){0,2}(@[\w./-]+)?$"
+
+
+def own_metric_of(metric: str) -> tuple[Path, str] | None:
+    """The file and the function that a metric like `my.py:fn` is; None if it is one of ours."""
+    found = _OWN_METRIC.fullmatch(metric)
+    return (Path(found[1]), found[2]) if found else None
+
+
+def metric_name(metric: str) -> str:
+    """What records call a metric: one of ours as it is, a function without its folder."""
+    own = own_metric_of(metric)
+    return f"{own[0].name}:{own[1]}" if own else metric
+
+
+def absolute_metric(metric: str, base: Path) -> str:
+    """The same metric, a function of a file with the file's absolute path."""
+    own = own_metric_of(metric)
+    return f"{(base / own[0]).resolve()}:{own[1]}" if own else metric
 
 
 class Columns(NamedTuple):

@@ -21,7 +21,8 @@ from autopeft.tasks.metrics import (
     rows_of_classes,
     rows_of_numbers,
 )
-from autopeft.tasks.spec import METRICS, GenerationSpec, Kind
+from autopeft.tasks.own_metric import OwnMetric, load_own_metric
+from autopeft.tasks.spec import METRICS, GenerationSpec, Kind, metric_name
 from autopeft.tasks.splits import Split
 
 
@@ -31,6 +32,11 @@ class Scoring(Protocol):
     @property
     def metric(self) -> str:
         """The metric that the search maximises."""
+        ...
+
+    @property
+    def own(self) -> OwnMetric | None:
+        """The function that is the metric, if it is one."""
         ...
 
     def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
@@ -76,14 +82,18 @@ class Classification:
 
     Attributes:
         n_labels: number of classes.
-        metric: `accuracy`, `f1` or `mcc`.
+        metric: `accuracy`, `f1`, `mcc` or the name of `own`.
+        own: the function that is the metric, if it is one.
+        label_names: the classes as it is told them.
     """
 
     n_labels: int
     metric: str = METRICS["classification"][0]
+    own: OwnMetric | None = None
+    label_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_metric(self.metric, "classification")
+        _check_metric(self.metric, "classification", self.own)
 
     @property
     def n_outputs(self) -> int:
@@ -113,13 +123,21 @@ class Classification:
             predictions: [row], class numbers of one trial.
             truth: [row], class numbers.
         """
-        return _first(self.metric, measure_classes(predictions, truth, self.n_labels))
+        found = measure_classes(predictions, truth, self.n_labels)
+        if self.own is not None:
+            return self.own.measure(self._named(predictions), self._named(truth)) | found
+        return _first(self.metric, found)
 
     def row_scores(
         self, predictions: NDArray[Any], truth: NDArray[Any]
     ) -> Float[NDArray[np.float64], " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
+        if self.own is not None:
+            return self.own.row_scores(self._named(predictions), self._named(truth))
         return rows_of_classes(self.metric, predictions, truth, self.n_labels)
+
+    def _named(self, classes: NDArray[Any]) -> list[str]:
+        return [self.label_names[number] for number in classes]
 
 
 @dataclass(frozen=True)
@@ -127,17 +145,19 @@ class Regression:
     """A number; mean squared error of the standardised label, so that a head starts at its scale.
 
     Attributes:
-        metric: `pearson` or `spearman`.
+        metric: `pearson`, `spearman` or the name of `own`.
         label_mean: of the training labels.
         label_std: of the training labels, above 0.
+        own: the function that is the metric, if it is one.
     """
 
     metric: str = METRICS["regression"][0]
     label_mean: float = 0.0
     label_std: float = 1.0
+    own: OwnMetric | None = None
 
     def __post_init__(self) -> None:
-        _check_metric(self.metric, "regression")
+        _check_metric(self.metric, "regression", self.own)
 
     @property
     def n_outputs(self) -> int:
@@ -162,12 +182,17 @@ class Regression:
             predictions: [row], of one trial.
             truth: [row].
         """
-        return _first(self.metric, measure_numbers(predictions, truth))
+        found = measure_numbers(predictions, truth)
+        if self.own is not None:
+            return self.own.measure(predictions.tolist(), truth.tolist()) | found
+        return _first(self.metric, found)
 
     def row_scores(
         self, predictions: NDArray[Any], truth: NDArray[Any]
     ) -> Float[NDArray[np.float64], " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
+        if self.own is not None:
+            return self.own.row_scores(predictions.tolist(), truth.tolist())
         return rows_of_numbers(self.metric, predictions, truth)
 
 
@@ -182,24 +207,50 @@ def make_task(
 
     Args:
         kind: of the task.
-        metric: what to maximise; `None` for the default of its kind.
+        metric: what to maximise; `None` for the default of its kind. A function is tried on the
+            validation rows, as if they had been predicted well.
         dataset: tells the number of classes, or the labels' mean and standard deviation.
         generation: how texts are written, where answers are texts; as usual if None.
 
     Raises:
-        ConfigError: the metric does not suit the kind.
+        ConfigError: the metric does not suit the kind, or is a function that cannot be called.
     """
     metric = METRICS[kind][0] if metric is None else metric
+    own = load_own_metric(metric)
+    task = _make_task(kind, metric_name(metric), dataset, generation, own)
+    if own is not None:
+        own(*_ideal(task, dataset.validation))
+    return task
+
+
+def _make_task(
+    kind: Kind,
+    metric: str,
+    dataset: Dataset,
+    generation: GenerationSpec | None,
+    own: OwnMetric | None,
+) -> AnyTask:
     if kind == "seq2seq" or kind == "causal":  # noqa: PLR1714  # which mypy understands
-        return Language(kind, metric, generation or GenerationSpec())
+        return Language(kind, metric, generation or GenerationSpec(), own)
     if kind == "classification":
-        return Classification(len(dataset.label_names), metric)
+        names = dataset.label_names if own else ()
+        return Classification(len(dataset.label_names), metric, own, names)
     labels = np.asarray(dataset.train.labels, np.float64)
-    return Regression(metric, float(labels.mean()), float(labels.std()))
+    return Regression(metric, float(labels.mean()), float(labels.std()), own)
 
 
-def _check_metric(metric: str, kind: Kind) -> None:
-    if metric not in METRICS[kind]:
+def _ideal(task: AnyTask, split: Split) -> tuple[list[Any], list[Any]]:
+    """Predictions and references as a function is told them, all predictions being right."""
+    if isinstance(task, Language):
+        return [texts[0] for texts in split.answers], [list(texts) for texts in split.answers]
+    if isinstance(task, Classification):
+        named = [task.label_names[int(label)] for label in split.labels]
+        return named, named
+    return list(split.labels), list(split.labels)
+
+
+def _check_metric(metric: str, kind: Kind, own: OwnMetric | None) -> None:
+    if own is None and metric not in METRICS[kind]:
         allowed = ", ".join(METRICS[kind])
         raise ConfigError(f"metric: '{metric}' does not suit {kind}; allowed: {allowed}")
 

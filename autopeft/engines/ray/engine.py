@@ -225,10 +225,11 @@ class RayEngine:
         if not isinstance(answer, Loaded):
             raise _unexpected(answer)
         facts = self._facts = self._facts or answer.facts
-        for name in ("model_hash", "data_hash", "reading_hash", "model_shape", "labels"):
+        same = dict.fromkeys(("model_hash", "reading_hash", "model_shape"), "model")
+        same |= {"data_hash": "rows", "labels": "rows", "metric_hash": "metric's file"}
+        for name, what in same.items():
             if getattr(answer.facts, name) != getattr(facts, name):
-                what = "rows" if name in ("data_hash", "labels") else "model"
-                raise DataError(f"the {what} on {slot.node} differ from those on the first node")
+                raise DataError(f"the {what} on {slot.node} is not what the first node has")
         slot.phase, slot.losses = "idle", 0
         if self._decided is not None:
             slot.actor.begin.remote(self._decided.model_dump_json())

@@ -9,6 +9,7 @@ from autopeft.engines.work import Work
 from autopeft.errors import DataError
 from autopeft.files import write_bytes
 from autopeft.records import Record
+from autopeft.tasks.spec import own_metric_of
 
 PIECE_BYTES = 64 * 2**20
 
@@ -34,7 +35,8 @@ def roots_of(work: Work) -> list[str]:
     """Files and folders that a study names, by their absolute paths."""
     given = [path for name in _SPLITS if (path := getattr(work.data, name)) is not None]
     model = [Path(work.model)] if Path(work.model).is_dir() else []
-    return [str(path) for path in (*given, *model)]
+    metric = [own[0]] if (own := own_metric_of(work.metric)) else []
+    return [str(path) for path in (*given, *model, *metric)]
 
 
 def pieces(root: str) -> Iterator[Piece]:
@@ -65,8 +67,15 @@ def moved(work: Work, places: dict[str, Path]) -> Work:
         update={
             "data": work.data.model_copy(update=paths),
             "model": str(places.get(work.model, work.model)),
+            "metric": _metric_at(work.metric, places),
         }
     )
+
+
+def _metric_at(metric: str, places: dict[str, Path]) -> str:
+    if (own := own_metric_of(metric)) is None or str(own[0]) not in places:
+        return metric
+    return f"{places[str(own[0])]}:{own[1]}"
 
 
 def states_for(job: Job, folder: Path) -> dict[str, bytes]:
