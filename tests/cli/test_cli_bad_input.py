@@ -239,7 +239,7 @@ def test_text_labels_are_no_numbers(refused, study):
         (["--time", "0.000001"], 4, "the time budget of 1e-06 s is less than the"),
         (["--space", "none.yaml"], 2, "space `none.yaml`: neither a file nor a shipped space"),
         (["--metric", "bleu"], 2, "metric `bleu` is not for classification"),
-        (["--task", "ranking"], 2, "task: 'ranking': has to be 'classification' or 'regression'"),
+        (["--task", "ranking"], 2, "task: 'ranking': has to be 'classification', 'regression'"),
         (["--sampler", "cma"], 2, "sampler: 'cma': has to be 'tpe', 'nsga2', 'gp' or 'random'"),
         (["--precision", "fp16"], 2, "training.precision: 'fp16': has to be 'auto', 'fp32' or"),
         (["--trials", "0"], 2, "budget.trials: 0: has to be greater than or equal to 1"),

@@ -160,7 +160,7 @@ def test_times_that_are_none(refusal, text):
         ("training: {epoch: 1}\n", "study.yaml:3: training.epoch: unknown key; ", "batch_size, "),
         ("metric: rouge\n", "study.yaml:", "accuracy, f1, mcc"),
         ("task: regression\nmetric: f1\n", "study.yaml:", "pearson, spearman"),
-        ("task: summarisation\n", "study.yaml:3: task", "'classification' or 'regression'"),
+        ("task: summarisation\n", "study.yaml:3: task", "'classification', 'regression'"),
         ("methods: [head, loraa]\n", "study.yaml:3: methods.1", "did you mean `lora`?"),
         ("sampler: cmaes\n", "study.yaml:3: sampler", "'tpe', 'nsga2', 'gp' or 'random'"),
         ("training:\n  precision: fp16\n", "study.yaml:4: training.pre", "'auto', 'fp32' or 'bf"),
