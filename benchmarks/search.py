@@ -143,7 +143,7 @@ def make_table(args: argparse.Namespace) -> None:
     genotypes = every_genotype(setup.space)
     steps = rung_steps(setup.steps, spec.rungs, spec.reduction)
     kept = Kept(args.table / TABLE)
-    decided = bench.begin(genotypes[-1:])
+    decided = bench.begin(genotypes[-1:], folder / "decided.json")
     _write_facts(args.table / FACTS, spec, bench.facts, decided.precision, rows)
     jobs = list(jobs_of(genotypes, steps, args.cohort, spec.seed))
     for i, job in enumerate(jobs, 1):
@@ -227,7 +227,7 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
             setup = set_up(spec, load_space(args.space), bench.facts)
             typical = method("lora").largest(bench.facts.shape, setup.space.max_params)
             assert typical is not None
-            bench.begin([typical])
+            bench.begin([typical], folder / "decided.json")
             fetch = partial(_from_bench, bench, kept)
             steps, _ = run_study(setup, strategy, args.cohort, fetch)
             curves.setdefault(name, []).append(steps)

@@ -115,9 +115,13 @@ class Bench:
         """Of model and data."""
         return self._bench.facts
 
-    def begin(self, typical: Sequence[Genotype]) -> Decided:
-        """Probe the machine, get ready for jobs."""
-        decided = self._bench.decide(typical, self._cohort)
+    def begin(self, typical: Sequence[Genotype], kept: Path) -> Decided:
+        """Get ready for jobs; how to compute is measured once and kept in a file."""
+        if kept.exists():
+            decided = Decided.model_validate_json(kept.read_text(encoding="utf-8"))
+        else:
+            decided = self._bench.decide(typical, self._cohort)
+            kept.write_text(decided.model_dump_json(), encoding="utf-8")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._bench.begin(decided, self._folder, "bench")
         return decided

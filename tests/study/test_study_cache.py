@@ -1,6 +1,7 @@
 """What a study has measured, the studies beside it do not train again; nothing else changes."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -186,6 +187,20 @@ def test_promotions_go_on_from_states_of_other_studies(spec_of, tmp_path, monkey
     assert sorted(trained) == sorted(promoted)
     assert all(states), "or they have begun anew"
     assert results(three) == results(one)
+
+
+def test_studies_that_run_at_once_share_one_cache(done, spec_of, tmp_path, trained):
+    spec = spec_of(trials=5, cache=True)
+    with ThreadPoolExecutor(3) as pool:
+        studies = list(pool.map(lambda i: run_search(spec, tmp_path / str(i)), range(3)))
+    assert [results(study) for study in studies] == [results(done)] * 3
+    assert len(list((tmp_path / FOLDER / "records").iterdir())) == 5
+    assert len(list((tmp_path / FOLDER / "files").iterdir())) == 5
+    trained.clear()
+    notes = Notes()
+    last = run_search(spec, tmp_path / "last", watcher=notes)
+    assert results(last) == results(done)
+    assert (trained, notes.notes) == ([], [])
 
 
 def test_what_was_taken_says_nothing_of_what_a_training_costs():

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from study_factory import ledger_states, record_files, results, weights
 
+from autopeft.engines import workbench
 from autopeft.engines.workbench import Workbench
 from autopeft.front import front_of
 from autopeft.records import read_jsonl
@@ -203,6 +204,26 @@ def test_one_slot_in_four_tunes_lora(whole, laddered, tmp_path):
     study = run_search(laddered(trials=4, selection={"seeds": 0}), tmp_path / "study")
     (job, *_) = reversed(read_jobs(study.folder))
     assert [trial.origin for trial in job.trials] == ["tpe"], "nothing is compared there"
+
+
+@pytest.mark.usefixtures("metered")
+def test_time_budget_pays_for_promotions_and_the_selection(laddered, tmp_path, monkeypatch):
+    train = workbench.train_cohort
+
+    def by_steps(*args, until=None, paused=(), **more):
+        trained, seconds = train(*args, until=until, paused=paused, **more)
+        steps = (until or STEPS[-1]) - (paused[0].steps if paused else 0)
+        return trained, seconds * steps / STEPS[-1]
+
+    monkeypatch.setattr(workbench, "train_cohort", by_steps)
+    budget = laddered().budget.model_copy(update={"time": 12.5})
+    study = run_search(laddered().model_copy(update={"budget": budget}), tmp_path / "study")
+    records, late = searched(study), [r for r in study.records() if r.replicate]
+    assert 4 < sum(record.seconds for record in records) <= 12.5 * (1 - 0.6)
+    assert 5 < sum(record.seconds for record in late) <= 12.5 * 0.6
+    assert 8 <= sum(record.is_first for record in records) < 12, "time has ended the search"
+    assert {record.rung for record in records} == {0, 1, 2}, "and yet some went on"
+    assert not [entry for entry in ledger_states(study) if entry == "RUNNING"]
 
 
 def test_other_rungs_are_another_study(whole, laddered, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autopeft.errors import DataError
 from autopeft.tasks.data import load
 from autopeft.tasks.spec import DataSpec
-from autopeft.tasks.splits import Split, carve, count_shared, draw, shuffled
+from autopeft.tasks.splits import N_FOLDS, Split, carve, count_shared, draw, fold, shuffled
 
 ROWS = [{"text": f"text {i}", "label": i % 2} for i in range(20)]
 
@@ -414,6 +414,25 @@ def test_carving_partitions_the_rows(labels, stratified, seed):
 def test_carving_is_capped():
     split = Split("train", tuple((str(i),) for i in range(20_000)), tuple([0, 1] * 10_000))
     assert len(carve(split, "validation", 0, stratified=True)[1]) == 2_000
+
+
+@given(n_rows=st.integers(5, 60), seed=st.integers(0, 5))
+def test_folds_leave_every_row_out_at_most_once(n_rows, seed):
+    split = Split("train", tuple((str(i),) for i in range(n_rows)), tuple(range(n_rows)))
+    parts = [fold(split, number, seed) for number in range(N_FOLDS)]
+    for left, out in parts:
+        assert sorted([*left.labels, *out.labels]) == [*range(n_rows)]
+        assert list(left.labels) == sorted(left.labels)
+        assert (left.name, out.name, len(out)) == ("train", "fold", n_rows // N_FOLDS)
+    left_out = [row for _, out in parts for row in out.labels]
+    assert len(set(left_out)) == len(left_out) == n_rows // N_FOLDS * N_FOLDS
+    assert fold(split, N_FOLDS, seed) == parts[0], "it begins anew"
+
+
+def test_folds_are_drawn():
+    split = Split("train", tuple((str(i),) for i in range(50)), tuple(range(50)))
+    assert fold(split, 0, 0)[1] != fold(split, 0, 1)[1]
+    assert fold(split, 0, 0)[1].labels != tuple(range(10))
 
 
 def test_shuffling_never_changes():
