@@ -217,7 +217,7 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
     folder = args.work / "live"
     n_search = write_rows(args.data, rows, folder)
     curves: dict[str, list[list[Step]]] = {}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.seeds):
         for name, strategy in LIVE.items():
             spec = _spec(
                 args, folder, trials=args.trials, cohort=args.cohort, seed=seed, **strategy.spec
@@ -335,6 +335,7 @@ def main() -> None:
     add("--space", default="unified", help="of live studies")
     add("--trials", type=int, default=60)
     add("--seeds", type=int, default=20)
+    add("--first-seed", type=int, default=0, help="of live studies, which several may share")
     add("--cohort", type=int, default=6)
     add("--train-rows", type=int, default=1000)
     add("--search-rows", type=int, default=500)

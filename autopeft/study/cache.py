@@ -106,7 +106,8 @@ class RecordCache:
             self._note(f"a measurement in the record cache is not used: {error}")
             return None
         needs = [found.weights_sha256, *([] if job.until is None else [paused])]
-        contents = [self._content(sha) for sha in needs if found.state == "complete"]
+        has_files = found.state == "complete" and not found.is_full
+        contents = [self._content(sha) for sha in needs if has_files]
         if None in contents:
             return None
         weights = f"weights/{trial.number:06d}-{job.rung}-{job.replicate}.safetensors"

@@ -109,6 +109,18 @@ def test_people_see_it_as_a_baseline(study, capsys):
         export(study, how="3", target="native", out=study.folder / "export", command="")
 
 
+def test_it_is_shared_between_studies(spec, tmp_path):
+    shared = spec.model_copy(update={"cache": True, "budget": _shorter(spec, 4)})
+    one, two = (run_search(shared, tmp_path / name) for name in ("one", "two"))
+    assert [bool(record.cached) for record in full(one)] == [False, False]
+    assert [bool(record.cached) for record in full(two)] == [True, True]
+    assert [r.metrics for r in full(two)] == [r.metrics for r in full(one)]
+
+
+def _shorter(spec, trials):
+    return spec.budget.model_copy(update={"trials": trials})
+
+
 def test_it_makes_another_study_and_needs_a_selection(study, spec, spec_of):
     with pytest.raises(ConfigError, match=r"full_finetune: was true, is now null"):
         run_search(spec.model_copy(update={"full_finetune": False}), study.folder)

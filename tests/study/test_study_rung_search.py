@@ -216,13 +216,14 @@ def test_time_budget_pays_for_promotions_and_the_selection(laddered, tmp_path, m
         return trained, seconds * steps / STEPS[-1]
 
     monkeypatch.setattr(workbench, "train_cohort", by_steps)
-    budget = laddered().budget.model_copy(update={"time": 12.5})
-    study = run_search(laddered().model_copy(update={"budget": budget}), tmp_path / "study")
+    spec = laddered(trials=24)
+    budget = spec.budget.model_copy(update={"time": 12.5})
+    study = run_search(spec.model_copy(update={"budget": budget}), tmp_path / "study")
     records, late = searched(study), [r for r in study.records() if r.replicate]
     assert 4 < sum(record.seconds for record in records) <= 12.5 * (1 - 0.6)
     assert 5 < sum(record.seconds for record in late) <= 12.5 * 0.6
-    assert 8 <= sum(record.is_first for record in records) < 12, "time has ended the search"
-    assert {record.rung for record in records} == {0, 1, 2}, "and yet some went on"
+    assert 8 <= sum(record.is_first for record in records) < 24, "time has ended the search"
+    assert any(record.rung for record in records), "and yet some went on"
     assert not [entry for entry in ledger_states(study) if entry == "RUNNING"]
 
 
