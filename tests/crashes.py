@@ -4,15 +4,15 @@ import functools
 import os
 
 from autopeft import files
-from autopeft.study import driver, search
+from autopeft.study import driver, prepared
 from autopeft.study.ledger import Ledger
 
 ANY = "any"
 """Every write to the disk or the database, whoever asks for it."""
 
 BEGINNING = {
-    "manifest": (search, "write_manifest"),
-    "specs": (search, "_write_specs"),
+    "manifest": (prepared, "write_manifest"),
+    "specs": (prepared, "_write_specs"),
 }
 WRITES = {
     "job": (driver, "write_job"),

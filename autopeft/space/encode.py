@@ -21,6 +21,12 @@ def encode(space: SearchSpace, genotype: Genotype) -> Params | None:
     Returns:
         The coordinates, or None if the genotype has an op that is not of this space, or none.
     """
+    if genotype not in space.encoded:
+        space.encoded[genotype] = _coordinates(space, genotype)
+    return space.encoded[genotype]
+
+
+def _coordinates(space: SearchSpace, genotype: Genotype) -> Params | None:
     rest = {op.kind: op for op in genotype.ops}
     params: dict[str, Choice] = {}
     sizes: dict[str, Sequence[int]] = {}

@@ -7,7 +7,7 @@ they are and whatever is over the budget is drawn again (published spaces of tha
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from autopeft.space.allocate import Cell, allocate
 from autopeft.space.costs import MemoryLimit
@@ -45,6 +45,11 @@ class SearchSpace:
     notes: tuple[str, ...]
     max_trained: int | None = None
     memory: MemoryLimit | None = None
+
+    @cached_property
+    def encoded(self) -> dict[Genotype, Params | None]:
+        """What `encode` has found so far; samplers ask for the same genotypes again and again."""
+        return {}
 
     def admits(self, genotype: Genotype) -> bool:
         """Whether it is within the limits on parameters and memory."""

@@ -65,7 +65,7 @@ class Ledger:
                 raise
             cause = str(error).splitlines()[0]
             raise DataError(f"{where}: not a study database: {cause}") from error
-        firsts = _firsts(trials)
+        firsts, self._n_trials = _firsts(trials), len(trials)
         self._numbers = [trial.number for trial in firsts]
         self._hashes = [str(trial.user_attrs.get("hash")) for trial in firsts]
         self._open = {n for n, trial in enumerate(firsts) if not trial.state.is_finished()}
@@ -131,14 +131,20 @@ class Ledger:
             },
         )
 
+        is_there = False  # or perhaps it is, after a server was lost while it was written
+
         def add() -> int:
-            firsts = _firsts(self._study.get_trials(deepcopy=False))
-            if len(firsts) == trial.number:
-                self._study.add_trial(entry)
+            nonlocal is_there
+            if is_there:
                 firsts = _firsts(self._study.get_trials(deepcopy=False))
-            return firsts[trial.number].number
+                if len(firsts) > trial.number:
+                    return firsts[trial.number].number
+            is_there = True
+            self._study.add_trial(entry)
+            return self._n_trials
 
         self._numbers.append(self._write(add))
+        self._n_trials = self._numbers[-1] + 1
         self._open.add(trial.number)
         self._hashes.append(trial.genotype.hash)
 
@@ -200,6 +206,7 @@ class Ledger:
                 )
 
         self._write(add)
+        self._n_trials = len(self._study.get_trials(deepcopy=False))
         self._pruned.remove(number)
 
     def _tell(self, number: int, values: list[float] | None, state: TrialState) -> None:
@@ -207,9 +214,8 @@ class Ledger:
             return
 
         def tell() -> None:
-            trial = self._study.get_trials(deepcopy=False)[self._numbers[number]]
-            if not trial.state.is_finished():
-                self._study.tell(trial.number, values, state=state)
+            optuna_number = self._numbers[number]
+            self._study.tell(optuna_number, values, state=state, skip_if_finished=True)
 
         self._write(tell)
         self._open.remove(number)

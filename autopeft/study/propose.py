@@ -24,7 +24,7 @@ from autopeft.space.encode import encode
 from autopeft.space.genotype import Genotype
 from autopeft.space.search_space import SearchSpace
 from autopeft.space.seed import seed_of
-from autopeft.study.distributions import distributions_of
+from autopeft.study.distributions import shared_distributions_of
 from autopeft.study.spec import SamplerName
 
 ATTEMPTS = 2000
@@ -154,9 +154,11 @@ def _excess(space: SearchSpace, genotype: Genotype) -> float:
 
 
 def _ask(space: SearchSpace, name: SamplerName, seed: int, told: _Told) -> Params:
-    distributions = dict(distributions_of(space))
+    distributions = shared_distributions_of(space)
     sampler = _sampler(name, seed % 2**32)
     study = optuna.create_study(directions=directions_of(told.n_costs), sampler=sampler)
+    if name == "random":  # it learns nothing
+        told = _Told((), (), told.n_costs)
     is_limited = name == "gp" and not space.by_construction
     for i, (params, values, excess) in enumerate(told.measured):
         study.add_trial(

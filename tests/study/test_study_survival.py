@@ -15,7 +15,7 @@ from study_factory import ledger_states, results, tree, weights
 from autopeft.errors import ConfigError, DataError, DiskFullError
 from autopeft.space import yaml
 from autopeft.study import ledger as ledger_module
-from autopeft.study import search, storage
+from autopeft.study import prepared, search, storage
 from autopeft.study.folder import Study
 from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import read_manifest
@@ -49,7 +49,7 @@ def test_other_fingerprint_is_refused_before_the_database_is_opened(
     manifest["fingerprint"][field] = "another"
     study.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
     before = tree(study.folder)
-    monkeypatch.setattr(search, "Ledger", None)
+    monkeypatch.setattr(prepared, "Ledger", None)
     with pytest.raises(ConfigError, match=rf'\n  {field}: was "another", is now '):
         run_search(spec_of(trials=9), study.folder)
     assert tree(study.folder) == before
@@ -57,7 +57,7 @@ def test_other_fingerprint_is_refused_before_the_database_is_opened(
 
 def test_control_opens_the_database(done, spec_of, tmp_path, monkeypatch):
     copy = shutil.copytree(done.folder, tmp_path / "study")
-    monkeypatch.setattr(search, "Ledger", None)
+    monkeypatch.setattr(prepared, "Ledger", None)
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         run_search(spec_of(trials=9), copy)
 
