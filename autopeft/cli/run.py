@@ -23,6 +23,19 @@ def search_and_show(spec: "StudySpec", folder: Path, base: Path, output: Format)
     show_front(found.folder, output)
 
 
+def show_what_it_would_be(spec: "StudySpec", folder: Path, base: Path, output: Format) -> None:
+    """A study that is only checked and counted, on stdout."""
+    from autopeft.study.dry_run import dry_run
+
+    found = dry_run(spec, folder, base)
+    if output is Format.JSON:
+        typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+        return
+    from autopeft.cli.planned import show_dry_run
+
+    show_dry_run(found)
+
+
 def show_front(folder: Path, output: Format) -> None:
     """The Pareto front of a study on stdout."""
     from autopeft.cli.listings import merging

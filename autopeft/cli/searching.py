@@ -24,7 +24,7 @@ from autopeft.cli.options import (
     TrialTimeoutOption,
     WorkersOption,
 )
-from autopeft.cli.run import search_and_show
+from autopeft.cli.run import search_and_show, show_what_it_would_be
 from autopeft.errors import ConfigError
 
 
@@ -80,6 +80,10 @@ def search(
     storage: StorageOption = None,
     no_cache: NoCacheOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the study.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what it would be; nothing is trained or written."),
+    ] = False,
     output: FormatOption = Format.HUMAN,
 ) -> None:
     """Search under a hard budget; on an existing folder, continue to the total."""
@@ -128,7 +132,10 @@ def search(
     )
     folder = out or Path("trials") / (study.stem if study else _name(spec.model, data))
     base = study.parent if study else Path.cwd()
-    search_and_show(spec, folder, base, output)
+    if dry_run:
+        show_what_it_would_be(spec, folder, base, output)
+    else:
+        search_and_show(spec, folder, base, output)
 
 
 def resume(

@@ -34,7 +34,7 @@ DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.
 Writes = Literal["seq2seq", "causal"]
 """How a model writes: an answer to what it reads, or what comes next."""
 
-_CLASSES = {
+CLASSES = {
     None: AutoModelForSequenceClassification,
     "seq2seq": AutoModelForSeq2SeqLM,
     "causal": AutoModelForCausalLM,
@@ -98,7 +98,7 @@ def load_backbone(
         with torch.random.fork_rng(devices=[]):
             # A head for other labels is a fresh head.
             own = {} if writes else {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
-            model, loading = _CLASSES[writes].from_pretrained(
+            model, loading = CLASSES[writes].from_pretrained(
                 source,
                 output_loading_info=True,
                 dtype=torch.float32,
@@ -110,7 +110,7 @@ def load_backbone(
     except UNREADABLE as error:
         if needs_code(error):
             raise DataError(refusal(name, source, arguments)) from error
-        raise DataError(f"model `{name}` cannot be loaded: {_cause(error)}") from error
+        raise DataError(f"model `{name}` cannot be loaded: {cause(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # What transformers makes of missing files: every word would be the unknown one.
         raise DataError(f"model `{name}` has no tokenizer: its vocabulary is empty")
@@ -153,7 +153,8 @@ def cast(backbone: Backbone, precision: Precision) -> Backbone:
     return replace(backbone, model=model, precision=precision)
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
+    """Why a model cannot be read, in a line."""
     if isinstance(error.__cause__, HFValidationError):
         return "there is no such folder, and no model on the Hub can have this name"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

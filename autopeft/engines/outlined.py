@@ -1,0 +1,130 @@
+"""What a worker would say of model and data, said without weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autopeft.engines.work import Facts, Work
+from autopeft.errors import ConfigError
+from autopeft.model.backbone import DTYPES, Writes
+from autopeft.model.outline import Outline, kept_bytes, outline
+from autopeft.space.costs import CostModel, Linear
+from autopeft.space.forms import Form
+from autopeft.tasks.data import Dataset, load
+from autopeft.tasks.spec import LANGUAGE, GenerationSpec
+from autopeft.training.footprint import PASSING
+from autopeft.training.memory import OVERHEAD
+from autopeft.training.words import MOST_LOGITS
+
+LOGITS = 3
+"""Tensors of the words' width that a step holds: logits, in fp32, and their gradient."""
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """What is known before anything large was loaded.
+
+    Attributes:
+        facts: as a worker tells them; `n_rows` has what is known without asking the Hub.
+        kind: the family of the model.
+        costs: guesses the memory of a training.
+    """
+
+    facts: Facts
+    kind: str
+    costs: CostModel
+
+
+def outlined(work: Work) -> Outlined:
+    """Read files of data, build the model on meta tensors, and look at one forward pass of it.
+
+    Args:
+        work: with absolute paths. A data set of the Hub is not asked for.
+
+    Raises:
+        ConfigError: rows are to be longer than the model reads.
+        DataError: files cannot be used, or there is no configuration of a known kind.
+    """
+    dataset = None if work.data.hub else load(work.data, work.task, Path(), work.seed)
+    labels = dataset.label_names if dataset else ()
+    writes: Writes | None = work.task if work.task in ("seq2seq", "causal") else None
+    found = outline(work.model, max(1, len(labels)), writes)
+    n_read, n_written = _lengths(work)
+    longest = max(n_read, n_written)
+    if longest > found.longest_row:
+        raise ConfigError(
+            f"max_length: rows of {longest} tokens are more than the model reads; at most "
+            f"{found.longest_row}"
+        )
+    facts = Facts(
+        model_shape=found.shape.to_dict(),
+        model=work.model,
+        revision=getattr(found.model.config, "_commit_hash", None),
+        model_hash="",
+        data_hash=dataset.fingerprint if dataset else "",
+        reading_hash="",
+        n_rows=_n_rows(work, dataset),
+        unseen=_unseen(work, dataset),
+        labels=labels,
+        notes=(*(dataset.notes if dataset else ()), *found.notes),
+        device="meta",
+        n_devices=1,
+    )
+    return Outlined(facts, found.kind, guess(found, work))
+
+
+def guess(found: Outline, work: Work) -> CostModel:
+    """The memory of trainings on full batches of the longest rows that the study allows.
+
+    The weights; what a forward pass keeps of every layer; of each op for each token what it reads
+    and twice its size; and parameters with all that belongs to them. Where the precision is left to
+    a probe, in fp32.
+
+    Args:
+        found: the model.
+        work: how it is trained.
+    """
+    batch = work.training.batch_size
+    n_read, n_written = _lengths(work)
+    precision = work.training.precision
+    size = DTYPES["fp32" if precision == "auto" else precision].itemsize
+    part = size / DTYPES["fp32"].itemsize
+    n_tokens = batch * max(n_read, n_written)
+    layer = part * kept_bytes(found.model, batch, n_read, n_written) / found.shape.n_layers
+    passing = PASSING * n_tokens * max(found.shape.widths.values()) * size
+    words = 0
+    if work.task in LANGUAGE:
+        words = LOGITS * DTYPES["fp32"].itemsize * min(MOST_LOGITS, n_tokens * found.n_words)
+    return CostModel(
+        start_bytes=found.model.num_parameters() * size,
+        overhead=OVERHEAD["exact"],
+        memory=Linear(passing + words, layer, _of_ops(float(n_tokens * size))),
+    )
+
+
+def _of_ops(n_bytes: float) -> dict[Form, tuple[float, float]]:
+    """What ops keep, in terms of `states`: half of the widths that they read and write."""
+    return {form: (0.0 if form is Form.BIAS else 0.5 * n_bytes, 2 * n_bytes) for form in Form}
+
+
+def _lengths(work: Work) -> tuple[int, int]:
+    """The longest row that is read, and the longest one that a decoder beside an encoder reads."""
+    longest = work.training.max_length
+    if work.task not in LANGUAGE:
+        return longest, longest
+    answer = (work.generation or GenerationSpec()).max_target_length
+    return (longest, answer) if work.task == "seq2seq" else (longest + answer, 0)
+
+
+def _n_rows(work: Work, dataset: Dataset | None) -> dict[str, int]:
+    if dataset is not None:
+        return {split.name: len(split) for split in dataset.splits}
+    return {} if work.data.train_rows is None else {"train": work.data.train_rows}
+
+
+def _unseen(work: Work, dataset: Dataset | None) -> Literal["selection", "fold"] | None:
+    if dataset is not None and dataset.selection is not None:
+        return "selection"
+    if dataset is None and work.data.selection_rows:
+        return "selection"
+    return "fold" if work.data.selection_rows is None else None
