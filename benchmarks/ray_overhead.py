@@ -1,11 +1,15 @@
 """What a cluster costs: jobs that do nothing beside bare Ray tasks; real trials on two workers.
 
 `--jobs` jobs of one trial go through the Ray engine to stations that answer at once, and as many
-messages of the same bytes through bare Ray tasks, alternating; the study's own work (proposals,
-files, ledger) is in neither. Then the same study of the embedded model runs on one worker of one
-core and on two; the rate is counted from the first record of each, so that loading is outside.
+messages of the same bytes through bare Ray tasks, alternating; the study's own work is in neither.
+That is measured apart, without Ray: a study of `--study-trials` trials whose jobs take no time, in
+processor milliseconds for each job, parted into ask (the next job), store (files of jobs, records
+and front) and tell (the database). Then the same study of the embedded model runs on one worker
+of one core and on two; the rate is counted from the first record of each, so that loading is
+outside.
 
     python benchmarks/ray_overhead.py [--jobs 2000] [--trials 48] [--rows 960] [--repeats 3]
+        [--study-trials 200]
 """
 
 import argparse
@@ -15,6 +19,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,8 +38,15 @@ from autopeft.engines.work import Decided, Facts, Work
 from autopeft.records import Metric, Record
 from autopeft.space.methods import method
 from autopeft.space.shape import encoder_shape
+from autopeft.space.shipped import load_space
+from autopeft.study import driver
+from autopeft.study.driver import Driver
 from autopeft.study.events import Silent
+from autopeft.study.folder import Study
+from autopeft.study.manifest import new_manifest
+from autopeft.study.prepared import Prepared
 from autopeft.study.search import run_search
+from autopeft.study.setup import set_up
 from autopeft.study.spec import StudySpec
 from autopeft.training.settings import TrainingSettings
 
@@ -137,6 +151,86 @@ def through_tasks(n_jobs: int) -> float:
     return n_jobs / (time.perf_counter() - begun)
 
 
+class Instant:
+    """An engine whose jobs take no time."""
+
+    n_workers = 1
+
+    def __init__(self) -> None:
+        """Begin without jobs."""
+        self._jobs: list[Job] = []
+
+    def submit(self, job: Job, _: Any) -> None:
+        """Take a job."""
+        self._jobs.append(job)
+
+    def results(self, _: Any) -> Iterator[Record]:
+        """Answer at once."""
+        while self._jobs:
+            plain = json.dumps(self._jobs.pop().to_dict())
+            yield Record.from_dict(json.loads(answer_to(plain)[0][0])["record"], "instant")
+
+
+class Stopwatch:
+    """Processor seconds in parts; while one calls another, the other alone counts."""
+
+    def __init__(self) -> None:
+        """Begin at 0."""
+        self.seconds: Counter[str] = Counter()
+        self._parts: list[str] = []
+
+    def on(self, owner: Any, function: str, part: str) -> None:
+        """Count a function as a part."""
+        real = getattr(owner, function)
+
+        def timed(*args: Any, **more: Any) -> Any:
+            self._lap()
+            self._parts.append(part)
+            try:
+                return real(*args, **more)
+            finally:
+                self._lap()
+                self._parts.pop()
+
+        setattr(owner, function, timed)
+
+    def _lap(self) -> None:
+        now = time.process_time()
+        if self._parts:
+            self.seconds[self._parts[-1]] += now - self._since
+        self._since = now
+
+
+def study_ms_a_job(n_trials: int, sampler: str, folder: Path) -> dict[str, float]:
+    """What a study needs for a job of one trial, in processor milliseconds."""
+    spec = StudySpec.model_validate(
+        {"model": "none", "data": {"train": "none"}, "budget": {"trials": n_trials}}
+        | {"selection": {"seeds": 0}, "sampler": sampler, "rungs": 1}
+    )
+    facts = FACTS.model_copy(update={"n_rows": {"train": 1000}})
+    setup = set_up(spec, load_space(spec.space), facts)
+    decided = Decided(settings=TrainingSettings(), cohort=1, trial_seconds=1, trial_bytes=1)
+    most = setup.space.max_params
+    manifest = new_manifest(setup.fingerprint, facts, decided, max_params=most, rung_steps=(96,))
+    ready, engine, watch = Prepared(Study(folder), setup, manifest), Instant(), Stopwatch()
+    with closing(ready.ledger()) as ledger:
+        study = Driver(ready.study, setup, manifest, ledger, engine, Silent())
+        for owner, function, part in (
+            (study, "_next_job", "ask"),
+            (study, "_enter", "tell"),
+            (study, "_tell", "tell"),
+            (driver, "write_job", "store"),
+            (driver, "write_record", "store"),
+            (study, "_publish", "store"),
+        ):
+            watch.on(owner, function, part)
+        begun = time.process_time()
+        study.run(engine.results)
+        whole = time.process_time() - begun
+    parts = {part: 1000 * seconds / n_trials for part, seconds in watch.seconds.items()}
+    return {**parts, "all": 1000 * whole / n_trials}
+
+
 def trials_a_second(n_trials: int, n_rows: int, n_workers: int, folder: Path) -> float:
     """Real trials, from the first record on."""
     text = build(folder / "text", train_rows=n_rows, validation_rows=n_rows)
@@ -170,7 +264,12 @@ def main() -> None:
     options.add_argument("--trials", type=int, default=48, help="0 for none")
     options.add_argument("--rows", type=int, default=960, help="to train on in each trial")
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--study-trials", type=int, default=200)
     args = options.parse_args()
+    own = {}
+    for sampler in ("random", "tpe"):
+        with tempfile.TemporaryDirectory() as folder:
+            own[sampler] = study_ms_a_job(args.study_trials, sampler, Path(folder))
     prepare_environment("local")
     import ray  # noqa: PLC0415
 
@@ -198,7 +297,9 @@ def main() -> None:
     if args.trials:
         ratios["two_workers_over_one"] = medians["workers_2"] / medians["workers_1"]
     load = os.getloadavg()[0]
-    print(json.dumps({"per_second": found, "ratios": ratios, "load": load, "jobs": args.jobs}))
+    result = {"per_second": found, "ratios": ratios, "jobs": args.jobs}
+    result |= {"study_ms_a_job": own, "study_trials": args.study_trials, "load": load}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

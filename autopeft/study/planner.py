@@ -26,6 +26,9 @@ from autopeft.study.rungs import Key, Rungs, next_replicate
 from autopeft.study.setup import Setup
 
 EVERYBODY = 1_000_000
+BLOCKS_BEHIND = 2
+"""With several workers, a block may know those that are so many for each other worker before it.
+With one, all wait for the slowest job again and again (`benchmarks/scale_sim.py`)."""
 LORA_EVERY = 4
 """One slot in so many tunes LoRA, so that what the winners are compared with had a fair share."""
 
@@ -138,7 +141,7 @@ class Planner:
         size, trials = self._cohort, known.trials
         first = len(trials)
         start = first // size * size
-        n_known = max(0, start - size * (self._n_workers - 1))
+        n_known = max(0, start - size * BLOCKS_BEHIND * (self._n_workers - 1))
         if any((i, 0, 0) not in known.records for i in range(n_known)):
             return None
         last = min(start + size, self._spec.budget.trials, first + self._affordable(known))

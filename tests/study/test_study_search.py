@@ -216,13 +216,14 @@ def test_slot_knows_the_genotypes_whose_measurements_it_may_not_know(
         return propose.propose(*args, **more)
 
     monkeypatch.setattr("autopeft.study.planner.propose", spy)
-    spec = spec_of(methods=[], trials=8)
+    spec = spec_of(methods=[], trials=12)
     setup = set_up(spec, load_space("unified"), prepare(spec, tmp_path).facts)
     planner = Planner(setup, Rungs((1,), 3), trial_seconds=1.0, cohort=3, n_workers=2)
     known = Known([], {})
-    for _ in range(2):  # with two workers the second block does not wait for the first
+    for _ in range(3):  # with two workers the third block does not wait for the first
         job = planner.next_job(known)
         assert job is not None
         known.jobs.append(job)
     hashes = [trial.genotype.hash for trial in known.trials]
-    assert told == [(slot, hashes[:slot]) for slot in range(6)]
+    assert told == [(slot, hashes[:slot]) for slot in range(9)]
+    assert planner.next_job(known) is None, "the fourth one does"
