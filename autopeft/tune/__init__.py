@@ -19,6 +19,7 @@ except ImportError as error:
         "autopeft.tune needs Ray Tune, which is not installed: pip install 'autopeft[ray]'"
     ) from error
 
+from autopeft.study.prepared import read_prepared
 from autopeft.tune.prepare import prepare
 from autopeft.tune.scheduler import Brackets, PromotionScheduler
 from autopeft.tune.search import StudySearch
@@ -32,5 +33,6 @@ __all__ = [
     "StudySearch",
     "param_space",
     "prepare",
+    "read_prepared",
     "trainable",
 ]

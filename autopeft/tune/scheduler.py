@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from autopeft.errors import ConfigError
 from autopeft.study.prepared import Prepared
 from autopeft.study.promote import Standing, promotions
 from autopeft.study.reports import REPORT, report_in
@@ -73,7 +74,16 @@ class PromotionScheduler(TrialScheduler):  # type: ignore[misc]
                 trial.set_status(Trial.PAUSED)
 
     def on_trial_result(self, _: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Pause at a rung."""
+        """Pause at a rung.
+
+        Raises:
+            ConfigError: it is the result of another Trainable.
+        """
+        if REPORT not in result:
+            raise ConfigError(
+                f"a result of trial {trial.trial_id} has no report: this scheduler goes with "
+                "`autopeft.tune.trainable` alone"
+            )
         self._promoter.hears(trial.trial_id, result)
         return str(TrialScheduler.PAUSE)
 

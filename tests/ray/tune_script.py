@@ -6,8 +6,7 @@ from pathlib import Path
 import ray
 from ray import tune
 
-from autopeft.study.prepared import read_prepared
-from autopeft.tune import StudySearch, trainable
+from autopeft.tune import StudySearch, read_prepared, trainable
 
 address, study, folder = sys.argv[1:]
 ray.init(address, log_to_driver=False)
