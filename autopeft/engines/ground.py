@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import DataError
-from autopeft.model.backbone import Backbone, cast, load_backbone
+from autopeft.model.backbone import Backbone, Writes, cast, load_backbone
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
 from autopeft.tasks.data import Dataset, load
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.language import Language
+from autopeft.tasks.spec import Kind
 from autopeft.tasks.splits import Split, fold
 from autopeft.tasks.task import AnyTask, encode_for, make_task
 from autopeft.training.memory import use_heap
@@ -24,6 +26,14 @@ from autopeft.training.settings import TrainingSettings
 
 _OF_THE_PLACE = {"_name_or_path", "_commit_hash", "transformers_version"}
 """Keys of a configuration that do not decide what the model computes."""
+
+
+WRITES: Mapping[Kind, Writes] = {
+    "seq2seq": "seq2seq",
+    "causal": "causal",
+    "token_classification": "tags",
+}
+"""How the model of a task writes, if it does."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Ground:
         Raises:
             DataError: it cannot be loaded, or is another one by now.
         """
-        found = _backbone(self.work, self.dataset, self.task, str(self.device))
+        found = _backbone(self.work, self.dataset, str(self.device))
         if found.fingerprint != self.backbone.fingerprint:
             raise DataError(f"model `{self.work.model}` has changed while the search ran")
         return found
@@ -141,6 +151,8 @@ class Ground:
                 digest.update(f"{tokens}{types}".encode())
             if rows.answers is not None:
                 digest.update(f"{rows.answers.targets}".encode())
+            if rows.tags is not None:
+                digest.update(f"{rows.tags.targets}".encode())
         return digest.hexdigest()
 
     @property
@@ -165,7 +177,7 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     dataset = load(work.data, work.task, Path(), work.seed)
     place = f"cuda:{device}" if torch.cuda.is_available() else "cpu"
     task = make_task(work.task, work.metric, dataset, work.generation)
-    backbone = _backbone(work, dataset, task, place)
+    backbone = _backbone(work, dataset, place)
     longest = work.training.max_length
 
     def encoded(split: Split) -> Encoded:
@@ -183,6 +195,6 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     return Ground(work, dataset, backbone, task, train, validation, selection, tuple(notes))
 
 
-def _backbone(work: Work, dataset: Dataset, task: AnyTask, place: str) -> Backbone:
-    writes = task.kind if isinstance(task, Language) else None
-    return load_backbone(work.model, max(1, len(dataset.label_names)), place, writes)
+def _backbone(work: Work, dataset: Dataset, place: str) -> Backbone:
+    n_outputs = max(1, len(dataset.label_names))
+    return load_backbone(work.model, n_outputs, place, WRITES.get(work.task))

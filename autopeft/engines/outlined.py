@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autopeft.engines.ground import WRITES
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import ConfigError
-from autopeft.model.backbone import DTYPES, Writes
+from autopeft.model.backbone import DTYPES
 from autopeft.model.outline import Outline, kept_bytes, outline
 from autopeft.space.costs import CostModel, Linear
 from autopeft.space.forms import Form
@@ -47,8 +48,7 @@ def outlined(work: Work) -> Outlined:
     """
     dataset = None if work.data.hub else load(work.data, work.task, Path(), work.seed)
     labels = dataset.label_names if dataset else ()
-    writes: Writes | None = work.task if work.task in ("seq2seq", "causal") else None
-    found = outline(work.model, max(1, len(labels)), writes)
+    found = outline(work.model, max(1, len(labels)), WRITES.get(work.task))
     n_read, n_written = _lengths(work)
     longest = max(n_read, n_written)
     if longest > found.longest_row:

@@ -30,6 +30,7 @@ from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
 from autopeft.tasks.language import Language
 from autopeft.tasks.task import Regression
+from autopeft.tasks.tokens import TokenClassification
 from autopeft.training.batches import evaluation_order
 from autopeft.training.cohort import Cohort
 from autopeft.training.tensors import read_kinds
@@ -190,6 +191,8 @@ def winner_of(study: Study, how: str) -> Winner:
     ground = prepare(load_study_spec(study.spec_file), study.folder)
     if isinstance(ground.task, Language):
         raise ConfigError(f"{study.folder}: models that write texts cannot be exported yet")
+    if isinstance(ground.task, TokenClassification):
+        raise ConfigError(f"{study.folder}: models that tag words cannot be exported yet")
     if ground.dataset.fingerprint != manifest.data["sha256"]:
         raise ConfigError(f"{study.folder}: the data have changed since the search")
     if ground.backbone.fingerprint != manifest.model["sha256"]:

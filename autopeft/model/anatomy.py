@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
 
 from autopeft.errors import DataError
 from autopeft.model.families import FAMILIES, Family, Layers, Pool
@@ -77,6 +78,11 @@ _POOLS: Mapping[str, Pool] = {"cls": "first", "mean": "mean"}
 """By `config.classifier_pooling`."""
 
 
+def tags_words(model: PreTrainedModel) -> bool:
+    """The head of a model reads every token."""
+    return type(model).__name__ in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES.values()
+
+
 class Anatomy:
     """The taps of one model.
 
@@ -90,6 +96,7 @@ class Anatomy:
         layers: its layers, those of an encoder before those of a decoder.
         n_encoder_layers: of an encoder-decoder, 0 for other models.
         pool: the tokens that the task head reads.
+        first_token: it reads the first one alone, and norms come last; see `Family`.
 
     Raises:
         DataError: the family is not in the table, and the names of the modules tell too little.
@@ -101,6 +108,7 @@ class Anatomy:
         self.base: nn.Module = getattr(model, model.base_model_prefix, model)
         self.family = self._row(kind) if kind in FAMILIES else read_family(model, self.base)
         self.pool = _POOLS.get(getattr(model.config, "classifier_pooling", ""), self.family.pool)
+        self.first_token = self.family.first_token and not tags_words(model)
         self._fresh = {name.removeprefix(f"{model.base_model_prefix}.") for name in fresh}
         encoder, decoder = self.family.layers, self.family.decoder
         self.layers = tuple(self._list(encoder))

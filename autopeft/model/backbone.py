@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
 )
@@ -31,14 +32,18 @@ from autopeft.space.shape import ModelShape
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-Writes = Literal["seq2seq", "causal"]
-"""How a model writes: an answer to what it reads, or what comes next."""
+Writes = Literal["seq2seq", "causal", "tags"]
+"""How a model writes: an answer to what it reads, what comes next, or a tag for every word."""
 
 CLASSES = {
     None: AutoModelForSequenceClassification,
     "seq2seq": AutoModelForSeq2SeqLM,
     "causal": AutoModelForCausalLM,
+    "tags": AutoModelForTokenClassification,
 }
+
+HEADED: tuple[Writes | None, ...] = (None, "tags")
+"""What a head of its own is for."""
 
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
@@ -83,7 +88,7 @@ def load_backbone(
         name: a Hub name, with `@revision` if wanted, or a folder.
         n_outputs: outputs of the head; of no meaning if it writes.
         device: where the model goes.
-        writes: how it writes; None for a model with a head.
+        writes: how it writes; None for a model whose head reads a row.
 
     Raises:
         DataError: it cannot be loaded, its family is not known, it needs code of its own, or the
@@ -97,7 +102,8 @@ def load_backbone(
         # torch.manual_seed would change the caller's stream; fresh heads are re-seeded per trial.
         with torch.random.fork_rng(devices=[]):
             # A head for other labels is a fresh head.
-            own = {} if writes else {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
+            head = {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
+            own = head if writes in HEADED else {}
             model, loading = CLASSES[writes].from_pretrained(
                 source,
                 output_loading_info=True,
@@ -114,6 +120,8 @@ def load_backbone(
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # What transformers makes of missing files: every word would be the unknown one.
         raise DataError(f"model `{name}` has no tokenizer: its vocabulary is empty")
+    if writes == "tags":
+        check_tags(name, model)
     fresh = _fresh(name, model, loading)
     anatomy = Anatomy(model, fresh)
     tokenizer.model_max_length = min(tokenizer.model_max_length, anatomy.longest_row())
@@ -123,7 +131,7 @@ def load_backbone(
     if (kind := model.config.model_type) not in FAMILIES:
         check(model, fresh, pools=writes is None)
         notes = (told(kind, anatomy.family),)
-    if writes:
+    if writes not in HEADED:
         check_words(model)
     model.to(device)
     return Backbone(
@@ -136,6 +144,17 @@ def load_backbone(
         fingerprint=fingerprint(model, fresh),
         notes=notes,
     )
+
+
+def check_tags(name: str, model: PreTrainedModel) -> None:
+    """Refuse an encoder-decoder, of which transformers would take the encoder alone.
+
+    Raises:
+        DataError: it is one.
+    """
+    rows = FAMILIES.get(model.config.model_type, ())
+    if any(row.decoder for row in (rows if isinstance(rows, tuple) else (rows,))):
+        raise DataError(f"model `{name}` is an encoder-decoder, which has no tags for words")
 
 
 def cast(backbone: Backbone, precision: Precision) -> Backbone:

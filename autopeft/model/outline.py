@@ -11,7 +11,15 @@ from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.backbone import CLASSES, UNREADABLE, Writes, backbone_prefix, cause
+from autopeft.model.backbone import (
+    CLASSES,
+    HEADED,
+    UNREADABLE,
+    Writes,
+    backbone_prefix,
+    cause,
+    check_tags,
+)
 from autopeft.model.families import FAMILIES
 from autopeft.model.unknown import told
 from autopeft.space.shape import ModelShape
@@ -47,7 +55,7 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
     Args:
         name: a Hub name, with `@revision` if wanted, or a folder with `config.json`.
         n_outputs: outputs of the head; of no meaning if it writes.
-        writes: how it writes; None for a model with a head.
+        writes: how it writes; None for a model whose head reads a row.
 
     Raises:
         DataError: there is no configuration, or its family is not known.
@@ -56,7 +64,7 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
     arguments = {"revision": revision} if revision else {}
     transformers_logging.set_verbosity_error()
     try:
-        own = {} if writes else {"num_labels": n_outputs}
+        own = {"num_labels": n_outputs} if writes in HEADED else {}
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **own, **arguments)
         with torch.device("meta"):
             model: PreTrainedModel = CLASSES[writes].from_config(
@@ -64,6 +72,8 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
             )
     except UNREADABLE as error:
         raise DataError(f"model `{name}` cannot be outlined: {cause(error)}") from error
+    if writes == "tags":
+        check_tags(name, model)
     prefix = backbone_prefix(model)
     head = tuple(key for key, _ in model.named_parameters() if not key.startswith(prefix))
     anatomy = Anatomy(model, head)

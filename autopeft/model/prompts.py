@@ -35,7 +35,7 @@ def lengthen(anatomy: Anatomy, prompt: Prompt, *, cut: bool) -> Iterator[Removab
     yield anatomy.base.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
     if not cut:
         # A pooler in the base model reads the first token.
-        whole = anatomy.layers[-1] if anatomy.family.first_token else anatomy.base
+        whole = anatomy.layers[-1] if anatomy.first_token else anatomy.base
         yield whole.register_forward_hook(partial(shorten_hook, prompt.padded))
 
 

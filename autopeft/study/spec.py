@@ -245,6 +245,12 @@ class StudySpec(Strict):
             raise ValueError(f"`generation` is for {' and '.join(sorted(LANGUAGE))} alone")
         return self
 
+    @model_validator(mode="after")
+    def _one_column_of_words(self) -> Self:
+        if self.task == "token_classification" and len(self.data.text or ()) > 1:
+            raise ValueError("`data.text` of token_classification is one column, of lists of words")
+        return self
+
     @property
     def chosen_metric(self) -> str:
         """What records call the metric, or the task's default one."""

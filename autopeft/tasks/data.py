@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from autopeft.errors import DataError
-from autopeft.tasks.labels import answers, class_labels, number_labels
+from autopeft.tasks.labels import answers, class_labels, number_labels, tag_labels
 from autopeft.tasks.readers import read_table
 from autopeft.tasks.rows import Problems, Table
 from autopeft.tasks.spec import DataSpec, Kind, columns_of
@@ -55,7 +55,7 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
 
     Args:
         spec: where they are.
-        kind: what the labels are: classes, numbers or texts.
+        kind: what the labels are: classes, numbers, tags of words or texts.
         base: folder that relative paths start from.
         seed: draws the rows that are carved, and those of `train_rows`.
 
@@ -76,6 +76,8 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
         label_names, labels = class_labels(tables, problems)
     elif kind == "regression":
         labels = number_labels(tables, problems)
+    elif kind == "token_classification":
+        label_names, labels = tag_labels(tables, problems)
     else:
         labels, references = answers(tables, problems)
     splits = {
@@ -126,7 +128,7 @@ def _read(
 def _check_train(train: Split, source: str) -> None:
     if len(train) < MIN_TRAIN_ROWS:
         raise DataError(f"{source}: {len(train)} row(s); at least {MIN_TRAIN_ROWS} are needed")
-    if len(set(train.labels)) == 1:
+    if len(train.classes) == 1:
         raise DataError(f"{source}: all rows have the same label, so there is nothing to learn")
 
 
@@ -173,7 +175,7 @@ def _limit_train(
         return [f"train: train_rows is {n_rows:,}, but there are only {len(train):,}: all are used"]
     splits["train"] = draw(train, n_rows, seed)
     notes = [f"train: {n_rows:,} of {len(train):,} rows are used (train_rows)"]
-    lost = set(train.labels) - set(splits["train"].labels) if label_names else set()
+    lost = train.classes - splits["train"].classes if label_names else set()
     if lost:
         names = ", ".join(f"'{name}'" for i, name in enumerate(label_names) if i in lost)
         notes.append(f"train: train_rows leaves no row of {names}")

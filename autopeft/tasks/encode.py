@@ -27,9 +27,10 @@ class Encoded:
         token_type_ids: likewise, 0 for the first text and 1 for the second; `None` if the model
             takes none.
         labels: int64 class numbers or fp32 numbers; the number of tokens to put out where answers
-            are texts.
+            are texts, of tagged tokens where words have tags.
         truncated_fraction: share of the rows that were longer than allowed.
         answers: where they are texts.
+        tags: of words, where every word has one.
     """
 
     input_ids: list[list[int]]
@@ -37,6 +38,7 @@ class Encoded:
     labels: Num[Tensor, " row"]
     truncated_fraction: float
     answers: "Answers | None" = None
+    tags: "Tags | None" = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -51,11 +53,38 @@ class Encoded:
 
     @property
     def truth(self) -> NDArray[Any]:
-        """What predictions are compared with: class numbers, numbers, or tuples of references."""
-        if self.answers is None:
+        """What predictions are compared with: class numbers, numbers, or tuples of references.
+
+        Where words have tags, an array of them for each row.
+        """
+        if self.answers is None and self.tags is None:
             return self.labels.numpy()
         out = np.empty(len(self), dtype=object)
-        out[:] = self.answers.references
+        for row in range(len(self)):
+            out[row] = self.tags.truth[row] if self.tags else self.answers.references[row]  # type: ignore[union-attr]
+        return out
+
+    def by_row(
+        self, predictions: Num[NDArray[Any], "trial place"], rows: Sequence[int]
+    ) -> NDArray[Any]:
+        """Predictions of batches by trial and row.
+
+        Args:
+            predictions: for one place of each row, or, where words have tags, for each first token.
+            rows: all of them, in the order of the batches.
+        """
+        if self.tags is None:
+            out = np.empty_like(predictions)
+            out[:, list(rows)] = predictions
+            return out
+        out = np.empty((len(predictions), len(self)), dtype=object)
+        end = 0
+        for row in rows:
+            words = self.tags.words[row]
+            begin, end = end, end + len(words)
+            for trial, found in enumerate(predictions[:, begin:end]):
+                out[trial, row] = np.full(len(self.tags.truth[row]), IGNORED)
+                out[trial, row][words] = found
         return out
 
 
@@ -76,8 +105,24 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Tags:
+    """Tags of words.
+
+    Attributes:
+        targets: for each token of each row the tag of the word that it is the first token of,
+            `IGNORED` where it is of none.
+        words: of each row the positions of the words that have such a token.
+        truth: the tags of all words of each row.
+    """
+
+    targets: list[list[int]]
+    words: list[list[int]]
+    truth: tuple[NDArray[np.int64], ...]
+
+
+@dataclass(frozen=True)
 class Places:
-    """Where the tokens to write are read from.
+    """Where the tokens to write, or those with a tag, are read from.
 
     Attributes:
         states: the place of each one's state, in [batch * token].
@@ -95,7 +140,8 @@ class Batch:
     Attributes:
         inputs: `input_ids`, `attention_mask` and, if the model takes them, `token_type_ids`;
             int64 [batch, token].
-        labels: what the outputs are compared with: one for each row, or for each token to write.
+        labels: what the outputs are compared with: one for each row, or for each token to write or
+            with a tag.
         places: of these tokens; `None` where there is one output for each row.
         targets: what an encoder-decoder is to write, int64 [batch, token], `IGNORED` behind it.
     """
@@ -160,6 +206,9 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_token_id: int) -> Batch:
     }
     if encoded.token_type_ids is not None:
         inputs["token_type_ids"] = padded([encoded.token_type_ids[row] for row in rows], 0)
+    if encoded.tags is not None:
+        tags = padded([encoded.tags.targets[row] for row in rows], IGNORED)
+        return Batch(inputs, *_placed(tags))
     if (answers := encoded.answers) is None:
         return Batch(inputs, encoded.labels[list(rows)])
     targets = padded([answers.targets[row] for row in rows], IGNORED)
@@ -168,14 +217,14 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_token_id: int) -> Batch:
     wanted = targets.roll(-1, 1) if answers.continues else targets
     if answers.continues:
         wanted[:, -1] = IGNORED
-    written = wanted != IGNORED
-    row, token = written.nonzero(as_tuple=True)
-    return Batch(
-        inputs,
-        wanted[written],
-        Places(row * wanted.shape[1] + token, row),
-        None if answers.continues else targets,
-    )
+    return Batch(inputs, *_placed(wanted), None if answers.continues else targets)
+
+
+def _placed(wanted: Int[Tensor, "batch token"]) -> tuple[Int[Tensor, " position"], Places]:
+    """What is to be put out, and where; nothing is at `IGNORED`."""
+    told = wanted != IGNORED
+    row, token = told.nonzero(as_tuple=True)
+    return wanted[told], Places(row * wanted.shape[1] + token, row)
 
 
 def tokenize(

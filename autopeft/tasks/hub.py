@@ -99,6 +99,7 @@ def read_hub(
             unlabelled.append(purpose)
             continue
         feature = splits[split].features[columns.label]
+        feature = getattr(feature, "feature", feature)  # of a list
         names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         tables[purpose] = _table(source, columns, values, names, problems)
     return tables, tuple(unlabelled)
@@ -132,10 +133,13 @@ def _table(
         where = place(source, line, by_line=False)
         label = record[place_of_label]
         if names and label is not None:
-            if not 0 <= label < len(names):
-                problems.add(where, f"label {label} is none of the {len(names)} declared classes")
+            each = label if isinstance(label, list) else [label]
+            if wrong := [one for one in each if not 0 <= one < len(names)]:
+                told = f"label {wrong[0]} is none of the {len(names)} declared classes"
+                problems.add(where, told)
                 continue
-            record[place_of_label] = names[label]
+            named = [names[one] for one in each]
+            record[place_of_label] = named if isinstance(label, list) else named[0]
         if row := checked_row(line, record, columns, where, problems):
             rows.append(row)
     if not values[columns.label]:

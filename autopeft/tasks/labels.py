@@ -94,6 +94,55 @@ def answers(
     return found, references
 
 
+def tag_labels(
+    tables: Mapping[str, Table], problems: Problems
+) -> tuple[tuple[str, ...], dict[str, tuple[tuple[int, ...], ...]]]:
+    """Number the tags of words, which are the training rows' as the classes of `class_labels`.
+
+    Args:
+        tables: by split, with a `train`.
+        problems: receives rows without a tag for every word, and tags that are none.
+
+    Returns:
+        The names of the tags, and of each split and row the positions in them.
+
+    Raises:
+        DataError: if anything was noted.
+    """
+    found = {
+        split: [_tags(table, row, problems) for row in table.rows]
+        for split, table in tables.items()
+    }
+    problems.raise_if_any()
+    train = {tag for tags in found["train"] for tag in tags}
+    names = tables["train"].label_names or _in_order(train)
+    numbers = {name: number for number, name in enumerate(names)}
+    for split, table in tables.items():
+        for row, tags in zip(table.rows, found[split], strict=True):
+            if unknown := [tag for tag in tags if tag not in numbers]:
+                message = f"tag {shortened(unknown[0])} is not one of train: {_listed(names)}"
+                problems.add(table.where(row), message)
+    problems.raise_if_any()
+    return names, {
+        split: tuple(tuple(numbers[tag] for tag in tags) for tags in rows)
+        for split, rows in found.items()
+    }
+
+
+def _tags(table: Table, row: Row, problems: Problems) -> list[str]:
+    tags = row.label
+    if not isinstance(tags, list):
+        problems.add(table.where(row), f"tags {shortened(tags)} are no list")
+        return []
+    if len(tags) != len(row.texts):
+        problems.add(table.where(row), f"{len(row.texts)} words and {len(tags)} tags")
+    wrong = [tag for tag in tags if isinstance(tag, bool) or not isinstance(tag, int | str)]
+    if wrong:
+        message = f"tag {shortened(wrong[0])} is neither a string nor an integer"
+        problems.add(table.where(row), message)
+    return [str(tag) for tag in tags]
+
+
 def _references(table: Table, row: Row, problems: Problems) -> tuple[str, ...]:
     given = [row.references] if isinstance(row.references, str) else row.references
     if not isinstance(given, list) or not given or any(map(fault_of, given)):

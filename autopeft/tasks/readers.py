@@ -32,6 +32,9 @@ def read_table(path: Path, columns: Columns, problems: Problems) -> Table:
         The sound rows; none if the file cannot be read at all.
     """
     by_line = path.suffix.lower() != ".parquet"
+    if columns.listed and path.suffix.lower() == ".csv":
+        problems.add(str(path), "CSV has no lists of words and tags; take JSONL or Parquet")
+        return Table(str(path), ())
     rows = []
     n_records = 0
     n_problems_before = problems.count

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from reprlib import repr as shortened
 
 from autopeft.errors import DataError
 from autopeft.tasks.spec import Columns
@@ -18,7 +19,7 @@ class Row:
 
     Attributes:
         line: where it begins, counted from 1; a row number where the source has no lines.
-        texts: one string, or the two of a pair.
+        texts: one string, the two of a pair, or a row's words.
         label: not `None`; everything else about it is the task's to judge.
         references: as the source has them; `None` where none were asked for.
     """
@@ -91,7 +92,15 @@ def checked_row(
     """A row of the values of these columns; `None` if it is at fault."""
     n_texts = len(columns.text)
     texts, label = values[:n_texts], values[n_texts]
-    faults = [(name, fault_of(text)) for name, text in zip(columns.text, texts, strict=True)]
+    named = list(zip(columns.text, texts, strict=True))
+    if columns.listed:
+        ((name, words),) = named
+        if not isinstance(words, list) or not words:
+            problems.add(where, f"column '{name}' is {shortened(words)}, not a list of words")
+            return None
+        texts = words
+        named = [(f"{name}' with word '{i}", word) for i, word in enumerate(words, 1)]
+    faults = [(name, fault_of(text)) for name, text in named]
     if label is None or isinstance(label, str):
         faults.append((columns.label, fault_of(label)))
     found = [f"column '{name}' {fault}" for name, fault in faults if fault]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Kind = Literal["classification", "regression", "seq2seq", "causal"]
+Kind = Literal["classification", "regression", "token_classification", "seq2seq", "causal"]
 
 LANGUAGE: frozenset[Kind] = frozenset({"seq2seq", "causal"})
 """Tasks whose answers are text: of an encoder-decoder, or of a decoder that continues a text."""
@@ -16,6 +16,7 @@ _OF_TEXT = ("bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "exact_match", "lik
 METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
     "classification": ("accuracy", "f1", "mcc"),
     "regression": ("pearson", "spearman"),
+    "token_classification": ("span_f1", "accuracy"),
     "seq2seq": _OF_TEXT,
     "causal": ("likelihood", *_OF_TEXT[:-1]),
 }
@@ -23,6 +24,7 @@ METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
 _COLUMNS: dict[Kind, tuple[str, str]] = {  # of the text and the label, where nothing is said
     "classification": ("text", "label"),
     "regression": ("text", "label"),
+    "token_classification": ("tokens", "tags"),
     "seq2seq": ("source", "target"),
     "causal": ("source", "target"),
 }
@@ -57,11 +59,13 @@ class Columns(NamedTuple):
         text: of the one text or the pair.
         label: of the label or the answer.
         references: of what answers are scored against, if that is not the answer.
+        listed: text is a list of words, and label one of their tags.
     """
 
     text: tuple[str, ...]
     label: str
     references: str | None = None
+    listed: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,8 +94,10 @@ class DataSpec(BaseModel):
         hub: `owner/name`, `owner/name/configuration` or `glue/sst2`, each with an optional
             `@revision`; instead of files.
         text: the column of the text, or the two columns of a pair. Without it, `text`, or `source`
-            where the answer is text; for a GLUE task, its own columns.
-        label: the column of the label, or of the answer; without it, `label` or `target`.
+            where the answer is text, or `tokens` where words have tags; for a GLUE task, its own
+            columns.
+        label: the column of the label, of the answer, or of the tags; without it, `label`, `target`
+            or `tags`.
         references: where answers are text, a column with one or several of them to score against,
             in all files but the training file; without it, the answers themselves.
         train_rows: use only so many training rows, drawn with the seed; the first n of a larger
@@ -143,7 +149,12 @@ class DataSpec(BaseModel):
             text: the text columns where they are known without being told.
         """
         one, label = _COLUMNS[kind]
-        return Columns(self.text or text or (one,), self.label or label, self.references)
+        return Columns(
+            text=self.text or text or (one,),
+            label=self.label or label,
+            references=self.references,
+            listed=kind == "token_classification",
+        )
 
 
 class GenerationSpec(BaseModel):

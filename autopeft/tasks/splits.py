@@ -12,7 +12,7 @@ CARVED_MAX_ROWS = 2_000
 N_FOLDS = 5
 
 
-Labels = tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+Labels = tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | tuple[tuple[int, ...], ...]
 """Of the rows of a split, all of one type."""
 
 
@@ -22,8 +22,8 @@ class Split:
 
     Attributes:
         name: `train`, `validation`, `selection` or `test`.
-        texts: one string a row, or the two of a pair.
-        labels: a class number from 0, a finite number, or the answer to give.
+        texts: one string a row, the two of a pair, or the words that have tags.
+        labels: a class number from 0, a finite number, the answer to give, or the tags' numbers.
         references: one or several answers to score against; None where that is the label.
     """
 
@@ -49,6 +49,12 @@ class Split:
         if self.references is not None:
             digest.update(json.dumps(self.references).encode())
         return digest.hexdigest()
+
+    @property
+    def classes(self) -> set[int | float | str]:  # checked as it stands
+        """The labels that there are; of tagged words, the tags."""
+        each = (label if isinstance(label, tuple) else (label,) for label in self.labels)
+        return {one for some in each for one in some}
 
     @property
     def asked(self) -> "Split":
@@ -100,7 +106,7 @@ def carve(
     n_carved = min(len(split) * CARVED_PERCENT // 100, CARVED_MAX_ROWS)
     if n_rows is not None:
         n_carved = min(n_rows, len(split))
-    strata: dict[float | str, list[int]] = defaultdict(list)
+    strata: dict[float | str | tuple[int, ...], list[int]] = defaultdict(list)
     for row in shuffled(len(split), f"carve {name} {seed}"):
         strata[split.labels[row] if stratified else 0].append(row)
     taken = set[int]()

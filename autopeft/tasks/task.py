@@ -24,6 +24,7 @@ from autopeft.tasks.metrics import (
 from autopeft.tasks.own_metric import OwnMetric, load_own_metric
 from autopeft.tasks.spec import METRICS, GenerationSpec, Kind, metric_name
 from autopeft.tasks.splits import Split
+from autopeft.tasks.tokens import TokenClassification
 
 
 class Scoring(Protocol):
@@ -232,6 +233,8 @@ def _make_task(
 ) -> AnyTask:
     if kind == "seq2seq" or kind == "causal":  # noqa: PLR1714  # which mypy understands
         return Language(kind, metric, generation or GenerationSpec(), own)
+    if kind == "token_classification":
+        return TokenClassification(dataset.label_names, metric, own)
     if kind == "classification":
         names = dataset.label_names if own else ()
         return Classification(len(dataset.label_names), metric, own, names)
@@ -243,10 +246,13 @@ def _ideal(task: AnyTask, split: Split) -> tuple[list[Any], list[Any]]:
     """Predictions and references as a function is told them, all predictions being right."""
     if isinstance(task, Language):
         return [texts[0] for texts in split.answers], [list(texts) for texts in split.answers]
+    if isinstance(task, TokenClassification):
+        return task.named(split.labels), task.named(split.labels)  # type: ignore[arg-type]
     if isinstance(task, Classification):
-        named = [task.label_names[int(label)] for label in split.labels]
+        named = [task.label_names[label] for label in split.labels if isinstance(label, int)]
         return named, named
-    return list(split.labels), list(split.labels)
+    numbers = list(split.labels)
+    return numbers, numbers
 
 
 def _check_metric(metric: str, kind: Kind, own: OwnMetric | None) -> None:
@@ -273,6 +279,6 @@ def encode_for(
     Raises:
         ConfigError: no room for text in `max_length`, or more than the model can read.
     """
-    if isinstance(task, Language):
+    if isinstance(task, Language | TokenClassification):
         return task.encode(split, tokenizer, max_length)
     return encode(split, tokenizer, max_length)

@@ -96,8 +96,8 @@ class FrozenCache:
         return self._kept[id(rows), fork].take(indices)
 
     def _empty(self, rows: Encoded, fork: int) -> States:
-        shape, family = self._backbone.shape, self._anatomy.family
-        top = fork == shape.n_layers and family.first_token
+        shape = self._backbone.shape
+        top = fork == shape.n_layers and self._anatomy.first_token
         lengths = [1] * len(rows) if top else rows.lengths
         return States(lengths, shape.widths[Tap.BLOCK_OUT], next(self._backbone.model.parameters()))
 
@@ -114,7 +114,7 @@ class FrozenCache:
             [0],
             self._kernel,
             fresh=backbone.fresh,
-            first_token=self._anatomy.family.first_token,
+            first_token=self._anatomy.first_token,
         )
         layers = self._anatomy.layers
         handles = [

@@ -88,7 +88,7 @@ class Trials(AbstractContextManager[Any, None]):
             self.settings.kernel,
             fresh=self.backbone.fresh,
             given=self._cache is not None and not apart,
-            first_token=self._anatomy.family.first_token and not isinstance(self.task, Language),
+            first_token=self._anatomy.first_token and not isinstance(self.task, Language),
             apart=apart,
         )
 
@@ -103,7 +103,8 @@ class Trials(AbstractContextManager[Any, None]):
     def logits(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, "trial place output"]:
         """The outputs of all trials for one batch of examples, in fp32.
 
-        One place a row; of a task whose answers are texts, one for every token to write.
+        One place a row; of a task whose answers are texts, one for every token to write; where
+        words have tags, one for the first token of each.
         """
         batch = self._batch(rows, indices)
         if isinstance(self.task, Language):
@@ -124,8 +125,12 @@ class Trials(AbstractContextManager[Any, None]):
                 self.injection.states[fork] = self._cache.take(rows, fork, indices)
         return collate(rows, indices, self.backbone.tokenizer.pad_token_id or 0).to(self._there)
 
-    def _pooled(self, batch: Batch) -> Float[Tensor, "trial batch output"]:
+    def _pooled(self, batch: Batch) -> Float[Tensor, "trial place output"]:
         model, head = self.backbone.model, self._anatomy.family.head
+        if batch.places is not None:  # of words with tags
+            each: Tensor = model(**batch.inputs).logits
+            by_trial = each.float().reshape(self.n_trials, -1, each.shape[-1])
+            return by_trial[:, batch.places.states]
         out: Tensor = (
             pooled_logits(model, head, self._anatomy.pool, batch.inputs)
             if head
@@ -154,7 +159,8 @@ class Trials(AbstractContextManager[Any, None]):
     def predict(self, rows: Encoded, beat: Beat | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [trial, row] and whether each trial's outputs are all finite [trial].
 
-        Predictions are class numbers, numbers or, where answers are texts, `Written`.
+        Predictions are class numbers, numbers, where words have tags arrays of class numbers, and
+        where answers are texts, `Written`.
 
         Args:
             rows: to predict.
@@ -176,10 +182,8 @@ class Trials(AbstractContextManager[Any, None]):
             finite &= logits.isfinite().flatten(1).all(1).cpu()
             found.append(self.task.predictions(logits).cpu().numpy())
             tell()
-        together = np.concatenate(found, 1)
-        out = np.empty_like(together)
-        out[:, np.concatenate(order)] = together
-        return out, finite.numpy()
+        by_row = rows.by_row(np.concatenate(found, 1), np.concatenate(order).tolist())
+        return by_row, finite.numpy()
 
     def _written(
         self, task: Language, rows: Encoded, order: Sequence[Sequence[int]], tell: Beat

@@ -16,6 +16,7 @@ from tiny import (
     tiny_backbone,
     tiny_model,
 )
+from tiny_language import tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPTNeoXConfig, GPTNeoXForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -263,3 +264,10 @@ def test_map_of_a_stranger_is_told_whatever_it_holds():
         "config.json has AutoTokenizer in auto_map: T in ../t.py",
     ]
     assert [*asked({"auto_map": "m.A"}, "config.json")] == []
+
+
+def test_encoder_decoder_has_no_tags_for_words(tmp_path):
+    tiny_model("t5").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="is an encoder-decoder, which has no tags for words"):
+        load_backbone(str(tmp_path), 3, writes="tags")

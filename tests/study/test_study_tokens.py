@@ -1,0 +1,46 @@
+"""A study that tags words, from rows to the test split."""
+
+from dataclasses import replace
+
+import pytest
+from study_factory import BAD, GOOD, rows_of, write_jsonl
+
+from autopeft.errors import ConfigError
+from autopeft.export.winner import winner_of
+from autopeft.front import write_front
+from autopeft.study.search import run_search
+from autopeft.study.unseen import open_test
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Rows whose good and bad words begin spans."""
+    files = {}
+    for seed, (name, n_rows) in enumerate({"train": 48, "validation": 24, "test": 20}.items()):
+        words = [row["text"].split() for row in rows_of(n_rows, seed)]
+        tags = {**dict.fromkeys(GOOD, "B-GOOD"), **dict.fromkeys(BAD, "B-BAD")}
+        rows = [{"tokens": row, "tags": [tags.get(w, "O") for w in row]} for row in words]
+        files[name] = str(write_jsonl(tmp_path / f"{name}.jsonl", rows))
+    return files
+
+
+def test_words_are_tagged_from_rows_to_the_test_split(spec_of, data, tmp_path):
+    spec = spec_of(task="token_classification", data=data, trials=3, training={"epochs": 4})
+    study = run_search(spec, tmp_path / "study")
+    front = study.front()
+    assert front.metric == "span_f1"
+    for record in study.records():
+        assert list(record.metrics) == ["span_f1", "accuracy"]
+        scores = record.row_scores.values()
+        assert len(scores) == 24
+        assert scores.mean() == pytest.approx(record.metrics["span_f1"].value)
+    write_front(study.folder, replace(front, recommended=front.points[-1].trial))
+    opening = open_test(study)
+    assert (opening.metric, opening.rows) == ("span_f1", 20)
+    with pytest.raises(ConfigError, match="models that tag words cannot be exported yet"):
+        winner_of(study, "best")
+
+
+def test_two_columns_of_words_are_refused(spec_of, data):
+    with pytest.raises(ValueError, match="one column, of lists of words"):
+        spec_of(task="token_classification", data={**data, "text": ["a", "b"]})
