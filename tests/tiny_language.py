@@ -11,6 +11,7 @@ from transformers import (
     BartConfig,
     GPT2Config,
     LlamaConfig,
+    MBartConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     T5Config,
@@ -48,6 +49,19 @@ CONFIGS = {
         forced_eos_token_id=EOS,
         **SPECIAL,
     ),
+    "mbart": lambda: MBartConfig(
+        d_model=D_MODEL,
+        encoder_layers=1,
+        decoder_layers=N_LAYERS - 1,
+        encoder_attention_heads=N_HEADS,
+        decoder_attention_heads=N_HEADS,
+        encoder_ffn_dim=D_FFN,
+        decoder_ffn_dim=D_FFN,
+        max_position_embeddings=N_POSITIONS,
+        decoder_start_token_id=EOS,
+        forced_eos_token_id=EOS,
+        **SPECIAL,
+    ),
     "t5": lambda: T5Config(
         d_model=D_MODEL,
         num_layers=1,
@@ -64,9 +78,9 @@ CONFIGS = {
     "llama": lambda: LlamaConfig(**_DECODER, **_GROUPED, **SPECIAL),
     "qwen2": lambda: Qwen2Config(**_DECODER, **_GROUPED, **SPECIAL),
 }
-"""By family; the first two read and then write, the others go on with what they read."""
+"""By family; the first three read and then write, the others go on with what they read."""
 
-SEQ2SEQ = ("bart", "t5")
+SEQ2SEQ = ("bart", "mbart", "t5")
 
 
 def _without(name):

@@ -239,6 +239,16 @@ _BART = Family(
     ),
 )
 
+
+def _norms_first(layers: Layers) -> Layers:
+    """The same where no LayerNorm is behind a sublayer and its residual."""
+    return replace(layers, attn_norm=None, ffn_norm=None, cross_norm=None)
+
+
+_MBART = replace(
+    _BART, layers=_norms_first(_BART_ENCODER), decoder=_norms_first(_BART.decoder or _BART_ENCODER)
+)
+
 _T5_ENCODER = Layers(
     at="encoder.block",
     attention="layer.0.SelfAttention",
@@ -289,6 +299,7 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "gemma3_text": _GEMMA3,
     "gpt2": _GPT2,
     "llama": _LLAMA,
+    "mbart": _MBART,
     "mistral": _LLAMA,
     "modernbert": _MODERNBERT,
     "qwen2": _LLAMA,

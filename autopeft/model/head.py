@@ -176,7 +176,10 @@ def shifted_right(
         input_ids: of the encoder.
         config: of the model.
     """
-    start = torch.full_like(input_ids[:, :1], config.decoder_start_token_id)
+    if config.model_type == "mbart":  # it begins with the last token, which is the language
+        start = input_ids.gather(1, input_ids.ne(config.pad_token_id).sum(1, keepdim=True) - 1)
+    else:
+        start = torch.full_like(input_ids[:, :1], config.decoder_start_token_id)
     return torch.cat([start, input_ids[:, :-1]], 1)
 
 

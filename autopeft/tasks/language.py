@@ -1,7 +1,7 @@
 """Tasks whose answers are text: how rows are encoded, and how good what was written is."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -90,8 +90,9 @@ class Language:
             return self._continued(split, tokenizer, max_length)
         longest = self.generation.max_target_length
         check_length(longest, tokenizer, 1, TARGET_KEY)
+        _speak(tokenizer, self.generation)
         read = encode(split.asked, tokenizer, max_length)
-        targets, n_cut = _cut(_targets(split, tokenizer), longest, tokenizer.eos_token_id)
+        targets, n_cut = _cut(_targets(split, tokenizer), longest, _ends(tokenizer))
         return Encoded(
             read.input_ids,
             read.token_type_ids,
@@ -113,7 +114,7 @@ class Language:
         asked = [ids[:-1] if ids and ids[-1] == eos else ids for ids in asked]
         written = tokenizer(list(split.labels), add_special_tokens=False, verbose=False)
         ended = [[*ids, eos] for ids in written["input_ids"]]
-        answers, n_cut = _cut(ended, self.generation.max_target_length, eos)
+        answers, n_cut = _cut(ended, self.generation.max_target_length, {eos})
         n_long = sum(len(ids) > max_length for ids in asked)
         kept = [ids[-max_length:] for ids in asked]
         return Encoded(
@@ -170,17 +171,48 @@ def _told(predictions: NDArray[Any], truth: NDArray[Any]) -> tuple[list[str], li
     return [one.text for one in predictions], [list(references) for references in truth]
 
 
+def _speak(tokenizer: PreTrainedTokenizerBase, generation: GenerationSpec) -> None:
+    """Tell a tokenizer of many languages which ones texts and answers are in.
+
+    Raises:
+        ConfigError: it knows no languages, not this one, or has not been told one.
+    """
+    for key, attribute in (("source_language", "src_lang"), ("target_language", "tgt_lang")):
+        name, knows = getattr(generation, key), hasattr(tokenizer, attribute)
+        if name is None:
+            if knows and getattr(tokenizer, attribute) is None:
+                raise ConfigError(f"generation.{key}: the tokenizer has to be told, like en_XX")
+            continue
+        if not knows:
+            raise ConfigError(f"generation.{key}: the tokenizer of this model knows no languages")
+        if name not in tokenizer.all_special_tokens:
+            known = [token for token in tokenizer.all_special_tokens if not token.startswith("<")]
+            raise ConfigError(
+                f"generation.{key}: the tokenizer has no `{name}`; allowed: {', '.join(known)}"
+            )
+        setattr(tokenizer, attribute, name)
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that answers end with: the end, and behind it the language, in some models."""
+    language = getattr(tokenizer, "tgt_lang", None)
+    ends = {tokenizer.eos_token_id}
+    return ends if language is None else {*ends, tokenizer.convert_tokens_to_ids(language)}
+
+
 def _targets(split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     encoding = tokenizer(text_target=list(split.labels), verbose=False)
     targets: list[list[int]] = encoding["input_ids"]
     return targets
 
 
-def _cut(rows: Sequence[list[int]], longest: int, last: int | None) -> tuple[list[list[int]], int]:
+def _cut(
+    rows: Sequence[list[int]], longest: int, ends: Collection[int | None]
+) -> tuple[list[list[int]], int]:
     """Rows of at most this many tokens, which end as they did, and how many were longer."""
-    long = [len(ids) > longest for ids in rows]
-    cut = [
-        ids if not is_long else [*ids[: longest - 1], ids[-1]] if ids[-1] == last else ids[:longest]
-        for ids, is_long in zip(rows, long, strict=True)
-    ]
-    return cut, sum(long)
+    cut = []
+    for ids in rows:
+        n_end = next((i for i, token in enumerate(reversed(ids)) if token not in ends), len(ids))
+        end = ids[len(ids) - n_end :]
+        cut.append(ids if len(ids) <= longest else [*ids[: longest - n_end], *end])
+    return cut, sum(len(ids) > longest for ids in rows)

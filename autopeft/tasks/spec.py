@@ -169,6 +169,9 @@ class GenerationSpec(BaseModel):
         beams: of the search for an answer; 1 is greedy.
         length_penalty: exponent of the length by which a beam's score is divided.
         no_repeat_ngram: no so many words in a row are written twice; 0 for no such rule.
+        source_language: of the texts, as the tokenizer of a model for many languages calls it
+            (`en_XX` for mBART).
+        target_language: of the answers, likewise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -180,6 +183,8 @@ class GenerationSpec(BaseModel):
     beams: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
     length_penalty: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     no_repeat_ngram: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
+    source_language: str | None = None
+    target_language: str | None = None
 
     @property
     def n_new(self) -> int:

@@ -25,7 +25,12 @@ FROZEN = genotype()
 ON_TOP = genotype(lora(Tap.V, (0, 0, 8)), learning_rate=5e-2)
 TRIALS = [LORA, MAM, FROZEN, ADAPTER, ON_TOP]
 
-families = pytest.mark.parametrize("family", CONFIGS)
+TWINS = ("mbart", "qwen2")
+"""Families built like BART or Llama."""
+families = pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in TWINS)) for name in CONFIGS],
+)
 
 
 def cohort(family, genotypes, seeds=None, task=None):
