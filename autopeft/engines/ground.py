@@ -176,7 +176,8 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     use_heap("pooled")
     dataset = load(work.data, work.task, Path(), work.seed)
     place = f"cuda:{device}" if torch.cuda.is_available() else "cpu"
-    task = make_task(work.task, work.metric, dataset, work.generation)
+    chat = work.data.messages is not None
+    task = make_task(work.task, work.metric, dataset, work.generation, chat=chat)
     backbone = _backbone(work, dataset, place)
     longest = work.training.max_length
 

@@ -251,6 +251,12 @@ class StudySpec(Strict):
             raise ValueError("`data.text` of token_classification is one column, of lists of words")
         return self
 
+    @model_validator(mode="after")
+    def _answers_to_messages(self) -> Self:
+        if self.data.messages is not None and self.task != "causal":
+            raise ValueError("`data.messages` is for causal alone")
+        return self
+
     @property
     def chosen_metric(self) -> str:
         """What records call the metric, or the task's default one."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError
+from autopeft.tasks.chat import asked_tokens
 from autopeft.tasks.encode import IGNORED, Answers, Encoded, check_length, encode, tokenize
 from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.own_metric import OwnMetric
@@ -46,12 +47,14 @@ class Language:
         metric: one of `METRICS[kind]`, or the name of `own`.
         generation: how answers are encoded, learnt and written.
         own: the function that is the metric, if it is one.
+        chat: what is answered are messages.
     """
 
     kind: Literal["seq2seq", "causal"]
     metric: str
     generation: GenerationSpec = field(default_factory=GenerationSpec)
     own: OwnMetric | None = None
+    chat: bool = False
 
     def __post_init__(self) -> None:
         if self.own is None and self.metric not in (allowed := METRICS[self.kind]):
@@ -84,7 +87,9 @@ class Language:
             max_length: longest text in tokens; answers have `generation.max_target_length`.
 
         Raises:
-            ConfigError: no room for text in these lengths, or more than the model can read.
+            ConfigError: no room for text in these lengths, or more than the model can read; or
+                messages, and the model has no chat template.
+            DataError: the model's chat template refuses a conversation.
         """
         if self.kind == "causal":
             return self._continued(split, tokenizer, max_length)
@@ -107,11 +112,8 @@ class Language:
         """A text and, behind a separator, its answer; of a text that is too long, the end."""
         both = max_length + self.generation.max_target_length
         check_length(both, tokenizer, 1, f"max_length + {TARGET_KEY}")
-        separator = self.generation.separator
-        texts = [(separator.join(texts) + separator,) for texts in split.texts]
-        asked = tokenize(texts, tokenizer)["input_ids"]
         eos = tokenizer.eos_token_id
-        asked = [ids[:-1] if ids and ids[-1] == eos else ids for ids in asked]
+        asked = asked_tokens(split, tokenizer) if self.chat else self._asked(split, tokenizer)
         written = tokenizer(list(split.labels), add_special_tokens=False, verbose=False)
         ended = [[*ids, eos] for ids in written["input_ids"]]
         answers, n_cut = _cut(ended, self.generation.max_target_length, {eos})
@@ -131,6 +133,13 @@ class Language:
                 continues=True,
             ),
         )
+
+    def _asked(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """Tokens of each text and the separator behind it, without an end."""
+        separator, eos = self.generation.separator, tokenizer.eos_token_id
+        texts = [(separator.join(texts) + separator,) for texts in split.texts]
+        asked = tokenize(texts, tokenizer)["input_ids"]
+        return [ids[:-1] if ids and ids[-1] == eos else ids for ids in asked]
 
     def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
         """Every metric that can be told of one trial's rows, the chosen one first.

@@ -32,8 +32,8 @@ def read_table(path: Path, columns: Columns, problems: Problems) -> Table:
         The sound rows; none if the file cannot be read at all.
     """
     by_line = path.suffix.lower() != ".parquet"
-    if columns.listed and path.suffix.lower() == ".csv":
-        problems.add(str(path), "CSV has no lists of words and tags; take JSONL or Parquet")
+    if columns.holds != "texts" and path.suffix.lower() == ".csv":
+        problems.add(str(path), f"CSV has no lists of {columns.holds}; take JSONL or Parquet")
         return Table(str(path), ())
     rows = []
     n_records = 0

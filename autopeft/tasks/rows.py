@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from reprlib import repr as shortened
 
 from autopeft.errors import DataError
+from autopeft.tasks.messages import parted
 from autopeft.tasks.spec import Columns
 
 MAX_SHOWN = 5
@@ -19,7 +20,7 @@ class Row:
 
     Attributes:
         line: where it begins, counted from 1; a row number where the source has no lines.
-        texts: one string, the two of a pair, or a row's words.
+        texts: one string, the two of a pair, a row's words, or messages as JSON.
         label: not `None`; everything else about it is the task's to judge.
         references: as the source has them; `None` where none were asked for.
     """
@@ -90,10 +91,12 @@ def checked_row(
     line: int, values: Sequence[object], columns: Columns, where: str, problems: Problems
 ) -> Row | None:
     """A row of the values of these columns; `None` if it is at fault."""
+    if columns.holds == "messages":
+        return _conversation(line, values, columns, where, problems)
     n_texts = len(columns.text)
     texts, label = values[:n_texts], values[n_texts]
     named = list(zip(columns.text, texts, strict=True))
-    if columns.listed:
+    if columns.holds == "words":
         ((name, words),) = named
         if not isinstance(words, list) or not words:
             problems.add(where, f"column '{name}' is {shortened(words)}, not a list of words")
@@ -109,6 +112,22 @@ def checked_row(
     if found:
         return None
     return Row(line, tuple(str(text) for text in texts), label, *values[n_texts + 1 :])
+
+
+def _conversation(
+    line: int, values: Sequence[object], columns: Columns, where: str, problems: Problems
+) -> Row | None:
+    """A row of messages and, perhaps, references; `None` if it is at fault."""
+    messages, *references = values
+    try:
+        before, answer = parted(messages)
+    except ValueError as error:
+        problems.add(where, f"column '{columns.label}' {error}")
+        return None
+    if fault := fault_of(before) or fault_of(answer):
+        problems.add(where, f"column '{columns.label}' {fault}")
+        return None
+    return Row(line, (before,), answer, *references)
 
 
 def one_line(error: Exception) -> str:

@@ -59,18 +59,20 @@ class Columns(NamedTuple):
         text: of the one text or the pair.
         label: of the label or the answer.
         references: of what answers are scored against, if that is not the answer.
-        listed: text is a list of words, and label one of their tags.
+        holds: texts and their label; a list of words, and one of their tags; or messages, the last
+            of which is the answer.
     """
 
     text: tuple[str, ...]
     label: str
     references: str | None = None
-    listed: bool = False
+    holds: Literal["texts", "words", "messages"] = "texts"
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
-        return (*self.text, self.label, *filter(None, (self.references,)))
+        every = (*self.text, self.label, *filter(None, (self.references,)))
+        return tuple(dict.fromkeys(every))  # of messages, text and answer are in one
 
 
 def columns_of(split: str, columns: Columns) -> Columns:
@@ -98,6 +100,9 @@ class DataSpec(BaseModel):
             columns.
         label: the column of the label, of the answer, or of the tags; without it, `label`, `target`
             or `tags`.
+        messages: where a decoder answers, a column of conversations, instead of `text` and `label`:
+            lists of objects with `role` and `content`. The last message, of the role `assistant`,
+            is the answer; the model's own chat template writes what precedes it.
         references: where answers are text, a column with one or several of them to score against,
             in all files but the training file; without it, the answers themselves.
         train_rows: use only so many training rows, drawn with the seed; the first n of a larger
@@ -117,6 +122,7 @@ class DataSpec(BaseModel):
         | None
     ) = None
     label: str | None = None
+    messages: str | None = None
     references: str | None = None
     train_rows: Annotated[int, Field(ge=2)] | None = None
     selection_rows: Annotated[int, Field(ge=0)] | None = None
@@ -131,6 +137,14 @@ class DataSpec(BaseModel):
             )
         if self.selection is not None and self.selection_rows is not None:
             raise ValueError("give either `selection` (a file) or `selection_rows` (a number)")
+        return self
+
+    @model_validator(mode="after")
+    def _messages_alone(self) -> "DataSpec":
+        if self.messages is not None and (self.text or self.label):
+            raise ValueError("give either `messages` or `text` and `label`")
+        if self.messages is not None and self.messages == self.references:
+            raise ValueError(f"column `{self.messages}` is named twice by `messages`, `references`")
         return self
 
     @model_validator(mode="after")
@@ -149,11 +163,13 @@ class DataSpec(BaseModel):
             text: the text columns where they are known without being told.
         """
         one, label = _COLUMNS[kind]
+        if self.messages is not None:
+            return Columns((self.messages,), self.messages, self.references, "messages")
         return Columns(
             text=self.text or text or (one,),
             label=self.label or label,
             references=self.references,
-            listed=kind == "token_classification",
+            holds="words" if kind == "token_classification" else "texts",
         )
 
 

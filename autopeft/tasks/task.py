@@ -202,7 +202,12 @@ AnyTask = Task | Language
 
 
 def make_task(
-    kind: Kind, metric: str | None, dataset: Dataset, generation: GenerationSpec | None = None
+    kind: Kind,
+    metric: str | None,
+    dataset: Dataset,
+    generation: GenerationSpec | None = None,
+    *,
+    chat: bool = False,
 ) -> AnyTask:
     """The task of a data set.
 
@@ -212,13 +217,14 @@ def make_task(
             validation rows, as if they had been predicted well.
         dataset: tells the number of classes, or the labels' mean and standard deviation.
         generation: how texts are written, where answers are texts; as usual if None.
+        chat: what is answered are messages.
 
     Raises:
         ConfigError: the metric does not suit the kind, or is a function that cannot be called.
     """
     metric = METRICS[kind][0] if metric is None else metric
     own = load_own_metric(metric)
-    task = _make_task(kind, metric_name(metric), dataset, generation, own)
+    task = _make_task(kind, metric_name(metric), dataset, generation, own, chat=chat)
     if own is not None:
         own(*_ideal(task, dataset.validation))
     return task
@@ -230,9 +236,11 @@ def _make_task(
     dataset: Dataset,
     generation: GenerationSpec | None,
     own: OwnMetric | None,
+    *,
+    chat: bool,
 ) -> AnyTask:
     if kind == "seq2seq" or kind == "causal":  # noqa: PLR1714  # which mypy understands
-        return Language(kind, metric, generation or GenerationSpec(), own)
+        return Language(kind, metric, generation or GenerationSpec(), own, chat)
     if kind == "token_classification":
         return TokenClassification(dataset.label_names, metric, own)
     if kind == "classification":

@@ -204,5 +204,5 @@ def test_rows_of_one_tag_are_refused(tmp_path):
 
 def test_csv_is_refused(tmp_path):
     (tmp_path / "train.csv").write_text("tokens,tags\nAda,O\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"train\.csv: CSV has no lists of words and tags"):
+    with pytest.raises(DataError, match=r"train\.csv: CSV has no lists of words; take"):
         load(DataSpec(train="train.csv"), KIND, tmp_path, seed=0)
