@@ -107,7 +107,8 @@ def read_hub(
 
 def _download(hub: str, name: HubName) -> Any:
     try:
-        return datasets.load_dataset(name.name, name.config, revision=name.revision)
+        found = datasets.load_dataset(name.name, name.config, revision=name.revision)
+        return found.flatten()  # a pair of languages is one column: `translation.en`
     except (
         OSError,  # no network, no such data set, no space left
         HTTPError,

@@ -373,7 +373,7 @@ def test_a_space_is_found_by_name_and_by_path(tmp_path):
 def test_an_unknown_space_is_refused_with_the_shipped_ones(tmp_path, name):
     with pytest.raises(
         ConfigError,
-        match=r"\(adapters, autopeft, hybrid, lora, mergeable, prompts, s3delta, s4, sparse, unif",
+        match=r"\(adapters, autopeft, he2022, hybrid, lora, mergeable, prompts, s3delta, s4, sp",
     ):
         load_space(name, tmp_path)
 

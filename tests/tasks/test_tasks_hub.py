@@ -180,6 +180,16 @@ def test_a_mistake_of_ours_is_not_taken_for_the_network(hub, tmp_path):
         load_hub(DataSpec(hub="user/name"), tmp_path)
 
 
+def test_columns_within_a_column_are_read_by_both_names(hub, tmp_path):
+    pairs = [{"en": f"text {i}", "ro": f"textul {i}"} for i in range(40)]
+    rows = datasets.Dataset.from_dict({"translation": pairs})
+    hub({"train": rows, "validation": rows.select(range(8))})
+    spec = DataSpec(hub="wmt/wmt16/ro-en", text="translation.en", label="translation.ro")
+    data = load_hub(spec, tmp_path, "seq2seq")
+    assert data.validation.texts[3] == ("text 3",)
+    assert data.validation.labels[3] == "textul 3"
+
+
 def test_the_real_library_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
