@@ -2,6 +2,8 @@
 
 import pytest
 
+from autopeft.cli.study_flags import merge
+from autopeft.engines.ray.files import moved, roots_of
 from autopeft.errors import ConfigError, MetricError, TooManyFailuresError
 from autopeft.study.folder import Study
 from autopeft.study.search import run_search
@@ -60,3 +62,17 @@ def test_function_that_fails_on_what_is_right_ends_the_search_before_a_trial(
     file.write_text("def recall(p, r): return p[0]", encoding="utf-8")
     with pytest.raises(MetricError, match="returned 'good'; it has to be a finite number"):
         run_search(spec_of(metric="my.py:recall"), tmp_path / "study", base=tmp_path)
+
+
+def test_flag_is_relative_to_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {"train": "train.jsonl"}
+    flags = {("model",): "m", ("metric",): "my.py:fn", ("data",): data}
+    assert merge(None, flags, None).metric == f"{tmp_path}/my.py:fn"
+
+
+def test_file_travels_to_another_machine(spec_of, tmp_path, file):
+    work = spec_of(metric="my.py:recall").resolved(tmp_path).work
+    assert str(file) in roots_of(work)
+    there = moved(work, {str(file): tmp_path / "there" / "my.py"})
+    assert there.metric == f"{tmp_path}/there/my.py:recall"
