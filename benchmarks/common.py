@@ -66,20 +66,27 @@ def as_options(args: argparse.Namespace, **changes: Any) -> list[str]:
     return out
 
 
-def read_rows(file: Path, n_rows: int | None = None, seed: int = 0) -> tuple[list[str], list[int]]:
+def read_rows(
+    file: Path,
+    n_rows: int | None = None,
+    seed: int = 0,
+    columns: tuple[str, str] = ("text", "label"),
+) -> tuple[list[str], list[Any]]:
     """Texts and labels of a JSONL file.
 
     Args:
-        file: objects with `text` and `label`, one a line.
+        file: objects with these columns, one a line.
         n_rows: draw so many; all if None.
         seed: of the draw.
+        columns: of the text and of the label.
     """
+    text, label = columns
     with file.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     if n_rows is not None:
         chosen = random.Random(seed).sample(range(len(rows)), min(n_rows, len(rows)))
         rows = [rows[i] for i in sorted(chosen)]
-    return [row["text"] for row in rows], [row["label"] for row in rows]
+    return [row[text] for row in rows], [row[label] for row in rows]
 
 
 def peak_mib() -> float:

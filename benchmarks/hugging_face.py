@@ -28,7 +28,7 @@ EVALUATION_BATCH = 128
 class Counting:
     """A collator that counts the tokens of its batches, padding included."""
 
-    collator: DataCollatorWithPadding
+    collator: Any
     tokens: int = 0
 
     def __call__(self, features: list[dict[str, Any]]) -> Any:
@@ -54,12 +54,20 @@ class Peer:
         self.validation = self._rows("validation", None)
         set_seed(self.seed)  # of the classifier and of what is attached later
         more: dict[str, Any] = {"attn_implementation": args.expert_attention} if expert else {}
-        n_labels = max(row["labels"] for row in self.train) + 1
-        self.model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            args.model, num_labels=n_labels, dtype=torch.float32, **more
-        )
+        self.model: PreTrainedModel = self._load(dtype=torch.float32, **more)
         if expert and args.expert_weights == "bf16":
             self.model.base_model.to(torch.bfloat16)
+
+    def _load(self, **more: Any) -> Any:
+        n_labels = max(row["labels"] for row in self.train) + 1
+        load = AutoModelForSequenceClassification.from_pretrained
+        return load(self.args.model, num_labels=n_labels, **more)
+
+    def _collator(self) -> Any:
+        return DataCollatorWithPadding(self.tokenizer)
+
+    def _length(self, row: dict[str, Any]) -> int:
+        return len(row["input_ids"])
 
     def _rows(self, split: str, n_rows: int | None) -> list[dict[str, Any]]:
         texts, labels = read_rows(self.args.data / f"{split}.jsonl", n_rows, self.args.seed)
@@ -107,7 +115,7 @@ class Peer:
         """
         if not self.args.dropout:
             without_dropout(model)
-        collator = Counting(DataCollatorWithPadding(self.tokenizer))
+        collator = Counting(self._collator())
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_class(
                 model=model,
@@ -128,7 +136,7 @@ class Peer:
                 "seconds": seconds,
                 "peak_mib": peak,
                 "steps": trainer.state.global_step,
-                "tokens": sum(len(row["input_ids"]) for row in self.train),
+                "tokens": sum(map(self._length, self.train)),
                 "tokens_padded": tokens,
             }
         )

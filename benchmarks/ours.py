@@ -3,6 +3,7 @@
 import argparse
 import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from common import Measured, peak_mib, read_rows
@@ -11,9 +12,11 @@ from torch.nn.functional import cross_entropy
 from autopeft.model.backbone import Backbone, cast, load_backbone
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method
-from autopeft.tasks.encode import Encoded, encode
+from autopeft.tasks.encode import Encoded
+from autopeft.tasks.language import Language
+from autopeft.tasks.spec import GenerationSpec
 from autopeft.tasks.splits import Split
-from autopeft.tasks.task import Classification
+from autopeft.tasks.task import AnyTask, Classification, encode_for
 from autopeft.training.batches import batch_order, evaluation_order
 from autopeft.training.cohort import Cohort
 from autopeft.training.frozen import FrozenCache
@@ -32,7 +35,7 @@ class Setup:
     """What is loaded before anything is timed."""
 
     backbone: Backbone
-    task: Classification
+    task: AnyTask
     train: Encoded
     validation: Encoded
     genotype: Genotype
@@ -56,9 +59,9 @@ def load(args: argparse.Namespace, method_name: str) -> Setup:
         name: _split(args, name, n_rows)
         for name, n_rows in (("train", args.rows), ("validation", None))
     }
-    n_labels = max(splits["train"].labels) + 1
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = load_backbone(str(args.model), n_labels, device)
+    writes, device = writing(args), "cuda" if torch.cuda.is_available() else "cpu"
+    n_labels = 1 if writes else max(splits["train"].labels) + 1
+    backbone = load_backbone(str(args.model), n_labels, device, writes)
     settings = TrainingSettings(
         epochs=1,
         batch_size=args.batch_size,
@@ -72,19 +75,30 @@ def load(args: argparse.Namespace, method_name: str) -> Setup:
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
     )
+    task: AnyTask = Classification(n_labels)
+    if writes:
+        generation = GenerationSpec(max_target_length=args.max_target_length)
+        task = Language(writes, "likelihood", generation)
     return Setup(
         backbone=cast(backbone, settings.precision),
-        task=Classification(n_labels),
-        train=encode(splits["train"], backbone.tokenizer, args.max_length),
-        validation=encode(splits["validation"], backbone.tokenizer, args.max_length),
+        task=task,
+        train=encode_for(task, splits["train"], backbone.tokenizer, args.max_length),
+        validation=encode_for(task, splits["validation"], backbone.tokenizer, args.max_length),
         genotype=genotype,
         settings=settings,
         seed=args.seed + args.repeat,
     )
 
 
+def writing(args: argparse.Namespace) -> Literal["seq2seq", "causal"] | None:
+    """The task, if its answers are texts."""
+    task = getattr(args, "task", None)
+    return task if task in ("seq2seq", "causal") else None
+
+
 def _split(args: argparse.Namespace, name: str, n_rows: int | None) -> Split:
-    texts, labels = read_rows(args.data / f"{name}.jsonl", n_rows, args.seed)
+    columns = ("source", "target") if writing(args) else ("text", "label")
+    texts, labels = read_rows(args.data / f"{name}.jsonl", n_rows, args.seed, columns)
     return Split(name, tuple((text,) for text in texts), tuple(labels))
 
 
@@ -142,6 +156,10 @@ def train(args: argparse.Namespace, method_name: str, n_trials: int) -> Measured
 @torch.no_grad()
 def _score(cohort: Cohort, setup: Setup) -> Measured:
     """Mean cross-entropy and accuracy of every trial on the validation rows."""
+    if isinstance(setup.task, Language):
+        written, _ = cohort.predict(setup.validation)
+        n_tokens = int(setup.validation.labels.sum())
+        return {"losses": [sum(row.loss for row in trial) / n_tokens for trial in written]}
     labels = setup.validation.labels
     logits = torch.zeros(cohort.n_trials, len(labels), setup.task.n_outputs)
     for indices in evaluation_order(setup.validation.lengths, 4 * setup.settings.batch_size):

@@ -7,6 +7,7 @@ from common import Measured, emit, parser
 from report import finish, ratio, resolve_model, run_all
 
 METHOD = "lora"
+CLASSIFICATION = "classification"
 WAYS = ("trainer", "expert", "alone", "cohort4", "products", "products4")
 RATIOS = (
     *(("trainer", "cohort4"), ("expert", "cohort4"), ("trainer", "alone"), ("expert", "alone")),
@@ -16,6 +17,10 @@ RATIOS = (
 
 def measure(args: argparse.Namespace) -> Measured:
     """One measurement, in this process. Each way imports what it needs and nothing else."""
+    if args.way in ("trainer", "expert") and args.task != CLASSIFICATION:
+        import peft_writing  # noqa: PLC0415
+
+        return peft_writing.train(args, expert=args.way == "expert")
     if args.way in ("trainer", "expert"):
         import peft_side  # noqa: PLC0415
 
@@ -34,13 +39,25 @@ def measure(args: argparse.Namespace) -> Measured:
 
 def main() -> None:
     """Measure one way, or all of them in turn."""
-    args = parser(__doc__ or "", "training.json").parse_args()
+    options = parser(__doc__ or "", "training.json")
+    tasks = [CLASSIFICATION, "seq2seq", "causal"]
+    options.add_argument("--task", choices=tasks, default=CLASSIFICATION, help="what is learnt")
+    options.add_argument("--max-target-length", type=int, default=64, help="tokens of an answer")
+    args = options.parse_args()
+    writes = args.task != CLASSIFICATION
+    if writes and args.model is None:
+        options.error("--model: none that writes is embedded; see pretrain_tiny.py")
+    if writes and args.out == options.get_default("out"):
+        args.out = args.out.with_stem(f"training_{args.task}")
     model = resolve_model(args)
     if args.way is not None:
         emit(lambda: measure(args))
         return
-    decided, measured = run_all(args, Path(__file__).resolve(), WAYS)
-    ratios = {f"{slow}/{fast}": ratio(measured, slow, fast) for slow, fast in RATIOS}
+    ways = [way for way in WAYS if not (writes and way.startswith("products"))]
+    decided, measured = run_all(args, Path(__file__).resolve(), ways)
+    ratios = {
+        f"{slow}/{fast}": ratio(measured, slow, fast) for slow, fast in RATIOS if slow in ways
+    }
     finish(
         args,
         measured,
