@@ -218,7 +218,8 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
     n_search = write_rows(args.data, rows, folder)
     curves: dict[str, list[list[Step]]] = {}
     for seed in range(args.first_seed, args.seeds):
-        for name, strategy in LIVE.items():
+        for name in args.strategies.split(","):
+            strategy = LIVE[name]
             spec = _spec(
                 args, folder, trials=args.trials, cohort=args.cohort, seed=seed, **strategy.spec
             )
@@ -335,6 +336,7 @@ def main() -> None:
     add("--space", default="unified", help="of live studies")
     add("--trials", type=int, default=60)
     add("--seeds", type=int, default=20)
+    add("--strategies", default=",".join(LIVE), help="of live studies")
     add("--first-seed", type=int, default=0, help="of live studies, which several may share")
     add("--cohort", type=int, default=6)
     add("--train-rows", type=int, default=1000)
