@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from search_surrogate import Surrogate
 from autopeft.demo.model import embedded_model
 from autopeft.engines.job import Job
 from autopeft.engines.work import Facts
+from autopeft.files import write_atomic
 from autopeft.front import hypervolume
 from autopeft.records import Record
 from autopeft.space.methods import method
@@ -100,9 +101,13 @@ LIVE = {
 }
 
 
+Study = tuple[list[Step], list[Record]]
+"""A curve, and what was measured."""
+
+
 def run_study(
     setup: Setup, strategy: Strategy, cohort: int, fetch: Callable[[Job, Rungs], Sequence[Scored]]
-) -> tuple[list[Step], list[Record]]:
+) -> Study:
     """Plan jobs until the budget is spent, as a driver with one worker does."""
     spec = setup.spec
     rungs = rungs_of(setup.steps, spec.budget.trials, spec.rungs, spec.reduction)
@@ -204,11 +209,25 @@ def _searched(
             update = {**strategy.spec, "seed": seed, "budget": budget}
             spec = base.model_copy(update=update)
             setup = set_up(spec, load_space(space, HERE / "table"), facts)
-            steps, records = run_study(setup, strategy, args.cohort, fetch)
+            run = partial(run_study, setup, strategy, args.cohort, fetch)
+            file = args.work and args.work / args.part / f"{name}-{seed}.json"
+            steps, records = _once(file, run) if file else run()
             curves.setdefault(name, []).append(steps)
             studies.setdefault(name, []).append(records)
             print(f"seed {seed}  {name:24} {steps[-1].test:.4f}", file=sys.stderr)
     return curves, studies
+
+
+def _once(file: Path, run: Callable[[], Study]) -> Study:
+    """What a study came to, from its file if it has been run before."""
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return [Step(*step) for step in kept["steps"]], list(map(Record.from_dict, kept["records"]))
+    steps, records = run()
+    told = {"steps": [astuple(step) for step in steps], "records": [r.to_dict() for r in records]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(told))
+    return steps, records
 
 
 def live(args: argparse.Namespace) -> dict[str, Any]:
@@ -331,7 +350,7 @@ def main() -> None:
     parser.add_argument("part", choices=["table", *PARTS])
     add = parser.add_argument
     add("--data", type=Path, help="folder with train, validation and test.jsonl")
-    add("--work", type=Path, help="folder for what is unfinished; table and live")
+    add("--work", type=Path, help="folder for what is unfinished, so that a run can go on")
     add("--table", type=Path, default=HERE / "table", help="folder of the table")
     add("--space", default="unified", help="of live studies")
     add("--trials", type=int, default=60)

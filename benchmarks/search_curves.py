@@ -1,6 +1,6 @@
 """Curves of quality against cost: where searches end, and who is there at what part of the cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 RESAMPLES = 2000
+Draw = NDArray[np.int64]
+"""Positions of studies."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ def compare(curves: Mapping[str, Sequence[Sequence[Step]]]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     rng = np.random.default_rng(0)
+    plain = curves["tpe"]
     for name, studies in curves.items():
         ends = np.array([study[-1].test for study in studies])
         result[name] = {
@@ -46,38 +49,48 @@ def compare(curves: Mapping[str, Sequence[Sequence[Step]]]) -> dict[str, Any]:
             "curves": [[[round(s.trainings, 3), round(s.test, 5)] for s in one] for one in studies],
         }
         for unit in ("trainings", "seconds"):
-            ratios = [
-                _cost_ratio(_drawn(studies, rng), _drawn(curves["tpe"], rng), unit)
+            ratio_of = _ratio_of(studies, plain, unit)
+            drawn = (
+                (
+                    rng.integers(len(studies), size=len(studies)),
+                    rng.integers(len(plain), size=len(plain)),
+                )
                 for _ in range(RESAMPLES)
-            ]
+            )
+            ratios = [ratio_of(*pair) for pair in drawn]
             result[name][f"cost_of_tpe_{unit}"] = {
-                "ratio": _cost_ratio(studies, curves["tpe"], unit),
+                "ratio": ratio_of(np.arange(len(studies)), np.arange(len(plain))),
                 "low": _quantile(ratios, 0.025),
                 "high": _quantile(ratios, 0.975),
             }
     return {"strategies": result}
 
 
-def _cost_ratio(
+def _ratio_of(
     studies: Sequence[Sequence[Step]], plain: Sequence[Sequence[Step]], unit: str
-) -> float | None:
-    """Cost at which the mean curve is where plain TPE ends, as a part of its cost; or None."""
-    goal = float(np.mean([study[-1].test for study in plain]))
-    whole = float(np.mean([getattr(study[-1], unit) for study in plain]))
-    grid = np.linspace(0, whole, 1001)[1:]
-    mean = np.mean([_curve(study, unit, grid) for study in studies], axis=0)
-    reached = np.flatnonzero(mean >= goal - 1e-12)
-    return float(grid[reached[0]] / whole) if len(reached) else None
+) -> Callable[[Draw, Draw], float | None]:
+    """Of some of both: the cost at which the mean curve is where plain TPE ends, in parts of that.
+
+    None if it never is at that cost.
+    """
+    goals = np.array([study[-1].test for study in plain])
+    costs = np.array([getattr(study[-1], unit) for study in plain])
+    grid = np.linspace(0, costs.max(), 1001)[1:]
+    values = np.array([_curve(study, unit, grid) for study in studies])
+
+    def ratio(some: Draw, others: Draw) -> float | None:
+        whole = costs[others].mean()
+        there = (values[some].mean(axis=0) >= goals[others].mean() - 1e-12) & (grid <= whole + 1e-9)
+        reached = np.flatnonzero(there)
+        return float(grid[reached[0]] / whole) if len(reached) else None
+
+    return ratio
 
 
 def _curve(study: Sequence[Step], unit: str, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     costs = np.array([getattr(step, unit) for step in study])
     values = np.array([0.0, *(step.test for step in study)])
     return values[np.searchsorted(costs, grid + 1e-9, side="right")]
-
-
-def _drawn(studies: Sequence[Sequence[Step]], rng: np.random.Generator) -> list[Sequence[Step]]:
-    return [studies[i] for i in rng.integers(len(studies), size=len(studies))]
 
 
 def _quantile(ratios: Sequence[float | None], level: float) -> float | None:
