@@ -47,6 +47,7 @@ CONFIGS = {
         max_position_embeddings=N_POSITIONS,
         decoder_start_token_id=EOS,
         forced_eos_token_id=EOS,
+        tie_word_embeddings=False,  # or it writes what it has read last
         **SPECIAL,
     ),
     "mbart": lambda: MBartConfig(

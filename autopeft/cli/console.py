@@ -182,11 +182,7 @@ def show_exported(exported: "Exported") -> None:
         hints.print(f"note: {note}", markup=False)
     proof = exported.proof
     if proof is not None:
-        hints.print(
-            f"loaded again in a fresh process: on {proof.rows:,} validation rows outputs differ by "
-            f"{proof.difference:.1e} at most (allowed {proof.tolerance:.1e}), {proof.changed} "
-            "predictions differ"
-        )
+        hints.print(f"loaded again in a fresh process: {proof.told}", markup=False)
 
 
 def show_loaded(told: Mapping[str, Any]) -> None:
@@ -195,7 +191,13 @@ def show_loaded(told: Mapping[str, Any]) -> None:
     for key in ("folder", "backbone", "summary", "parameters", "outputs"):
         out.print(f"{key:<11} {told[key]}", markup=False)
     for row in told["texts"]:
-        out.print(f"{row['says']:<20} {row['text']}", markup=False)
+        lines = (
+            (row["text"], f"  {row['says']}")
+            if told["writes"]
+            else (f"{row['says']:<20} {row['text']}",)
+        )
+        for line in lines:
+            out.print(line, markup=False)
 
 
 def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:

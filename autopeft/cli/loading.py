@@ -6,8 +6,12 @@ from typing import Any
 
 import torch
 
+from autopeft.export.adapter import Description
 from autopeft.export.native import load, read_description
 from autopeft.space.words import describe
+from autopeft.tasks.language import Language
+from autopeft.tasks.splits import Split
+from autopeft.training.writing import written
 
 
 def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> dict[str, Any]:
@@ -23,8 +27,26 @@ def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> d
     """
     description, _ = read_description(folder)
     model, tokenizer = load(folder, backbone=backbone)
-    outputs = description.outputs
-    said = []
+    tell = _written if description.outputs.writes else _predicted
+    stacked = sum(p.numel() for name, p in model.named_parameters() if "autopeft_ops" in name)
+    return {
+        "folder": str(folder),
+        "backbone": description.backbone,
+        "revision": description.revision,
+        "summary": describe(description.genotype),
+        "parameters": stacked,
+        "outputs": ", ".join(description.outputs.labels) or description.outputs.kind,
+        "writes": description.outputs.writes is not None,
+        "genotype": description.genotype.to_dict(),
+        "texts": tell(model, tokenizer, description, texts) if texts else [],
+    }
+
+
+def _predicted(
+    model: Any, tokenizer: Any, description: Description, texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The likeliest class of each text, or its number."""
+    outputs, said = description.outputs, []
     for text in texts:
         cut = {"truncation": True, "max_length": description.max_length}
         batch = tokenizer(*text.split("\t", 1), return_tensors="pt", **cut)
@@ -37,14 +59,26 @@ def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> d
             value = float(logits[0]) * outputs.std + outputs.mean
             says = f"{value:.4g}"
         said.append({"text": text, "says": says, "value": value})
-    stacked = sum(p.numel() for name, p in model.named_parameters() if "autopeft_ops" in name)
-    return {
-        "folder": str(folder),
-        "backbone": description.backbone,
-        "revision": description.revision,
-        "summary": describe(description.genotype),
-        "parameters": stacked,
-        "outputs": ", ".join(outputs.labels) or outputs.kind,
-        "genotype": description.genotype.to_dict(),
-        "texts": said,
-    }
+    return said
+
+
+def _written(
+    model: Any, tokenizer: Any, description: Description, texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What is written for each text."""
+    outputs = description.outputs
+    if outputs.writes is None or outputs.generation is None:
+        raise TypeError("the answers of this adapter are no texts")
+    task = Language(outputs.writes, "likelihood", outputs.generation)
+    asked = Split("asked", tuple(tuple(text.split("\t", 1)) for text in texts), tuple(texts))
+    rows = task.encode(asked, tokenizer, description.max_length)
+    (answers,) = written(
+        model,
+        tokenizer,
+        rows,
+        range(len(texts)),
+        n_trials=1,
+        generation=outputs.generation,
+        cached=not description.prompted,
+    )
+    return [{"text": t, "says": a} for t, a in zip(texts, answers, strict=True)]

@@ -1,20 +1,23 @@
 """An adapter: a trained genotype with its head, and what it has to be put on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from autopeft import checks
 from autopeft.errors import ConfigError
+from autopeft.model.backbone import CLASSES
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.space.taps import QUERIES
+from autopeft.space.taps import QUERIES, Tap
+from autopeft.tasks.spec import GenerationSpec, Kind
 
 FORMAT_VERSION = 1
 
@@ -24,21 +27,68 @@ class Outputs:
     """What the outputs of a model mean.
 
     Attributes:
-        kind: "classification" or "regression".
+        kind: "classification", "regression", "seq2seq" or "causal".
         labels: names of the classes in the order of the outputs.
         mean: an output times `std` plus `mean` is the label; 0 and 1 where the head does so itself.
         std: see `mean`.
+        generation: how texts are written, where answers are texts.
     """
 
-    kind: str
+    kind: Kind
     labels: tuple[str, ...] = ()
     mean: float = 0.0
     std: float = 1.0
+    generation: GenerationSpec | None = None
 
     @property
     def n_outputs(self) -> int:
         """Outputs of the head."""
         return max(1, len(self.labels))
+
+    @property
+    def writes(self) -> Literal["seq2seq", "causal"] | None:
+        """How the model writes, if it does."""
+        return self.kind if self.kind == "seq2seq" or self.kind == "causal" else None  # noqa: PLR1714
+
+    @property
+    def auto(self) -> str:
+        """The class of transformers that loads such a model."""
+        return str(CLASSES[self.writes].__name__)
+
+    @property
+    def arguments(self) -> str:
+        """What that class is told beside the checkpoint, as code."""
+        return "" if self.writes else f", num_labels={self.n_outputs}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        if self.generation is not None:
+            return {"kind": self.kind, "generation": self.generation.model_dump(mode="json")}
+        return {
+            "kind": self.kind,
+            "labels": list(self.labels),
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str) -> Self:
+        """The inverse of `to_dict`, for what has been checked.
+
+        Raises:
+            ConfigError: naming the source and what is wrong.
+        """
+        if "generation" in data:
+            try:
+                return cls(data["kind"], generation=GenerationSpec(**data["generation"]))
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, ("outputs.generation", *first["loc"])))
+                raise ConfigError(f"{source}: {where}: {first['msg']}") from None
+        labels = tuple(data["labels"])
+        if (data["kind"] == "classification") != bool(labels):
+            raise ConfigError(f"{source}: outputs.labels: classification has some, regression none")
+        return cls(data["kind"], labels, data["mean"], data["std"])
 
 
 @dataclass(frozen=True)
@@ -63,6 +113,11 @@ class Description:
     outputs: Outputs
     max_length: int
 
+    @property
+    def prompted(self) -> bool:
+        """Rows begin with a prompt."""
+        return any(op.write is Tap.EMBED for op in self.genotype.ops)
+
     def to_dict(self, sha256: str, autopeft: str) -> dict[str, Any]:
         """What `autopeft_config.json` says.
 
@@ -70,7 +125,6 @@ class Description:
             sha256: of the tensor file.
             autopeft: version that writes it.
         """
-        outputs = self.outputs
         return {
             "version": FORMAT_VERSION,
             "autopeft": autopeft,
@@ -81,12 +135,7 @@ class Description:
             },
             "genotype": self.genotype.to_dict(),
             "seed": self.seed,
-            "outputs": {
-                "kind": outputs.kind,
-                "labels": list(outputs.labels),
-                "mean": outputs.mean,
-                "std": outputs.std,
-            },
+            "outputs": self.outputs.to_dict(),
             "max_length": self.max_length,
             "tensors": {"sha256": sha256},
         }
@@ -99,17 +148,14 @@ class Description:
             ConfigError: naming the source and everything that is wrong.
         """
         checks.refuse_if_any(_check(data, ""), source)
-        backbone, outputs = data["backbone"], data["outputs"]
-        labels = tuple(outputs["labels"])
-        if (outputs["kind"] == "classification") != bool(labels):
-            raise ConfigError(f"{source}: outputs.labels: classification has some, regression none")
+        backbone = data["backbone"]
         description = cls(
             backbone=backbone["name"],
             revision=backbone["revision"],
             backbone_sha256=backbone["sha256"],
             genotype=genotype_from_dict(data["genotype"], source),
             seed=data["seed"],
-            outputs=Outputs(outputs["kind"], labels, outputs["mean"], outputs["std"]),
+            outputs=Outputs.from_dict(data["outputs"], source),
             max_length=data["max_length"],
         )
         return description, data["tensors"]["sha256"]
@@ -153,7 +199,9 @@ def head_tensors(model: PreTrainedModel, fresh: Sequence[str]) -> dict[str, Tens
 
 
 def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
-    """Let a model's configuration say what its outputs mean."""
+    """Let a model's configuration say what its outputs mean; words mean themselves."""
+    if outputs.writes:
+        return
     if outputs.kind == "regression":
         model.config.problem_type = "regression"
         return
@@ -165,6 +213,24 @@ def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
 _HASH = checks.matching("[0-9a-f]{64}", "64 hexadecimal digits")
 # A name is never made a path unless it is that of a folder; nothing leaves it by `..`.
 _NAME = checks.matching(r"(?!.*\.\.)[^\x00-\x1f@]{1,4096}", "a Hub name or a folder")
+_OF_HEADS = checks.fields(
+    {
+        "kind": checks.one_of("classification", "regression"),
+        "labels": checks.list_of(checks.TEXT),
+        "mean": checks.NUMBER,
+        "std": checks.NUMBER,
+    }
+)
+_OF_WORDS = checks.fields(
+    {"kind": checks.one_of("seq2seq", "causal"), "generation": checks.PLAIN_OBJECT}
+)
+
+
+def _check_outputs(value: Any, at: str) -> list[str]:
+    of_words = isinstance(value, dict) and value.get("kind") in ("seq2seq", "causal")
+    return (_OF_WORDS if of_words else _OF_HEADS)(value, at)
+
+
 _check = checks.fields(
     {
         "version": checks.one_of(FORMAT_VERSION),
@@ -178,14 +244,7 @@ _check = checks.fields(
         ),
         "genotype": checks.PLAIN_OBJECT,
         "seed": checks.COUNT,
-        "outputs": checks.fields(
-            {
-                "kind": checks.one_of("classification", "regression"),
-                "labels": checks.list_of(checks.TEXT),
-                "mean": checks.NUMBER,
-                "std": checks.NUMBER,
-            }
-        ),
+        "outputs": _check_outputs,
         "max_length": checks.COUNT,
         "tensors": checks.fields({"sha256": _HASH}),
     }

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import autopeft
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer, {auto}
 
 BACKBONE, REVISION, SEED = {backbone!r}, {revision!r}, {seed}
 HERE = Path(__file__).parent
 
 tokenizer = AutoTokenizer.from_pretrained(BACKBONE, revision=REVISION)
-model = AutoModelForSequenceClassification.from_pretrained(
-    BACKBONE, revision=REVISION, num_labels={n_outputs}
-)
+model = {auto}.from_pretrained(BACKBONE, revision=REVISION{arguments})
 genotype = autopeft.load_genotype(HERE / "genotype.yaml")
 autopeft.attach(model, genotype, seed=SEED)  # the backbone is frozen, ops and head are trainable
 
@@ -47,6 +45,7 @@ def write_again(winner: Winner, folder: Path) -> None:
         backbone=winner.description.backbone,
         revision=winner.description.revision or "main",
         seed=winner.record.seed,
-        n_outputs=winner.outputs.n_outputs,
+        auto=winner.outputs.auto,
+        arguments=winner.outputs.arguments,
     )
     write_atomic(folder / "finetune.py", script)

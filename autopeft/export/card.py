@@ -8,10 +8,18 @@ from autopeft.export.proof import Proof
 from autopeft.export.winner import Winner
 from autopeft.records import SELECTION
 from autopeft.space.words import describe
+from autopeft.tasks.spec import GenerationSpec
 
 _Z = 1.96
 """Standard errors to either side of a 95 % interval."""
 _PACKAGES = ("autopeft", "torch", "transformers", "peft", "safetensors")
+
+_TAGS = {
+    "classification": "text-classification",
+    "regression": "text-regression",
+    "seq2seq": "text2text-generation",
+    "causal": "text-generation",
+}
 
 USE = {
     "native": """\
@@ -19,17 +27,15 @@ import autopeft
 
 model, tokenizer = autopeft.load({folder!r})""",
     "merged": """\
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer, {auto}
 
-model = AutoModelForSequenceClassification.from_pretrained({folder!r})
+model = {auto}.from_pretrained({folder!r})
 tokenizer = AutoTokenizer.from_pretrained({folder!r})""",
     "peft": """\
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer, {auto}
 
-base = AutoModelForSequenceClassification.from_pretrained(
-    {backbone!r}, revision={revision!r}, num_labels={n_outputs}
-)
+base = {auto}.from_pretrained({backbone!r}, revision={revision!r}{arguments})
 model = PeftModel.from_pretrained(base, {folder!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({folder!r})""",
 }
@@ -66,7 +72,7 @@ def model_card(
 
 
 def _front_matter(winner: Winner, target: str) -> str:
-    kind = {"classification": "text-classification"}.get(winner.outputs.kind, "text-regression")
+    kind = _TAGS[winner.outputs.kind]
     lines = ["library_name: " + {"peft": "peft", "merged": "transformers"}.get(target, "autopeft")]
     if winner.description.revision:
         lines.append(f"base_model: {winner.description.backbone}")
@@ -88,7 +94,8 @@ def _use(winner: Winner, target: str, name: str) -> str:
         folder=name,
         backbone=winner.description.backbone,
         revision=winner.description.revision or "main",
-        n_outputs=winner.outputs.n_outputs,
+        auto=winner.outputs.auto,
+        arguments=winner.outputs.arguments,
     )
     outputs = winner.outputs
     lines = [f"```python\n{code}\n```"]
@@ -96,7 +103,18 @@ def _use(winner: Winner, target: str, name: str) -> str:
         lines.append(f"The label is {outputs.std!r} times the output plus {outputs.mean!r}.")
     if outputs.labels:
         lines.append(f"Classes: {', '.join(outputs.labels)}.")
+    if outputs.generation is not None:
+        lines.append(_written(outputs.kind, outputs.generation))
     return "\n\n".join(lines)
+
+
+def _written(kind: str, generation: GenerationSpec) -> str:
+    """How it was asked and how it wrote when it was scored."""
+    beams = "greedily" if generation.beams == 1 else f"by {generation.beams} beams"
+    told = f"Texts were written {beams}, {generation.n_new} tokens at most."
+    if kind == "causal":
+        told += f" Between what is asked and what is written stands {generation.separator!r}."
+    return told
 
 
 def _quality(winner: Winner) -> str:
@@ -135,11 +153,7 @@ def _selected(winner: Winner) -> list[str]:
 def _proof(proof: Proof | None) -> str:
     if proof is None:
         return ""
-    return (
-        f"This folder was loaded again in a fresh process: on all {proof.rows:,} validation rows "
-        f"its outputs differ from those of the trained weights by {proof.difference:.1e} at most "
-        f"(allowed: {proof.tolerance:.1e}), and {proof.changed} predictions differ."
-    )
+    return f"This folder was loaded again in a fresh process: {proof.told}."
 
 
 def _front(winner: Winner) -> str:

@@ -71,6 +71,8 @@ def load(
     base = base_of(description, backbone)
     put_on(base, folder, description, sha256)
     model = base.model
+    # A prompt stands before a row's first token, which kept keys are not.
+    model.config.use_cache = bool(description.outputs.writes) and not description.prompted
     model.save_pretrained = partial(_save_again, model, description, base.fresh)
     tokenizer = _tokenizer(folder, base)
     if model.config.pad_token_id is None:
@@ -118,7 +120,8 @@ def base_of(description: Description, name: str | Path | None = None) -> Backbon
     source = str(name or description.backbone)
     if name is None and description.revision is not None:
         source = f"{source}@{description.revision}"
-    base = load_backbone(source, description.outputs.n_outputs)
+    outputs = description.outputs
+    base = load_backbone(source, outputs.n_outputs, writes=outputs.writes)
     if base.fingerprint != description.backbone_sha256:
         raise DataError(
             f"{source} has other weights (sha256 {base.fingerprint}) than those that the adapter "

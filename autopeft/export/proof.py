@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from autopeft.errors import DataError
 from autopeft.export.adapter import Outputs
-from autopeft.export.winner import Winner
+from autopeft.export.winner import BATCH_SIZE, Winner
+from autopeft.training.writing import written_by
 
 TOLERANCE: Mapping[str, float] = {"native": 1e-5, "peft": 1e-5, "merged": 1e-4}
 """Largest difference of an output, relative to the largest output if that is above 1."""
-BATCH_SIZE = 32
+MOST_DIFFERENT = 0.25
+"""Part of the texts that may differ: a word that is as likely changes all that come after it."""
 _RELOAD = Path(__file__).with_name("reload.py")
 _SHOWN_LINES = 5
 
@@ -29,16 +31,33 @@ class Proof:
     """What was found.
 
     Attributes:
-        rows: that were compared.
+        rows: that were compared; where answers are texts, their tokens.
         difference: the largest one of an output.
         tolerance: what it may be.
         changed: predictions that differ; only where two classes are as close as the tolerance.
+        texts: that are the same to the letter; None where answers are no texts.
+        written: texts that were compared.
     """
 
     rows: int
     difference: float
     tolerance: float
     changed: int
+    texts: int | None = None
+    written: int = 0
+
+    @property
+    def told(self) -> str:
+        """In words, to go on after "loaded again in a fresh process"."""
+        texts = self.texts is not None
+        where = "tokens of the answers to the validation rows" if texts else "validation rows"
+        also = f"{self.changed} predictions differ"
+        if texts:
+            also = f"{self.texts} of {self.written} texts are the same"
+        return (
+            f"on {self.rows:,} {where} its outputs differ from those of the trained weights by "
+            f"{self.difference:.1e} at most (allowed: {self.tolerance:.1e}), and {also}"
+        )
 
 
 def prove(
@@ -59,8 +78,29 @@ def prove(
         DataError: it cannot be loaded, or puts out something else.
     """
     question = question_of(target, folder, winner)
-    expected = winner.logits if expected is None else expected
-    return compare(ask(question), expected, winner.outputs, TOLERANCE[target])
+    found, texts = ask(question)
+    if expected is not None:
+        return compare(found, expected, winner.outputs, TOLERANCE[target])
+    proof = compare(found, winner.logits, winner.outputs, TOLERANCE[target])
+    if winner.outputs.writes is None:
+        return proof
+    return replace(proof, texts=_same_texts(texts, winner.answers), written=len(texts))
+
+
+def _same_texts(found: Sequence[str], expected: Sequence[str]) -> int:
+    """How many texts are the same; where two words are equally likely, rounding decides.
+
+    Raises:
+        DataError: too few for that.
+    """
+    differ = [row for row, pair in enumerate(zip(found, expected, strict=True)) if len({*pair}) > 1]
+    if len(differ) > len(found) * MOST_DIFFERENT:
+        row = differ[0]
+        raise DataError(
+            f"the export is not what was trained: for validation row {row + 1} it writes "
+            f"{found[row]!r}, not {expected[row]!r}"
+        )
+    return len(found) - len(differ)
 
 
 def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
@@ -71,15 +111,47 @@ def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
         "backbone": winner.description.backbone,
         "revision": winner.description.revision,
         "pad_token_id": winner.tokenizer.pad_token_id,
-        "n_outputs": winner.outputs.n_outputs,
+        "class": winner.outputs.auto,
+        "arguments": _arguments(winner.outputs),
         "texts": [list(texts) for texts in winner.ground.dataset.validation.texts],
         "max_length": winner.description.max_length,
         "batch_size": BATCH_SIZE,
+        "answers": _answers(winner),
     }
 
 
-def ask(question: Mapping[str, Any]) -> Float[Tensor, "row output"]:
-    """Run `reload.py`.
+def _arguments(outputs: Outputs) -> dict[str, Any]:
+    """What the class is told beside the checkpoint."""
+    if outputs.writes:
+        return {}
+    return {"num_labels": outputs.n_outputs, "ignore_mismatched_sizes": True}
+
+
+def _answers(winner: Winner) -> dict[str, Any] | None:
+    """Where answers are texts: tokens to read and to write, and how many to write freely."""
+    rows, generation = winner.ground.validation, winner.outputs.generation
+    if generation is None or rows.answers is None:
+        return None
+    return {
+        "input_ids": rows.input_ids,
+        "targets": rows.answers.targets,
+        "continues": rows.answers.continues,
+        "n_written": len(winner.answers),
+        "arguments": {"use_cache": _keeps_keys(winner), **written_by(generation)},
+    }
+
+
+def _keeps_keys(winner: Winner) -> bool:
+    """Whether a plain model can keep keys while it writes."""
+    shape = winner.backbone.shape
+    n_encoding = shape.n_encoder_layers
+    # transformers counts the layers of T5's decoder in its encoder.
+    deeper = bool(n_encoding) and shape.n_layers - n_encoding > n_encoding
+    return not deeper and not winner.description.prompted
+
+
+def ask(question: Mapping[str, Any]) -> tuple[Float[Tensor, "row output"], list[str]]:
+    """Run `reload.py`: the outputs, and texts where those are written.
 
     Raises:
         DataError: it failed, with its last lines.
@@ -96,7 +168,9 @@ def ask(question: Mapping[str, Any]) -> Float[Tensor, "row output"]:
         if done.returncode or not answered.is_file():
             last = " | ".join(done.stderr.strip().splitlines()[-_SHOWN_LINES:])
             raise DataError(f"the export cannot be loaded again: {last}")
-        return load_file(answered)["logits"]
+        found = load_file(answered)
+        texts: list[str] = json.loads(bytes(found["texts"].tolist()))
+        return found["logits"], texts
 
 
 def compare(

@@ -11,30 +11,84 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_IGNORED = -100
 _NO_MATCH = ("missing", "unexpected", "unmatched", "not found", "mismatch")
 """Words of warnings about weights that did not find their place."""
 
 
 def answer(question: dict[str, Any]) -> Any:
-    """The outputs [row, output] for texts, from the texts on.
+    """The outputs [row, output], and what it writes, if it does.
 
     Args:
-        question: `target`, `folder`, `backbone`, `revision`, `n_outputs`, `pad_token_id`, `texts`
-            (a list of rows, each a list of one or two), `max_length`, `batch_size`.
+        question: `target`, `folder`, `backbone`, `revision`, `class`, `arguments`, `pad_token_id`,
+            `texts` (a list of rows, each a list of one or two), `max_length`, `batch_size` and,
+            where answers are texts, `answers`.
 
     Raises:
         RuntimeError: something was loaded with a warning about keys.
     """
-    return outputs(*load(question), question)
+    model, tokenizer = load(question)
+    return outputs(model, tokenizer, question), _texts(model, tokenizer, question)
 
 
 def outputs(model: Any, tokenizer: Any, question: dict[str, Any]) -> Any:
-    """The outputs [row, output] of a model."""
+    """The outputs [row, output] of a model; of one that writes, of every token to write."""
     import torch  # noqa: PLC0415
 
     model.eval()
     with torch.no_grad():
+        if question.get("answers") is not None:
+            every = range(0, len(question["texts"]), question["batch_size"])
+            return torch.cat([_likelihoods(model, question, start) for start in every])
         return torch.cat([model(**b).logits.float() for b in _batches(question, tokenizer)])
+
+
+def _likelihoods(model: Any, question: dict[str, Any], start: int) -> Any:
+    """The log-probability [token, 1] of the tokens to write of some rows."""
+    import torch  # noqa: PLC0415
+
+    answers, end = question["answers"], start + question["batch_size"]
+    ids, mask = _padded(answers["input_ids"][start:end], question["pad_token_id"])
+    targets, _ = _padded(answers["targets"][start:end], _IGNORED)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if not answers["continues"]:
+        batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(targets)
+    found = model(**batch).logits.float().log_softmax(-1)
+    if answers["continues"]:
+        found, targets = found[:, :-1], targets[:, 1:]
+    wanted = targets != _IGNORED
+    return torch.gather(found[wanted], 1, targets[wanted][:, None])
+
+
+def _texts(model: Any, tokenizer: Any, question: dict[str, Any]) -> list[str]:
+    """What a model writes for the first rows by itself, one row at a time."""
+    import torch  # noqa: PLC0415
+
+    if (answers := question["answers"]) is None:
+        return []
+    found = []
+    for row in range(answers["n_written"]):
+        ids = answers["input_ids"][row]
+        if answers["continues"]:
+            ids = ids[: answers["targets"][row].count(_IGNORED)]
+        read = torch.tensor([ids])
+        written = model.generate(
+            input_ids=read,
+            attention_mask=torch.ones_like(read),
+            pad_token_id=question["pad_token_id"],
+            **answers["arguments"],
+        )[0, len(ids) if answers["continues"] else 0 :]
+        found.append(tokenizer.decode(written, skip_special_tokens=True).strip())
+    return found
+
+
+def _padded(rows: list[list[int]], fill: int) -> tuple[Any, Any]:
+    import torch  # noqa: PLC0415
+
+    longest = max(map(len, rows))
+    filled = [[*row, *[fill] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    return torch.tensor(filled), torch.tensor(mask)
 
 
 def load(question: dict[str, Any]) -> tuple[Any, Any]:
@@ -44,24 +98,21 @@ def load(question: dict[str, Any]) -> tuple[Any, Any]:
         from autopeft.export import native  # noqa: PLC0415
 
         return native.load(folder)
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if question["target"] == "merged":
-        return AutoModelForSequenceClassification.from_pretrained(folder), tokenizer
+        return getattr(transformers, question["class"]).from_pretrained(folder), tokenizer
     return _with_peft(question), tokenizer
 
 
 def _with_peft(question: dict[str, Any]) -> Any:
+    import transformers  # noqa: PLC0415
     from peft import PeftModel, get_peft_model_state_dict  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415
-    from transformers import AutoModelForSequenceClassification  # noqa: PLC0415
 
-    base = AutoModelForSequenceClassification.from_pretrained(
-        question["backbone"],
-        revision=question["revision"] or "main",
-        num_labels=question["n_outputs"],
-        ignore_mismatched_sizes=True,
+    base = getattr(transformers, question["class"]).from_pretrained(
+        question["backbone"], revision=question["revision"] or "main", **question["arguments"]
     )
     if base.config.pad_token_id is None:
         base.config.pad_token_id = question["pad_token_id"]
@@ -115,9 +166,12 @@ def main() -> None:
     question = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if question["target"] != "native":
         sys.meta_path.insert(0, _WithoutAutopeft())
+    import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
-    save_file({"logits": answer(question).contiguous()}, sys.argv[2])
+    found, texts = answer(question)
+    said = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
+    save_file({"logits": found.contiguous(), "texts": said}, sys.argv[2])
 
 
 if __name__ == "__main__":

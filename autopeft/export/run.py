@@ -123,7 +123,7 @@ def _as_lora(winner: Winner, folder: Path, rank: int) -> tuple[Notes, Tensor]:
     winner.tokenizer.save_pretrained(folder)
     found = outputs(model, winner.tokenizer, question_of("peft", folder, winner))
     before, after = winner.score(winner.logits), winner.score(found)
-    metric, rows = winner.front.metric, len(winner.ground.validation)
+    metric, rows = winner.compared, len(winner.ground.validation)
     told = (
         f"approximated by LoRA of rank {rank}: {metric} {before:.4f} became {after:.4f} "
         f"({after - before:+.4f}) on the {rows:,} validation rows"

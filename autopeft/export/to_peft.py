@@ -25,6 +25,7 @@ from autopeft.ops.vera import Vera
 from autopeft.space.taps import Tap
 
 _NAME = "default"
+_TASK_TYPES = {"seq2seq": "SEQ_2_SEQ_LM", "causal": "CAUSAL_LM"}
 
 
 @torch.no_grad()
@@ -53,7 +54,8 @@ def write_peft(winner: Winner, folder: Path, as_lora: int | None = None) -> PreT
         )
     finally:
         injection.remove()
-    config = _config(peft, parts, plain, _saved_whole(winner, parts))
+    kind = _TASK_TYPES.get(winner.outputs.kind, "SEQ_CLS")
+    config = _config(peft, parts, plain, _saved_whole(winner, parts), kind)
     config.base_model_name_or_path = winner.description.backbone
     config.revision = winner.description.revision
     with warnings.catch_warnings():
@@ -86,9 +88,11 @@ def _saved_whole(winner: Winner, parts: Parts) -> list[str]:
     return [*dict.fromkeys(tops), *dict.fromkeys(parts.norms)]
 
 
-def _config(peft: Any, parts: Parts, model: PreTrainedModel, whole: Sequence[str]) -> Any:
+def _config(
+    peft: Any, parts: Parts, model: PreTrainedModel, whole: Sequence[str], task_type: str
+) -> Any:
     """The configuration of the one type that holds the parts."""
-    more = {"task_type": "SEQ_CLS", "modules_to_save": list(whole)}
+    more = {"task_type": task_type, "modules_to_save": list(whole) or None}
     if parts.scales or parts.input_scales:
         return peft.IA3Config(
             target_modules=[*parts.scales, *parts.input_scales],
@@ -116,7 +120,8 @@ def _config(peft: Any, parts: Parts, model: PreTrainedModel, whole: Sequence[str
     if parts.norms and not parts.updates and not parts.biased:
         heads = [name for name in whole if name not in parts.norms]
         norms = list(dict.fromkeys(parts.norms))
-        return peft.LNTuningConfig(target_modules=norms, task_type="SEQ_CLS", modules_to_save=heads)
+        more = {"task_type": task_type, "modules_to_save": heads or None}
+        return peft.LNTuningConfig(target_modules=norms, **more)
     if not parts.updates:
         # peft has no type for biases, or a head, alone: a LoRA that is zero carries them.
         weight = Anatomy(model).point(0, Tap.ATTN_OUT)

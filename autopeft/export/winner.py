@@ -1,6 +1,8 @@
 """The winner: one trained trial of a study, with everything that an export says of it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +30,17 @@ from autopeft.study.manifest import Manifest, read_manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
+from autopeft.tasks.encode import Encoded
 from autopeft.tasks.language import Language
 from autopeft.tasks.task import Regression
 from autopeft.tasks.tokens import TokenClassification
-from autopeft.training.batches import evaluation_order
 from autopeft.training.cohort import Cohort
 from autopeft.training.tensors import read_kinds
+
+BATCH_SIZE = 32
+"""Rows that are put out at once."""
+ANSWERS = 16
+"""Validation rows for which texts are compared."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,14 @@ class Winner:
     @cached_property
     def _last_bias(self) -> str | None:
         """The bias of the task head's last Linear, if it has one."""
-        *_, last = head_tensors(self.backbone.model, self.backbone.fresh)
-        return last if last.endswith(".bias") else None
+        last = list(head_tensors(self.backbone.model, self.backbone.fresh))[-1:]
+        return last[0] if last and last[0].endswith(".bias") else None
 
     @property
     def outputs(self) -> Outputs:
         """What the outputs mean once the head of a regression has its label's own scale."""
+        if isinstance(self.ground.task, Language):
+            return Outputs(self.ground.task.kind, generation=self.ground.task.generation)
         if isinstance(self.ground.task, Regression):
             mean, std = self.ground.task.label_mean, self.ground.task.label_std
             return Outputs("regression", (), *((0.0, 1.0) if self._last_bias else (mean, std)))
@@ -137,36 +146,63 @@ class Winner:
             max_length=self.ground.work.training.max_length,
         )
 
+    @property
+    def compared(self) -> str:
+        """The metric that is told of outputs: the study's, or for texts that of given words."""
+        return "likelihood" if self.outputs.writes else self.front.metric
+
     def score(self, outputs: Float[Tensor, "row output"]) -> float:
-        """The study's metric of outputs for the validation rows."""
-        labels = self.ground.validation.truth
+        """The metric `compared` of outputs for the validation rows; see `logits`."""
+        if self.outputs.writes:
+            return math.exp(float(outputs.mean()))
         if self.outputs.kind == "classification":
             predictions = outputs.argmax(-1).numpy()
         else:
             predictions = (outputs[:, 0] * self.outputs.std + self.outputs.mean).numpy()
-        return self.ground.task.metrics(predictions, labels)[self.front.metric].value
+        truth = self.ground.validation.truth
+        return self.ground.task.metrics(predictions, truth)[self.front.metric].value
 
     @cached_property
     def logits(self) -> Float[Tensor, "row output"]:
-        """What the trained weights put out for the validation rows, computed as in the search."""
-        ground, settings = self.ground, self.manifest.training_settings()
-        settings = replace(settings, precision="fp32", frozen_cache=False)
-        rows, task = ground.validation, ground.task
-        if isinstance(task, Language):
-            raise ConfigError("what writes texts has no outputs for a row")
-        out = torch.empty(len(rows), task.n_outputs)
-        with (
-            torch.no_grad(),
-            Cohort(
-                self.backbone, [self.genotype], [self.record.seed], ground.task, settings
-            ) as cohort,
-        ):
-            cohort.load(0, self.weights)
-            for indices in evaluation_order(rows.lengths, settings.batch_size):
-                out[indices] = cohort.logits(rows, indices)[0].cpu()
+        """What the trained weights put out for the validation rows, computed as in the search.
+
+        Where answers are texts, a row for each token of the answers, with its log-probability.
+        """
+        task, rows = self.ground.task, self.ground.validation
+        with torch.no_grad(), self._trained() as trial:
+            if isinstance(task, Language):
+                losses = [trial.token_losses(rows, some)[0] for some in _in_order(rows)]
+                return -torch.cat(losses).unsqueeze(1)
+            out = torch.cat([trial.logits(rows, some)[0].cpu() for some in _in_order(rows)])
         if isinstance(task, Regression) and self._last_bias:
             return out * task.label_std + task.label_mean
         return out
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """What the trained weights write for the first validation rows; nothing with a head."""
+        rows = self.ground.validation
+        if not self.outputs.writes:
+            return []
+        with self._trained() as trial:
+            (texts,) = trial.answers(rows, range(min(ANSWERS, len(rows))))
+        return texts
+
+    @contextmanager
+    def _trained(self) -> Iterator[Cohort]:
+        """The trial in fp32."""
+        settings = self.manifest.training_settings()
+        settings = replace(settings, precision="fp32", frozen_cache=False)
+        task, seed = self.ground.task, self.record.seed
+        with Cohort(self.backbone, [self.genotype], [seed], task, settings) as trial:
+            trial.load(0, self.weights)
+            yield trial
+
+
+def _in_order(rows: Encoded) -> list[range]:
+    """All rows in batches, in their order."""
+    n_rows = len(rows)
+    return [range(i, min(i + BATCH_SIZE, n_rows)) for i in range(0, n_rows, BATCH_SIZE)]
 
 
 def winner_of(study: Study, how: str) -> Winner:
@@ -189,8 +225,6 @@ def winner_of(study: Study, how: str) -> Winner:
     manifest = read_manifest(study.manifest_file)
     path = _weights_file(study, record)
     ground = prepare(load_study_spec(study.spec_file), study.folder)
-    if isinstance(ground.task, Language):
-        raise ConfigError(f"{study.folder}: models that write texts cannot be exported yet")
     if isinstance(ground.task, TokenClassification):
         raise ConfigError(f"{study.folder}: models that tag words cannot be exported yet")
     if ground.dataset.fingerprint != manifest.data["sha256"]:

@@ -41,6 +41,7 @@ CLASSES = {
     "causal": AutoModelForCausalLM,
     "tags": AutoModelForTokenClassification,
 }
+"""What loads a model, by how it writes."""
 
 HEADED: tuple[Writes | None, ...] = (None, "tags")
 """What a head of its own is for."""

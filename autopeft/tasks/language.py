@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from autopeft.errors import ConfigError
+from autopeft.errors import ConfigError, DataError
 from autopeft.tasks.chat import asked_tokens
 from autopeft.tasks.encode import IGNORED, Answers, Encoded, check_length, encode, tokenize
 from autopeft.tasks.metrics import Measurement
@@ -89,7 +89,8 @@ class Language:
         Raises:
             ConfigError: no room for text in these lengths, or more than the model can read; or
                 messages, and the model has no chat template.
-            DataError: the model's chat template refuses a conversation.
+            DataError: the model's chat template refuses a conversation, or a text is of no tokens, so
+                that nothing can follow it.
         """
         if self.kind == "causal":
             return self._continued(split, tokenizer, max_length)
@@ -114,6 +115,9 @@ class Language:
         check_length(both, tokenizer, 1, f"max_length + {TARGET_KEY}")
         eos = tokenizer.eos_token_id
         asked = asked_tokens(split, tokenizer) if self.chat else self._asked(split, tokenizer)
+        if not all(asked):
+            nothing = split.texts[asked.index([])]
+            raise DataError(f"the tokenizer makes no token of {nothing}, so nothing can follow it")
         written = tokenizer(list(split.labels), add_special_tokens=False, verbose=False)
         ended = [[*ids, eos] for ids in written["input_ids"]]
         answers, n_cut = _cut(ended, self.generation.max_target_length, {eos})

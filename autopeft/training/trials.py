@@ -190,10 +190,8 @@ class Trials(AbstractContextManager[Any, None]):
     ) -> tuple[np.ndarray, np.ndarray]:
         losses = torch.zeros(self.n_trials, len(rows))
         for indices in order:
-            batch = self._batch(rows, indices)
-            states, places = self._read(batch)
-            each = losses_of(self.words, states, batch.labels).cpu()
-            losses.index_add_(1, torch.tensor(indices)[places.rows.cpu()], each)
+            each, row_of = self._token_losses(rows, indices)
+            losses.index_add_(1, torch.tensor(indices)[row_of], each)
             tell()
         texts: dict[tuple[int, int], str] = {}
         if task.generates:
@@ -207,6 +205,20 @@ class Trials(AbstractContextManager[Any, None]):
                 float(losses[trial, row]), int(rows.labels[row]), texts.get((trial, row))
             )
         return out, losses.isfinite().all(1).numpy()
+
+    @torch.no_grad()
+    def token_losses(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, "trial token"]:
+        """The loss of every token of some answers, in nats, one answer after the other, on the CPU.
+
+        Raises:
+            ValueError: the answers of this task are no texts.
+        """
+        return self._token_losses(rows, indices)[0]
+
+    def _token_losses(self, rows: Encoded, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        batch = self._batch(rows, indices)
+        states, places = self._read(batch)
+        return losses_of(self.words, states, batch.labels).cpu(), places.rows.cpu()
 
     def answers(
         self, rows: Encoded, indices: Sequence[int], *, cached: bool = True

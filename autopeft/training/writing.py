@@ -114,10 +114,17 @@ def _configuration(
         decoder_start_token_id=start,
         forced_bos_token_id=first,
         forced_eos_token_id=own.forced_eos_token_id,
-        do_sample=False,
-        num_beams=generation.beams,
-        max_new_tokens=generation.n_new,
-        length_penalty=generation.length_penalty,
-        no_repeat_ngram_size=generation.no_repeat_ngram,
         use_cache=cached,
+        **written_by(generation),
     )
+
+
+def written_by(generation: GenerationSpec) -> dict[str, Any]:
+    """How texts are written, as `generate` takes it."""
+    return {
+        "do_sample": False,
+        "num_beams": generation.beams,
+        "max_new_tokens": generation.n_new,
+        "length_penalty": generation.length_penalty,
+        "no_repeat_ngram_size": generation.no_repeat_ngram,
+    }

@@ -115,7 +115,7 @@ def test_what_is_loaded_is_what_was_trained(home, plain, tmp_path, kind, family)
     winner = make_winner(home, family, *ops)
     refuse(target, winner.genotype, shape)
     TARGETS[target](winner, tmp_path)
-    found = reload.answer(question_of(target, tmp_path, winner))
+    found, _ = reload.answer(question_of(target, tmp_path, winner))
     allowed = TOLERANCE[target]
     torch.testing.assert_close(found, winner.logits, rtol=allowed, atol=allowed)
     assert (found - found[0]).abs().max() > 1e-2, "the rows differ"

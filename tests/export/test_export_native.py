@@ -62,7 +62,7 @@ def exported(winner, home):
 
 def test_what_is_loaded_is_what_was_trained(exported, winner):
     """Of one family; test_export_families.py has the others."""
-    found = reload.answer(question_of("native", exported, winner))
+    found, _ = reload.answer(question_of("native", exported, winner))
     torch.testing.assert_close(found, winner.logits, rtol=1e-5, atol=1e-5)
     assert (found - found[0]).abs().max() > 1e-2, "the rows differ"
 
@@ -73,7 +73,7 @@ def test_a_loaded_prompt_is_the_trained_one(home, tmp_path, family, form):
     prompt = op(form, Tap.EMBED, Tap.EMBED, (4, 0, 0))
     one = make_winner(home, family, prompt, lora(Tap.Q, 2))
     assert {op.form for op in one.genotype.ops} == {Form.PROMPT, Form.LOWRANK}
-    found = reload.answer(question_of("native", write(one, tmp_path / "out"), one))
+    found, _ = reload.answer(question_of("native", write(one, tmp_path / "out"), one))
     torch.testing.assert_close(found, one.logits, rtol=1e-5, atol=1e-5)
     for target, reason in {"peft": "read the prompt", "merged": "are no weights"}.items():
         with pytest.raises(ConfigError, match=f"prompt embed->embed: .* {reason}"):
@@ -83,7 +83,7 @@ def test_a_loaded_prompt_is_the_trained_one(home, tmp_path, family, form):
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_a_regression_puts_out_its_label_if_the_head_has_a_bias(home, tmp_path, family):
     one = make_winner(home, family, lora(Tap.Q, 2), task="regression")
-    found = reload.answer(question_of("native", write(one, tmp_path / "out"), one))
+    found, _ = reload.answer(question_of("native", write(one, tmp_path / "out"), one))
     torch.testing.assert_close(found, one.logits, rtol=1e-5, atol=1e-5)
     model, _ = autopeft.load(tmp_path / "out")
     assert model.config.problem_type == "regression"

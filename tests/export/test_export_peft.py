@@ -73,7 +73,7 @@ def test_peft_computes_the_same(home, tmp_path, family, name):
     assert TARGETS["peft"](winner, tmp_path) == []
     config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["peft_type"] == kind
-    found = reload.answer(question_of("peft", tmp_path, winner))
+    found, _ = reload.answer(question_of("peft", tmp_path, winner))
     torch.testing.assert_close(found, winner.logits, rtol=1e-5, atol=1e-5)
     plain = make_winner(home, family)
     if ops:
@@ -158,7 +158,7 @@ def test_as_lora_is_exact_at_full_rank_and_worse_below(home, tmp_path, family):
         folder.mkdir()
         write_peft(winner, folder, as_lora=rank)
         winner.tokenizer.save_pretrained(folder)
-        found = reload.answer(question_of("peft", folder, winner))
+        found, _ = reload.answer(question_of("peft", folder, winner))
         errors.append(float((found - winner.logits).norm()))
     assert errors[0] < 1e-3
     assert errors[0] < errors[1] < errors[2]

@@ -36,7 +36,7 @@ def test_a_merged_export_is_proven_and_described(run, done, tmp_path):
     assert code == 0, err
     assert out == f"trial {best.trial} -> out (merged)\n"
     assert "chosen: asked for by its number; it is on the front" in err
-    assert "loaded again in a fresh process: on 24 validation rows outputs differ by" in err
+    assert "loaded again in a fresh process: on 24 validation rows its outputs differ from" in err
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     for told in (
         "autopeft export",
@@ -226,7 +226,7 @@ def test_nothing_of_autopeft_can_be_imported_where_others_load(tmp_path, monkeyp
         with pytest.raises(ModuleNotFoundError) as failure:
             importlib.import_module("autopeft.nothing")
         found.append(str(failure.value))
-        return torch.zeros(1, 2)
+        return torch.zeros(1, 2), []
 
     monkeypatch.setattr(reload, "answer", answer)
     for target in ("peft", "merged", "native"):

@@ -61,6 +61,11 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
             "training": {"max_length": 16, "precision": "fp32", "attention": "eager"},
         }
     )
+    return winner_of(spec, folder, *ops, seed=seed)
+
+
+def winner_of(spec, folder, *ops, seed=5):
+    """A trial of a study that nobody has trained."""
     study = Study(folder)
     study.spec_file.write_text(spec_yaml(spec), encoding="utf-8")
     study.space_file.write_text(spec_yaml(load_space(spec.space)), encoding="utf-8")

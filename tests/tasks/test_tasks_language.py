@@ -177,3 +177,9 @@ def test_references_are_read_where_something_is_scored(tmp_path):
 def test_metric_of_another_task_is_refused(kind, metric, message):
     with pytest.raises(ConfigError, match=message):
         Language(kind, metric)
+
+
+def test_text_of_no_tokens_is_told():
+    task = Language("causal", "likelihood", GenerationSpec(separator=" ", max_target_length=8))
+    with pytest.raises(DataError, match=r"makes no token of \(' ',\)"):
+        task.encode(Split("train", ((" ",),), ("w7",)), tokenizer(), 8)

@@ -96,7 +96,9 @@ def by_hand(backbone, rows, row, n_words):
     if answers.continues:
         ids = ids[: answers.targets[row].count(IGNORED)]
     start = [] if answers.continues else [model.config.decoder_start_token_id]
-    for _ in range(n_words):
+    # BART's last word is the end, whatever it says.
+    forced = model.generation_config.forced_eos_token_id is not None
+    for _ in range(n_words - forced):
         asked = {"input_ids": torch.tensor([ids + found if answers.continues else ids])}
         if not answers.continues:
             asked["decoder_input_ids"] = torch.tensor([start + found])

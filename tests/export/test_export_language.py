@@ -1,0 +1,128 @@
+"""Exports of models that write: loaded again they put out and write what was trained."""
+
+import functools
+import json
+
+import pytest
+import torch
+from export.winners import edit_json, winner_of
+from tiny import lora, op, same
+from tiny_language import CONFIGS, kind_of, texts, writing_backbone
+
+import autopeft
+from autopeft.cli.loading import load_and_tell
+from autopeft.errors import ConfigError, DataError
+from autopeft.export import reload
+from autopeft.export.bank import AdapterBank
+from autopeft.export.card import model_card
+from autopeft.export.native import CONFIG
+from autopeft.export.proof import TOLERANCE, _same_texts, question_of
+from autopeft.export.run import TARGETS
+from autopeft.space.forms import Form
+from autopeft.space.taps import Tap
+from autopeft.study.spec import StudySpec
+
+LORA = (lora(Tap.Q, 3), lora(Tap.V, (0, 2, 8), scale=2.0), lora(Tap.ATTN_OUT, 2))
+MIXED = (
+    *LORA,
+    same(Form.PREFIX, Tap.HEAD, (4, 0, 2)),
+    op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 5),
+)
+OPS = {"native": MIXED, "peft": LORA, "merged": LORA}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("language")
+
+
+@functools.cache
+def winner(home, family, target):
+    """A winner of a family with what a target can hold."""
+    model, kind = home / family, kind_of(family)
+    if not model.exists():
+        backbone = writing_backbone(family)
+        backbone.model.save_pretrained(model)
+        backbone.tokenizer.save_pretrained(model)
+    for seed, (name, n_rows) in enumerate({"train": 30, "validation": 20}.items()):
+        split = texts(n_rows, seed=seed)
+        rows = [
+            {"source": text, "target": answer}
+            for (text,), answer in zip(split.texts, split.labels, strict=True)
+        ]
+        (home / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    spec = {
+        "model": str(model),
+        "task": kind,
+        "data": {name: str(home / f"{name}.jsonl") for name in ("train", "validation")},
+        "metric": "exact_match",
+        "generation": {"max_target_length": 12, "separator": " "},
+        "training": {"max_length": 16, "precision": "fp32", "attention": "eager"},
+    }
+    folder = home / f"{family}-{target}"
+    folder.mkdir()
+    return winner_of(StudySpec.model_validate(spec), folder, *OPS[target])
+
+
+@functools.cache
+def exported(home, family, target):
+    folder = home / f"{family}-{target}-export"
+    folder.mkdir()
+    TARGETS[target](winner(home, family, target), folder)
+    return folder
+
+
+FAMILIES = [family for family in CONFIGS if family != "qwen2"]
+"""transformers would load the tokenizer of the folder as one of Qwen's."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("target", OPS)
+def test_what_is_loaded_writes_what_was_trained(home, family, target):
+    one, folder = winner(home, family, target), exported(home, family, target)
+    found, written = reload.answer(question_of(target, folder, one))
+    allowed = TOLERANCE[target]
+    torch.testing.assert_close(found, one.logits, rtol=allowed, atol=allowed)
+    assert len(found) == int(one.ground.validation.labels.sum())
+    assert written == one.answers
+    assert len(set(written)) > 1
+
+
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_loaded_model_writes_for_texts(home, family):
+    one, folder = winner(home, family, "native"), exported(home, family, "native")
+    asked = [row[0] for row in one.ground.dataset.validation.texts[:3]]
+    told = load_and_tell(folder, None, asked)
+    assert [row["says"] for row in told["texts"]] == one.answers[:3]
+    model, _ = autopeft.load(folder)
+    assert model.config.use_cache
+    assert type(model).__name__.endswith(("ForConditionalGeneration", "ForCausalLM"))
+
+
+@pytest.mark.parametrize(("family", "auto"), [("t5", "Seq2SeqLM"), ("gpt2", "CausalLM")])
+def test_card_says_how_to_load_and_how_it_wrote(home, family, auto):
+    text = model_card(winner(home, family, "peft"), "peft", "out", "autopeft export", None, [])
+    assert f"base = AutoModelFor{auto}.from_pretrained(" in text
+    assert "num_labels" not in text
+    assert "Texts were written greedily, 12 tokens at most." in text
+    assert ("stands ' '" in text) == (family == "gpt2")
+
+
+def test_bank_refuses_what_writes(home):
+    with pytest.raises(ConfigError, match="adapter one writes texts"):
+        AdapterBank({"one": exported(home, "t5", "native")})
+
+
+def test_description_with_a_wrong_generation_is_refused(home, tmp_path):
+    folder = exported(home, "gpt2", "native")
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    edit_json(tmp_path / CONFIG, lambda data: data["outputs"]["generation"].update(beams=0))
+    with pytest.raises(DataError, match=r"outputs.generation.beams: .*greater than or equal to 1"):
+        autopeft.load(tmp_path)
+
+
+def test_too_many_different_texts_are_another_model():
+    assert _same_texts(["a", "b", "c", "d"], ["a", "b", "c", "x"]) == 3
+    with pytest.raises(DataError, match="for validation row 3 it writes 'c', not 'y'"):
+        _same_texts(["a", "b", "c", "d"], ["a", "b", "y", "x"])
