@@ -89,8 +89,8 @@ class Language:
         Raises:
             ConfigError: no room for text in these lengths, or more than the model can read; or
                 messages, and the model has no chat template.
-            DataError: the model's chat template refuses a conversation, or a text is of no tokens, so
-                that nothing can follow it.
+            DataError: the model's chat template refuses a conversation, or a text has no tokens, so
+                nothing can follow it.
         """
         if self.kind == "causal":
             return self._continued(split, tokenizer, max_length)
