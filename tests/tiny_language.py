@@ -61,6 +61,7 @@ CONFIGS = {
         max_position_embeddings=N_POSITIONS,
         decoder_start_token_id=EOS,
         forced_eos_token_id=EOS,
+        tie_word_embeddings=False,
         **SPECIAL,
     ),
     "t5": lambda: T5Config(
