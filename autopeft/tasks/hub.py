@@ -129,7 +129,7 @@ def _table(
     """Rows of one split; declared classes (`names`) replace their numbers."""
     rows = []
     records = zip(*(values[column] for column in columns.names), strict=True)
-    place_of_label = len(columns.text)
+    place_of_label = columns.names.index(columns.label)
     for line, record in enumerate(map(list, records), start=1):
         where = place(source, line, by_line=False)
         label = record[place_of_label]

@@ -196,3 +196,31 @@ def test_the_real_library_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(DataError, match=r"^glue/sst2: cannot be loaded from the Hub: [^\n]+$"):
         load_hub(DataSpec(hub="glue/sst2"), tmp_path)
+
+
+def test_declared_tags_of_words_keep_their_numbers(hub, tmp_path):
+    names = ["O", "B-PER", "B-LOC"]
+    features = {
+        "tokens": datasets.List(datasets.Value("string")),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=names)),
+    }
+    values = {"tokens": [["Ada", "left"], ["Rome"]], "ner_tags": [[1, 0], [2]]}
+    rows = datasets.Dataset.from_dict(values, features=datasets.Features(features))
+    hub({"train": rows, "validation": rows})
+    spec = DataSpec(hub="user/name", label="ner_tags")
+    dataset = load_hub(spec, tmp_path, "token_classification")
+    assert dataset.label_names == tuple(names)
+    assert dataset.train.texts == (("Ada", "left"), ("Rome",))
+    assert dataset.train.labels == ((1, 0), (2,))
+
+
+def test_messages_are_read(hub, tmp_path):
+    said = [
+        [{"role": "user", "content": text}, {"role": "assistant", "content": f"not {text}"}]
+        for text in ("a", "b")
+    ]
+    rows = datasets.Dataset.from_dict({"messages": said})
+    hub({"train": rows, "validation": rows})
+    dataset = load_hub(DataSpec(hub="user/name", messages="messages"), tmp_path, "causal")
+    assert dataset.train.texts[0] == ('[{"role": "user", "content": "a"}]',)
+    assert dataset.train.labels == ("not a", "not b")
