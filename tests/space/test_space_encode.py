@@ -124,6 +124,7 @@ SPARSE = bind_shipped("sparse", BERT_BASE, 1.0)
 ELSEWHERE = {
     **dict.fromkeys(("lora_fa", "dora", "vera", "krona"), WEIGHTS),
     **dict.fromkeys(("prefix_mlp", "prompt_tuning", "p_tuning"), PROMPTS),
+    **dict.fromkeys(("sequential", "prefix_long"), bind_shipped("he2022", BERT_BASE, 1.0)),
     "unipelt": bind_shipped("hybrid", BERT_BASE, 1.0),
     **dict.fromkeys(("compacter", "compacter_plus_plus"), bind_shipped("adapters", BERT_BASE, 1.0)),
     **dict.fromkeys(("adalora", "sparse_random", "fish", "lt_sft"), SPARSE),
