@@ -84,8 +84,8 @@ def measure(args: argparse.Namespace) -> Measured:
     release_memory()
     before = resident_bytes()
     start = time.perf_counter()
-    with Cohort(backbone, genotypes, seeds, task, settings, trial_bytes=each) as cohort:
-        cohort.train(rows, order_seed=0)
+    with Cohort(backbone, genotypes, seeds, task, settings) as cohort:
+        cohort.train(rows, order_seed=0, trial_bytes=each)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
     predicted = before + OVERHEAD[chosen] * each * len(seeds)

@@ -35,35 +35,23 @@ _DECODER = {
 }
 _GROUPED = {"num_key_value_heads": N_HEADS // 2}
 
+_BART = {
+    "d_model": D_MODEL,
+    "encoder_layers": 1,
+    "decoder_layers": N_LAYERS - 1,
+    "encoder_attention_heads": N_HEADS,
+    "decoder_attention_heads": N_HEADS,
+    "encoder_ffn_dim": D_FFN,
+    "decoder_ffn_dim": D_FFN,
+    "max_position_embeddings": N_POSITIONS,
+    "decoder_start_token_id": EOS,
+    "forced_eos_token_id": EOS,
+    "tie_word_embeddings": False,  # or it writes what it has read last
+}
+
 CONFIGS = {
-    "bart": lambda: BartConfig(
-        d_model=D_MODEL,
-        encoder_layers=1,
-        decoder_layers=N_LAYERS - 1,
-        encoder_attention_heads=N_HEADS,
-        decoder_attention_heads=N_HEADS,
-        encoder_ffn_dim=D_FFN,
-        decoder_ffn_dim=D_FFN,
-        max_position_embeddings=N_POSITIONS,
-        decoder_start_token_id=EOS,
-        forced_eos_token_id=EOS,
-        tie_word_embeddings=False,  # or it writes what it has read last
-        **SPECIAL,
-    ),
-    "mbart": lambda: MBartConfig(
-        d_model=D_MODEL,
-        encoder_layers=1,
-        decoder_layers=N_LAYERS - 1,
-        encoder_attention_heads=N_HEADS,
-        decoder_attention_heads=N_HEADS,
-        encoder_ffn_dim=D_FFN,
-        decoder_ffn_dim=D_FFN,
-        max_position_embeddings=N_POSITIONS,
-        decoder_start_token_id=EOS,
-        forced_eos_token_id=EOS,
-        tie_word_embeddings=False,
-        **SPECIAL,
-    ),
+    "bart": lambda: BartConfig(**_BART, **SPECIAL),
+    "mbart": lambda: MBartConfig(**_BART, **SPECIAL),
     "t5": lambda: T5Config(
         d_model=D_MODEL,
         num_layers=1,

@@ -10,18 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autopeft.model.backbone import Backbone
 from autopeft.model.inject import fill
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
-from autopeft.tasks.task import AnyTask
 from autopeft.training.batches import batch_order
-from autopeft.training.frozen import FrozenCache
 from autopeft.training.memory import RELEASE_ABOVE, release_memory, resident_bytes
 from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
 from autopeft.training.paused import Paused
 from autopeft.training.ranks import RankBudget
-from autopeft.training.settings import TrainingSettings
 from autopeft.training.trials import Trials
 
 LOOKS = 128
@@ -69,38 +65,7 @@ class Trained:
 
 
 class Cohort(Trials):
-    """Trials that are trained together. Use as a context: leaving it restores the model.
-
-    Args:
-        backbone: the frozen model, in the precision of the settings.
-        genotypes: one for each trial.
-        seeds: one for each trial; initialises its ops and head.
-        task: its loss and predictions.
-        settings: shared by all trials.
-        cache: frozen states of all rows that will be read, at the forks of all genotypes.
-        trial_bytes: memory that each trial is expected to take, to hold the process to it.
-
-    Raises:
-        ConfigError: a genotype does not fit the model; the model is as before.
-        DataError: the model's head cannot be stacked; the model is as before.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        genotypes: Sequence[Genotype],
-        seeds: Sequence[int],
-        task: AnyTask,
-        settings: TrainingSettings,
-        cache: FrozenCache | None = None,
-        trial_bytes: int | None = None,
-    ) -> None:
-        super().__init__(backbone, genotypes, seeds, task, settings, cache)
-        self._most_bytes = (
-            math.inf
-            if trial_bytes is None
-            else resident_bytes() + RELEASE_ABOVE * trial_bytes * self.n_trials
-        )
+    """Trials that are trained together. Use as a context: leaving it restores the model."""
 
     def stacked(self) -> list[Stacked]:
         """Every trainable parameter with its owners."""
@@ -127,6 +92,7 @@ class Cohort(Trials):
         order_seed: int,
         until: int | None = None,
         paused: Sequence[Paused] = (),
+        trial_bytes: int | None = None,
         progress: Progress | None = None,
     ) -> Float[Tensor, "step trial"]:
         """Train all trials to the end, or to a rung.
@@ -140,6 +106,7 @@ class Cohort(Trials):
             until: steps from the start of the trials; all if None.
             paused: where each trial goes on from, all after the same number of steps; none to
                 start afresh.
+            trial_bytes: memory that each trial is expected to take, to hold the process to it.
             progress: called with (steps done, steps to do in all), from the start of the trials.
 
         Returns:
@@ -148,6 +115,11 @@ class Cohort(Trials):
         Raises:
             ValueError: trials were paused after different numbers of steps, or are others.
         """
+        self._most_bytes = (
+            math.inf
+            if trial_bytes is None
+            else resident_bytes() + RELEASE_ABOVE * trial_bytes * self.n_trials
+        )
         settings = self.settings
         order = batch_order(rows.lengths, settings.batch_size, settings.epochs, order_seed)
         last = len(order) if until is None else until

@@ -62,9 +62,14 @@ def train_cohort(
         for rows in (train, validation):
             forks = {genotype.fork for genotype in genotypes}
             cache.fill(rows, forks, beat=partial(tell, done, steps))
-    with Cohort(backbone, genotypes, seeds, task, settings, cache, trial_bytes) as cohort:
+    with Cohort(backbone, genotypes, seeds, task, settings, cache) as cohort:
         losses = cohort.train(
-            train, order_seed=order_seed, until=until, paused=paused, progress=progress
+            train,
+            order_seed=order_seed,
+            until=until,
+            paused=paused,
+            trial_bytes=trial_bytes,
+            progress=progress,
         )
         release_memory()
         predictions, finite = cohort.predict(validation, beat=partial(tell, steps, steps))
