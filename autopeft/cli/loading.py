@@ -1,5 +1,6 @@
 """`autopeft load`: an exported adapter, checked, and what it says of some texts."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,18 @@ def _predicted(
 def _written(
     model: Any, tokenizer: Any, description: Description, texts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What is written for each text."""
+    """What is written for each text, or to a message of it."""
     outputs = description.outputs
     if outputs.writes is None or outputs.generation is None:
         raise TypeError("the answers of this adapter are no texts")
-    task = Language(outputs.writes, "likelihood", outputs.generation)
-    asked = Split("asked", tuple(tuple(text.split("\t", 1)) for text in texts), tuple(texts))
+    task = Language(outputs.writes, "likelihood", outputs.generation, chat=outputs.chat)
+    read = [
+        (json.dumps([{"role": "user", "content": text}]),)
+        if outputs.chat
+        else tuple(text.split("\t", 1))
+        for text in texts
+    ]
+    asked = Split("asked", tuple(read), tuple(texts))
     rows = task.encode(asked, tokenizer, description.max_length)
     (answers,) = written(
         model,

@@ -32,6 +32,7 @@ class Outputs:
         mean: an output times `std` plus `mean` is the label; 0 and 1 where the head does so itself.
         std: see `mean`.
         generation: how texts are written, where answers are texts.
+        chat: what is answered are messages, which the tokenizer's chat template writes.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Outputs:
     mean: float = 0.0
     std: float = 1.0
     generation: GenerationSpec | None = None
+    chat: bool = False
 
     @property
     def n_outputs(self) -> int:
@@ -63,7 +65,11 @@ class Outputs:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         if self.generation is not None:
-            return {"kind": self.kind, "generation": self.generation.model_dump(mode="json")}
+            return {
+                "kind": self.kind,
+                "generation": self.generation.model_dump(mode="json"),
+                "chat": self.chat,
+            }
         return {
             "kind": self.kind,
             "labels": list(self.labels),
@@ -80,7 +86,8 @@ class Outputs:
         """
         if "generation" in data:
             try:
-                return cls(data["kind"], generation=GenerationSpec(**data["generation"]))
+                generation = GenerationSpec(**data["generation"])
+                return cls(data["kind"], generation=generation, chat=data["chat"])
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, ("outputs.generation", *first["loc"])))
@@ -222,7 +229,11 @@ _OF_HEADS = checks.fields(
     }
 )
 _OF_WORDS = checks.fields(
-    {"kind": checks.one_of("seq2seq", "causal"), "generation": checks.PLAIN_OBJECT}
+    {
+        "kind": checks.one_of("seq2seq", "causal"),
+        "generation": checks.PLAIN_OBJECT,
+        "chat": checks.one_of(False, True),
+    }
 )
 
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 
+from autopeft.export.adapter import Outputs
 from autopeft.export.proof import Proof
 from autopeft.export.winner import Winner
 from autopeft.records import SELECTION
@@ -104,15 +105,17 @@ def _use(winner: Winner, target: str, name: str) -> str:
     if outputs.labels:
         lines.append(f"Classes: {', '.join(outputs.labels)}.")
     if outputs.generation is not None:
-        lines.append(_written(outputs.kind, outputs.generation))
+        lines.append(_written(outputs, outputs.generation))
     return "\n\n".join(lines)
 
 
-def _written(kind: str, generation: GenerationSpec) -> str:
+def _written(outputs: Outputs, generation: GenerationSpec) -> str:
     """How it was asked and how it wrote when it was scored."""
     beams = "greedily" if generation.beams == 1 else f"by {generation.beams} beams"
     told = f"Texts were written {beams}, {generation.n_new} tokens at most."
-    if kind == "causal":
+    if outputs.chat:
+        told += " What is asked are messages, as the tokenizer's chat template writes them."
+    elif outputs.kind == "causal":
         told += f" Between what is asked and what is written stands {generation.separator!r}."
     return told
 

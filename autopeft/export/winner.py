@@ -84,7 +84,8 @@ class Winner:
     def outputs(self) -> Outputs:
         """What the outputs mean once the head of a regression has its label's own scale."""
         if isinstance(self.ground.task, Language):
-            return Outputs(self.ground.task.kind, generation=self.ground.task.generation)
+            task = self.ground.task
+            return Outputs(task.kind, generation=task.generation, chat=task.chat)
         if isinstance(self.ground.task, Regression):
             mean, std = self.ground.task.label_mean, self.ground.task.label_std
             return Outputs("regression", (), *((0.0, 1.0) if self._last_bias else (mean, std)))

@@ -1,9 +1,15 @@
 """A study of conversations, whose answers a function of its user scores."""
 
+import json
+
 import pytest
 from study_factory import write_jsonl
 from tiny_language import texts, writing_backbone
 
+from autopeft.cli.loading import load_and_tell
+from autopeft.export.card import model_card
+from autopeft.export.run import TARGETS
+from autopeft.export.winner import winner_of
 from autopeft.study.search import run_search
 
 TEMPLATE = (
@@ -54,3 +60,11 @@ def test_answers_to_messages_are_searched(spec_of, model, tmp_path):
         assert record.failure is None
         assert 0 <= record.metrics["my.py:first"].value <= 1
         assert record.metrics["likelihood"].value > 0
+    winner = winner_of(study, "best")
+    (tmp_path / "exported").mkdir()
+    TARGETS["native"](winner, tmp_path / "exported")
+    asked = [json.loads(text)[0]["content"] for (text,) in winner.ground.dataset.validation.texts]
+    told = load_and_tell(tmp_path / "exported", None, asked)
+    assert [row["says"] for row in told["texts"]] == winner.answers
+    card = model_card(winner, "native", "out", "autopeft export", None, [])
+    assert "as the tokenizer's chat template writes them" in card
