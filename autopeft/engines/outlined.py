@@ -12,6 +12,7 @@ from autopeft.model.outline import Outline, kept_bytes, outline
 from autopeft.space.costs import CostModel, Linear
 from autopeft.space.forms import Form
 from autopeft.tasks.data import Dataset, load
+from autopeft.tasks.language import TARGET_KEY
 from autopeft.tasks.spec import LANGUAGE, GenerationSpec
 from autopeft.training.footprint import PASSING
 from autopeft.training.memory import OVERHEAD
@@ -50,12 +51,12 @@ def outlined(work: Work) -> Outlined:
     labels = dataset.label_names if dataset else ()
     found = outline(work.model, max(1, len(labels)), WRITES.get(work.task))
     n_read, n_written = _lengths(work)
-    longest = max(n_read, n_written)
-    if longest > found.longest_row:
-        raise ConfigError(
-            f"max_length: rows of {longest} tokens are more than the model reads; at most "
-            f"{found.longest_row}"
-        )
+    for key, longest in (("max_length", n_read), (TARGET_KEY, n_written)):
+        if longest > found.longest_row:
+            raise ConfigError(
+                f"{key}: rows of {longest} tokens are more than the model reads; at most "
+                f"{found.longest_row}"
+            )
     facts = Facts(
         model_shape=found.shape.to_dict(),
         model=work.model,
