@@ -51,8 +51,8 @@ def search(
         data: the `data` section of a study file, or a folder with train, validation and test
             files, or a Hub name such as `glue/sst2`.
         out: folder of the study; an existing one is continued to `trials` in all.
-        task: "classification" or "regression".
-        metric: the task's default one if None.
+        task: "classification", "regression", "token_classification", "seq2seq" or "causal".
+        metric: the task's default one if None, or a function of one's own, `my.py:fn`.
         space: a shipped name or a path.
         max_params: parameters of the ops at most, a number or a percentage like "1%".
         max_trained: likewise of those that are trained, where a method trains more than it stores.

@@ -39,7 +39,6 @@ from transformers import (
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import Backbone, cast, fingerprint
-from autopeft.model.head import shifted_right
 from autopeft.space.forms import FORMS, Activation, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.taps import LINEAR_INPUT, Tap
@@ -222,7 +221,8 @@ def tiny_batch(model, n_rows=5, *, seed=0):
         # Their heads look for the end of a sentence.
         last = batch["attention_mask"].sum(1) - 1
         batch["input_ids"][torch.arange(n_rows), last] = model.config.eos_token_id
-        batch["decoder_input_ids"] = shifted_right(batch["input_ids"], model.config)
+        start = torch.full((n_rows, 1), model.config.decoder_start_token_id)
+        batch["decoder_input_ids"] = torch.cat([start, batch["input_ids"][:, :-1]], 1)
     return batch
 
 

@@ -15,11 +15,14 @@ from autopeft.cli.options import (
     DataOption,
     Format,
     FormatOption,
+    LabelOption,
     MaxMemoryOption,
     MaxParamsOption,
     MaxTrainedOption,
     ModelOption,
+    TaskOption,
     TextOption,
+    TrainRowsOption,
 )
 from autopeft.cli.run import show_front
 from autopeft.cli.searching import resume, search
@@ -82,10 +85,10 @@ def train(
     study: Annotated[Path | None, typer.Option(help="A study file to take the rest from.")] = None,
     model: ModelOption = None,
     data: DataOption = None,
-    task: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
+    task: TaskOption = None,
     text: TextOption = None,
-    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
-    train_rows: Annotated[int | None, typer.Option(help="Use so many training rows.")] = None,
+    label: LabelOption = None,
+    train_rows: TrainRowsOption = None,
     max_params: MaxParamsOption = None,
     max_trained: MaxTrainedOption = None,
     max_memory: MaxMemoryOption = None,

@@ -18,6 +18,12 @@ ModelOption = Annotated[str | None, typer.Option(help="Hub name or folder.")]
 DataOption = Annotated[
     str | None, typer.Option(help="Folder with train/validation/test files, a file, or a Hub name.")
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(help="classification, regression, token_classification, seq2seq or causal."),
+]
+LabelOption = Annotated[str | None, typer.Option(help="Label column.")]
+TrainRowsOption = Annotated[int | None, typer.Option(help="Use so many training rows.")]
 TextOption = Annotated[str | None, typer.Option(help="Text column, or two: text_a,text_b.")]
 WorkersOption = Annotated[
     str | None, typer.Option(help="Worker processes: a number or auto; 0 for none.")

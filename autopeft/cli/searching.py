@@ -13,6 +13,7 @@ from autopeft.cli.options import (
     Format,
     FormatOption,
     GpusOption,
+    LabelOption,
     MaxFailuresOption,
     MaxMemoryOption,
     MaxParamsOption,
@@ -20,7 +21,9 @@ from autopeft.cli.options import (
     ModelOption,
     NoCacheOption,
     StorageOption,
+    TaskOption,
     TextOption,
+    TrainRowsOption,
     TrialTimeoutOption,
     WorkersOption,
 )
@@ -32,10 +35,10 @@ def search(
     study: Annotated[Path | None, typer.Argument(help="A study file.")] = None,
     model: ModelOption = None,
     data: DataOption = None,
-    task: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
+    task: TaskOption = None,
     text: TextOption = None,
-    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
-    train_rows: Annotated[int | None, typer.Option(help="Use so many training rows.")] = None,
+    label: LabelOption = None,
+    train_rows: TrainRowsOption = None,
     metric: Annotated[
         str | None, typer.Option(help="What to maximise; or a function of your own, my.py:fn.")
     ] = None,

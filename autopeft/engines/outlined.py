@@ -16,10 +16,7 @@ from autopeft.tasks.language import TARGET_KEY
 from autopeft.tasks.spec import LANGUAGE, GenerationSpec
 from autopeft.training.footprint import PASSING
 from autopeft.training.memory import OVERHEAD
-from autopeft.training.words import MOST_LOGITS
-
-LOGITS = 3
-"""Tensors of the words' width that a step holds: logits, in fp32, and their gradient."""
+from autopeft.training.words import passing_bytes
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def guess(found: Outline, work: Work) -> CostModel:
     passing = PASSING * n_tokens * max(found.shape.widths.values()) * size
     words = 0
     if work.task in LANGUAGE:
-        words = LOGITS * DTYPES["fp32"].itemsize * min(MOST_LOGITS, n_tokens * found.n_words)
+        words = passing_bytes(n_tokens, found.n_words)
     return CostModel(
         start_bytes=found.model.num_parameters() * size,
         overhead=OVERHEAD["exact"],

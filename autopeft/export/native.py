@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, head_tensors, mount
@@ -20,7 +20,9 @@ from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.model.inject import Injection, fill
 from autopeft.ops.base import Stack
 from autopeft.ops.entries import Entries
+from autopeft.tasks.language import speak
 from autopeft.training.tensors import Kind, read_kinds, tensors_of, write_tensors
+from autopeft.training.writing import writing
 
 CONFIG = "autopeft_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -71,12 +73,16 @@ def load(
     base = base_of(description, backbone)
     put_on(base, folder, description, sha256)
     model = base.model
-    # A prompt stands before a row's first token, which kept keys are not.
-    model.config.use_cache = bool(description.outputs.writes) and not description.prompted
     model.save_pretrained = partial(_save_again, model, description, base.fresh)
     tokenizer = _tokenizer(folder, base)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+    if (generation := description.outputs.generation) is not None:
+        speak(tokenizer, generation)
+        # A prompt stands before a row's first token, which kept keys are not.
+        cached = model.config.use_cache = not description.prompted
+        told = writing(model, tokenizer, generation, cached=cached)
+        model.generation_config = GenerationConfig(**told)
     return model.to(device=device, dtype=dtype or torch.float32), tokenizer
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from autopeft.errors import DataError
 from autopeft.export.adapter import Outputs
 from autopeft.export.winner import BATCH_SIZE, Winner
-from autopeft.training.writing import written_by
+from autopeft.training.writing import writing
 
 TOLERANCE: Mapping[str, float] = {"native": 1e-5, "peft": 1e-5, "merged": 1e-4}
 """Largest difference of an output, relative to the largest output if that is above 1."""
@@ -137,7 +137,9 @@ def _answers(winner: Winner) -> dict[str, Any] | None:
         "targets": rows.answers.targets,
         "continues": rows.answers.continues,
         "n_written": len(winner.answers),
-        "arguments": {"use_cache": _keeps_keys(winner), **written_by(generation)},
+        "arguments": writing(
+            winner.backbone.model, winner.tokenizer, generation, cached=_keeps_keys(winner)
+        ),
     }
 
 

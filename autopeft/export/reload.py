@@ -75,7 +75,6 @@ def _texts(model: Any, tokenizer: Any, question: dict[str, Any]) -> list[str]:
         written = model.generate(
             input_ids=read,
             attention_mask=torch.ones_like(read),
-            pad_token_id=question["pad_token_id"],
             **answers["arguments"],
         )[0, len(ids) if answers["continues"] else 0 :]
         found.append(tokenizer.decode(written, skip_special_tokens=True).strip())

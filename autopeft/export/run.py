@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import GenerationConfig
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.again import write_again
@@ -23,6 +24,7 @@ from autopeft.export.to_peft import write_peft
 from autopeft.export.winner import Winner, winner_of
 from autopeft.files import write_atomic
 from autopeft.study.folder import Study, check_new
+from autopeft.training.writing import writing
 
 Notes = list[str]
 
@@ -106,6 +108,9 @@ def _merged(winner: Winner, folder: Path) -> Notes:
     model = winner.model_with_head()
     plain = merge(model, winner.genotype, winner.record.seed, winner.ops)
     plain.config.use_cache = True
+    if (generation := winner.outputs.generation) is not None:
+        told = writing(plain, winner.tokenizer, generation, cached=True)
+        plain.generation_config = GenerationConfig(**told)
     plain.save_pretrained(folder)
     winner.tokenizer.save_pretrained(folder)
     return []

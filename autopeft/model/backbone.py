@@ -95,8 +95,7 @@ def load_backbone(
         DataError: it cannot be loaded, its family is not known, it needs code of its own, or the
             checkpoint lacks a part of the backbone.
     """
-    source, _, revision = name.partition("@") if not Path(name).is_dir() else (name, "", "")
-    arguments = {"revision": revision} if revision else {}
+    source, arguments = source_of(name)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -145,6 +144,14 @@ def load_backbone(
         fingerprint=fingerprint(model, fresh),
         notes=notes,
     )
+
+
+def source_of(name: str) -> tuple[str, dict[str, str]]:
+    """What transformers loads from, and what it is told beside: a revision, if the name has one."""
+    if Path(name).is_dir():
+        return name, {}
+    source, _, revision = name.partition("@")
+    return source, {"revision": revision} if revision else {}
 
 
 def check_tags(name: str, model: PreTrainedModel) -> None:

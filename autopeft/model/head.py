@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
 from autopeft.model.families import Pool
@@ -146,8 +146,9 @@ def pooled_logits(
         batch: as the model takes it, of the examples that all trials have.
     """
     given = dict(batch)
-    if model.config.is_encoder_decoder:
-        given["decoder_input_ids"] = shifted_right(batch["input_ids"], model.config)
+    # What a decoder reads of a text; BART's body does so by itself, T5's leaves it to the head.
+    if (shift := getattr(model, "_shift_right", None)) is not None:
+        given["decoder_input_ids"] = shift(batch["input_ids"])
     states: Tensor = model.base_model(**given, use_cache=False).last_hidden_state
     mask = batch["attention_mask"]
     of_trials = states.view(-1, *mask.shape, states.shape[-1])
@@ -165,22 +166,6 @@ def pooled_logits(
     for name in head:
         out = model.get_submodule(name)(out)
     return out
-
-
-def shifted_right(
-    input_ids: Int[Tensor, "batch token"], config: PretrainedConfig
-) -> Int[Tensor, "batch token"]:
-    """What the decoder reads where a whole encoder-decoder reads a text: the same, one later.
-
-    Args:
-        input_ids: of the encoder.
-        config: of the model.
-    """
-    if config.model_type == "mbart":  # it begins with the last token, which is the language
-        start = input_ids.gather(1, input_ids.ne(config.pad_token_id).sum(1, keepdim=True) - 1)
-    else:
-        start = torch.full_like(input_ids[:, :1], config.decoder_start_token_id)
-    return torch.cat([start, input_ids[:, :-1]], 1)
 
 
 class StackedHead:

@@ -1,7 +1,6 @@
 """A model of which only the configuration is there: its shape, and what a step would keep."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from autopeft.model.backbone import (
     backbone_prefix,
     cause,
     check_tags,
+    source_of,
 )
 from autopeft.model.families import FAMILIES
 from autopeft.model.unknown import told
@@ -60,8 +60,7 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
     Raises:
         DataError: there is no configuration, or its family is not known.
     """
-    source, _, revision = name.partition("@") if not Path(name).is_dir() else (name, "", "")
-    arguments = {"revision": revision} if revision else {}
+    source, arguments = source_of(name)
     transformers_logging.set_verbosity_error()
     try:
         own = {"num_labels": n_outputs} if writes in HEADED else {}

@@ -32,27 +32,25 @@ class SharedCategorical(_Shared, CategoricalDistribution):
     """Choices that many trials share."""
 
 
+_PLAIN = (CategoricalDistribution, IntDistribution, FloatDistribution)
+_SHARED = (SharedCategorical, SharedInt, SharedFloat)
+_Kinds = tuple[type[CategoricalDistribution], type[IntDistribution], type[FloatDistribution]]
+
+
 def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
     """The distribution of every coordinate, by name."""
-    return {dim.name: _distribution(dim) for dim in space.dimensions()}
-
-
-def _distribution(dim: Dimension) -> BaseDistribution:
-    if isinstance(dim, Categorical):
-        return CategoricalDistribution(dim.choices)
-    if isinstance(dim, Integer):
-        return IntDistribution(dim.low, dim.high)
-    return FloatDistribution(dim.low, dim.high, log=dim.log)
+    return {dim.name: _distribution(dim, _PLAIN) for dim in space.dimensions()}
 
 
 def shared_distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
     """The same for a study in memory: copying them took most of the time to build one."""
-    return {dim.name: _shared(dim) for dim in space.dimensions()}
+    return {dim.name: _distribution(dim, _SHARED) for dim in space.dimensions()}
 
 
-def _shared(dim: Dimension) -> BaseDistribution:
+def _distribution(dim: Dimension, kinds: _Kinds) -> BaseDistribution:
+    categorical, integer, number = kinds
     if isinstance(dim, Categorical):
-        return SharedCategorical(dim.choices)
+        return categorical(dim.choices)
     if isinstance(dim, Integer):
-        return SharedInt(dim.low, dim.high)
-    return SharedFloat(dim.low, dim.high, log=dim.log)
+        return integer(dim.low, dim.high)
+    return number(dim.low, dim.high, log=dim.log)

@@ -96,7 +96,7 @@ class Language:
             return self._continued(split, tokenizer, max_length)
         longest = self.generation.max_target_length
         check_length(longest, tokenizer, 1, TARGET_KEY)
-        _speak(tokenizer, self.generation)
+        speak(tokenizer, self.generation)
         read = encode(split.asked, tokenizer, max_length)
         targets, n_cut = _cut(_targets(split, tokenizer), longest, _ends(tokenizer))
         return Encoded(
@@ -184,7 +184,7 @@ def _told(predictions: NDArray[Any], truth: NDArray[Any]) -> tuple[list[str], li
     return [one.text for one in predictions], [list(references) for references in truth]
 
 
-def _speak(tokenizer: PreTrainedTokenizerBase, generation: GenerationSpec) -> None:
+def speak(tokenizer: PreTrainedTokenizerBase, generation: GenerationSpec) -> None:
     """Tell a tokenizer of many languages which ones texts and answers are in.
 
     Raises:

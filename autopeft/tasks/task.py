@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError
 from autopeft.tasks.data import Dataset
 from autopeft.tasks.encode import Encoded, encode
 from autopeft.tasks.language import Language
+from autopeft.tasks.losses import mean_cross_entropy
 from autopeft.tasks.metrics import (
     Measurement,
     measure_classes,
@@ -105,11 +105,7 @@ class Classification:
         self, logits: Float[Tensor, "trial batch output"], labels: Int[Tensor, " batch"]
     ) -> Float[Tensor, " trial"]:
         """Mean cross-entropy for each trial, in nats."""
-        n_trials, n_rows, _ = logits.shape
-        losses = cross_entropy(
-            logits.float().flatten(0, 1), labels.repeat(n_trials), reduction="none"
-        )
-        return losses.view(n_trials, n_rows).mean(dim=1)
+        return mean_cross_entropy(logits, labels)
 
     def predictions(
         self, logits: Float[Tensor, "trial batch output"]

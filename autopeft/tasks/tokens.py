@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.tasks.encode import IGNORED, Encoded, Tags, check_length
+from autopeft.tasks.losses import mean_cross_entropy
 from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.own_metric import OwnMetric
 from autopeft.tasks.spans import (
@@ -64,11 +64,7 @@ class TokenClassification:
         self, logits: Float[Tensor, "trial word output"], labels: Int[Tensor, " word"]
     ) -> Float[Tensor, " trial"]:
         """Mean cross-entropy over the words of a batch for each trial, in nats."""
-        n_trials, n_words, _ = logits.shape
-        losses = cross_entropy(
-            logits.float().flatten(0, 1), labels.repeat(n_trials), reduction="none"
-        )
-        return losses.view(n_trials, n_words).mean(dim=1)
+        return mean_cross_entropy(logits, labels)
 
     def predictions(self, logits: Float[Tensor, "trial word output"]) -> Int[Tensor, "trial word"]:
         """The likeliest tag; some tag even where logits are NaN, so look at the loss too."""

@@ -11,10 +11,12 @@ from autopeft.space.costs import FLOATS_PER_PARAMETER
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Encoded
+from autopeft.tasks.language import Language
 from autopeft.tasks.task import AnyTask
 from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.trials import EVALUATION_FACTOR
+from autopeft.training.words import passing_bytes
 
 ROWS = (4, 2)
 """Rows of the batches that are looked at; what is kept is linear in them."""
@@ -45,12 +47,15 @@ def trial_bytes(
         held = _bytes(parameters)
         remembered = _bytes([b for op in cohort.injection.stacks() for b in op.buffers()])
         more, less = (_kept(cohort, rows, n_rows) for n_rows in ROWS)
+        n_words = cohort.words.n_words if isinstance(task, Language) else 0
     of_a_row = (more - less) / (ROWS[0] - ROWS[1])
     whatever = max(0.0, less - ROWS[1] * of_a_row)
     batch = settings.batch_size
     widest = max(backbone.shape.widths[tap] for tap in Tap if tap in backbone.shape.widths)
     state = batch * max(rows.lengths) * widest * DTYPES[backbone.precision].itemsize
     passing = PASSING * state * len(genotypes)
+    if n_words:
+        passing += passing_bytes(batch * int(rows.labels.max()), n_words)
     size = whatever + batch * of_a_row + passing + FLOATS_PER_PARAMETER * held
     # Evaluation keeps nothing, but its batches are larger.
     least = PASSING * EVALUATION_FACTOR * state

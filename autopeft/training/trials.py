@@ -195,7 +195,8 @@ class Trials(AbstractContextManager[Any, None]):
             tell()
         texts: dict[tuple[int, int], str] = {}
         if task.generates:
-            for indices in order:
+            size = self.settings.batch_size * EVALUATION_FACTOR // task.generation.beams
+            for indices in evaluation_order(rows.lengths, max(1, size)):  # each beam is a row
                 for trial, some in enumerate(self.answers(rows, indices)):
                     texts |= {(trial, row): text for row, text in zip(indices, some, strict=True)}
                 tell()

@@ -68,6 +68,14 @@ def chunks(n_positions: int, n_words: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, n_positions, size)]
 
 
+def passing_bytes(n_positions: int, n_words: int) -> int:
+    """What the words of some positions take while their loss is computed, however many trials.
+
+    The logits, in fp32 as well, and their gradient.
+    """
+    return 3 * torch.float32.itemsize * min(MOST_LOGITS, n_positions * n_words)
+
+
 class _MeanLosses(Function):
     @staticmethod
     def forward(

@@ -53,9 +53,7 @@ def written(
         tiled[name] = EncoderDecoderCache(DynamicCache(), DynamicCache())
     found: Tensor = model.generate(
         **tiled,
-        generation_config=_configuration(
-            model, tokenizer, generation, answers.targets[indices[0]], cached=cached
-        ),
+        generation_config=GenerationConfig(**writing(model, tokenizer, generation, cached=cached)),
     )
     n_read = tiled["input_ids"].shape[1] if answers.continues else 0
     texts = tokenizer.batch_decode(found[:, n_read:], skip_special_tokens=True)
@@ -86,45 +84,39 @@ def _asked(
     }
 
 
-def _configuration(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    generation: GenerationSpec,
-    answer: list[int],
-    *,
-    cached: bool,
-) -> GenerationConfig:
-    """The model's special tokens, and nothing else of how it would write by itself.
+def writing(
+    model: PreTrainedModel, tokenizer: Any, generation: GenerationSpec, *, cached: bool
+) -> dict[str, Any]:
+    """How a model writes, as `generate` takes it: its special tokens, and what a study says.
 
     A model of many languages begins an answer with its language, either as what is read first or
-    as what is written first; which one, any answer that it learns from tells.
+    as what is written first; which one, an answer of no words tells.
+
+    Args:
+        model: that writes.
+        tokenizer: of the model, told of languages (`autopeft.tasks.language.speak`).
+        generation: what the study says.
+        cached: keep keys and values of what was written.
     """
     own = model.generation_config
     start, first = own.decoder_start_token_id, own.forced_bos_token_id
     if generation.target_language is not None:
         language = tokenizer.convert_tokens_to_ids(generation.target_language)
-        ids = torch.tensor([answer])
-        start = int(model.prepare_decoder_input_ids_from_labels(ids)[0, 0])
-        first = language if answer[0] == language else first
+        nothing = torch.tensor([tokenizer(text_target="")["input_ids"]])
+        start = int(model.prepare_decoder_input_ids_from_labels(nothing)[0, 0])
+        first = language if nothing[0, 0] == language else first
     pad = tokenizer.pad_token_id
-    return GenerationConfig(
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.eos_token_id if pad is None else pad,
-        decoder_start_token_id=start,
-        forced_bos_token_id=first,
-        forced_eos_token_id=own.forced_eos_token_id,
-        use_cache=cached,
-        **written_by(generation),
-    )
-
-
-def written_by(generation: GenerationSpec) -> dict[str, Any]:
-    """How texts are written, as `generate` takes it."""
     return {
+        "bos_token_id": own.bos_token_id,
+        "eos_token_id": own.eos_token_id,
+        "pad_token_id": own.eos_token_id if pad is None else pad,
+        "decoder_start_token_id": start,
+        "forced_bos_token_id": first,
+        "forced_eos_token_id": own.forced_eos_token_id,
         "do_sample": False,
         "num_beams": generation.beams,
         "max_new_tokens": generation.n_new,
         "length_penalty": generation.length_penalty,
         "no_repeat_ngram_size": generation.no_repeat_ngram,
+        "use_cache": cached,
     }

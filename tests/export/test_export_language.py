@@ -12,11 +12,11 @@ from tiny_language import CONFIGS, kind_of, texts, writing_backbone
 import autopeft
 from autopeft.cli.loading import load_and_tell
 from autopeft.errors import ConfigError, DataError
-from autopeft.export import reload
+from autopeft.export import proof, reload
 from autopeft.export.bank import AdapterBank
 from autopeft.export.card import model_card
 from autopeft.export.native import CONFIG
-from autopeft.export.proof import TOLERANCE, _same_texts, question_of
+from autopeft.export.proof import TOLERANCE, _same_texts, prove, question_of
 from autopeft.export.run import TARGETS
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
@@ -99,6 +99,20 @@ def test_loaded_model_writes_for_texts(home, family):
     assert type(model).__name__.endswith(("ForConditionalGeneration", "ForCausalLM"))
 
 
+@pytest.mark.parametrize("family", ["mbart", "gpt2"])
+@pytest.mark.parametrize("target", ["native", "merged"])
+def test_it_generates_as_it_was_scored_unless_it_is_told_otherwise(home, family, target):
+    one, folder = winner(home, family, target), exported(home, family, target)
+    question = question_of(target, folder, one)
+    model, tokenizer = reload.load(question)
+    ids = torch.tensor([question["answers"]["input_ids"][0]])
+    if family == "gpt2":
+        ids = ids[:, : question["answers"]["targets"][0].count(-100)]
+    (found,) = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
+    text = tokenizer.decode(found[ids.shape[1] if family == "gpt2" else 0 :], True)
+    assert text.strip() == one.answers[0]
+
+
 @pytest.mark.parametrize(("family", "auto"), [("t5", "Seq2SeqLM"), ("gpt2", "CausalLM")])
 def test_card_says_how_to_load_and_how_it_wrote(home, family, auto):
     text = model_card(winner(home, family, "peft"), "peft", "out", "autopeft export", None, [])
@@ -120,6 +134,15 @@ def test_description_with_a_wrong_generation_is_refused(home, tmp_path):
     edit_json(tmp_path / CONFIG, lambda data: data["outputs"]["generation"].update(beams=0))
     with pytest.raises(DataError, match=r"outputs.generation.beams: .*greater than or equal to 1"):
         autopeft.load(tmp_path)
+
+
+def test_other_texts_are_no_proof(home, monkeypatch):
+    one = winner(home, "gpt2", "native")
+    monkeypatch.setattr(proof, "ask", lambda _: (one.logits, one.answers))
+    assert prove("native", home, one).texts == len(one.answers)
+    monkeypatch.setattr(proof, "ask", lambda _: (one.logits, ["nothing"] * len(one.answers)))
+    with pytest.raises(DataError, match="it writes 'nothing', not"):
+        prove("native", home, one)
 
 
 def test_too_many_different_texts_are_another_model():

@@ -1,10 +1,11 @@
 """Trials that write: losses, independence and answers, on tiny models of every family."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from tiny import LORA, MAM, genotype, lora, op, same
+from tiny import LORA, MAM, N_WORDS, genotype, lora, op, same
 from tiny_language import CONFIGS, encoded, language, writing_backbone
 from torch.nn.functional import cross_entropy
 
@@ -15,6 +16,7 @@ from autopeft.space.taps import Tap
 from autopeft.tasks.encode import IGNORED, collate, padded
 from autopeft.training import words as words_module
 from autopeft.training.cohort import Cohort
+from autopeft.training.footprint import trial_bytes
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.words import losses_of, mean_losses
 
@@ -78,6 +80,27 @@ def test_answers_with_kept_keys_are_those_without(family, beams):
         again = trials.answers(rows, list(range(9)), cached=False)
     assert kept == again
     assert len({text for some in kept for text in some}) > 1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_prompt_writes_without_kept_keys(family):
+    prompt = genotype(same(Form.PROMPT, Tap.EMBED, (4, 0, 0)), learning_rate=0.5)
+    rows = encoded(family, 5, seed=2)
+    with cohort(family, [prompt]) as trial:
+        trial.train(encoded(family), order_seed=0)
+        (written,), _ = trial.predict(rows)
+        (again,) = trial.answers(rows, ROWS, cached=False)
+    assert [one.text for one in written] == again
+
+
+def test_words_in_passing_count_for_a_trials_memory(monkeypatch):
+    backbone, task, rows = writing_backbone("llama"), language("llama"), encoded("llama")
+    each = partial(trial_bytes, backbone, [LORA], task=task, settings=SETTINGS, rows=rows)
+    with_words = each()
+    monkeypatch.setattr(words_module, "MOST_LOGITS", 0)
+    longest = int(rows.labels.max())
+    monkeypatch.setattr(words_module, "chunks", lambda n_positions, _: [slice(n_positions)])
+    assert with_words - each() == 3 * 4 * SETTINGS.batch_size * longest * N_WORDS
 
 
 @families
