@@ -10,6 +10,7 @@ from autopeft.handle import Study
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
+from autopeft.model.quantized import check_gradients
 from autopeft.objectives import DEFAULT
 from autopeft.space import yaml
 from autopeft.space.genotype import Genotype
@@ -24,6 +25,7 @@ def search(
     model: str | Path,
     data: str | Path | Mapping[str, Any],
     out: str | Path,
+    quantize: str | None = None,
     task: str = "classification",
     metric: str | None = None,
     space: str | Path = "unified",
@@ -51,6 +53,7 @@ def search(
         data: the `data` section of a study file, or a folder with train, validation and test
             files, or a Hub name such as `glue/sst2`.
         out: folder of the study; an existing one is continued to `trials` in all.
+        quantize: keep the weight matrices of the backbone's layers in few bits: "nf4" or "int8".
         task: "classification", "regression", "token_classification", "seq2seq" or "causal".
         metric: the task's default one if None, or a function of one's own, `my.py:fn`.
         space: a shipped name or a path.
@@ -80,6 +83,7 @@ def search(
     """
     values: dict[str, Any] = {
         "model": str(model),
+        "quantize": quantize,
         "task": task,
         "data": data_section(data),
         "metric": metric,
@@ -125,8 +129,10 @@ def attach(
 
     Raises:
         ConfigError: the model lacks a tap, has another depth, or has ops already.
-        DataError: the family is not known, or the head is not made of Linear layers and LayerNorms.
+        DataError: the family is not known, the head is not made of Linear layers and LayerNorms, or
+            a weight matrix in few bits lets no gradient pass.
     """
+    check_gradients(model)
     head = [module for _, module in head_modules(model, ())]
     injection = Injection(model, [genotype], [seed], kernel)
     for module in head:

@@ -15,6 +15,9 @@ class Format(StrEnum):
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 ModelOption = Annotated[str | None, typer.Option(help="Hub name or folder.")]
+QuantizeOption = Annotated[
+    str | None, typer.Option(help="Keep the backbone's weights in few bits: nf4 or int8.")
+]
 DataOption = Annotated[
     str | None, typer.Option(help="Folder with train/validation/test files, a file, or a Hub name.")
 ]

@@ -20,6 +20,7 @@ from autopeft.cli.options import (
     MaxTrainedOption,
     ModelOption,
     NoCacheOption,
+    QuantizeOption,
     StorageOption,
     TaskOption,
     TextOption,
@@ -34,6 +35,7 @@ from autopeft.errors import ConfigError
 def search(
     study: Annotated[Path | None, typer.Argument(help="A study file.")] = None,
     model: ModelOption = None,
+    quantize: QuantizeOption = None,
     data: DataOption = None,
     task: TaskOption = None,
     text: TextOption = None,
@@ -96,6 +98,7 @@ def search(
         study,
         {
             ("model",): model,
+            ("quantize",): quantize,
             ("task",): task,
             ("metric",): metric,
             ("objectives",): objectives.split(",") if objectives else None,

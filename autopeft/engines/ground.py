@@ -198,4 +198,4 @@ def load_ground(work: Work, device: int = 0) -> Ground:
 
 def _backbone(work: Work, dataset: Dataset, place: str) -> Backbone:
     n_outputs = max(1, len(dataset.label_names))
-    return load_backbone(work.model, n_outputs, place, WRITES.get(work.task))
+    return load_backbone(work.model, n_outputs, place, WRITES.get(work.task), work.quantize)

@@ -8,7 +8,10 @@ from autopeft.engines.ground import WRITES
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import ConfigError
 from autopeft.model.backbone import DTYPES
+from autopeft.model.computing import Scheme
 from autopeft.model.outline import Outline, kept_bytes, outline
+from autopeft.model.quantized import quantizable
+from autopeft.model.quantized_linear import BYTES
 from autopeft.space.costs import CostModel, Linear
 from autopeft.space.forms import Form
 from autopeft.tasks.data import Dataset, load
@@ -75,7 +78,8 @@ def guess(found: Outline, work: Work) -> CostModel:
     """The memory of trainings on full batches of the longest rows that the study allows.
 
     The weights; what a forward pass keeps of every layer; of each op for each token what it reads
-    and twice its size; and parameters with all that belongs to them. Where the precision is left to
+    and twice its size; and parameters with all that belongs to them. Of weights in few bits one
+    matrix at a time is there as numbers. Where the precision is left to
     a probe, in fp32.
 
     Args:
@@ -90,14 +94,27 @@ def guess(found: Outline, work: Work) -> CostModel:
     n_tokens = batch * max(n_read, n_written)
     layer = part * kept_bytes(found.model, batch, n_read, n_written) / found.shape.n_layers
     passing = PASSING * n_tokens * max(found.shape.widths.values()) * size
+    unpacked = size * max(_matrices(found)) if work.quantize else 0
     words = 0
     if work.task in LANGUAGE:
         words = passing_bytes(n_tokens, found.n_words)
     return CostModel(
-        start_bytes=found.model.num_parameters() * size,
+        start_bytes=_weight_bytes(found, work.quantize, size),
         overhead=OVERHEAD["exact"],
-        memory=Linear(passing + words, layer, _of_ops(float(n_tokens * size))),
+        memory=Linear(passing + words + unpacked, layer, _of_ops(float(n_tokens * size))),
     )
+
+
+def _matrices(found: Outline) -> list[int]:
+    """How many weights each matrix has that `quantize` keeps in few bits."""
+    return [module.weight.numel() for _, module in quantizable(found.model)] or [0]
+
+
+def _weight_bytes(found: Outline, scheme: Scheme | None, size: int) -> int:
+    """Memory of all weights."""
+    n_packed = sum(_matrices(found)) if scheme else 0
+    packed = n_packed * BYTES[scheme] if scheme else 0.0
+    return int((found.model.num_parameters() - n_packed) * size + packed)
 
 
 def _of_ops(n_bytes: float) -> dict[Form, tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from autopeft.model.computing import Precision
+from autopeft.model.computing import Precision, Scheme
 from autopeft.objectives import PARAMS, CostName
 from autopeft.space.costs import CostModel
 from autopeft.space.shape import ModelShape
@@ -17,6 +17,7 @@ class Work(Strict):
 
     Attributes:
         model: Hub name or absolute path.
+        quantize: how the weight matrices of its layers are kept in few bits; None for as they are.
         task: the kind of task.
         metric: what the study optimises; a function with the absolute path of its file.
         costs: what it optimises beside.
@@ -28,6 +29,7 @@ class Work(Strict):
     """
 
     model: str
+    quantize: Scheme | None = None
     task: Kind
     metric: str
     costs: tuple[CostName, ...] = (PARAMS,)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from autopeft import checks
 from autopeft.errors import ConfigError
 from autopeft.model.backbone import CLASSES
-from autopeft.model.computing import Kernel
+from autopeft.model.computing import Kernel, Scheme
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
@@ -110,6 +110,7 @@ class Description:
         seed: of the trial, for what is random and not stored.
         outputs: what they mean.
         max_length: longest row in tokens that it was trained on.
+        scheme: how the weight matrices of the backbone's layers are kept in few bits, if they are.
     """
 
     backbone: str
@@ -119,6 +120,7 @@ class Description:
     seed: int
     outputs: Outputs
     max_length: int
+    scheme: Scheme | None = None
 
     @property
     def prompted(self) -> bool:
@@ -139,6 +141,7 @@ class Description:
                 "name": self.backbone,
                 "revision": self.revision,
                 "sha256": self.backbone_sha256,
+                **({"quantize": self.scheme} if self.scheme else {}),
             },
             "genotype": self.genotype.to_dict(),
             "seed": self.seed,
@@ -164,6 +167,7 @@ class Description:
             seed=data["seed"],
             outputs=Outputs.from_dict(data["outputs"], source),
             max_length=data["max_length"],
+            scheme=backbone.get("quantize"),
         )
         return description, data["tensors"]["sha256"]
 
@@ -242,17 +246,24 @@ def _check_outputs(value: Any, at: str) -> list[str]:
     return (_OF_WORDS if of_words else _OF_HEADS)(value, at)
 
 
+_OF_PLAIN: dict[str, checks.Check] = {
+    "name": _NAME,
+    "revision": checks.optional(checks.matching(r"[\w.-]{1,100}", "a revision")),
+    "sha256": _HASH,
+}
+_OF_FEW_BITS = {**_OF_PLAIN, "quantize": checks.one_of(*get_args(Scheme))}
+
+
+def _check_backbone(value: Any, at: str) -> list[str]:
+    in_few_bits = isinstance(value, dict) and "quantize" in value
+    return checks.fields(_OF_FEW_BITS if in_few_bits else _OF_PLAIN)(value, at)
+
+
 _check = checks.fields(
     {
         "version": checks.one_of(FORMAT_VERSION),
         "autopeft": checks.TEXT,
-        "backbone": checks.fields(
-            {
-                "name": _NAME,
-                "revision": checks.optional(checks.matching(r"[\w.-]{1,100}", "a revision")),
-                "sha256": _HASH,
-            }
-        ),
+        "backbone": _check_backbone,
         "genotype": checks.PLAIN_OBJECT,
         "seed": checks.COUNT,
         "outputs": _check_outputs,

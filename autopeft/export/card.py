@@ -41,6 +41,24 @@ model = PeftModel.from_pretrained(base, {folder!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({folder!r})""",
 }
 
+USE_NF4 = """\
+from peft import PeftModel
+from transformers import AutoTokenizer, BitsAndBytesConfig, {auto}
+
+nf4 = BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules={in_full!r}
+)
+base = {auto}.from_pretrained(
+    {backbone!r}, revision={revision!r}{arguments}, quantization_config=nf4
+)
+model = PeftModel.from_pretrained(base, {folder!r}).eval()
+tokenizer = AutoTokenizer.from_pretrained({folder!r})"""
+"""Of peft, on a backbone in few bits."""
+_ON_NF4 = (
+    "It was compared in fp32; on CPUs with AVX512-BF16 bitsandbytes computes answers in bf16 "
+    "unless `support_avx512bf16_for_cpu` of its layers is set to False."
+)
+
 
 def model_card(
     winner: Winner, target: str, name: str, command: str, proof: Proof | None, notes: Sequence[str]
@@ -91,15 +109,18 @@ def _what(winner: Winner) -> str:
 def _use(winner: Winner, target: str, name: str) -> str:
     if target not in USE:
         return ""
-    code = USE[target].format(
+    outputs, in_nf4 = winner.outputs, target == "peft" and winner.in_full is not None
+    code = (USE_NF4 if in_nf4 else USE[target]).format(
         folder=name,
         backbone=winner.description.backbone,
         revision=winner.description.revision or "main",
-        auto=winner.outputs.auto,
-        arguments=winner.outputs.arguments,
+        auto=outputs.auto,
+        arguments=outputs.arguments,
+        in_full=winner.in_full,
     )
-    outputs = winner.outputs
     lines = [f"```python\n{code}\n```"]
+    if in_nf4:
+        lines.append(_ON_NF4)
     if outputs.kind == "regression" and (outputs.mean, outputs.std) != (0.0, 1.0):
         lines.append(f"The label is {outputs.std!r} times the output plus {outputs.mean!r}.")
     if outputs.labels:

@@ -12,6 +12,7 @@ from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
 from autopeft.model.layer_ops import LayerOps
+from autopeft.model.quantized import dequantize
 from autopeft.ops.affine import Affine
 from autopeft.ops.bottleneck import Bottleneck
 from autopeft.ops.point import Point
@@ -26,7 +27,8 @@ def merge(
 ) -> PreTrainedModel:
     """A model that computes without ops what another one computes with them.
 
-    Products are summed in double precision and rounded once.
+    Products are summed in double precision and rounded once. Weights in few bits become the numbers
+    that they stand for.
 
     Args:
         model: without ops; unchanged afterwards.
@@ -41,6 +43,7 @@ def merge(
     if found := obstacles(genotype, anatomy.shape()):
         raise ConfigError("this cannot be merged: " + "; ".join(found))
     plain = copy.deepcopy(model)
+    dequantize(plain)
     injection = Injection(model, [genotype], [seed], "eager")
     try:
         injection.load(0, tensors)

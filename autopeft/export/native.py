@@ -127,7 +127,9 @@ def base_of(description: Description, name: str | Path | None = None) -> Backbon
     if name is None and description.revision is not None:
         source = f"{source}@{description.revision}"
     outputs = description.outputs
-    base = load_backbone(source, outputs.n_outputs, writes=outputs.writes)
+    base = load_backbone(
+        source, outputs.n_outputs, writes=outputs.writes, scheme=description.scheme
+    )
     if base.fingerprint != description.backbone_sha256:
         raise DataError(
             f"{source} has other weights (sha256 {base.fingerprint}) than those that the adapter "

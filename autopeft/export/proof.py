@@ -110,6 +110,7 @@ def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
         "folder": str(folder),
         "backbone": winner.description.backbone,
         "revision": winner.description.revision,
+        "in_full": winner.in_full,
         "pad_token_id": winner.tokenizer.pad_token_id,
         "class": winner.outputs.auto,
         "arguments": _arguments(winner.outputs),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from autopeft.errors import ConfigError
 from autopeft.export.to_adapters import adapters_obstacle, adapters_together
+from autopeft.model.computing import Scheme
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.merge import NORMS, obstacle
@@ -35,6 +36,19 @@ def refuse(target: str, genotype: Genotype, shape: ModelShape) -> None:
         approximable = not any(lora_obstacle(op, shape) for op in genotype.ops)
         hint = "; --as-lora R approximates it" if target == "peft" and approximable else ""
         raise ConfigError(f"--to {target} cannot hold this: {'; '.join(problems)}{hint}")
+
+
+def refuse_scheme(scheme: Scheme | None) -> None:
+    """Refuse to write for peft what it would put on another backbone than was trained on.
+
+    Raises:
+        ConfigError: naming the scheme.
+    """
+    if scheme == "int8":
+        raise ConfigError(
+            "--to peft cannot hold this: what loads its backbone rounds states to 8 bits where "
+            "`quantize: int8` rounds weights alone (native, merged can)"
+        )
 
 
 def lora_obstacle(op: Op, shape: ModelShape) -> str | None:

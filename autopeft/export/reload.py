@@ -21,8 +21,9 @@ def answer(question: dict[str, Any]) -> Any:
 
     Args:
         question: `target`, `folder`, `backbone`, `revision`, `class`, `arguments`, `pad_token_id`,
-            `texts` (a list of rows, each a list of one or two), `max_length`, `batch_size` and,
-            where answers are texts, `answers`.
+            `in_full` (weight matrices that are not in NF4, or None if none is), `texts` (a list of
+            rows, each a list of one or two), `max_length`, `batch_size` and, where answers are
+            texts, `answers`.
 
     Raises:
         RuntimeError: something was loaded with a warning about keys.
@@ -110,9 +111,23 @@ def _with_peft(question: dict[str, Any]) -> Any:
     from peft import PeftModel, get_peft_model_state_dict  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415
 
+    few_bits = {}
+    if question["in_full"] is not None:
+        few_bits["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            llm_int8_skip_modules=question["in_full"],
+        )
     base = getattr(transformers, question["class"]).from_pretrained(
-        question["backbone"], revision=question["revision"] or "main", **question["arguments"]
+        question["backbone"],
+        revision=question["revision"] or "main",
+        **question["arguments"],
+        **few_bits,
     )
+    for module in base.modules():
+        # Or some CPUs would compute in bf16 what was trained in fp32.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if base.config.pad_token_id is None:
         base.config.pad_token_id = question["pad_token_id"]
     with warnings.catch_warnings(record=True) as caught:

@@ -17,7 +17,7 @@ from autopeft.export.merged import merge
 from autopeft.export.native import write_native
 from autopeft.export.pick import Choice
 from autopeft.export.proof import TOLERANCE, Proof, prove, question_of
-from autopeft.export.refusal import refuse
+from autopeft.export.refusal import refuse, refuse_scheme
 from autopeft.export.reload import outputs
 from autopeft.export.to_adapters import VERSION, write_adapters
 from autopeft.export.to_peft import write_peft
@@ -75,6 +75,8 @@ def export(
         raise ConfigError(f"--as-lora {as_lora}: a rank from 1, with --to peft")
     check_new(out)
     winner = winner_of(study, how)
+    if target == "peft":
+        refuse_scheme(winner.backbone.scheme)
     if as_lora is None:
         refuse(target, winner.genotype, winner.backbone.shape)
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
@@ -113,7 +115,9 @@ def _merged(winner: Winner, folder: Path) -> Notes:
         plain.generation_config = GenerationConfig(**told)
     plain.save_pretrained(folder)
     winner.tokenizer.save_pretrained(folder)
-    return []
+    if (scheme := winner.backbone.scheme) is None:
+        return []
+    return [f"the weights are in fp32: the numbers that those in {scheme} stand for, and the ops"]
 
 
 def _peft(winner: Winner, folder: Path) -> Notes:
@@ -144,7 +148,13 @@ def _adapters(winner: Winner, folder: Path) -> Notes:
 
 def _yaml(winner: Winner, folder: Path) -> Notes:
     write_again(winner, folder)
-    return ["to train it again: autopeft train genotype.yaml --study study.yaml --out trained"]
+    told = []
+    if winner.backbone.scheme is not None:
+        told = ["finetune.py trains it on the model as it is published, not in few bits"]
+    return [
+        *told,
+        "to train it again: autopeft train genotype.yaml --study study.yaml --out trained",
+    ]
 
 
 TARGETS: Mapping[str, Callable[[Winner, Path], Notes]] = {

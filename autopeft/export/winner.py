@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from autopeft.engines.ground import Ground
 from autopeft.errors import ConfigError, DataError
@@ -123,6 +124,14 @@ class Winner:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
+    @property
+    def in_full(self) -> list[str] | None:
+        """Weight matrices that are not in few bits, by name; None where none is."""
+        if self.backbone.scheme is None:
+            return None
+        modules = self.backbone.model.named_modules()
+        return [name for name, module in modules if type(module) in (nn.Linear, Conv1D)]
+
     def model_with_head(self) -> PreTrainedModel:
         """The backbone's own model with the trained head, and without ops."""
         model = self.backbone.model
@@ -145,6 +154,7 @@ class Winner:
             seed=self.record.seed,
             outputs=self.outputs,
             max_length=self.ground.work.training.max_length,
+            scheme=self.backbone.scheme,
         )
 
     @property

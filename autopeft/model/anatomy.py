@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATIO
 from autopeft.errors import DataError
 from autopeft.model.families import FAMILIES, Family, Layers, Pool
 from autopeft.model.forks import Passing, Placeholder
+from autopeft.model.quantized_linear import quantized
 from autopeft.model.unknown import read_family
 from autopeft.ops.point import Part, Point, Side
 from autopeft.space.forms import Activation
@@ -235,16 +236,21 @@ class Anatomy:
                     f"`{tap}` is {width} wide in the first layer and {widths[tap]} in the last; "
                     "only models whose layers are alike can be used"
                 )
-        size = sum(p.numel() for name, p in self.base.named_parameters() if name not in self._fresh)
         return ModelShape(
             len(self.layers),
             widths,
-            size,
+            self._size(),
             self._activation(),
             self._biased(widths),
             self.n_encoder_layers,
             frozenset({Tap.ATTN_IN}) if self.family.disentangled else frozenset(),
         )
+
+    def _size(self) -> int:
+        """Parameters without the head's; weights in few bits count as what they stand for."""
+        parameters = self.base.named_parameters()
+        size = sum(p.numel() for name, p in parameters if name not in self._fresh)
+        return size + sum(m.in_features * m.out_features for _, m in quantized(self.base))
 
     def _widths(self, layer: int) -> dict[Tap, int]:
         """The width at each tap of a layer."""

@@ -11,11 +11,13 @@ import torch
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
@@ -23,9 +25,11 @@ from transformers.utils import logging as transformers_logging
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.check import check
-from autopeft.model.computing import Precision
+from autopeft.model.computing import Precision, Scheme
 from autopeft.model.families import FAMILIES
 from autopeft.model.foreign import needs_code, refusal
+from autopeft.model.quantized import check_gradients, quantize
+from autopeft.model.quantized_linear import library, quantized
 from autopeft.model.unknown import told
 from autopeft.model.words import check_words
 from autopeft.space.shape import ModelShape
@@ -66,6 +70,7 @@ class Backbone:
         revision: commit on the Hub, None for a folder.
         fingerprint: SHA-256 over the pretrained weights, as loaded.
         precision: of the weights in memory, and so of all products with them.
+        scheme: how the weight matrices of the layers are kept in few bits; None if they are not.
         notes: what the user has to be told.
     """
 
@@ -77,11 +82,16 @@ class Backbone:
     revision: str | None
     fingerprint: str
     precision: Precision = "fp32"
+    scheme: Scheme | None = None
     notes: tuple[str, ...] = ()
 
 
 def load_backbone(
-    name: str, n_outputs: int, device: str = "cpu", writes: Writes | None = None
+    name: str,
+    n_outputs: int,
+    device: str = "cpu",
+    writes: Writes | None = None,
+    scheme: Scheme | None = None,
 ) -> Backbone:
     """Load a model for classification (or regression with one output), or one that writes, in fp32.
 
@@ -90,15 +100,19 @@ def load_backbone(
         n_outputs: outputs of the head; of no meaning if it writes.
         device: where the model goes.
         writes: how it writes; None for a model whose head reads a row.
+        scheme: how the weight matrices of its layers are kept in few bits; None for as they are.
 
     Raises:
         DataError: it cannot be loaded, its family is not known, it needs code of its own, or the
-            checkpoint lacks a part of the backbone.
+            checkpoint lacks a part of the backbone, or is in few bits itself.
     """
+    if scheme is not None:
+        library(scheme)  # or refuse before anything large is read
     source, arguments = source_of(name)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
+        check_full(name, AutoConfig.from_pretrained(source, trust_remote_code=False, **arguments))
         # torch.manual_seed would change the caller's stream; fresh heads are re-seeded per trial.
         with torch.random.fork_rng(devices=[]):
             # A head for other labels is a fresh head.
@@ -133,7 +147,10 @@ def load_backbone(
         notes = (told(kind, anatomy.family),)
     if writes not in HEADED:
         check_words(model)
+    if scheme is not None:
+        notes = (*notes, quantize(model, scheme, fresh))
     model.to(device)
+    check_gradients(model)
     return Backbone(
         model=model,
         tokenizer=tokenizer,
@@ -142,6 +159,7 @@ def load_backbone(
         name=name,
         revision=getattr(model.config, "_commit_hash", None),
         fingerprint=fingerprint(model, fresh),
+        scheme=scheme,
         notes=notes,
     )
 
@@ -152,6 +170,19 @@ def source_of(name: str) -> tuple[str, dict[str, str]]:
         return name, {}
     source, _, revision = name.partition("@")
     return source, {"revision": revision} if revision else {}
+
+
+def check_full(name: str, config: PretrainedConfig) -> None:
+    """Refuse a checkpoint that is in few bits itself, in a way that may let no gradient pass.
+
+    Raises:
+        DataError: it is.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise DataError(
+            f"the checkpoint of model `{name}` is quantized already; give the one that it was made "
+            "of, and `quantize: nf4` or `quantize: int8` where its weights are to be in few bits"
+        )
 
 
 def check_tags(name: str, model: PreTrainedModel) -> None:
@@ -209,10 +240,15 @@ def backbone_prefix(model: PreTrainedModel) -> str:
 
 
 def fingerprint(model: PreTrainedModel, fresh: tuple[str, ...] = ()) -> str:
-    """SHA-256 over names, shapes and bytes of the pretrained weights."""
+    """SHA-256 over names, shapes and bytes of the pretrained weights, as they are kept."""
     digest = hashlib.sha256()
     prefix = backbone_prefix(model)
-    for name, parameter in sorted(model.named_parameters()):
+    bits = {
+        f"{name}.{part}": module.get_buffer(part)
+        for name, module in quantized(model)
+        for part in ("codes", "scales")
+    }
+    for name, parameter in sorted([*model.named_parameters(), *bits.items()]):
         if name.startswith(prefix) and name not in fresh:
             digest.update(f"{name}{tuple(parameter.shape)}".encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)

@@ -7,3 +7,7 @@ Precision = Literal["fp32", "bf16"]
 
 Kernel = Literal["eager", "sdpa"]
 """Of attention."""
+
+Scheme = Literal["nf4", "int8"]
+"""How the weight matrices of the layers are kept in few bits: NF4 in blocks of 64 (Dettmers et al.
+2023), or 8-bit integers with a scale for each output. Products are not rounded to integers."""

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from autopeft.errors import ConfigError
+
 Side = Literal["in", "out"]
 
 
@@ -53,14 +55,22 @@ class Point(NamedTuple):
 
     @property
     def weight(self) -> Float[Tensor, "d_out d_in"]:
-        """The weights that the state is computed with; a view, whatever way the module keeps them.
+        """The weights that the state is computed with, whatever way the module keeps them.
+
+        A view, but of weights in few bits.
 
         Raises:
+            ConfigError: it keeps its weights in few bits in a way of its own.
             TypeError: the module is no weight matrix.
         """
         if not isinstance(self.module, nn.Linear | Conv1D):
             raise TypeError(f"a {type(self.module).__name__} is no weight matrix")
         weight: Tensor = self.module.weight
+        if not weight.is_floating_point():
+            raise ConfigError(
+                f"a {type(self.module).__name__} whose weights are packed cannot be read by ops "
+                "that need them; load the model in fp32, or search with `quantize: nf4`"
+            )
         weight = weight.T if isinstance(self.module, Conv1D) else weight
         return weight if self.part is None else weight.chunk(self.part.of)[self.part.index]
 

@@ -47,7 +47,10 @@ def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
         "version": [CACHE_VERSION, TRAINING_VERSION],
         "libraries": {name: manifest.versions[name] for name in _LIBRARIES},
         "machine": manifest.machine,
-        "model": [facts.model_hash, facts.reading_hash, facts.model_shape],
+        "model": [
+            *(facts.model_hash, facts.reading_hash, facts.model_shape),
+            *([spec.quantize] if spec.quantize else []),
+        ],
         "data": [facts.data_hash, facts.n_rows, facts.unseen, list(facts.labels)],
         "task": [
             *(spec.task, spec.chosen_metric, *_generation(spec)),

@@ -1,5 +1,6 @@
 """The manifest: versions, seeds, hashes and settings of a study, and what may not change."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -20,6 +21,8 @@ from autopeft.training.settings import TrainingSettings
 
 MANIFEST_VERSION = 3
 _PACKAGES = ("autopeft", "torch", "transformers", "optuna", "datasets", "numpy", "scikit-learn")
+_IF_THERE = ("bitsandbytes",)
+"""Packages of extras that results depend on."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,9 @@ def _versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
+    for name in _IF_THERE:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 

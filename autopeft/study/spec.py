@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from autopeft.engines.work import Work
 from autopeft.errors import ConfigError
+from autopeft.model.computing import Scheme
 from autopeft.objectives import COSTS, DEFAULT, CostName, ObjectiveName, ordered
 from autopeft.space import yaml
 from autopeft.space.methods import method
@@ -39,6 +40,9 @@ _BYTES = {
 }
 _MEMORY = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_BYTES)})")
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
+
+_MIXING = ("llm.int8", "llm_int8")
+"""Names of a way to keep weights in few bits that mixes rows (Dettmers et al. 2022)."""
 
 SamplerName = Literal["tpe", "nsga2", "gp", "random"]
 
@@ -113,6 +117,15 @@ def _without_password(url: str) -> str:
         return check_url(url)
     except ValueError as error:  # told without the value, which may hold a password
         raise yaml.ProblemsError([((), str(error))]) from None
+
+
+def _scheme(name: object) -> object:
+    if name in _MIXING:
+        raise ValueError(
+            f"`{name}` rounds states by what all rows of a batch hold, so the trials of a cohort "
+            "would not be independent; allowed: nf4, int8"
+        )
+    return name
 
 
 class BudgetSpec(Strict):
@@ -192,6 +205,7 @@ class StudySpec(Strict):
     Attributes:
         metric: of the task; the task's default one if None; or a function of one's own, `my.py:fn`
             (`autopeft.tasks.own_metric`), whose file is run.
+        quantize: keeps the weight matrices of the backbone's layers in few bits, `nf4` or `int8`.
         generation: how answers are encoded, learnt and written, where they are texts.
         objectives: two to four, the metric among them; in the order of `autopeft.objectives`.
         cache: measurements are shared with the studies beside this one's folder.
@@ -202,6 +216,7 @@ class StudySpec(Strict):
     """
 
     model: Annotated[str, Field(min_length=1)]
+    quantize: Annotated[Scheme, BeforeValidator(_scheme)] | None = None
     task: Kind = "classification"
     data: DataSpec
     metric: str | None = None
@@ -237,6 +252,12 @@ class StudySpec(Strict):
     def _selects(self) -> Self:
         if self.full_finetune and not self.selection.seeds:
             raise ValueError("`full_finetune` is of the final selection, and `seeds: 0` has none")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_can_be(self) -> Self:
+        if self.quantize is not None and self.full_finetune:
+            raise ValueError("`full_finetune` trains weights, and those of `quantize` stay frozen")
         return self
 
     @model_validator(mode="after")
@@ -281,6 +302,7 @@ class StudySpec(Strict):
         """What a worker loads; of a resolved study."""
         return Work(
             model=self.model,
+            quantize=self.quantize,
             task=self.task,
             metric=self._metric,
             costs=self.costs,

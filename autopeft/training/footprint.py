@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from autopeft.model.backbone import DTYPES, Backbone
+from autopeft.model.quantized_linear import quantized
 from autopeft.space.costs import FLOATS_PER_PARAMETER
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
@@ -56,6 +57,9 @@ def trial_bytes(
     passing = PASSING * state * len(genotypes)
     if n_words:
         passing += passing_bytes(batch * int(rows.labels.max()), n_words)
+    # Of weights in few bits one matrix at a time is there as numbers, for all trials.
+    matrices = [m.in_features * m.out_features for _, m in quantized(backbone.model)]
+    passing += max(matrices, default=0) * DTYPES[backbone.precision].itemsize
     size = whatever + batch * of_a_row + passing + FLOATS_PER_PARAMETER * held
     # Evaluation keeps nothing, but its batches are larger.
     least = PASSING * EVALUATION_FACTOR * state

@@ -33,7 +33,7 @@ def save_family(folder, family):
     return folder
 
 
-def make_winner(folder, family, *ops, task="classification", seed=5):
+def make_winner(folder, family, *ops, task="classification", seed=5, quantize=None):
     """A trial that nobody has trained.
 
     Args:
@@ -42,6 +42,7 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
         ops: of the genotype.
         task: classification of two classes, or regression.
         seed: of the trial.
+        quantize: how the weights of its layers are kept in few bits.
     """
     model = folder / family
     if not model.exists():
@@ -56,6 +57,7 @@ def make_winner(folder, family, *ops, task="classification", seed=5):
     spec = StudySpec.model_validate(
         {
             "model": str(model),
+            "quantize": quantize,
             "task": task,
             "data": {name: str(data / f"{name}.jsonl") for name in ROWS},
             "training": {"max_length": 16, "precision": "fp32", "attention": "eager"},

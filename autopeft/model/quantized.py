@@ -1,0 +1,101 @@
+"""A model with the weight matrices of its layers in few bits."""
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.errors import DataError
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.computing import Scheme
+from autopeft.model.quantized_linear import QuantizedLinear, quantized
+
+
+def quantize(model: PreTrainedModel, scheme: Scheme, fresh: Collection[str] = ()) -> str:
+    """Keep the weight matrices of all layers in few bits, for good.
+
+    Args:
+        model: with all weights, on the CPU: so the bits are the same wherever it goes.
+        scheme: how.
+        fresh: parameters that were not in the checkpoint.
+
+    Returns:
+        What the user is told.
+
+    Raises:
+        DataError: `bitsandbytes` is missing or does not work here, or there is nothing to quantize.
+    """
+    before = after = 0
+    for name, module in list(quantizable(model, fresh)):
+        try:
+            packed = QuantizedLinear(module, scheme)
+        except (RuntimeError, OSError) as error:
+            first = str(error).partition("\n")[0]
+            raise DataError(
+                f"quantize: {scheme}: bitsandbytes does not work here: {first}"
+            ) from error
+        packed.train(module.training)
+        before, after = before + module.weight.nbytes, after + packed.packed_bytes
+        model.set_submodule(name, packed)
+    if not after:
+        raise DataError(
+            f"quantize: {scheme}: the layers of this {model.config.model_type} model have no "
+            "weight matrices of a kind that can be kept in few bits"
+        )
+    mib = 2**20
+    return (
+        f"the weight matrices of the layers are kept in {scheme}: {after / mib:,.1f} MiB, "
+        f"{before / mib:,.1f} MiB in fp32"
+    )
+
+
+def quantizable(
+    model: PreTrainedModel, fresh: Collection[str] = ()
+) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+    """The weight matrices that are kept in few bits, by name: those of the layers.
+
+    What transformers keeps in fp32 in any case (a part of T5's FFN) is left alone, as it is there.
+    """
+    layers = Anatomy(model, fresh).layers
+    inside = {module for layer in layers for module in layer.modules()}
+    kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
+    for name, module in model.named_modules():
+        is_matrix = module in inside and type(module) in (nn.Linear, Conv1D)
+        if is_matrix and kept.isdisjoint(name.split(".")):
+            yield name, module
+
+
+def dequantize(model: PreTrainedModel) -> None:
+    """Put plain weight matrices in the place of those in few bits, with the same numbers."""
+    for name, module in list(quantized(model)):
+        model.set_submodule(name, module.plain())
+
+
+def check_gradients(model: nn.Module) -> None:
+    """See that a gradient passes every weight matrix in few bits.
+
+    Some ways of keeping them detach their output without a word, and ops below would never learn.
+
+    Raises:
+        DataError: there is one that it does not pass, or that does not work on its device.
+    """
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(module, nn.Linear) or type(weight) is nn.Parameter:
+            continue
+        dtype = weight.dtype if weight is not None and weight.is_floating_point() else None
+        device = None if weight is None else weight.device
+        x = torch.ones(1, module.in_features, dtype=dtype, device=device, requires_grad=True)
+        try:
+            with torch.enable_grad():
+                out = module(x)
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            raise DataError(f"`{name}` cannot be computed on {device}: {first}") from error
+        if not out.requires_grad:
+            raise DataError(
+                f"`{name}`, a {type(module).__name__} of {type(weight).__name__}, passes no "
+                "gradient to its input, so what is below it could not be trained"
+            )
