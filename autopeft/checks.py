@@ -23,18 +23,19 @@ def leaf(allowed: str, accepts: Callable[[Any], bool]) -> Check:
     return check
 
 
-def fields(table: Mapping[str, Check]) -> Check:
-    """An object with exactly these keys."""
+def fields(table: Mapping[str, Check], may_have: Mapping[str, Check] | None = None) -> Check:
+    """An object with exactly these keys, and perhaps some that may be missing."""
+    known = {**table, **(may_have or {})}
 
     def check(value: Any, at: str) -> list[str]:
         if not isinstance(value, dict):
             return [_problem(value, at, "an object")]
         problems = [f"{_join(at, key)} is missing" for key in table if key not in value]
         for key, item in value.items():
-            if key in table:
-                problems += table[key](item, _join(at, key))
+            if key in known:
+                problems += known[key](item, _join(at, key))
             else:
-                problems.append(f"{_join(at, key)} is unknown, allowed: {', '.join(table)}")
+                problems.append(f"{_join(at, key)} is unknown, allowed: {', '.join(known)}")
         return problems
 
     return check

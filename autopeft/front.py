@@ -11,25 +11,18 @@ The reference point is (cost 1, quality 0). So a point that uses the whole budge
 the hypervolume, and hypervolumes compare only between fronts of the same worst costs and metric.
 """
 
-import json
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal, get_args
 
-from autopeft import checks
 from autopeft.errors import ConfigError, DataError
-from autopeft.files import read_json, write_atomic
 from autopeft.objectives import COSTS, PARAMS, CostName, cost_of
-from autopeft.records import Objective, Record, check_objectives, objectives_to_dict
-
-FRONT_VERSION = 1
-FRONT_VERSION_COSTS = 2
-"""Of fronts with other costs than trainable parameters; the others stay as they were."""
+from autopeft.pooling import pooled_over_rungs
+from autopeft.records import Objective, Record
 
 Direction = Literal["maximize"]
 
@@ -44,6 +37,8 @@ class Point:
         trial: number of the trial in its study.
         quality: mean of the metric over the replicates at the trial's highest rung.
         stderr: standard error of `quality`.
+        pooled: quality by all the trial's rungs, see `pooling`; what is best, the knee and the
+            recommendation go by it.
         trainable_params: of the ops, the head not counted.
         fraction: `trainable_params` over the parameters of the backbone.
         objectives: other measurements, of the first of these replicates.
@@ -54,6 +49,7 @@ class Point:
     trial: int
     quality: float
     stderr: float
+    pooled: float
     trainable_params: int
     fraction: float
     objectives: dict[str, Objective]
@@ -79,8 +75,8 @@ class Front:
         points: by ascending cost, the first one first; with one cost hence by ascending quality.
         hypervolume: share of the space between reference and front, see the module.
         reference: quality 0 and the budget in parameters.
-        recommended: trial of the cheapest point whose quality is within one standard error of the
-            best point's, that error being the best point's own: the one-standard-error rule
+        recommended: trial of the cheapest point whose pooled quality is within one standard error
+            of the best point's, that error being the best point's own: the one-standard-error rule
             (Breiman et al. 1984, section 3.4.3). With several costs the cheapest is the one with
             the least mean of them, each on its axis. None if there is no point.
         worst: the costs, and of each the value where its axis ends.
@@ -96,8 +92,13 @@ class Front:
 
     @property
     def best(self) -> Point | None:
-        """The point of the highest quality, the cheapest of equals; None if there is no point."""
-        return max(self.points, key=lambda point: point.quality, default=None)
+        """The point of the highest pooled quality, the cheapest of equals; None without points."""
+        return max(self.points, key=lambda point: point.pooled, default=None)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether some point's quality is judged by several rungs."""
+        return any(point.pooled != point.quality for point in self.points)
 
     @property
     def knee(self) -> int | None:
@@ -114,42 +115,11 @@ class Front:
         if not any(quality):  # none differs from another above 0
             costs = []
         heights = [q - sum(c) / (len(c) or 1) for q, *c in zip(quality, *costs, strict=True)]
-        best = max(range(len(heights)), key=lambda i: (heights[i], self.points[i].quality, i))
+        best = max(range(len(heights)), key=lambda i: (heights[i], self.points[i].pooled, i))
         return self.points[best].trial
 
     def _place(self, point: Point) -> tuple[float, ...]:
-        return (*_costs(point, self.worst), max(point.quality, 0))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the version first."""
-        data = {**asdict(self), "points": [_point_to_dict(point) for point in self.points]}
-        worst = data.pop("worst")
-        if list(worst) == [PARAMS]:
-            return {"version": FRONT_VERSION, **data}
-        return {"version": FRONT_VERSION_COSTS, **data, "worst": dict(worst)}
-
-    @classmethod
-    def from_dict(cls, data: Any, source: str = "front") -> Self:
-        """The inverse of `to_dict`.
-
-        Args:
-            data: as parsed from JSON.
-            source: the file, for the error message.
-
-        Raises:
-            ConfigError: naming the source, each key that is wrong, its value and what is allowed.
-        """
-        checks.refuse_if_any(_problems(data), source)
-        reference = Reference(**data["reference"])
-        return cls(
-            metric=data["metric"],
-            direction=data["direction"],
-            points=tuple(_point_from_dict(point) for point in data["points"]),
-            hypervolume=data["hypervolume"],
-            reference=reference,
-            recommended=data["recommended"],
-            worst=data.get("worst", {PARAMS: float(reference.trainable_params)}),
-        )
+        return (*_costs(point, self.worst), max(point.pooled, 0))
 
 
 def front_of(
@@ -210,11 +180,14 @@ def points_of(records: Iterable[Record], metric: str, max_params: int) -> list[P
     Raises:
         DataError: records that cannot be compared, see the message.
     """
-    return [
-        _point_of(group, metric)
-        for group in _comparable(records)
-        if group[0].trainable_params <= max_params and not group[0].is_full
-    ]
+    return _points(
+        [
+            group
+            for group in _comparable(records)
+            if group[0].trainable_params <= max_params and not group[0].is_full
+        ],
+        metric,
+    )
 
 
 def full_points_of(records: Iterable[Record], metric: str) -> list[Point]:
@@ -223,7 +196,7 @@ def full_points_of(records: Iterable[Record], metric: str) -> list[Point]:
     Raises:
         DataError: records that cannot be compared, see the message.
     """
-    return [_point_of(group, metric) for group in _comparable(records) if group[0].is_full]
+    return _points([group for group in _comparable(records) if group[0].is_full], metric)
 
 
 def hypervolume(values: Sequence[tuple[int, float]], max_params: int) -> float:
@@ -267,7 +240,16 @@ def mean_quality(replicates: Sequence[Record], metric: str) -> tuple[float, floa
     Args:
         replicates: complete records of one trial at one rung.
         metric: the name of the quality.
+
+    Raises:
+        DataError: one of them lacks it.
     """
+    for record in replicates:
+        if metric not in record.metrics:
+            raise DataError(
+                f"trial {record.trial}, rung {record.rung}, replicate {record.replicate} has no "
+                f"metric {metric!r}, it has: {', '.join(record.metrics)}"
+            )
     values = [record.metrics[metric].value for record in replicates]
     errors = [record.metrics[metric].stderr for record in replicates]
     if len(values) == 1:
@@ -277,31 +259,8 @@ def mean_quality(replicates: Sequence[Record], metric: str) -> tuple[float, floa
     return statistics.fmean(values), math.hypot(over_rows, over_seeds)
 
 
-def write_front(folder: Path, front: Front) -> Path:
-    """Write `front.json` into a study's folder, replacing an older one.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    path = folder / "front.json"
-    write_atomic(path, json.dumps(front.to_dict(), indent=2, allow_nan=False) + "\n")
-    return path
-
-
-def read_front(path: Path) -> Front:
-    """Read a `front.json`.
-
-    Raises:
-        DataError: naming the file and everything that is wrong with it.
-    """
-    try:
-        return Front.from_dict(read_json(path), str(path))
-    except ConfigError as error:  # in a file of results it is the data that is wrong
-        raise DataError(str(error)) from error
-
-
 def _comparable(records: Iterable[Record]) -> list[list[Record]]:
-    """For each usable trial its complete records at its highest rung, by replicate."""
+    """For each usable trial its complete records, by rung and replicate."""
     trials: dict[int, list[Record]] = defaultdict(list)
     for record in records:
         if record.is_searched:
@@ -314,36 +273,41 @@ def _comparable(records: Iterable[Record]) -> list[list[Record]]:
             raise DataError(f"trial {trial} has two records for one rung and replicate")
         if any(r.failure and r.failure.kind in _PROPERTIES_OF_THE_GENOTYPE for r in group):
             continue
-        complete = [record for record in group if record.state == "complete"]
-        top = max((record.rung for record in complete), default=0)
-        if complete:
-            at_top = (record for record in complete if record.rung == top)
-            groups.append(sorted(at_top, key=lambda record: record.replicate))
+        if complete := [record for record in group if record.state == "complete"]:
+            groups.append(sorted(complete, key=lambda record: record.key))
     splits = sorted({record.split for group in groups for record in group})
     if len(splits) > 1:
         raise DataError(f"qualities on different splits do not compare: {', '.join(splits)}")
     return groups
 
 
-def _point_of(replicates: list[Record], metric: str) -> Point:
-    for record in replicates:
-        if metric not in record.metrics:
-            raise DataError(
-                f"trial {record.trial}, rung {record.rung}, replicate {record.replicate} has no "
-                f"metric {metric!r}, it has: {', '.join(record.metrics)}"
-            )
-    first = replicates[0]
-    quality, stderr = mean_quality(replicates, metric)
-    return Point(
-        trial=first.trial,
-        quality=quality,
-        stderr=stderr,
-        trainable_params=first.trainable_params,
-        fraction=first.fraction,
-        objectives=first.objectives,
-        genotype=first.genotype,
-        summary="",
-    )
+def _points(groups: Sequence[list[Record]], metric: str) -> list[Point]:
+    """What the complete records of each trial say of it."""
+    tops, qualities = {}, {}
+    for group in groups:
+        rungs = {
+            rung: tuple(replicates)
+            for rung, replicates in groupby(group, lambda record: record.rung)
+        }
+        measured = {rung: mean_quality(found, metric) for rung, found in rungs.items()}
+        top = max(rungs)
+        tops[group[0].trial] = rungs[top][0], *measured[top]
+        qualities[group[0].trial] = {rung: value for rung, (value, _) in measured.items()}
+    pooled = pooled_over_rungs(qualities)
+    return [
+        Point(
+            trial=trial,
+            quality=quality,
+            stderr=stderr,
+            pooled=pooled[trial],
+            trainable_params=first.trainable_params,
+            fraction=first.fraction,
+            objectives=first.objectives,
+            genotype=first.genotype,
+            summary="",
+        )
+        for trial, (first, quality, stderr) in tops.items()
+    ]
 
 
 def _worst(
@@ -374,8 +338,8 @@ def _non_dominated(candidates: list[Point], names: Sequence[CostName]) -> list[P
 def _recommended(points: Sequence[Point], worst: Mapping[CostName, float]) -> int | None:
     if not points:
         return None
-    best = max(points, key=lambda point: point.quality)
-    near = [point for point in points if point.quality >= best.quality - best.stderr]
+    best = max(points, key=lambda point: point.pooled)
+    near = [point for point in points if point.pooled >= best.pooled - best.stderr]
     return min(near, key=lambda point: statistics.fmean(_costs(point, worst))).trial
 
 
@@ -388,80 +352,3 @@ def _spread(values: Sequence[float]) -> list[float]:
     """Values moved and stretched to reach from 0 to 1; zeros if they are all equal."""
     least, most = min(values), max(values)
     return [(value - least) / (most - least) if most > least else 0.0 for value in values]
-
-
-def _point_to_dict(point: Point) -> dict[str, Any]:
-    return {**asdict(point), "objectives": objectives_to_dict(point.objectives)}
-
-
-def _point_from_dict(data: dict[str, Any]) -> Point:
-    objectives = {name: Objective(**item) for name, item in data["objectives"].items()}
-    return Point(**{**data, "objectives": objectives})
-
-
-def _problems(data: Any) -> list[str]:
-    has_costs = isinstance(data, dict) and data.get("version") == FRONT_VERSION_COSTS
-    problems = checks.fields(_FIELDS | (_WORST if has_costs else {}))(data, "")
-    if problems:
-        return problems
-    points = data["points"]
-    if has_costs:
-        problems += _cost_problems(points, data["worst"])
-    else:
-        problems += _order_problems(points)
-    budget = data["reference"]["trainable_params"]
-    if any(point["trainable_params"] > budget for point in points):
-        problems.append(f"points exceed reference.trainable_params, {budget}")
-    trials = [point["trial"] for point in points]
-    if len(set(trials)) < len(trials):
-        problems.append(f"points have the trials {trials}, allowed: distinct ones")
-    if data["recommended"] not in (trials or [None]):
-        problems.append(f"recommended is {data['recommended']}, allowed: {trials or None}")
-    return problems
-
-
-def _order_problems(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"points[{i}].{key} is {two[key]}, allowed: more than {one[key]}, that of the point before"
-        for i, (one, two) in enumerate(pairwise(points), 1)
-        for key in ("trainable_params", "quality")
-        if two[key] <= one[key]
-    ]
-
-
-def _cost_problems(points: Sequence[Mapping[str, Any]], worst: Mapping[str, float]) -> list[str]:
-    if unknown := [name for name in worst if name not in COSTS]:
-        return [f"worst names {unknown[0]}, allowed: {', '.join(COSTS)}"]
-    return [
-        f"points[{i}].objectives has no {name}, which worst names"
-        for i, point in enumerate(points)
-        for name in worst
-        if name != PARAMS and name not in point["objectives"]
-    ] + ([] if worst else ["worst names no cost"])
-
-
-_WORST = {"worst": checks.named(checks.NUMBER_FROM_0)}
-_FIELDS = {
-    "version": checks.one_of(FRONT_VERSION, FRONT_VERSION_COSTS),
-    "metric": checks.TEXT,
-    "direction": checks.one_of(*get_args(Direction)),
-    "points": checks.list_of(
-        checks.fields(
-            {
-                "trial": checks.COUNT,
-                "quality": checks.NUMBER,
-                "stderr": checks.NUMBER_FROM_0,
-                "trainable_params": checks.COUNT,
-                "fraction": checks.NUMBER_FROM_0,
-                "objectives": check_objectives,
-                "genotype": checks.PLAIN_OBJECT,
-                "summary": checks.TEXT,
-            },
-        ),
-    ),
-    "hypervolume": checks.NUMBER_FROM_0,
-    "reference": checks.fields(
-        {"quality": checks.NUMBER, "trainable_params": checks.COUNT},
-    ),
-    "recommended": checks.optional(checks.COUNT),
-}

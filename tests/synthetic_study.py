@@ -11,7 +11,8 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from autopeft.front import front_of, write_front
+from autopeft.front import front_of
+from autopeft.front_file import write_front
 from autopeft.objectives import PARAMS
 from autopeft.records import Failure, Metric, Objective, Record
 from autopeft.space.bind import bind

@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 from record_factory import make_failure, make_record
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.front import Front, front_of, hypervolume, place, read_front, write_front
+from autopeft.front import front_of, hypervolume, place
+from autopeft.front_file import front_from_dict, front_to_dict, read_front, write_front
 from autopeft.objectives import PARAMS, cost_of, objective
 from autopeft.records import Metric
 
@@ -143,6 +144,28 @@ def test_replicates_are_averaged_over_seeds_and_rows():
     assert point.quality == pytest.approx(0.8)
     over_rows = (0.03**2 + 0.04**2 + 0.05**2) / 3
     assert point.stderr == pytest.approx(math.sqrt(over_rows + 0.01 / 3))
+
+
+def test_recommendation_goes_by_the_scores_of_all_rungs():
+    """Two at the top, of which the dearer was worse at every rung but the last."""
+    scores = {0: (10, [0.70, 0.80]), 1: (500, [0.60, 0.82]), 2: (0, [0.50])}
+    records = [
+        measured(trial, quality, params, rung=rung, stderr=0.01)
+        for trial, (params, qualities) in scores.items()
+        for rung, quality in enumerate(qualities)
+    ]
+    result = front(records)
+    assert [(p.trial, p.quality) for p in result.points] == [(2, 0.50), (0, 0.80), (1, 0.82)]
+    gained = (0.10 + 0.22) / 2
+    expected = [0.50, (0.80 + 0.70 + gained) / 2, (0.82 + 0.60 + gained) / 2]
+    assert [point.pooled for point in result.points] == pytest.approx(expected)
+    assert result.is_pooled
+    assert (result.best.trial, result.recommended, result.knee) == (0, 0, 0)
+    at_the_top = front([record for record in records if record.rung == 1 or record.trial == 2])
+    assert not at_the_top.is_pooled
+    assert (at_the_top.best.trial, at_the_top.recommended) == (1, 1)
+    assert front_from_dict(front_to_dict(result)) == result
+    validator().validate(front_to_dict(result))
 
 
 def test_single_replicate_keeps_its_bits():
@@ -391,10 +414,10 @@ def test_knee_with_several_costs_by_hand():
 def test_front_of_several_costs_survives_json_and_fits_the_schema(study):
     records, names = study
     result = costly_front(records, names)
-    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    data = json.loads(json.dumps(front_to_dict(result), allow_nan=False))
     validator().validate(data)
     assert data["version"] == (1 if list(names) == [PARAMS] else 2)
-    assert Front.from_dict(data) == result
+    assert front_from_dict(data) == result
 
 
 def test_a_budget_is_where_the_axis_of_its_cost_ends():
@@ -418,9 +441,9 @@ def test_missing_cost_is_named():
     ],
 )
 def test_wrong_costs_of_a_front_are_refused(worst, message):
-    data = example().to_dict() | {"version": 2, "worst": worst}
+    data = front_to_dict(example()) | {"version": 2, "worst": worst}
     with pytest.raises(ConfigError, match=message):
-        Front.from_dict(data)
+        front_from_dict(data)
 
 
 def example():
@@ -430,7 +453,7 @@ def example():
 
 
 def test_document_has_exactly_the_agreed_keys():
-    data = example().to_dict()
+    data = front_to_dict(example())
     assert " ".join(data) == ("version metric direction points hypervolume reference recommended")
     assert " ".join(data["points"][0]) == (
         "trial quality stderr trainable_params fraction objectives genotype summary"
@@ -441,10 +464,10 @@ def test_document_has_exactly_the_agreed_keys():
 @given(studies)
 def test_front_survives_json_and_fits_the_schema(records):
     result = front(records)
-    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    data = json.loads(json.dumps(front_to_dict(result), allow_nan=False))
     validator().validate(data)
-    assert Front.from_dict(data) == result
-    assert Front.from_dict(data).knee == result.knee
+    assert front_from_dict(data) == result
+    assert front_from_dict(data).knee == result.knee
 
 
 def test_file_is_written_read_and_replaced(tmp_path):
@@ -464,7 +487,7 @@ def validator():
 
 def changed(key, value):
     """The example with one dotted key replaced; a number in it counts points."""
-    data = copy.deepcopy(example().to_dict())
+    data = copy.deepcopy(front_to_dict(example()))
     place = data
     *parents, last = key.split(".")
     for parent in parents:
@@ -494,6 +517,7 @@ def changed(key, value):
         ("points.1.objectives.latency_ms.extra", 1, True),
         ("points.1.genotype", "lora", True),
         ("points.1.summary", "", True),
+        ("points.1.pooled", "high", True),
         ("points.1.extra", 1, True),
         ("hypervolume", -1, True),
         ("hypervolume", float("inf"), False),
@@ -511,7 +535,7 @@ def test_malformed_front_is_refused_by_name(tmp_path, key, value, in_schema):
     data = changed(key, value)
     named = key.removesuffix(".extra").replace("points.1", "points").split(".")
     with pytest.raises(ConfigError, match=r"^here\.json: ") as caught:
-        Front.from_dict(data, "here.json")
+        front_from_dict(data, "here.json")
     assert all(part in str(caught.value) for part in named)
     if in_schema:
         assert not validator().is_valid(data)
@@ -520,15 +544,15 @@ def test_malformed_front_is_refused_by_name(tmp_path, key, value, in_schema):
         read_front(tmp_path / "front.json")
 
 
-@pytest.mark.parametrize("key", list(example().to_dict()))
+@pytest.mark.parametrize("key", list(front_to_dict(example())))
 def test_missing_key_is_refused_by_name(key):
-    data = example().to_dict()
+    data = front_to_dict(example())
     del data[key]
     with pytest.raises(ConfigError, match=f"{key} is missing"):
-        Front.from_dict(data)
+        front_from_dict(data)
     assert not validator().is_valid(data)
 
 
 def test_empty_front_recommends_nothing():
     with pytest.raises(ConfigError, match="recommended is 0, allowed: None"):
-        Front.from_dict(front([]).to_dict() | {"recommended": 0})
+        front_from_dict(front_to_dict(front([])) | {"recommended": 0})

@@ -10,9 +10,14 @@ import torch
 from autopeft.export.adapter import Description
 from autopeft.export.native import load, read_description
 from autopeft.space.words import describe
+from autopeft.tasks.encode import IGNORED, collate
 from autopeft.tasks.language import Language
 from autopeft.tasks.splits import Split
+from autopeft.tasks.tokens import TokenClassification
 from autopeft.training.writing import written
+
+UNREAD = "?"
+"""The tag of a word that no token begins in, or that is cut off."""
 
 
 def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> dict[str, Any]:
@@ -28,7 +33,7 @@ def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> d
     """
     description, _ = read_description(folder)
     model, tokenizer = load(folder, backbone=backbone)
-    tell = _written if description.outputs.writes else _predicted
+    tell = _TELL.get(description.outputs.kind, _predicted)
     stacked = sum(p.numel() for name, p in model.named_parameters() if "autopeft_ops" in name)
     return {
         "folder": str(folder),
@@ -37,7 +42,7 @@ def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> d
         "summary": describe(description.genotype),
         "parameters": stacked,
         "outputs": ", ".join(description.outputs.labels) or description.outputs.kind,
-        "writes": description.outputs.writes is not None,
+        "writes": description.outputs.loaded_as is not None,
         "genotype": description.genotype.to_dict(),
         "texts": tell(model, tokenizer, description, texts) if texts else [],
     }
@@ -61,6 +66,28 @@ def _predicted(
             says = f"{value:.4g}"
         said.append({"text": text, "says": says, "value": value})
     return said
+
+
+def _tagged(
+    model: Any, tokenizer: Any, description: Description, texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The likeliest tag of each word; words are what spaces part."""
+    labels = description.outputs.labels
+    words = tuple(tuple(text.split()) for text in texts)
+    asked = Split("asked", words, tuple((0,) * len(row) for row in words))
+    task = TokenClassification(labels, "accuracy")
+    rows = task.encode(asked, tokenizer, description.max_length)
+    batch = collate(rows, range(len(texts)), tokenizer.pad_token_id or 0)
+    if batch.places is None:
+        raise TypeError("these rows have no words")
+    with torch.no_grad():
+        logits = model(**batch.inputs).logits.flatten(0, 1)[batch.places.states]
+    (found,) = rows.by_row(logits.argmax(-1).numpy()[None], range(len(texts)))
+    tags = [[labels[tag] if tag != IGNORED else UNREAD for tag in row] for row in found]
+    return [
+        {"text": text, "says": " ".join(map("/".join, zip(words[row], tags[row], strict=True)))}
+        for row, text in enumerate(texts)
+    ]
 
 
 def _written(
@@ -89,3 +116,6 @@ def _written(
         cached=not description.prompted,
     )
     return [{"text": t, "says": a} for t, a in zip(texts, answers, strict=True)]
+
+
+_TELL = {"token_classification": _tagged, "seq2seq": _written, "causal": _written}

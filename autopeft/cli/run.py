@@ -39,6 +39,7 @@ def show_what_it_would_be(spec: "StudySpec", folder: Path, base: Path, output: F
 def show_front(folder: Path, output: Format) -> None:
     """The Pareto front of a study on stdout."""
     from autopeft.cli.listings import merging
+    from autopeft.front_file import front_to_dict
     from autopeft.study.folder import Study
 
     study = Study(folder)
@@ -48,7 +49,7 @@ def show_front(folder: Path, output: Format) -> None:
     if output is Format.JSON:
         more: dict[str, Any] = {"selection": selection.to_dict()} if selection else {}
         more["not_mergeable"] = in_the_way
-        typer.echo(json.dumps({**found.to_dict(), **more}, allow_nan=False))
+        typer.echo(json.dumps({**front_to_dict(found), **more}, allow_nan=False))
         return
     console.show_front(found, folder, in_the_way)
     if selection is not None:

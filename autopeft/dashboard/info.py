@@ -10,7 +10,8 @@ from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
 from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
 from autopeft.files import read_json
-from autopeft.front import Front, place, read_front, volume
+from autopeft.front import Front, place, volume
+from autopeft.front_file import read_front
 from autopeft.objectives import COSTS, MEMORY, PARAMS, CostName, amount
 from autopeft.records import Record
 from autopeft.selection import Selection
@@ -183,8 +184,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         selection=selection,
         verdict=verdict_of(
             trials,
-            front=frontier.trials,
-            recommended=frontier.recommended,
+            front=front,
             rows=_rows(manifest).get("validation"),
             selection=selection,
             openings=_openings(study.test_file),

@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 from autopeft.dashboard.trials import TrialInfo
+from autopeft.front import Front
 from autopeft.selection import Selection
 
 Tone = Literal["gain", "tie", "none"]
@@ -42,8 +43,7 @@ class Verdict:
 def verdict_of(
     trials: Sequence[TrialInfo],
     *,
-    front: Sequence[int],
-    recommended: int | None,
+    front: Front | None,
     rows: int | None,
     selection: Selection | None,
     openings: Sequence[Mapping[str, Any]],
@@ -52,8 +52,7 @@ def verdict_of(
 
     Args:
         trials: all of them.
-        front: trials on the front.
-        recommended: the one that the front recommends.
+        front: of the study; None before the first record.
         rows: that the search scored on, if known.
         selection: the final selection on fresh rows, if there was one.
         openings: of the test split, oldest first.
@@ -61,12 +60,13 @@ def verdict_of(
     if selection is not None:
         return _selected(selection, openings)
     by_trial = {trial.trial: trial for trial in trials}
-    chosen = by_trial.get(recommended) if recommended is not None else None
-    if chosen is None or chosen.quality is None or chosen.stderr is None:
+    if front is None or front.recommended is None or front.best is None:
         return _without_result(trials)
-    best = max((by_trial[number] for number in front), key=lambda t: t.quality or -math.inf)
-    points = [_scored(chosen, best)]
-    tone, sentence = _against_lora(trials, [by_trial[number] for number in front])
+    chosen = by_trial[front.recommended]
+    if chosen.quality is None or chosen.stderr is None:
+        return _without_result(trials)
+    points = [_scored(chosen, by_trial[front.best.trial], by_rungs=front.is_pooled)]
+    tone, sentence = _against_lora(trials, [by_trial[point.trial] for point in front.points])
     points.append(sentence)
     if heads := [t for t in trials if t.method == "head" and t.quality is not None]:
         head = max(heads, key=lambda t: t.quality or 0)
@@ -120,12 +120,15 @@ def _without_result(trials: Sequence[TrialInfo]) -> Verdict:
     return Verdict(f"{count} failed", "", (f"Causes: {told}.",), "none", None)
 
 
-def _scored(chosen: TrialInfo, best: TrialInfo) -> str:
+def _scored(chosen: TrialInfo, best: TrialInfo, *, by_rungs: bool) -> str:
+    how = ", judged by the scores at all rungs" if by_rungs else ""
     if best.trial == chosen.trial:
-        return "It is the best of the front, and nothing cheaper is within its standard error."
+        return (
+            f"It is the best of the front{how}, and nothing cheaper is within its standard error."
+        )
     return (
         f"It is the cheapest trial within one standard error of the best (trial {best.trial}: "
-        f"{best.quality:.4f} with {best.params:,} parameters)."
+        f"{best.quality:.4f} with {best.params:,} parameters){how}."
     )
 
 

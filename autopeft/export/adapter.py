@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from autopeft import checks
+from autopeft.engines.ground import WRITES
 from autopeft.errors import ConfigError
-from autopeft.model.backbone import CLASSES
+from autopeft.model.backbone import CLASSES, Writes
 from autopeft.model.computing import Kernel, Scheme
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
@@ -27,8 +28,8 @@ class Outputs:
     """What the outputs of a model mean.
 
     Attributes:
-        kind: "classification", "regression", "seq2seq" or "causal".
-        labels: names of the classes in the order of the outputs.
+        kind: the task.
+        labels: names of the classes, or of the tags of words, in the order of the outputs.
         mean: an output times `std` plus `mean` is the label; 0 and 1 where the head does so itself.
         std: see `mean`.
         generation: how texts are written, where answers are texts.
@@ -53,9 +54,14 @@ class Outputs:
         return self.kind if self.kind == "seq2seq" or self.kind == "causal" else None  # noqa: PLR1714
 
     @property
+    def loaded_as(self) -> Writes | None:
+        """How its backbone is loaded; None for a model whose head reads a row."""
+        return WRITES.get(self.kind)
+
+    @property
     def auto(self) -> str:
         """The class of transformers that loads such a model."""
-        return str(CLASSES[self.writes].__name__)
+        return str(CLASSES[self.loaded_as].__name__)
 
     @property
     def arguments(self) -> str:
@@ -93,8 +99,8 @@ class Outputs:
                 where = ".".join(map(str, ("outputs.generation", *first["loc"])))
                 raise ConfigError(f"{source}: {where}: {first['msg']}") from None
         labels = tuple(data["labels"])
-        if (data["kind"] == "classification") != bool(labels):
-            raise ConfigError(f"{source}: outputs.labels: classification has some, regression none")
+        if (data["kind"] == "regression") == bool(labels):
+            raise ConfigError(f"{source}: outputs.labels: regression has none, classes have names")
         return cls(data["kind"], labels, data["mean"], data["std"])
 
 
@@ -216,7 +222,8 @@ def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
     if outputs.kind == "regression":
         model.config.problem_type = "regression"
         return
-    model.config.problem_type = "single_label_classification"
+    if outputs.kind == "classification":
+        model.config.problem_type = "single_label_classification"
     model.config.id2label = dict(enumerate(outputs.labels))
     model.config.label2id = {label: i for i, label in enumerate(outputs.labels)}
 
@@ -226,7 +233,7 @@ _HASH = checks.matching("[0-9a-f]{64}", "64 hexadecimal digits")
 _NAME = checks.matching(r"(?!.*\.\.)[^\x00-\x1f@]{1,4096}", "a Hub name or a folder")
 _OF_HEADS = checks.fields(
     {
-        "kind": checks.one_of("classification", "regression"),
+        "kind": checks.one_of("classification", "regression", "token_classification"),
         "labels": checks.list_of(checks.TEXT),
         "mean": checks.NUMBER,
         "std": checks.NUMBER,

@@ -269,6 +269,8 @@ def _check_alike(names: Sequence[str], descriptions: Sequence[Description]) -> N
             raise DataError(f"adapters {names[0]} and {name} were trained on different backbones")
         if other.outputs.writes:
             raise ConfigError(f"adapter {name} writes texts; a bank puts out one number a row")
+        if other.outputs.kind == "token_classification":
+            raise ConfigError(f"adapter {name} tags words; a bank puts out one number a row")
         if any(op.scale == "gated" for op in other.genotype.ops):
             raise ConfigError(f"adapter {name} has gated ops, which a bank cannot route")
         if any(op.write is Tap.EMBED for op in other.genotype.ops):

@@ -18,6 +18,7 @@ _PACKAGES = ("autopeft", "torch", "transformers", "peft", "safetensors")
 _TAGS = {
     "classification": "text-classification",
     "regression": "text-regression",
+    "token_classification": "token-classification",
     "seq2seq": "text2text-generation",
     "causal": "text-generation",
 }
@@ -123,7 +124,10 @@ def _use(winner: Winner, target: str, name: str) -> str:
         lines.append(_ON_NF4)
     if outputs.kind == "regression" and (outputs.mean, outputs.std) != (0.0, 1.0):
         lines.append(f"The label is {outputs.std!r} times the output plus {outputs.mean!r}.")
-    if outputs.labels:
+    if outputs.kind == "token_classification":
+        told = "Words are joined by spaces, and each is tagged by its first token"
+        lines.append(f"{told}: {', '.join(outputs.labels)}.")
+    elif outputs.labels:
         lines.append(f"Classes: {', '.join(outputs.labels)}.")
     if outputs.generation is not None:
         lines.append(_written(outputs, outputs.generation))

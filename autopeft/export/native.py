@@ -128,7 +128,7 @@ def base_of(description: Description, name: str | Path | None = None) -> Backbon
         source = f"{source}@{description.revision}"
     outputs = description.outputs
     base = load_backbone(
-        source, outputs.n_outputs, writes=outputs.writes, scheme=description.scheme
+        source, outputs.n_outputs, writes=outputs.loaded_as, scheme=description.scheme
     )
     if base.fingerprint != description.backbone_sha256:
         raise DataError(

@@ -64,6 +64,7 @@ def pick(front: Front, records: Sequence[Record], how: str) -> Choice:
         reason = (
             f"the cheapest within one standard error ({best.stderr:.4f}) of the best "
             f"{front.metric}, the {best.quality:.4f} of trial {best.trial}"
+            + (", by their scores at all rungs" if front.is_pooled else "")
         )
         return Choice(front.recommended, reason)
     return _by_conditions(front, how)

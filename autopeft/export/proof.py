@@ -16,12 +16,19 @@ from torch import Tensor
 from autopeft.errors import DataError
 from autopeft.export.adapter import Outputs
 from autopeft.export.winner import BATCH_SIZE, Winner
+from autopeft.tasks.encode import IGNORED
 from autopeft.training.writing import writing
 
 TOLERANCE: Mapping[str, float] = {"native": 1e-5, "peft": 1e-5, "merged": 1e-4}
 """Largest difference of an output, relative to the largest output if that is above 1."""
 MOST_DIFFERENT = 0.25
 """Part of the texts that may differ: a word that is as likely changes all that come after it."""
+_COUNTED = {
+    "seq2seq": "tokens of the answers to the validation rows",
+    "causal": "tokens of the answers to the validation rows",
+    "token_classification": "words of the validation rows",
+}
+"""What outputs are of, where it is not a row each."""
 _RELOAD = Path(__file__).with_name("reload.py")
 _SHOWN_LINES = 5
 
@@ -31,12 +38,13 @@ class Proof:
     """What was found.
 
     Attributes:
-        rows: that were compared; where answers are texts, their tokens.
+        rows: that were compared, or what else outputs are of, see `counted`.
         difference: the largest one of an output.
         tolerance: what it may be.
         changed: predictions that differ; only where two classes are as close as the tolerance.
         texts: that are the same to the letter; None where answers are no texts.
         written: texts that were compared.
+        counted: what `rows` are.
     """
 
     rows: int
@@ -45,18 +53,17 @@ class Proof:
     changed: int
     texts: int | None = None
     written: int = 0
+    counted: str = "validation rows"
 
     @property
     def told(self) -> str:
         """In words, to go on after "loaded again in a fresh process"."""
-        texts = self.texts is not None
-        where = "tokens of the answers to the validation rows" if texts else "validation rows"
         also = f"{self.changed} predictions differ"
-        if texts:
+        if self.texts is not None:
             also = f"{self.texts} of {self.written} texts are the same"
         return (
-            f"on {self.rows:,} {where} its outputs differ from those of the trained weights by "
-            f"{self.difference:.1e} at most (allowed: {self.tolerance:.1e}), and {also}"
+            f"on {self.rows:,} {self.counted} its outputs differ from those of the trained weights "
+            f"by {self.difference:.1e} at most (allowed: {self.tolerance:.1e}), and {also}"
         )
 
 
@@ -114,11 +121,24 @@ def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
         "pad_token_id": winner.tokenizer.pad_token_id,
         "class": winner.outputs.auto,
         "arguments": _arguments(winner.outputs),
-        "texts": [list(texts) for texts in winner.ground.dataset.validation.texts],
+        "texts": [_read(winner, texts) for texts in winner.ground.dataset.validation.texts],
+        "tagged": _tagged(winner),
         "max_length": winner.description.max_length,
         "batch_size": BATCH_SIZE,
         "answers": _answers(winner),
     }
+
+
+def _read(winner: Winner, texts: Sequence[str]) -> list[str]:
+    """The texts of a row; words with tags are read as one."""
+    return list(texts) if winner.ground.validation.tags is None else [" ".join(texts)]
+
+
+def _tagged(winner: Winner) -> list[list[int]] | None:
+    """Where words have tags: of each row the tokens that they are read from."""
+    if (tags := winner.ground.validation.tags) is None:
+        return None
+    return [[i for i, tag in enumerate(row) if tag != IGNORED] for row in tags.targets]
 
 
 def _arguments(outputs: Outputs) -> dict[str, Any]:
@@ -198,6 +218,7 @@ def compare(
             f"are {allowed:.2g}"
         )
     changed = 0
-    if outputs.kind == "classification":
+    if outputs.labels:
         changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
-    return Proof(len(expected), difference, allowed, changed)
+    counted = _COUNTED.get(outputs.kind, "validation rows")
+    return Proof(len(expected), difference, allowed, changed, counted=counted)

@@ -22,8 +22,8 @@ def answer(question: dict[str, Any]) -> Any:
     Args:
         question: `target`, `folder`, `backbone`, `revision`, `class`, `arguments`, `pad_token_id`,
             `in_full` (weight matrices that are not in NF4, or None if none is), `texts` (a list of
-            rows, each a list of one or two), `max_length`, `batch_size` and, where answers are
-            texts, `answers`.
+            rows, each a list of one or two), `max_length`, `batch_size`, where answers are texts,
+            `answers`, and where words have tags, `tagged`.
 
     Raises:
         RuntimeError: something was loaded with a warning about keys.
@@ -33,7 +33,7 @@ def answer(question: dict[str, Any]) -> Any:
 
 
 def outputs(model: Any, tokenizer: Any, question: dict[str, Any]) -> Any:
-    """The outputs [row, output] of a model; of one that writes, of every token to write."""
+    """The outputs [row, output] of a model, or of every token to write or that has a tag."""
     import torch  # noqa: PLC0415
 
     model.eval()
@@ -41,7 +41,11 @@ def outputs(model: Any, tokenizer: Any, question: dict[str, Any]) -> Any:
         if question.get("answers") is not None:
             every = range(0, len(question["texts"]), question["batch_size"])
             return torch.cat([_likelihoods(model, question, start) for start in every])
-        return torch.cat([model(**b).logits.float() for b in _batches(question, tokenizer)])
+        found = [model(**b).logits.float() for b in _batches(question, tokenizer)]
+        if (tagged := question.get("tagged")) is None:
+            return torch.cat(found)
+        rows = (row for batch in found for row in batch)
+        return torch.cat([row[tokens] for row, tokens in zip(rows, tagged, strict=True)])
 
 
 def _likelihoods(model: Any, question: dict[str, Any], start: int) -> Any:

@@ -25,7 +25,11 @@ from autopeft.ops.vera import Vera
 from autopeft.space.taps import Tap
 
 _NAME = "default"
-_TASK_TYPES = {"seq2seq": "SEQ_2_SEQ_LM", "causal": "CAUSAL_LM"}
+_TASK_TYPES = {
+    "seq2seq": "SEQ_2_SEQ_LM",
+    "causal": "CAUSAL_LM",
+    "token_classification": "TOKEN_CLS",
+}
 
 
 @torch.no_grad()

@@ -34,7 +34,6 @@ from autopeft.study.spec import load_study_spec
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.language import Language
 from autopeft.tasks.task import Regression
-from autopeft.tasks.tokens import TokenClassification
 from autopeft.training.cohort import Cohort
 from autopeft.training.tensors import read_kinds
 
@@ -90,7 +89,7 @@ class Winner:
         if isinstance(self.ground.task, Regression):
             mean, std = self.ground.task.label_mean, self.ground.task.label_std
             return Outputs("regression", (), *((0.0, 1.0) if self._last_bias else (mean, std)))
-        return Outputs("classification", self.ground.dataset.label_names)
+        return Outputs(self.ground.work.task, self.ground.dataset.label_names)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -166,18 +165,20 @@ class Winner:
         """The metric `compared` of outputs for the validation rows; see `logits`."""
         if self.outputs.writes:
             return math.exp(float(outputs.mean()))
-        if self.outputs.kind == "classification":
-            predictions = outputs.argmax(-1).numpy()
+        rows = self.ground.validation
+        if self.outputs.kind == "regression":
+            places = (outputs[:, 0] * self.outputs.std + self.outputs.mean).numpy()
         else:
-            predictions = (outputs[:, 0] * self.outputs.std + self.outputs.mean).numpy()
-        truth = self.ground.validation.truth
-        return self.ground.task.metrics(predictions, truth)[self.front.metric].value
+            places = outputs.argmax(-1).numpy()
+        (predictions,) = rows.by_row(places[None], range(len(rows)))
+        return self.ground.task.metrics(predictions, rows.truth)[self.front.metric].value
 
     @cached_property
     def logits(self) -> Float[Tensor, "row output"]:
         """What the trained weights put out for the validation rows, computed as in the search.
 
-        Where answers are texts, a row for each token of the answers, with its log-probability.
+        Where answers are texts, a row for each token of the answers, with its log-probability;
+        where words have tags, one for the first token of each.
         """
         task, rows = self.ground.task, self.ground.validation
         with torch.no_grad(), self._trained() as trial:
@@ -236,8 +237,6 @@ def winner_of(study: Study, how: str) -> Winner:
     manifest = read_manifest(study.manifest_file)
     path = _weights_file(study, record)
     ground = prepare(load_study_spec(study.spec_file), study.folder)
-    if isinstance(ground.task, TokenClassification):
-        raise ConfigError(f"{study.folder}: models that tag words cannot be exported yet")
     if ground.dataset.fingerprint != manifest.data["sha256"]:
         raise ConfigError(f"{study.folder}: the data have changed since the search")
     if ground.backbone.fingerprint != manifest.model["sha256"]:

@@ -35,9 +35,9 @@ def contenders(points: Sequence[Point], front: Front, most: int) -> dict[int, Ro
         ordered.append((front.recommended, "recommended"))
     baselines: tuple[Role, ...] = ("lora", "head", "full")
     ordered += [(best.pop(kind).trial, kind) for kind in baselines if kind in best]
-    others = sorted(front.points, key=lambda point: -point.quality)[:MOST_OF_THE_FRONT]
+    others = sorted(front.points, key=lambda point: -point.pooled)[:MOST_OF_THE_FRONT]
     ordered += [(point.trial, "front") for point in others]
-    by_quality = sorted(best.values(), key=lambda point: (-point.quality, point.trial))
+    by_quality = sorted(best.values(), key=lambda point: (-point.pooled, point.trial))
     ordered += [(point.trial, "method") for point in by_quality]
     chosen: dict[int, Role] = {}
     for trial, role in ordered:
@@ -69,7 +69,7 @@ def affordable(trainings: int, seeds: int) -> tuple[int, int]:
 def _best_of_each_kind(points: Iterable[Point]) -> dict[str, Point]:
     """The best point of each single method; of equals the smaller, then the earlier."""
     best: dict[str, Point] = {}
-    for point in sorted(points, key=lambda p: (-p.quality, p.trainable_params, p.trial)):
+    for point in sorted(points, key=lambda p: (-p.pooled, p.trainable_params, p.trial)):
         kind = kind_of(point.genotype)
         if kind is not None:
             best.setdefault(kind, point)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from autopeft.engines.engine import JobTaker, Stepped
 from autopeft.engines.job import Job, paused_file
 from autopeft.errors import DataError, NoFeasibleTrialError, TooManyFailuresError
-from autopeft.front import Front, write_front
+from autopeft.front import Front
+from autopeft.front_file import write_front
 from autopeft.objectives import values_of
 from autopeft.records import SELECTION, Record, write_jsonl, write_record
 from autopeft.selection import write_selection

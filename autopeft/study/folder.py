@@ -6,7 +6,8 @@ from pathlib import Path
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json
-from autopeft.front import Front, read_front
+from autopeft.front import Front
+from autopeft.front_file import read_front
 from autopeft.records import Record, read_jsonl, read_records
 from autopeft.selection import Selection, read_selection
 from autopeft.space.shape import ModelShape

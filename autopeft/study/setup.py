@@ -10,6 +10,7 @@ from autopeft.engines.outcome import SPLIT
 from autopeft.engines.work import Facts
 from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.front import Front
+from autopeft.front_file import front_to_dict
 from autopeft.objectives import MEMORY, METRIC, CostName, amount
 from autopeft.space.bind import bind
 from autopeft.space.costs import CostModel, MemoryLimit
@@ -145,7 +146,7 @@ def set_up(
 def _hash_of(front: Front | None) -> str | None:
     if front is None:
         return None
-    return hashlib.sha256(json.dumps(front.to_dict(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(front_to_dict(front), sort_keys=True).encode()).hexdigest()
 
 
 def _lora(spec: StudySpec, facts: Facts, budget: Budget) -> SearchSpace | None:

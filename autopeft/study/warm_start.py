@@ -6,7 +6,8 @@ from pathlib import Path
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import write_atomic
-from autopeft.front import Front, read_front
+from autopeft.front import Front
+from autopeft.front_file import front_to_dict, read_front
 from autopeft.space.encode import encode
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
@@ -54,7 +55,7 @@ def write_copy(folder: Path, front: Front) -> Path:
     Raises:
         DataError: it cannot be written.
     """
-    write_atomic(folder / COPY, json.dumps(front.to_dict(), allow_nan=False) + "\n")
+    write_atomic(folder / COPY, json.dumps(front_to_dict(front), allow_nan=False) + "\n")
     return Path(COPY)
 
 

@@ -7,7 +7,7 @@ from record_factory import make_failure
 from synthetic_study import MINILM, front_for, make_study, write_manifest
 
 from autopeft.dashboard.info import StudyInfo, study_info
-from autopeft.front import write_front
+from autopeft.front_file import write_front
 from autopeft.records import Failure, Metric, Objective
 from autopeft.study.folder import Study
 

@@ -14,7 +14,8 @@ from autopeft.dashboard.ops import average_share, params_by_place
 from autopeft.dashboard.trials import trial_infos
 from autopeft.dashboard.verdict import verdict_of
 from autopeft.errors import DataError
-from autopeft.front import front_of, hypervolume, write_front
+from autopeft.front import front_of, hypervolume
+from autopeft.front_file import write_front
 from autopeft.records import Metric, Objective, compile_jsonl, write_record
 from autopeft.selection import Comparison, Contender, Selection
 from autopeft.space.genotype import Genotype, Op
@@ -253,14 +254,7 @@ def verdict(records, rows=872, selection=None, openings=()):
     trials = infos(records, [point.trial for point in front.points])
     frontier = front_info(front, trials, selection)
     assert frontier.recommended == (selection or front).recommended
-    return verdict_of(
-        trials,
-        front=frontier.trials,
-        recommended=frontier.recommended,
-        rows=rows,
-        selection=selection,
-        openings=openings,
-    )
+    return verdict_of(trials, front=front, rows=rows, selection=selection, openings=openings)
 
 
 SMALL = Genotype(6, (Op("bias", "ffn_up", "ffn_up", (1,) * 6),), 1e-3)

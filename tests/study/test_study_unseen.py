@@ -8,7 +8,7 @@ import pytest
 from study_factory import ROWS, rows_of, save_checkpoint, write_data, write_jsonl
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.front import write_front
+from autopeft.front_file import write_front
 from autopeft.study.folder import Study
 from autopeft.study.search import run_search
 from autopeft.study.unseen import open_test

@@ -7,7 +7,7 @@ import pytest
 from study_factory import results
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.front import read_front
+from autopeft.front_file import read_front
 from autopeft.space.bind import bind
 from autopeft.space.shape import BERT_BASE
 from autopeft.space.shipped import load_space
