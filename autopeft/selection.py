@@ -32,7 +32,8 @@ class Contender:
         trainable_params: of its ops.
         fraction: `trainable_params` over the parameters of the backbone.
         summary: the genotype in words.
-        search_quality: the metric on the rows that the search selected on.
+        search_quality: the metric on the rows that the search selected on; None if the search had
+            stopped it early, before that was measured.
         quality: the metric on the selection rows, mean over fresh seeds.
         stderr: of `quality`, over new seeds and new rows.
         low: lower end of the 95 % interval.
@@ -47,7 +48,7 @@ class Contender:
     trainable_params: int
     fraction: float
     summary: str
-    search_quality: float
+    search_quality: float | None
     quality: float
     stderr: float
     low: float
@@ -67,9 +68,9 @@ class Contender:
         return cls(**{**data, "costs": costs})
 
     @property
-    def drop(self) -> float:
+    def drop(self) -> float | None:
         """How much the search flattered it."""
-        return self.search_quality - self.quality
+        return None if self.search_quality is None else self.search_quality - self.quality
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,8 @@ class Selection:
     @property
     def drop(self) -> float | None:
         """Mean of what the search's scores of its front lost; None if none of it is here."""
-        drops = [c.drop for c in self.contenders if c.role in {"recommended", "front"}]
+        of_front = [c.drop for c in self.contenders if c.role in {"recommended", "front"}]
+        drops = [drop for drop in of_front if drop is not None]
         return sum(drops) / len(drops) if drops else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -247,7 +249,7 @@ _CONTENDER = {
     "trainable_params": checks.COUNT,
     "fraction": checks.NUMBER_FROM_0,
     "summary": checks.TEXT,
-    "search_quality": checks.NUMBER,
+    "search_quality": checks.optional(checks.NUMBER),
     "quality": checks.NUMBER,
     "stderr": checks.NUMBER_FROM_0,
     "low": checks.NUMBER,

@@ -50,6 +50,7 @@ def _lines(found: DryRun) -> list[tuple[str, str]]:
     rows = ", ".join(f"{n:,} {name}" for name, n in found.n_rows.items())
     steps = f"{found.steps:,} steps" if found.steps else "as many steps as rows give"
     rungs = ", ".join(f"{rung:.2g}" for rung in found.rungs)
+    rungs += f", below 1 by {found.rung_metric}" if found.rung_metric else ""
     space = (
         f"{found.space}: {', '.join(found.slots)}; {found.dimensions} coordinates, "
         f"{short_count(found.cardinality)} sets of ops"

@@ -45,7 +45,8 @@ def tell_plan(console: Console, plan: "Plan") -> None:
     )
     if len(plan.rung_steps) > 1:
         steps = ", ".join(map(str, plan.rung_steps))
-        console.print(f"rungs at {steps} steps: the better ones of each size go on")
+        by = f" by {plan.rung_metric}" if plan.rung_metric else ""
+        console.print(f"rungs at {steps} steps: the better ones of each size{by} go on")
     if plan.contenders:
         console.print(
             f"then the final selection: at most {plan.contenders} trials, {plan.seeds} fresh seeds "
@@ -58,9 +59,10 @@ def tell_record(record: "Record", summary: str, front: "Front") -> str:
     if record.failure is not None:
         what = f"failed ({record.failure.kind}): {record.failure.message}"
     else:
-        metric = record.metrics[front.metric]
+        name = front.metric if front.metric in record.metrics else next(iter(record.metrics))
+        metric = record.metrics[name]
         star = " *" if any(p.trial == record.trial for p in front.points) else ""
-        what = f"{front.metric} {metric.value:.4f} ± {metric.stderr:.4f}{star}"
+        what = f"{name} {metric.value:.4f} ± {metric.stderr:.4f}{star}"
     where = f" at rung {record.rung}" if record.rung else ""
     if record.replicate:
         where = f" with fresh seed {record.replicate} on unseen rows"

@@ -43,7 +43,7 @@ def show_selection(selection: Selection) -> None:
             _ROLES[item.role],
             f"{item.quality:.4f}",
             f"{item.low:.4f} to {item.high:.4f}",
-            f"{item.search_quality:.4f}",
+            "-" if item.search_quality is None else f"{item.search_quality:.4f}",
             f"{item.trainable_params:,}",
             percent(item.fraction),
             *(_cost(item.costs.get(name)) for name in costs),

@@ -57,13 +57,13 @@ def importance_bars(study: StudyInfo, found: Importance) -> Figure:
 
 
 def learning_curves(study: StudyInfo) -> Figure:
-    """Quality against optimizer steps, a line for each trial that was measured more than once."""
+    """What every rung measures against steps, a line for each trial that was measured twice."""
     lines = []
     for i, trial in enumerate(study.trials):
         points: dict[int, list[float]] = {}
         for item in trial.measurements:
-            if item.quality is not None and item.split not in UNSEEN:
-                points.setdefault(item.steps, []).append(item.quality)
+            if item.on_rungs is not None and item.split not in UNSEEN:
+                points.setdefault(item.steps, []).append(item.on_rungs[0])
         if len(points) > 1:
             curve = [(steps, sum(v) / len(v)) for steps, v in sorted(points.items())]
             lines.append((i, trial, curve))
@@ -95,17 +95,17 @@ def learning_curves(study: StudyInfo) -> Figure:
         )
     layout = {
         "xaxis": {"title": {"text": "optimizer steps"}, "type": "log"},
-        "yaxis": {"title": {"text": escape(study.metric)}},
+        "yaxis": {"title": {"text": escape(study.rung_metric)}},
         "legend": LEGEND,
     }
     return Figure(
         kind="curves",
         title="Learning curves by rung",
         description=(
-            f"Mean {study.metric} over seeds at each level of the training budget, for trials that "
-            "were measured at more than one."
+            f"Mean {study.rung_metric} over seeds at each level of the training budget, for trials "
+            "that were measured at more than one."
         ),
-        head=("trial", "steps", study.metric),
+        head=("trial", "steps", study.rung_metric),
         rows=tuple((t.trial, steps, value) for _, t, curve in lines for steps, value in curve),
         plot=plain(go.Figure(traces, layout) if lines else go.Figure()),
     )
@@ -134,10 +134,11 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         meta={"role": "front", "linked": True},
         hoverinfo="none",
     )
+    seen = [(i, q) for i, c in enumerate(found) if (q := c.search_quality) is not None]
     searched = go.Scatter(
-        x=[short(c.search_quality) for c in found],
-        y=names,
-        customdata=rows,
+        x=[short(quality) for _, quality in seen],
+        y=[names[i] for i, _ in seen],
+        customdata=[rows[i] for i, _ in seen],
         mode="markers",
         marker={"symbol": "line-ns-open", "size": 12, "line": {"width": 2}},
         name="as the search saw it",

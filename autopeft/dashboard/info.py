@@ -88,6 +88,7 @@ class StudyInfo:
         name: of its folder.
         folder: as the user gave it, for commands to copy.
         metric: what it maximises; larger is better.
+        rung_metric: what every rung has measured; the metric, if the study file names no other.
         facts: what it was made with, by title: model, data, budget, cost, versions.
         max_params: the budget in parameters; None if nothing says it.
         n_layers: depth of the backbone; None if nothing says it.
@@ -104,6 +105,7 @@ class StudyInfo:
     name: str
     folder: str
     metric: str
+    rung_metric: str
     facts: Mapping[str, str]
     max_params: int | None
     n_layers: int | None
@@ -156,6 +158,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
     selection = study.selection()
     spec = load_study_spec(study.spec_file) if study.spec_file.exists() else None
     metric = front.metric if front else (spec.chosen_metric if spec else _metric(records))
+    rung_metric = (spec and spec.rung_metric) or metric
     shape = study.shape()
     max_params = front.reference.trainable_params if front else manifest.get("max_params")
     trials = trial_infos(
@@ -164,12 +167,14 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         front=[point.trial for point in front.points] if front else [],
         max_params=max_params,
         shape=shape,
+        rung_metric=rung_metric,
     )
     frontier = front_info(front, trials, selection)
     return StudyInfo(
         name=folder.resolve().name,
         folder=str(folder),
         metric=metric,
+        rung_metric=rung_metric,
         facts=_facts(manifest, spec, trials, max_params),
         max_params=max_params,
         n_layers=_depth(trials, shape),

@@ -22,7 +22,7 @@ from autopeft.dashboard.info import Cost, StudyInfo, duration
 from autopeft.dashboard.ops import ATTENTION, average_share, params_by_place
 from autopeft.dashboard.parallel import parallel
 from autopeft.dashboard.pareto import pareto
-from autopeft.dashboard.trials import STATES, TrialInfo
+from autopeft.dashboard.trials import STATES, Measurement, TrialInfo
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("dom.js", "theme.js", "table.js", "heat.js", "details.js", "plots.js", "page.js")
@@ -199,12 +199,23 @@ def _columns(study: StudyInfo) -> dict[str, list[Any]]:
         "alone": [[trial.alone.get(cost.name) for cost in study.costs] for trial in trials],
         "measurements": [
             [
-                [m.rung, m.replicate, m.steps, m.quality, m.stderr, m.seconds, m.failure, m.split]
+                [
+                    *(m.rung, m.replicate, m.steps, m.quality, m.stderr, m.seconds),
+                    *(m.failure or _instead(m, study.rung_metric), m.split),
+                ]
                 for m in trial.measurements
             ]
             for trial in trials
         ],
     }
+
+
+def _instead(measured: Measurement, metric: str) -> str:
+    """What was measured in place of the study's metric, if that was not."""
+    if measured.quality is not None or measured.on_rungs is None:
+        return ""
+    value, stderr = measured.on_rungs
+    return f"{metric} {value:.4f} ± {stderr:.4f}"
 
 
 def _environment() -> Environment:

@@ -72,14 +72,14 @@ def pareto(study: StudyInfo, cost: Cost) -> Figure:
     if cost.limit is not None and scored:
         figure.add_vline(x=plane.x(cost.limit), line={"dash": "dot", "width": 1.5})
     budget = "" if cost.limit is None else " The dotted line is the budget."
-    failed = " Failed trials lie at the bottom." if len(scored) < len(rows) else ""
+    without = " Trials without a score lie at the bottom." if len(scored) < len(rows) else ""
     return Figure(
         kind="pareto",
         title=f"{study.metric} against {cost.label}",
         description=(
             f"Up is better, left is cheaper. The line is the front: no trial has a higher "
             f"{study.metric} at no more {cost.label}. Bars are one standard error, drawn for the "
-            f"front and where seeds were repeated.{budget}{failed}"
+            f"front and where seeds were repeated.{budget}{without}"
         ),
         head=("trial", "state", cost.label, study.metric, "standard error"),
         rows=tuple((t.trial, t.state, t.costs[cost.name], t.quality, t.stderr) for _, t in rows),

@@ -42,8 +42,9 @@ class Measurement:
         rung: level of the training budget.
         replicate: which repetition.
         split: the rows that it was scored on.
-        quality: of the study's metric; None if it failed.
-        stderr: its standard error over rows; None if it failed.
+        quality: of the study's metric; None if it failed or that was not measured.
+        stderr: its standard error over rows; None likewise.
+        on_rungs: of the metric that every rung has, with its standard error; None if it failed.
         steps: optimizer steps from the start.
         seconds: spent on it.
         started: when, ISO 8601 in UTC.
@@ -56,6 +57,7 @@ class Measurement:
     split: str
     quality: float | None
     stderr: float | None
+    on_rungs: tuple[float, float] | None
     steps: int
     seconds: float
     started: str
@@ -70,8 +72,8 @@ class TrialInfo:
     Attributes:
         trial: its number.
         state: see `_state`; each trial has exactly one.
-        quality: mean over replicates at its highest rung; None if it failed.
-        stderr: standard error of `quality`, over rows and seeds; None if it failed.
+        quality: mean over replicates at its highest rung that has the metric; None if none has.
+        stderr: standard error of `quality`, over rows and seeds; None likewise.
         replicates: repetitions behind `quality`.
         rung: its highest complete rung; None if it failed.
         params: trainable parameters of the ops.
@@ -127,6 +129,7 @@ def trial_infos(
     front: Collection[int],
     max_params: int | None,
     shape: ModelShape | None,
+    rung_metric: str | None = None,
 ) -> tuple[TrialInfo, ...]:
     """The trials of a study, by number.
 
@@ -136,6 +139,7 @@ def trial_infos(
         front: the trials on its front.
         max_params: the budget; None if it is not known.
         shape: of the backbone; None if it is not known.
+        rung_metric: what every rung has; the metric if None.
 
     Raises:
         DataError: a genotype cannot be read.
@@ -151,6 +155,7 @@ def trial_infos(
         _trial_info(
             sorted(groups[trial], key=lambda record: record.key),
             metric=metric,
+            rung_metric=rung_metric or metric,
             on_front=trial in front,
             max_params=max_params,
             top=top,
@@ -177,6 +182,7 @@ def _trial_info(
     records: Sequence[Record],
     *,
     metric: str,
+    rung_metric: str,
     on_front: bool,
     max_params: int | None,
     top: int,
@@ -185,9 +191,10 @@ def _trial_info(
     name_of: Callable[[Genotype], str | None],
 ) -> TrialInfo:
     first = records[0]
-    usable = _usable(records, metric)
+    complete = _complete(records)
+    usable = _usable(complete, metric)
     quality, stderr = mean_quality(usable, metric) if usable else (None, None)
-    rung = usable[0].rung if usable else None
+    rung = max((record.rung for record in complete), default=None)
     failures = [record.failure for record in records if record.failure]
     genotype = _genotype(first)
     if shape is not None and shape.n_layers != genotype.n_layers:
@@ -199,10 +206,10 @@ def _trial_info(
     return TrialInfo(
         trial=first.trial,
         state=_state(
-            failed=not usable,
+            failed=rung is None,
             on_front=on_front,
             over=max_params is not None and first.trainable_params > max_params,
-            early=rung is not None and rung < top,
+            early=not usable or usable[0].rung < top,
         ),
         quality=quality,
         stderr=stderr,
@@ -211,7 +218,7 @@ def _trial_info(
         params=first.trainable_params,
         fraction=first.fraction,
         seconds=seconds,
-        costs=_costs(usable, metric, first.trainable_params, seconds),
+        costs=_costs(usable or complete, first.trainable_params, seconds),
         alone=_alone(records),
         learning_rate=genotype.learning_rate,
         weight_decay=genotype.weight_decay,
@@ -225,21 +232,26 @@ def _trial_info(
         mergeable=is_mergeable(genotype, shape) if shape else None,
         unlike_lora=unlike(genotype, lora, shape) if shape and lora else (),
         failure=failures[0].kind if failures else None,
-        measurements=tuple(_measurement(record, metric) for record in records),
+        measurements=tuple(_measurement(record, metric, rung_metric) for record in records),
     )
 
 
-def _usable(records: Sequence[Record], metric: str) -> list[Record]:
-    """What the front would measure the trial by: the search's complete records at the highest rung.
+def _complete(records: Sequence[Record]) -> list[Record]:
+    """The complete records of the search.
 
     A trial that ever gave NaN or diverged has none (see `autopeft.front.front_of`).
     """
     searched = [record for record in records if record.is_searched]
     if any(r.failure and r.failure.kind in _PROPERTIES_OF_THE_GENOTYPE for r in searched):
         return []
-    complete = [r for r in searched if r.state == "complete" and metric in r.metrics]
-    top = max((record.rung for record in complete), default=0)
-    return [record for record in complete if record.rung == top]
+    return [record for record in searched if record.state == "complete"]
+
+
+def _usable(complete: Sequence[Record], metric: str) -> list[Record]:
+    """What the front would measure the trial by: those at the highest rung that has the metric."""
+    scored = [record for record in complete if metric in record.metrics]
+    top = max((record.rung for record in scored), default=0)
+    return [record for record in scored if record.rung == top]
 
 
 def _state(*, failed: bool, on_front: bool, over: bool, early: bool) -> State:
@@ -253,12 +265,11 @@ def _state(*, failed: bool, on_front: bool, over: bool, early: bool) -> State:
     return "stopped early" if early else "dominated"
 
 
-def _costs(
-    usable: Sequence[Record], metric: str, params: int, seconds: float
-) -> Mapping[str, float]:
+def _costs(records: Sequence[Record], params: int, seconds: float) -> Mapping[str, float]:
     costs = {PARAMS: float(params), SECONDS: seconds}
-    measured = usable[0].objectives if usable else {}
-    other = {name: item.value for name, item in measured.items() if name not in (PARAMS, metric)}
+    told = {PARAMS, *(name for record in records for name in record.metrics)}
+    measured = records[0].objectives if records else {}
+    other = {name: item.value for name, item in measured.items() if name not in told}
     return costs | other
 
 
@@ -267,14 +278,15 @@ def _alone(records: Sequence[Record]) -> Mapping[str, float]:
     return {name: item.value for name, item in every if item.how == "measured"}
 
 
-def _measurement(record: Record, metric: str) -> Measurement:
-    score = record.metrics.get(metric) if record.state == "complete" else None
+def _measurement(record: Record, metric: str, rung_metric: str) -> Measurement:
+    score, on_rungs = record.metrics.get(metric), record.metrics.get(rung_metric)
     return Measurement(
         rung=record.rung,
         replicate=record.replicate,
         split=record.split,
         quality=score.value if score else None,
         stderr=score.stderr if score else None,
+        on_rungs=(on_rungs.value, on_rungs.stderr) if on_rungs else None,
         steps=record.steps,
         seconds=record.seconds,
         started=record.started,

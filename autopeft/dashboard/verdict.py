@@ -113,7 +113,7 @@ def _without_result(trials: Sequence[TrialInfo]) -> Verdict:
     if not trials:
         return Verdict("Nothing has been measured yet", "", (), "none", None)
     causes = Counter(trial.failure for trial in trials if trial.failure)
-    if not causes:
+    if not causes or any(trial.state == "stopped early" for trial in trials):
         return Verdict("Nothing within the budget has a score yet", "", (), "none", None)
     told = ", ".join(f"{kind.replace('_', ' ')} {n} times" for kind, n in causes.most_common())
     count = f"All {len(trials)} trials" if len(trials) > 1 else "The only trial"
@@ -141,7 +141,9 @@ def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tu
     """
     tried = [t for t in trials if t.is_lora and t.quality is not None and t.state != "over budget"]
     if not tried:
-        return "none", "LoRA alone was not tried here, so nothing can be said against it."
+        is_early = any(t.is_lora and t.state == "stopped early" for t in trials)
+        what = "trained to its end" if is_early else "tried"
+        return "none", f"LoRA alone was not {what} here, so nothing can be said against it."
     lora = max(tried, key=lambda trial: trial.quality or 0)
     settings = f"the best of {len(tried)} settings" if len(tried) > 1 else "in a single setting"
     name = (

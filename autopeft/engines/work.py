@@ -26,6 +26,7 @@ class Work(Strict):
         training: how trials are trained.
         seed: of the study.
         generation: how answers are written, where they are texts.
+        rung_metric: what trials are measured by that pause at a rung; the metric if None.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Work(Strict):
     training: TrainingSpec
     seed: int
     generation: GenerationSpec | None = None
+    rung_metric: str | None = None
 
 
 class Facts(Strict):

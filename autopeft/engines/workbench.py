@@ -29,7 +29,9 @@ from autopeft.row_scores import pack
 from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
+from autopeft.tasks.language import Language
 from autopeft.tasks.metrics import Measurement
+from autopeft.tasks.task import AnyTask
 from autopeft.training.cohort import Trained
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
@@ -146,7 +148,7 @@ class Workbench:
             ground.backbone,
             [trial.genotype for trial in job.trials],
             [trial.seed for trial in job.trials],
-            task=ground.task,
+            task=self._task(job),
             settings=self._decided.settings,
             train=train,
             validation=scored,
@@ -173,7 +175,7 @@ class Workbench:
             ground.another_backbone(),
             trial.genotype,
             trial.seed,
-            task=ground.task,
+            task=self._task(job),
             settings=self._decided.settings,
             train=train,
             validation=scored,
@@ -182,6 +184,13 @@ class Workbench:
             progress=progress,
         )
         return [trained], seconds
+
+    def _task(self, job: Job) -> AnyTask:
+        """The task as a job is scored: whose trials pause may be measured by something cheaper."""
+        task, metric = self._ground.task, self._ground.work.rung_metric
+        if metric is None or job.until is None or not isinstance(task, Language):
+            return task
+        return task.scored_by(metric)
 
     def _rows(self, replicate: int) -> tuple[Encoded, Encoded, str]:
         """Rows to train and to score on; the same objects each time, as the cache needs them."""
@@ -226,7 +235,7 @@ class Workbench:
         seconds: float,
         started: datetime,
     ) -> Record:
-        task = self._ground.task
+        task = self._task(job)
         measured: dict[str, Measurement] = {}
         scores = None
         try:

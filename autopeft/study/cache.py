@@ -56,6 +56,7 @@ def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
             *(spec.task, spec.chosen_metric, *_generation(spec)),
             *([facts.metric_hash] if facts.metric_hash else []),
         ],
+        **({"rung_metric": spec.rung_metric} if spec.rung_metric else {}),
         "settings": asdict(manifest.settings),
         "costs": list(spec.costs),
         "cost_model": manifest.study if predicts else None,  # each study has its own
@@ -151,7 +152,10 @@ class RecordCache:
             "until": job.until,
             "replicate": job.replicate,
         }
-        return {**self._conditions, **own}
+        key = {**self._conditions, **own}
+        if job.until is None:  # what has come to its end is measured by the metric in any study
+            key.pop("rung_metric", None)
+        return key
 
     def _entry(self, key: dict[str, Any]) -> Path:
         text = json.dumps(key, sort_keys=True, allow_nan=False)

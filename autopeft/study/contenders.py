@@ -16,13 +16,17 @@ ENOUGH = 4
 """Contenders that are worth more than a third seed."""
 
 
-def contenders(points: Sequence[Point], front: Front, most: int) -> dict[int, Role]:
+def contenders(
+    points: Sequence[Point], front: Front, most: int, paused: Sequence[Point] = ()
+) -> dict[int, Role]:
     """The trials to train again, the most important first.
 
     Args:
         points: every usable trial of the search, full fine-tuning included.
         front: of the search.
         most: how many there may be.
+        paused: usable trials that a lower rung has measured by another metric: they stand for the
+            methods and baselines that have nobody else.
 
     Returns:
         Roles by trial: what is recommended, the best LoRA, the head alone, full fine-tuning at its
@@ -30,14 +34,15 @@ def contenders(points: Sequence[Point], front: Front, most: int) -> dict[int, Ro
         single form.
     """
     ordered: list[tuple[int, Role]] = []
-    best = _best_of_each_kind(points)
+    best = _best_of_each_kind(paused) | _best_of_each_kind(points)
+    last = {point.trial for point in paused}
     if front.recommended is not None:
         ordered.append((front.recommended, "recommended"))
     baselines: tuple[Role, ...] = ("lora", "head", "full")
     ordered += [(best.pop(kind).trial, kind) for kind in baselines if kind in best]
     others = sorted(front.points, key=lambda point: -point.pooled)[:MOST_OF_THE_FRONT]
     ordered += [(point.trial, "front") for point in others]
-    by_quality = sorted(best.values(), key=lambda point: (-point.pooled, point.trial))
+    by_quality = sorted(best.values(), key=lambda p: (p.trial in last, -p.pooled, p.trial))
     ordered += [(point.trial, "method") for point in by_quality]
     chosen: dict[int, Role] = {}
     for trial, role in ordered:

@@ -96,6 +96,7 @@ class Driver:
             space=space.spec.name,
             cardinality=space.cardinality(),
             notes=self.setup.notes,
+            rung_metric=self.spec.rung_metric,
         )
 
     def run(self, results: Callable[[Stepped], Iterator[Record]]) -> None:
@@ -261,10 +262,12 @@ class Driver:
                 if record.is_first and record.state == "complete":
                     self.ledger.prune(record.trial)
         front, points = self._planner.front(self.known), self._planner.points(self.known)
+        paused = self._planner.paused(self.known)
         selection = selection_of(
             self.known.ordered,
-            contenders(points, front, len(points)),
+            contenders(points, front, len(points) + len(paused), paused),
             points=points,
+            paused=paused,
             metric=self.spec.chosen_metric,
             costs=self.spec.costs,
             summarize=words,

@@ -62,6 +62,7 @@ class DryRun:
         steps: of a whole training; None if the number of rows is not known.
         trials: in all.
         rungs: parts of a whole training at which a trial may pause, and 1.
+        rung_metric: what is measured at those below 1; the metric if None.
         seeds: fresh ones for each contender of the final selection.
         notes: what else the user has to know.
     """
@@ -82,6 +83,7 @@ class DryRun:
     steps: int | None
     trials: int
     rungs: tuple[float, ...]
+    rung_metric: str | None
     seeds: int
     notes: tuple[str, ...]
 
@@ -140,6 +142,7 @@ def dry_run(spec: StudySpec, out: Path, base: Path) -> DryRun:
         steps=steps,
         trials=spec.budget.trials,
         rungs=tuple(round(step / levels.steps[-1], 4) for step in levels.steps),
+        rung_metric=spec.rung_metric,
         seeds=spec.selection.seeds,
         notes=setup.notes,
     )

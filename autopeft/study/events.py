@@ -30,6 +30,7 @@ class Plan:
         space: name of the space.
         cardinality: sets of ops in it at most.
         notes: what else the user has to know.
+        rung_metric: what rungs below the last are measured by, if it is not the metric.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class Plan:
     space: str
     cardinality: int
     notes: tuple[str, ...]
+    rung_metric: str | None = None
 
     @property
     def seconds_left(self) -> float:

@@ -107,13 +107,18 @@ class Planner:
     def front(self, known: Known) -> Front:
         """The front of the search."""
         metric, most = self._spec.chosen_metric, self._setup.space.max_params
-        return front_of(known.ordered, metric, "maximize", most, words, self._setup.costs)
+        records = self._scored(known)
+        return front_of(records, metric, "maximize", most, words, self._setup.costs)
 
     def points(self, known: Known) -> list[Point]:
         """Every usable trial of the search, full fine-tuning included."""
-        metric, most = self._spec.chosen_metric, self._setup.space.max_params
-        records = known.ordered
-        return [*points_of(records, metric, most), *full_points_of(records, metric)]
+        return self._points(self._scored(known), self._spec.chosen_metric)
+
+    def paused(self, known: Known) -> list[Point]:
+        """Usable trials without the metric, whose quality is that of the rungs below the top."""
+        scored = {point.trial for point in self.points(known)}
+        others = [record for record in known.ordered if record.trial not in scored]
+        return self._points(others, self._spec.low_metric)
 
     def selected(self, records: Iterable[Record]) -> tuple[int, int]:
         """Contenders at most and seeds of the final selection; (0, 0) if there is none."""
@@ -127,14 +132,27 @@ class Planner:
         return affordable(trainings, wanted.seeds)
 
     def quality(self, record: Record) -> float | None:
-        """What a record measured; None if it failed."""
+        """What a record measured, by the metric of its rung; None if it failed."""
         if record.state == "failed":
             return None
-        return record.metrics[self._spec.chosen_metric].value
+        is_top = record.rung == self._rungs.top
+        metric = self._spec.chosen_metric if is_top else self._spec.low_metric
+        return record.metrics[metric].value
 
     def costs_of(self, record: Record) -> dict[CostName, float]:
         """The costs that the study optimises, of a trial that did not fail."""
         return {name: cost_of(record, name) for name in self._spec.costs}
+
+    def _scored(self, known: Known) -> list[Record]:
+        """The records without those of rungs that have another metric than the study."""
+        if self._spec.rung_metric is None:
+            return known.ordered
+        metric = self._spec.chosen_metric
+        return [r for r in known.ordered if r.state == "failed" or metric in r.metrics]
+
+    def _points(self, records: Sequence[Record], metric: str) -> list[Point]:
+        most = self._setup.space.max_params
+        return [*points_of(records, metric, most), *full_points_of(records, metric)]
 
     def _new_block(self, known: Known) -> Job | None:
         """The trials that are still missing from the current block."""
@@ -190,7 +208,7 @@ class Planner:
             return None
         records, trials = known.records.values(), known.trials
         total = self._spec.budget.trials if self._affordable(known) else len(trials)
-        metric, costs = self._spec.chosen_metric, self._spec.costs
+        metric, costs = self._spec.low_metric, self._spec.costs  # nobody waits at the top
         waiting = self._rungs.waiting(records, metric, costs, total, known.asked)
         for rung, there in waiting.items():
             payable = self._payable(known, self.costs.of_rung(rung, records))
@@ -205,7 +223,7 @@ class Planner:
         most, seeds = self.selected(records)
         if not seeds or any(known.missing(job) for job in known.jobs if not job.replicate):
             return None
-        roles = contenders(self.points(known), self.front(known), most)
+        roles = contenders(self.points(known), self.front(known), most, self.paused(known))
         found = next_replicate(list(roles), seeds, self._rungs.top, self._cohort, known.asked)
         whole = self.costs.of_whole(records)
         if found is None or self._payable(known, whole, in_search=False) < len(found[1]):

@@ -1,5 +1,6 @@
 """The final selection from its records: estimates, comparisons with tuned LoRA, recommendation."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -31,16 +32,18 @@ def selection_of(
     metric: str,
     summarize: Callable[[dict[str, Any]], str],
     costs: Sequence[CostName] = (PARAMS,),
+    paused: Iterable[Point] = (),
 ) -> Selection | None:
     """What the final selection says.
 
     Args:
         records: of the study; those of the selection split count.
         roles: of the contenders, the most important first.
-        points: every usable trial of the search.
+        points: every usable trial of the search that has the metric.
         metric: the name of the quality.
         summarize: says in words what a genotype is.
         costs: what the study optimises beside the metric.
+        paused: usable trials that the search has measured by another one alone.
 
     Returns:
         None if fewer than two contenders have two seeds each.
@@ -49,6 +52,7 @@ def selection_of(
         DataError: the records are of different rows.
     """
     searched = {point.trial: point for point in points}
+    known = {point.trial: point for point in paused} | searched
     unseen = [record for record in records if not record.is_searched and record.trial in roles]
     scores, notes = _scores(unseen, roles)
     if len(scores) < 2:  # noqa: PLR2004
@@ -68,7 +72,8 @@ def selection_of(
     measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
     found = [
         replace(
-            _contender(searched[trial], roles[trial], estimates[trial], scores[trial], summarize),
+            _contender(known[trial], roles[trial], estimates[trial], scores[trial], summarize),
+            search_quality=searched[trial].quality if trial in searched else None,
             costs={n: measured[trial][n] for n in costs if n != PARAMS and n in measured[trial]},
         )
         for trial in scores
@@ -125,6 +130,12 @@ def _scores(
     return scores, notes
 
 
+def _by_search(item: Contender) -> tuple[float, int]:
+    """What the search thought best is the largest; of equals the earliest."""
+    found = item.search_quality
+    return -math.inf if found is None else found, -item.trial
+
+
 def _n_rows(scores: Scores, *, crossed: bool) -> int:
     n_seeds, n_rows = scores.shape
     return int(n_rows if crossed else n_seeds * n_rows)
@@ -144,7 +155,7 @@ def _contender(
         trainable_params=point.trainable_params,
         fraction=point.fraction,
         summary=summarize(point.genotype),
-        search_quality=point.quality,
+        search_quality=None,
         quality=estimate.mean,
         stderr=estimate.stderr,
         low=low,
@@ -163,11 +174,11 @@ def _comparisons(
     for item in found:
         larger = [lora for lora in loras if lora.trainable_params >= item.trainable_params]
         if item.role not in {"lora", "head", "full"} and larger:
-            baseline = max(larger, key=lambda lora: (lora.search_quality, -lora.trial))
+            baseline = max(larger, key=_by_search)
             against[item.trial] = baseline.trial
             estimates[item.trial] = difference(scores[item.trial], scores[baseline.trial], pooled)
     hoped = [item for item in found if item.trial in against]
-    first = max(hoped, key=lambda c: (c.search_quality, -c.trial)).trial if hoped else None
+    first = max(hoped, key=_by_search).trial if hoped else None
     p_values = adjusted({trial: e.p_value for trial, e in estimates.items()}, first)
     comparisons = [
         Comparison(trial, against[trial], estimate.mean, *estimate.interval(), p_values[trial])

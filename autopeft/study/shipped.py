@@ -15,9 +15,9 @@ def shipped(records: Sequence[Record], trial: int, metric: str) -> Record:
     flatter. What was trained on a part of the rows is never handed over.
 
     Raises:
-        ConfigError: the trial has no complete record.
+        ConfigError: the trial has no complete record with the metric.
     """
-    complete = [r for r in records if r.state == "complete" and r.split != FOLD]
+    complete = [r for r in records if metric in r.metrics and r.split != FOLD]
     own = [record for record in complete if record.trial == trial]
     if not own:
         known = ", ".join(map(str, sorted({r.trial for r in complete}))) or "none yet"

@@ -212,6 +212,8 @@ class StudySpec(Strict):
         warm_start: a front.json, or the folder of a study, whose points are tried first.
         rungs: levels of the training budget, if there are at least 30 trials.
         reduction: about one of so many trials goes on from one rung to the next.
+        rung_metric: what rungs below the top are measured by, where answers are texts: their
+            likelihood, so that nothing has to be written there; the metric if None.
         full_finetune: training the whole backbone is one of the baselines of the final selection.
     """
 
@@ -230,6 +232,7 @@ class StudySpec(Strict):
     sampler: SamplerName = "tpe"
     rungs: Annotated[int, Field(strict=True, ge=1, le=10)] = 3
     reduction: Annotated[int, Field(strict=True, ge=2, le=10)] = 3
+    rung_metric: Literal["likelihood"] | None = None
     selection: SelectionSpec = SelectionSpec()
     full_finetune: Annotated[bool, Field(strict=True)] = False
     engine: EngineSpec = EngineSpec()
@@ -267,6 +270,12 @@ class StudySpec(Strict):
         return self
 
     @model_validator(mode="after")
+    def _rung_metric_of_texts(self) -> Self:
+        if self.rung_metric is not None and self.task not in LANGUAGE:
+            raise ValueError(f"`rung_metric` is for {' and '.join(sorted(LANGUAGE))} alone")
+        return self
+
+    @model_validator(mode="after")
     def _one_column_of_words(self) -> Self:
         if self.task == "token_classification" and len(self.data.text or ()) > 1:
             raise ValueError("`data.text` of token_classification is one column, of lists of words")
@@ -282,6 +291,11 @@ class StudySpec(Strict):
     def chosen_metric(self) -> str:
         """What records call the metric, or the task's default one."""
         return metric_name(self._metric)
+
+    @property
+    def low_metric(self) -> str:
+        """What records of rungs below the top are compared by."""
+        return self.rung_metric or self.chosen_metric
 
     @property
     def _metric(self) -> str:
@@ -311,6 +325,7 @@ class StudySpec(Strict):
             training=self.training,
             seed=self.seed,
             generation=self.generation,
+            rung_metric=self.rung_metric,
         )
 
     def resolved(self, base: Path) -> "StudySpec":

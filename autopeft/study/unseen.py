@@ -111,7 +111,7 @@ def _chosen(study: Study, front: Front, recommended: int) -> dict[str, Record]:
     chosen = {"recommended": shipped(records, recommended, front.metric)}
     loras = [c.trial for c in selection.contenders if c.role == "lora"] if selection else []
     without = (r for r in records if not r.genotype["ops"] and not r.is_full)
-    heads = [record.trial for record in without if record.state == "complete"]
+    heads = [record.trial for record in without if front.metric in record.metrics]
     for role, trials in (("tuned LoRA", loras), ("head only", heads)):
         for trial in trials[:1]:
             baseline = shipped(records, trial, front.metric)

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -72,6 +72,10 @@ class Language:
     def generates(self) -> bool:
         """The model has to write answers by itself; their likelihood is not enough."""
         return self.metric != "likelihood"
+
+    def scored_by(self, metric: str) -> "Language":
+        """The same task with one of our own metrics."""
+        return replace(self, metric=metric, own=None)
 
     @property
     def cut(self) -> str:

@@ -163,7 +163,7 @@ class Brackets:
             return
         spec, number = self._ready.setup.spec, self._numbers[trial_id]
         for record in report.records:
-            told = standing_of(record, spec.chosen_metric, spec.costs)
+            told = standing_of(record, spec.low_metric, spec.costs)
             standing = Standing(number, told.rung, told.cost, told.values)
             self._standings[number, told.rung] = standing
 

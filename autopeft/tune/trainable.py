@@ -1,6 +1,5 @@
 """The Trainable: one trial of a study at a time, a rung at a step."""
 
-import math
 import shutil
 import tempfile
 from dataclasses import replace
@@ -86,7 +85,8 @@ class PeftTrainable(tune.Trainable):  # type: ignore[misc]
             self._report = replace(self._report, records=(*self._report.records, record))
         genotype = job.trials[0].genotype
         values = reports.values_in(self.ready, self._report, genotype)
-        is_measured = not math.isnan(values[self.ready.setup.spec.chosen_metric])
+        records = self._report.records
+        is_measured = bool(records) and records[-1].state == "complete"
         is_last = self._ends or job.rung == self.ready.rungs.top
         return {
             **values,

@@ -109,11 +109,13 @@ def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_pat
         replace(manifest, machine=manifest.machine | {"device": "cuda"}),
     ]
     memory = spec.model_copy(update={"objectives": ("metric", "peak_memory_bytes")})
+    low = spec.model_copy(update={"rung_metric": "likelihood"})
     found = [
         *(conditions_of(changed, manifest) for changed in setups),
         *(conditions_of(setup, changed) for changed in manifests),
         conditions_of(replace(setup, spec=memory), manifest),
         conditions_of(replace(setup, spec=memory), replace(manifest, study="x")),
+        conditions_of(replace(setup, spec=low), manifest),
     ]
     assert len({json.dumps(one, sort_keys=True) for one in [known, *found]}) == len(found) + 1
 
