@@ -35,11 +35,14 @@ def search(
     objectives: Sequence[str] = DEFAULT,
     trials: int = 40,
     time: float | str | None = None,
+    generation: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     sampler: str = "tpe",
     warm_start: str | Path | None = None,
     rungs: int = 3,
+    rung_metric: str | None = None,
     seeds: int = 3,
+    full_finetune: bool = False,
     seed: int = 0,
     engine: str | Mapping[str, Any] = "local",
     storage: str | None = None,
@@ -63,11 +66,14 @@ def search(
         objectives: two to four of `autopeft.objectives`, "metric" among them.
         trials: in all.
         time: training time in all, in seconds or like "2h".
+        generation: the `generation` section of a study file, where answers are texts.
         training: the `training` section of a study file.
         sampler: "tpe", "nsga2", "gp" or "random".
         warm_start: a front.json, or the folder of a study, whose points are tried first.
         rungs: levels of the training budget, from 30 trials on.
+        rung_metric: "likelihood" to measure rungs below the top without writing answers.
         seeds: fresh ones in the final selection; 0 for none.
+        full_finetune: also train the whole backbone, as a baseline of the final selection.
         seed: of everything.
         engine: "local", "ray" for a cluster, or the `engine` section of a study file, such as
             `{"kind": "ray", "address": "head:6379", "gpus_per_worker": 0.5}`.
@@ -87,6 +93,7 @@ def search(
         "task": task,
         "data": data_section(data),
         "metric": metric,
+        "generation": None if generation is None else dict(generation),
         "objectives": list(objectives),
         "space": str(space),
         "budget": {
@@ -100,7 +107,9 @@ def search(
         "sampler": sampler,
         "warm_start": None if warm_start is None else str(warm_start),
         "rungs": rungs,
+        "rung_metric": rung_metric,
         "selection": {"seeds": seeds},
+        "full_finetune": full_finetune,
         "seed": seed,
         "engine": {"kind": engine} if isinstance(engine, str) else dict(engine),
         "storage": storage,
