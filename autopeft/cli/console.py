@@ -135,10 +135,11 @@ def show_front(
 def show_record(record: "Record", folder: Path) -> None:
     """One trained genotype."""
     from autopeft.space.genotype_file import genotype_from_dict
-    from autopeft.space.words import describe
+    from autopeft.space.words import FROZEN, HEAD, describe
 
     out = stdout()
-    out.print(escape(describe(genotype_from_dict(record.genotype))))
+    nothing = HEAD if record.head_params else FROZEN
+    out.print(escape(describe(genotype_from_dict(record.genotype), nothing)))
     out.print(f"parameters  {record.trainable_params:,} ({percent(record.fraction)})")
     out.print(f"head        {record.head_params:,}")
     for name, metric in record.metrics.items():

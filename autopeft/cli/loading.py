@@ -9,7 +9,7 @@ import torch
 
 from autopeft.export.adapter import Description
 from autopeft.export.native import load, read_description
-from autopeft.space.words import describe
+from autopeft.space.words import FROZEN, HEAD, describe
 from autopeft.tasks.encode import IGNORED, collate
 from autopeft.tasks.language import Language
 from autopeft.tasks.splits import Split
@@ -39,7 +39,7 @@ def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> d
         "folder": str(folder),
         "backbone": description.backbone,
         "revision": description.revision,
-        "summary": describe(description.genotype),
+        "summary": describe(description.genotype, FROZEN if description.outputs.writes else HEAD),
         "parameters": stacked,
         "outputs": ", ".join(description.outputs.labels) or description.outputs.kind,
         "writes": description.outputs.loaded_as is not None,

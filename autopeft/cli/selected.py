@@ -14,7 +14,6 @@ _ROLES = {
     "recommended": "search's choice",
     "front": "front",
     "lora": "tuned LoRA",
-    "head": "head only",
     "full": "all weights",
     "method": "tuned method",
 }
@@ -40,7 +39,7 @@ def show_selection(selection: Selection) -> None:
         table.add_row(
             "*" if item.trial == selection.recommended else "",
             str(item.trial),
-            _ROLES[item.role],
+            _ROLES.get(item.role, item.summary),  # head only, or frozen backbone
             f"{item.quality:.4f}",
             f"{item.low:.4f} to {item.high:.4f}",
             "-" if item.search_quality is None else f"{item.search_quality:.4f}",

@@ -12,7 +12,7 @@ from autopeft.dashboard.figure import LEGEND, Figure, few, log_ticks, plain, sho
 from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import StudyInfo
 from autopeft.records import UNSEEN
-from autopeft.selection import Selection
+from autopeft.selection import Contender, Selection
 
 MOST_LINES = 400
 MOST_JOBS = 600
@@ -115,7 +115,7 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
     """The contenders of the final selection, with intervals, beside their scores in the search."""
     index = {trial.trial: i for i, trial in enumerate(study.trials)}
     found = sorted(selection.contenders, key=lambda c: c.quality)
-    names = [f"{c.trial}: {c.role}" for c in found]
+    names = [f"{c.trial}: {_why(c)}" for c in found]
     rows = [index.get(c.trial) for c in found]
     fresh = go.Scatter(
         x=[short(c.quality) for c in found],
@@ -162,7 +162,7 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         rows=tuple(
             (
                 c.trial,
-                c.role,
+                _why(c),
                 c.trainable_params,
                 c.search_quality,
                 c.quality,
@@ -174,6 +174,11 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         ),
         plot=plain(go.Figure([fresh, searched], layout)),
     )
+
+
+def _why(contender: Contender) -> str:
+    """Its role, or of one without ops what it is."""
+    return contender.summary if contender.role == "head" else contender.role
 
 
 def growth(study: StudyInfo) -> Figure:

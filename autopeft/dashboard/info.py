@@ -17,6 +17,7 @@ from autopeft.records import Record
 from autopeft.selection import Selection
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
+from autopeft.space.words import HEAD
 from autopeft.study.folder import Study
 from autopeft.study.spec import StudySpec, load_study_spec
 
@@ -53,7 +54,8 @@ class FrontInfo:
         recommended: the trial to use, or None.
         knee: the trial farthest above the line through the ends, or None.
         hypervolume: share of the plane that it dominates, see `autopeft.front`.
-        baselines: trials that are a named method, by trial; the head alone is `head`.
+        baselines: trials that are a named method, by trial; one without ops is
+            `head`, or `frozen backbone` where there is no head.
     """
 
     trials: tuple[int, ...]
@@ -168,6 +170,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         max_params=max_params,
         shape=shape,
         rung_metric=rung_metric,
+        nothing=spec.without_ops if spec else HEAD,
     )
     frontier = front_info(front, trials, selection)
     return StudyInfo(

@@ -23,7 +23,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.merge import is_mergeable
 from autopeft.space.shape import ModelShape
-from autopeft.space.words import describe
+from autopeft.space.words import HEAD, describe
 
 State = Literal["front", "dominated", "over budget", "stopped early", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -130,6 +130,7 @@ def trial_infos(
     max_params: int | None,
     shape: ModelShape | None,
     rung_metric: str | None = None,
+    nothing: str = HEAD,
 ) -> tuple[TrialInfo, ...]:
     """The trials of a study, by number.
 
@@ -140,6 +141,7 @@ def trial_infos(
         max_params: the budget; None if it is not known.
         shape: of the backbone; None if it is not known.
         rung_metric: what every rung has; the metric if None.
+        nothing: what a trial without ops is, as `describe` has it.
 
     Raises:
         DataError: a genotype cannot be read.
@@ -149,7 +151,7 @@ def trial_infos(
         groups[record.trial].append(record)
     searched = (r.rung for group in groups.values() for r in group if r.is_searched)
     top = max(searched, default=0)
-    name_of = _namer(shape)
+    name_of = _namer(shape, "head" if nothing == HEAD else nothing)
     lora = published_lora(shape) if shape else None
     return tuple(
         _trial_info(
@@ -162,18 +164,19 @@ def trial_infos(
             shape=shape,
             lora=lora,
             name_of=name_of,
+            nothing=nothing,
         )
         for trial in sorted(groups)
     )
 
 
-def _namer(shape: ModelShape | None) -> Callable[[Genotype], str | None]:
+def _namer(shape: ModelShape | None, nothing: str) -> Callable[[Genotype], str | None]:
     names = {} if shape is None else named_methods(shape)
 
     def name(genotype: Genotype) -> str | None:
         if genotype.ops:
             return names.get(genotype.ops)
-        return "full fine-tuning" if genotype.full else "head"
+        return "full fine-tuning" if genotype.full else nothing
 
     return name
 
@@ -189,6 +192,7 @@ def _trial_info(
     shape: ModelShape | None,
     lora: Genotype | None,
     name_of: Callable[[Genotype], str | None],
+    nothing: str,
 ) -> TrialInfo:
     first = records[0]
     complete = _complete(records)
@@ -222,7 +226,7 @@ def _trial_info(
         alone=_alone(records),
         learning_rate=genotype.learning_rate,
         weight_decay=genotype.weight_decay,
-        summary=describe(genotype),
+        summary=describe(genotype, nothing),
         method=name_of(genotype),
         is_lora=is_lora(genotype),
         hash=first.hash,

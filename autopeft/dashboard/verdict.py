@@ -10,6 +10,7 @@ from typing import Any, Literal
 from autopeft.dashboard.trials import TrialInfo
 from autopeft.front import Front
 from autopeft.selection import Selection
+from autopeft.space.words import FROZEN
 
 Tone = Literal["gain", "tie", "none"]
 
@@ -68,10 +69,11 @@ def verdict_of(
     points = [_scored(chosen, by_trial[front.best.trial], by_rungs=front.is_pooled)]
     tone, sentence = _against_lora(trials, [by_trial[point.trial] for point in front.points])
     points.append(sentence)
-    if heads := [t for t in trials if t.method == "head" and t.quality is not None]:
+    if heads := [t for t in trials if t.method in {"head", FROZEN} and t.quality is not None]:
         head = max(heads, key=lambda t: t.quality or 0)
         gain = chosen.quality - (head.quality or 0)
-        points.append(f"The head alone reaches {head.quality:.4f}; the ops add {_signed(gain)}.")
+        what = f"The {head.method} alone reaches {head.quality:.4f}"
+        points.append(f"{what}; the ops add {_signed(gain)}.")
     points.append(_caveat(rows))
     points += _tested(openings[0]) if openings else []
     return Verdict(

@@ -8,7 +8,7 @@ from autopeft.export.adapter import Outputs
 from autopeft.export.proof import Proof
 from autopeft.export.winner import Winner
 from autopeft.records import SELECTION
-from autopeft.space.words import describe
+from autopeft.space.words import FROZEN, HEAD, describe
 from autopeft.tasks.spec import GenerationSpec
 
 _Z = 1.96
@@ -101,8 +101,9 @@ def _front_matter(winner: Winner, target: str) -> str:
 
 
 def _what(winner: Winner) -> str:
+    what = describe(winner.genotype, FROZEN if winner.outputs.writes else HEAD)
     return (
-        f"{describe(winner.genotype)} on `{winner.backbone.name}`, found by autopeft: trial "
+        f"{what} on `{winner.backbone.name}`, found by autopeft: trial "
         f"{winner.record.trial} of `{winner.study.folder.name}`, {winner.choice.reason}."
     )
 

@@ -63,8 +63,12 @@ _LETTERS = {
 """What sizes are called; ranks otherwise."""
 
 
-def describe(genotype: Genotype) -> str:
-    """One line of what the ops are, where and how large; `head only` without any."""
+HEAD, FROZEN = "head only", "frozen backbone"
+"""What is left without any op, of a model with a head to train and of one that has none."""
+
+
+def describe(genotype: Genotype, nothing: str = HEAD) -> str:
+    """One line of what the ops are, where and how large; `nothing` without any."""
     if genotype.full:
         return "full fine-tuning"
     parts = []
@@ -73,7 +77,7 @@ def describe(genotype: Genotype) -> str:
         ops = list(group)
         words = [_name(ops), _size(ops[0]), _scale(ops[0]), _layers(ops[0].sizes)]
         parts.append(" ".join(word for word in words if word))
-    return " + ".join(parts) or "head only"
+    return " + ".join(parts) or nothing
 
 
 def _group(op: Op) -> tuple[str, str, str, tuple[int, ...], str]:

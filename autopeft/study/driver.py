@@ -21,7 +21,7 @@ from autopeft.study.jobs import read_jobs, write_job
 from autopeft.study.ledger import Ledger
 from autopeft.study.lost_time import LostTime
 from autopeft.study.manifest import Manifest
-from autopeft.study.planner import Known, Planner, words
+from autopeft.study.planner import Known, Planner
 from autopeft.study.rungs import Key, Rungs
 from autopeft.study.select import selection_of
 from autopeft.study.setup import Setup
@@ -220,7 +220,7 @@ class Driver:
         self._share(record)
         self._tell(record)
         front = self._publish()
-        self.watcher.measured(record, words(record.genotype), front)
+        self.watcher.measured(record, self._planner.words(record.genotype), front)
 
     def _count(self, record: Record) -> None:
         """Count the time of its job that no record tells of."""
@@ -270,7 +270,7 @@ class Driver:
             paused=paused,
             metric=self.spec.chosen_metric,
             costs=self.spec.costs,
-            summarize=words,
+            summarize=self._planner.words,
         )
         if selection is not None:
             write_selection(self.study.selection_file, selection)

@@ -9,6 +9,7 @@ do not depend on where a search was interrupted or continued.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.front import Front, Point, front_of, full_points_of, points_of
@@ -17,7 +18,7 @@ from autopeft.records import Record
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.seed import seed_of
-from autopeft.space.words import describe
+from autopeft.space.words import HEAD, describe
 from autopeft.study.contenders import affordable, contenders
 from autopeft.study.costs import Costs
 from autopeft.study.lessons import Lessons, lowest_rung
@@ -94,6 +95,7 @@ class Planner:
         self._cohort, self._n_workers = cohort, n_workers
         self._lessons = lessons
         self.costs = Costs(rungs, trial_seconds)
+        self.words = partial(words, nothing=self._spec.without_ops)
 
     def next_job(self, known: Known) -> Job | None:
         """The next job to write; None if there is nothing to do but to wait, or nothing at all."""
@@ -108,7 +110,7 @@ class Planner:
         """The front of the search."""
         metric, most = self._spec.chosen_metric, self._setup.space.max_params
         records = self._scored(known)
-        return front_of(records, metric, "maximize", most, words, self._setup.costs)
+        return front_of(records, metric, "maximize", most, self.words, self._setup.costs)
 
     def points(self, known: Known) -> list[Point]:
         """Every usable trial of the search, full fine-tuning included."""
@@ -260,6 +262,6 @@ class Planner:
         return max(0, int((limit - spent) // each))
 
 
-def words(genotype: dict[str, object]) -> str:
-    """A genotype of a record in words."""
-    return describe(genotype_from_dict(genotype))
+def words(genotype: dict[str, object], nothing: str = HEAD) -> str:
+    """A genotype of a record in words; see `describe`."""
+    return describe(genotype_from_dict(genotype), nothing)

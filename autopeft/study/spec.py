@@ -13,6 +13,7 @@ from autopeft.objectives import COSTS, DEFAULT, CostName, ObjectiveName, ordered
 from autopeft.space import yaml
 from autopeft.space.methods import method
 from autopeft.space.spec import Strict
+from autopeft.space.words import FROZEN, HEAD
 from autopeft.study.storage import check_url
 from autopeft.tasks.spec import (
     LANGUAGE,
@@ -296,6 +297,11 @@ class StudySpec(Strict):
     def low_metric(self) -> str:
         """What records of rungs below the top are compared by."""
         return self.rung_metric or self.chosen_metric
+
+    @property
+    def without_ops(self) -> str:
+        """What a trial without ops is: models that write have no head that could be trained."""
+        return FROZEN if self.task in LANGUAGE else HEAD
 
     @property
     def _metric(self) -> str:

@@ -12,7 +12,7 @@ from autopeft.files import read_json, write_atomic
 from autopeft.front import Front
 from autopeft.records import Metric, Record
 from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.space.words import describe
+from autopeft.space.words import FROZEN, HEAD, describe
 from autopeft.study.folder import Study
 from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import prepare
@@ -29,7 +29,7 @@ class Tested:
 
     Attributes:
         trial: its number.
-        role: "recommended", "tuned LoRA" or "head only".
+        role: "recommended", "tuned LoRA", "head only", or "frozen backbone" without a head.
         trainable_params: of its ops.
         summary: it in words.
         metrics: on the test split.
@@ -74,10 +74,11 @@ def open_test(study: Study) -> Opening:
     front = study.front()
     if front.recommended is None:
         raise DataError(f"{study.folder}: the front has no point yet")
-    chosen = _chosen(study, front, front.recommended)
+    spec = load_study_spec(study.spec_file)
+    chosen = _chosen(study, front, front.recommended, spec.without_ops)
     manifest = read_manifest(study.manifest_file)
     settings = manifest.training_settings()
-    ground = prepare(load_study_spec(study.spec_file), study.folder)
+    ground = prepare(spec, study.folder)
     ground = ground.computing_in(settings.precision)
     if ground.dataset.fingerprint != manifest.data["sha256"]:
         raise ConfigError(f"{study.folder}: the data have changed since the search")
@@ -101,7 +102,7 @@ def open_test(study: Study) -> Opening:
     return opening
 
 
-def _chosen(study: Study, front: Front, recommended: int) -> dict[str, Record]:
+def _chosen(study: Study, front: Front, recommended: int, without_ops: str) -> dict[str, Record]:
     """Whom to look at: what is recommended, and the baselines whose weights are there."""
     records, selection = study.records(), study.selection()
     if selection is not None:
@@ -112,7 +113,7 @@ def _chosen(study: Study, front: Front, recommended: int) -> dict[str, Record]:
     loras = [c.trial for c in selection.contenders if c.role == "lora"] if selection else []
     without = (r for r in records if not r.genotype["ops"] and not r.is_full)
     heads = [record.trial for record in without if front.metric in record.metrics]
-    for role, trials in (("tuned LoRA", loras), ("head only", heads)):
+    for role, trials in (("tuned LoRA", loras), (without_ops, heads)):
         for trial in trials[:1]:
             baseline = shipped(records, trial, front.metric)
             if baseline.weights and (study.folder / baseline.weights).is_file():
@@ -147,4 +148,5 @@ def _score(
         predictions, _ = cohort.predict(rows)
     measured = ground.task.metrics(predictions[0], rows.truth)
     metrics = {name: Metric(item.value, item.stderr) for name, item in measured.items()}
-    return Tested(record.trial, role, record.trainable_params, describe(genotype), metrics)
+    summary = describe(genotype, HEAD if record.head_params else FROZEN)
+    return Tested(record.trial, role, record.trainable_params, summary, metrics)

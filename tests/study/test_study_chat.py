@@ -56,6 +56,7 @@ def test_answers_to_messages_are_searched(spec_of, model, tmp_path):
     )
     study = run_search(spec, tmp_path / "study", base=tmp_path)
     assert study.front().metric == "my.py:first"
+    assert study.front().points[0].summary == "frozen backbone"
     for record in study.records():
         assert record.failure is None
         assert 0 <= record.metrics["my.py:first"].value <= 1

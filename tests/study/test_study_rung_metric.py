@@ -11,6 +11,7 @@ from study_factory import record_files, results, write_jsonl
 from tiny_language import texts, writing_backbone
 
 from autopeft.cli.progress import tell_record
+from autopeft.cli.selected import show_selection
 from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import render
 from autopeft.dashboard.report import records_csv
@@ -220,6 +221,14 @@ def test_page_and_table_tell_both_metrics(whole):
     head, first, *_ = records_csv([("study", whole.records())]).splitlines()
     row = dict(zip(head.split(","), first.split(","), strict=True))
     assert (row[OWN], float(row["likelihood"]) > 0) == ("", True)
+
+
+def test_trial_without_ops_is_the_frozen_backbone(whole, capsys):
+    show_selection(whole.selection())
+    assert "frozen backbone" in capsys.readouterr().out
+    info = study_info(whole)
+    assert (info.trials[0].method, info.trials[0].summary) == ("frozen backbone",) * 2
+    assert "head" not in " ".join(info.verdict.points)
 
 
 def test_cache_tells_rungs_of_different_metrics_apart(whole, tmp_path):

@@ -50,7 +50,7 @@ function totalOf(cells) {
 
 function heatWords(cells, trial) {
   const total = totalOf(cells);
-  if (!cells.size) return trial ? "This trial is the head alone: no op stands anywhere." : "The front has no trial with ops.";
+  if (!cells.size) return trial ? "No op stands anywhere in this trial." : "The front has no trial with ops.";
   if (!total) return "The study does not say how wide its model is, so ops are shown without their parameters.";
   if (!trial) return `Mean share of a trial’s parameters over the ${study().average.trials} trials of the front that have ops; each weighs the same.`;
   const shared = study().columns.params[view.row] - total;
