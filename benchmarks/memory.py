@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import Measured, emit, fresh, print_table, write_result
@@ -34,11 +35,18 @@ MIXES = {
     "lt_sft": ("lt_sft",),
     "diff_pruning": ("diff_pruning",),
 }
+HOWS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "parts": {"accumulation": 4},
+    "again": {"checkpointing": True},
+    "both": {"accumulation": 4, "checkpointing": True},
+}
 CASES = (
     *(("22M", "pooled", "mixed"), ("22M", "exact", "mixed")),
     *(("22M", "exact", "fish"), ("22M", "exact", "lt_sft"), ("22M", "exact", "diff_pruning")),
     *(("5M", "exact", "lt_sft"), ("5M", "exact", "diff_pruning")),
     *(("110M", "pooled", "lora"), ("110M", "exact", "lora"), ("110M", "exact", "mixed")),
+    *(("110M", "exact", "mixed", how) for how in ("parts", "again", "both")),
 )
 BATCH, TOKENS, WARM = 32, 128, 0.25
 
@@ -71,14 +79,16 @@ def rows_of(batches: int) -> Encoded:
 
 def measure(args: argparse.Namespace) -> Measured:
     """Train one cohort in this process."""
-    size, heap, mix = args.case.split("-")
+    size, heap, mix, *how = args.case.split("-")
     chosen: Heap = "pooled" if heap == "pooled" else "exact"
     use_heap(chosen)
     backbone, rows, task = backbone_of(size, "bf16"), rows_of(args.batches), Classification(2)
     found = [method(name).largest(backbone.shape, 2_000_000) for name in MIXES[mix]]
     genotypes = [genotype for genotype in found if genotype is not None]
     seeds = range(len(genotypes))
-    settings = TrainingSettings(epochs=1, batch_size=BATCH, precision="bf16")
+    settings = TrainingSettings(
+        epochs=1, batch_size=BATCH, precision="bf16", **HOWS[how[0] if how else "whole"]
+    )
     each = trial_bytes(backbone, genotypes, task=task, settings=settings, rows=rows)
     gc.collect()
     release_memory()

@@ -41,6 +41,8 @@ def main() -> None:
     add("--genotypes", type=int, default=20, help="drawn ones")
     add("--batch-size", type=int, default=32)
     add("--max-length", type=int, default=64)
+    add("--accumulation", type=int, default=1)
+    add("--checkpointing", action="store_true")
     add("--seed", type=int, default=1, help="of the draws")
     out = Path(__file__).parent / "results" / "predictions.json"
     add("--out", type=Path, default=out)
@@ -57,7 +59,10 @@ def main() -> None:
             "space": args.space,
             "selection": {"seeds": 0},
             "budget": {"max_params": args.max_params},
-            "training": {"batch_size": args.batch_size, "max_length": args.max_length},
+            "training": {
+                name: vars(args)[name]
+                for name in ("batch_size", "max_length", "accumulation", "checkpointing")
+            },
         }
     ).resolved(Path.cwd())
     # four objectives are the most of a study; here all that is predicted is

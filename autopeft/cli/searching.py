@@ -56,6 +56,13 @@ def search(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples in a batch.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens of an example.")] = None,
+    accumulation: Annotated[
+        int | None, typer.Option(help="Parts that a batch is worked through in, to save memory.")
+    ] = None,
+    checkpointing: Annotated[
+        bool,
+        typer.Option("--checkpointing", help="Compute layers again instead of keeping states."),
+    ] = False,
     cohort: Annotated[
         str | None, typer.Option(help="Trials trained together, a number or auto.")
     ] = None,
@@ -117,6 +124,8 @@ def search(
             ("training", "epochs"): epochs,
             ("training", "batch_size"): batch_size,
             ("training", "max_length"): max_length,
+            ("training", "accumulation"): accumulation,
+            ("training", "checkpointing"): True if checkpointing else None,
             ("training", "cohort"): number(cohort),
             ("training", "precision"): precision,
             ("data", "text"): text.split(",") if text else None,

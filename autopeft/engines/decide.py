@@ -31,6 +31,11 @@ MEMORY_SHARE = 0.6
 CACHE_SHARE = 0.125
 """Of the free memory, for frozen states."""
 
+_TOO_LARGE = (
+    "one trial alone is too large for the memory; set training.checkpointing, raise "
+    "training.accumulation, or reduce training.max_length"
+)
+
 
 def decide(
     ground: Ground, genotypes: Sequence[Genotype], cohort: CohortSize, sharing: int = 1
@@ -50,7 +55,7 @@ def decide(
     probed = probe(
         ground.backbone,
         rows=rows,
-        batch_size=training.batch_size,
+        batch_size=ground.settings.part_size,
         precision=training.precision,
         kernel=training.attention,
     )
@@ -101,7 +106,7 @@ def _halved_until_it_fits(n_trials: int, measure: Callable[[int], float]) -> tup
         if not is_out_of_memory(error):
             raise
     if n_trials == 1:
-        raise DataError("one trial alone is too large for the memory; reduce training.batch_size")
+        raise DataError(_TOO_LARGE)
     return _halved_until_it_fits(n_trials // 2, measure)
 
 

@@ -87,13 +87,7 @@ class Ground:
     @property
     def settings(self) -> TrainingSettings:
         """Training settings, before the probe."""
-        training = self.work.training
-        return TrainingSettings(
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            warmup=training.warmup,
-            clip=training.clip,
-        )
+        return self.work.training.settings
 
     def another_backbone(self) -> Backbone:
         """The same backbone, loaded once more in fp32, for who changes it.

@@ -14,6 +14,7 @@ from autopeft.model.quantized import quantizable
 from autopeft.model.quantized_linear import BYTES
 from autopeft.space.costs import CostModel, Linear
 from autopeft.space.forms import Form
+from autopeft.space.taps import Tap
 from autopeft.tasks.data import Dataset, load
 from autopeft.tasks.language import TARGET_KEY
 from autopeft.tasks.spec import LANGUAGE, GenerationSpec
@@ -78,21 +79,26 @@ def guess(found: Outline, work: Work) -> CostModel:
     """The memory of trainings on full batches of the longest rows that the study allows.
 
     The weights; what a forward pass keeps of every layer; of each op for each token what it reads
-    and twice its size; and parameters with all that belongs to them. Of weights in few bits one
-    matrix at a time is there as numbers. Where the precision is left to
-    a probe, in fp32.
+    and twice its size; and parameters with all that belongs to them. Where layers are computed
+    again, what they read, and all this of one of them. Of weights in few bits one matrix at a time
+    is there as numbers. Where the precision is left to a probe, in fp32.
 
     Args:
         found: the model.
         work: how it is trained.
     """
-    batch = work.training.batch_size
+    training = work.training.settings
+    batch = training.part_size
     n_read, n_written = _lengths(work)
     precision = work.training.precision
     size = DTYPES["fp32" if precision == "auto" else precision].itemsize
     part = size / DTYPES["fp32"].itemsize
     n_tokens = batch * max(n_read, n_written)
     layer = part * kept_bytes(found.model, batch, n_read, n_written) / found.shape.n_layers
+    again, ops = 0.0, float(n_tokens * size)
+    if training.checkpointing:  # what a layer reads is kept, and all of one layer at a time
+        again, layer = layer, float(n_tokens * found.shape.widths[Tap.BLOCK_OUT] * size)
+        ops /= found.shape.n_layers
     passing = PASSING * n_tokens * max(found.shape.widths.values()) * size
     unpacked = size * max(_matrices(found)) if work.quantize else 0
     words = 0
@@ -101,7 +107,7 @@ def guess(found: Outline, work: Work) -> CostModel:
     return CostModel(
         start_bytes=_weight_bytes(found, work.quantize, size),
         overhead=OVERHEAD["exact"],
-        memory=Linear(passing + words + unpacked, layer, _of_ops(float(n_tokens * size))),
+        memory=Linear(passing + words + unpacked + again, layer, _of_ops(ops)),
     )
 
 

@@ -100,7 +100,7 @@ class Workbench:
         self._heap = heap_of(decided, self._ground.work.max_memory, self._sharing)
         use_heap(self._heap)
         settings = decided.settings
-        batch = settings.batch_size * EVALUATION_FACTOR
+        batch = settings.part_size * EVALUATION_FACTOR
         self._cache = (
             FrozenCache(self._ground.backbone, settings.kernel, batch)
             if settings.frozen_cache

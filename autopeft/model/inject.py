@@ -35,6 +35,7 @@ from autopeft.model.forks import Forks, join_hook, join_top_hook
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.model.layer_ops import LayerOps
 from autopeft.model.prompts import lengthen
+from autopeft.model.recompute import recomputed
 from autopeft.ops.base import SharedStack, Stack, StackedOp
 from autopeft.ops.build import build_layer, build_shared, op_path
 from autopeft.ops.gate import Gate, Tokens
@@ -65,6 +66,7 @@ class Injection:
         given: frozen states are put into `states` before each call of the model.
         first_token: behind the last attention compute what the head reads and nothing else.
         apart: rows are those of every trial from outside, trial by trial, as `generate` needs them.
+        checkpointing: what layers compute is not kept for the backward pass but computed again.
 
     Attributes:
         layers: the ops of each layer that has some.
@@ -87,6 +89,7 @@ class Injection:
         given: bool = False,
         first_token: bool = False,
         apart: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         if hasattr(model, OPS_ATTRIBUTE):
             raise ConfigError("this model has ops already; remove them first")
@@ -132,6 +135,8 @@ class Injection:
         prompt = layers[0].prompt if 0 in layers else None
         if cut:
             self._cut(anatomy, last, prompt.padded if prompt else 0)
+        if checkpointing:
+            self._recompute(anatomy)
         self._tell_gates(anatomy.base)
         self._by_block: list[nn.Module] = []
         if anatomy.family.disentangled:
@@ -140,6 +145,15 @@ class Injection:
             self._hook(anatomy, i, layer)
         if prompt:
             self._handles += lengthen(anatomy, prompt, cut=cut)
+
+    def _recompute(self, anatomy: Anatomy) -> None:
+        """Let every layer that runs be computed again in the backward pass."""
+        for i in range(self.forks.first, self.forks.n_layers):
+            layer = anatomy.module(i, "layer")
+            self._swapped.enter_context(recomputed(layer, self.layers.get(i)))
+        for stack in self.stacks():
+            if isinstance(stack, StackedOp):
+                stack.again = True
 
     def _disentangle(self, anatomy: Anatomy) -> None:
         """Let attention with projected positions work with rows of several trials."""

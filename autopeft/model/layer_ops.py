@@ -107,6 +107,10 @@ class LayerOps(nn.Module):
             self._positions[tap] = change(state.repeat(n, 1, 1), n, acts, fresh=True).chunk(n)
         return self._positions[tap][self.block or 0]
 
+    def forget(self) -> None:
+        """Let go of the states that were read, and of all that they were made of."""
+        self._seen.clear()
+
     def cut(self, rows: Tensor) -> Sequence[Tensor]:
         """The rows of each block."""
         return rows.chunk(self.n_blocks)

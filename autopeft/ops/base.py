@@ -217,6 +217,8 @@ class StackedOp(Stack):
     form: ClassVar[Form]
     scales_h: ClassVar[bool] = False
     """It reads another state and yet does more to h than to add to it."""
+    again: bool = False
+    """Its layer is computed again in the backward pass, so it keeps no graph until then."""
 
     def __init__(
         self, members: Sequence[Member], *, layout: Sequence[int], d_read: int, d_write: int

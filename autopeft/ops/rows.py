@@ -96,6 +96,14 @@ class _Graph(NamedTuple):
     new: Float[Tensor, "member token d"]
 
 
+def _graph_of(op: StackedOp, h: Tensor, read: Tensor | None) -> _Graph:
+    """Let an op act on h, in a graph of its own."""
+    changed = h.clone().requires_grad_() if read is None or op.scales_h else None
+    x = None if read is None else read.detach().requires_grad_(read.requires_grad)
+    with torch.enable_grad():
+        return _Graph(op, changed, x, _acted(op, h if changed is None else changed, x))
+
+
 def _acted(op: StackedOp, h: Tensor, x: Tensor | None) -> Float[Tensor, "member token d"]:
     """What an op makes of h; it reads x, or h itself."""
     x = h if x is None else x
@@ -125,12 +133,8 @@ def _changed(
         if graphs is None:
             _overwrite(whole, op.blocks, _acted(op, h, read))
             continue
-        changed = h.clone().requires_grad_() if read is None or op.scales_h else None
-        x = None if read is None else read.detach().requires_grad_(read.requires_grad)
-        with torch.enable_grad():
-            new = _acted(op, h if changed is None else changed, x)
-        _overwrite(whole, op.blocks, new.detach())
-        graphs.append(_Graph(op, changed, x, new))
+        graphs.append(_graph_of(op, h, read))
+        _overwrite(whole, op.blocks, graphs[-1].new.detach())
     return out
 
 
@@ -139,6 +143,8 @@ class _Change(Function):
 
     By autograd every op would copy the whole state, and its gradient as well. Here the state is
     overwritten block by block, and each op has a graph of its own that backward goes through.
+    Where a layer is computed again, keeping the graphs would keep what the layer lets go of: they
+    are made again from what the ops changed and read.
     """
 
     @staticmethod
@@ -151,9 +157,14 @@ class _Change(Function):
         *tensors: Tensor | None,
     ) -> Tensor:
         """The state, changed; `tensors` are what each op reads, then all parameters."""
-        ctx.n_blocks, ctx.graphs = n_blocks, []
+        ctx.n_blocks, ctx.graphs, ctx.again = n_blocks, [], []
         reads = tensors[: len(ops)]
-        return _changed(state, n_blocks, ops, reads, fresh=fresh, graphs=ctx.graphs)
+        out = _changed(state, n_blocks, ops, reads, fresh=fresh, graphs=ctx.graphs)
+        if any(op.again for op in ops):
+            changed = [graph.h if graph.h is None else graph.h.detach() for graph in ctx.graphs]
+            ctx.save_for_backward(*changed, *reads)
+            ctx.graphs, ctx.again = [], list(ops)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -163,8 +174,16 @@ class _Change(Function):
         whole, copied = _by_block(grad, ctx.n_blocks), False
         of_reads: list[Tensor | None] = []
         of_parameters: list[Tensor | None] = []
-        while ctx.graphs:
-            op, h, x, new = ctx.graphs.pop()
+        saved, n_again = ctx.saved_tensors, len(ctx.again)
+        again = list(zip(ctx.again, saved[:n_again], saved[n_again:], strict=True))
+        while ctx.graphs or again:
+            if again:
+                op, was, read = again.pop()
+                # What an op only adds to decides nothing but the shape.
+                graph = _graph_of(op, _own(whole, op.blocks) if was is None else was, read)
+            else:
+                graph = ctx.graphs.pop()
+            op, h, x, new = graph
             leaves = [leaf for leaf in (h, x) if leaf is not None and leaf.requires_grad]
             found = torch.autograd.grad(new, [*leaves, *op.parameters()], _own(whole, op.blocks))
             of = dict(zip(map(id, leaves), found, strict=False))

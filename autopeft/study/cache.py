@@ -57,11 +57,20 @@ def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
             *([facts.metric_hash] if facts.metric_hash else []),
         ],
         **({"rung_metric": spec.rung_metric} if spec.rung_metric else {}),
-        "settings": asdict(manifest.settings),
+        "settings": _settings(manifest),
         "costs": list(spec.costs),
         "cost_model": manifest.study if predicts else None,  # each study has its own
         "seed": spec.seed,
     }
+
+
+def _settings(manifest: Manifest) -> dict[str, Any]:
+    """Of training, as far as they change results: layers that are computed again do not."""
+    told = asdict(manifest.settings)
+    del told["checkpointing"]
+    if told["accumulation"] == 1:  # as entries of before tell it
+        del told["accumulation"]
+    return told
 
 
 def _generation(spec: StudySpec) -> list[Any]:

@@ -70,7 +70,7 @@ class Setup:
             "max_params": self.space.max_params,
             "max_trained": budget_of(spec, facts.shape).max_trained,
             "max_memory": spec.budget.max_memory,
-            "training": spec.training.model_dump(mode="json"),
+            "training": spec.training.told,
             "methods": list(spec.methods),
             "warm_start": _hash_of(self.warm_start),
             "sampler": spec.sampler,
@@ -170,8 +170,8 @@ def _check_head(shape: ModelShape, memory: MemoryLimit | None) -> None:
         least = amount(memory.model.memory_bytes(head, shape), "B")
         raise NoFeasibleTrialError(
             f"training the head alone takes {least} of memory, and max_memory is "
-            f"{amount(memory.max_bytes, 'B')}; give more, or reduce training.batch_size or "
-            "training.max_length"
+            f"{amount(memory.max_bytes, 'B')}; give more, set training.checkpointing, "
+            "raise training.accumulation, or reduce training.max_length"
         )
 
 

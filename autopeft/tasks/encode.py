@@ -64,6 +64,12 @@ class Encoded:
             out[row] = self.tags.truth[row] if self.tags else self.answers.references[row]  # type: ignore[union-attr]
         return out
 
+    def n_labels(self, rows: Sequence[int]) -> int:
+        """What the outputs for some rows are compared with, counted: a mean loss is over these."""
+        if self.answers is None and self.tags is None:
+            return len(rows)
+        return int(self.labels[list(rows)].sum())
+
     def by_row(
         self, predictions: Num[NDArray[Any], "trial place"], rows: Sequence[int]
     ) -> NDArray[Any]:

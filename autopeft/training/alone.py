@@ -144,7 +144,7 @@ def _step(cohort: Cohort, rows: Encoded, indices: Sequence[int]) -> Callable[[],
     optimizer = cohort.new_optimizer()
 
     def step() -> None:
-        torch.autograd.backward(cohort.losses(rows, indices).sum())
+        cohort.learn(rows, indices)
         optimizer.step(0.0)
 
     return step

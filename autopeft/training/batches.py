@@ -44,6 +44,11 @@ def evaluation_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]
     return [batch.tolist() for batch in _cut(order, batch_size)]
 
 
+def parts(batch: Sequence[int], size: int) -> list[list[int]]:
+    """A batch in parts of at most this many examples, as few as possible, equal to within one."""
+    return [part.tolist() for part in _cut(np.asarray(batch), size)]
+
+
 def _cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches of at most this size, as few as possible, equal to within one."""
     return np.array_split(order, -(-len(order) // batch_size)) if len(order) else []

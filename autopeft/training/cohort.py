@@ -13,7 +13,7 @@ from torch import Tensor
 from autopeft.model.inject import fill
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
-from autopeft.training.batches import batch_order
+from autopeft.training.batches import batch_order, parts
 from autopeft.training.memory import RELEASE_ABOVE, release_memory, resident_bytes
 from autopeft.training.optimizer import CohortAdamW, Stacked, schedule
 from autopeft.training.paused import Paused
@@ -164,9 +164,10 @@ class Cohort(Trials):
         parameters = [item.parameter for item in self.stacked()]
         seen = 0
         for indices in order if ops else ():
-            for op in ops:
-                op.watch(len(indices))
-            torch.autograd.backward(self.losses(rows, indices).sum())
+            for part, share in self._parts(rows, indices):
+                for op in ops:
+                    op.watch(len(part))
+                torch.autograd.backward((share * self.losses(rows, part)).sum())
             for parameter in parameters:
                 parameter.grad = None
             seen += len(indices)
@@ -199,19 +200,45 @@ class Cohort(Trials):
             indices = order[step]
             for op in self.injection.stacks():
                 op.begin(step)
-            losses = self.losses(rows, indices)
-            if losses.requires_grad:  # of a frozen model without a head nothing is learnt
-                torch.autograd.backward(self._with_penalties(losses))
+            losses = self.learn(rows, indices)
             ranks.observe()
             optimizer.step(schedule(step, len(order), self.settings.warmup))
             ranks.cut(step + 1)
             if step + 1 == round(MIDWAY * len(order)):
                 self._choose_midway(optimizer)
-            history.append(losses.detach())
+            history.append(losses)
             if resident_bytes() > self._most_bytes:
                 release_memory()
             progress(step + 1, steps.stop)
         return torch.stack(history).cpu()
+
+    def learn(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, " trial"]:
+        """Add the gradients of a batch to those that are there, part by part, and tell its loss.
+
+        What ops add to the loss of their trial is learnt from, but not told.
+
+        Args:
+            rows: where the batch is.
+            indices: of its examples.
+        """
+        told: Tensor | None = None
+        for part, share in self._parts(rows, indices):
+            losses = share * self.losses(rows, part)
+            if losses.requires_grad:  # of a frozen model without a head nothing is learnt
+                total = self._with_penalties(losses) if told is None else losses.sum()
+                torch.autograd.backward(total)
+            told = losses.detach() if told is None else told + losses.detach()
+        if told is None:
+            raise ValueError("a batch of no rows")
+        return told
+
+    def _parts(self, rows: Encoded, indices: Sequence[int]) -> list[tuple[list[int], float]]:
+        """The parts of a batch, and the share that each one has in the mean over its labels."""
+        every = rows.n_labels(indices)
+        found = parts(indices, self.settings.part_size)
+        if len(found) == 1 or not every:
+            return [(list(indices), 1.0)]
+        return [(part, own / every) for part in found if (own := rows.n_labels(part))]
 
     def _choose_midway(self, optimizer: CohortAdamW) -> None:
         """Let ops choose that do so in the midst of a training; the rest goes on as before."""

@@ -97,13 +97,12 @@ def _stepper(
     )
 
     def step(rows: Encoded, indices: Sequence[int], number: int) -> float:
-        loss = cohort.losses(rows, indices).sum()
-        torch.autograd.backward(loss)
+        (loss,) = cohort.learn(rows, indices).tolist()
         nn.utils.clip_grad_norm_(parameters, settings.clip)
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(number, total, settings.warmup)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss.detach())
+        return float(loss)
 
     return step

@@ -21,6 +21,8 @@ class TrainingSettings:
         precision: of the products; parameters of ops and heads are always fp32.
         kernel: how attention is computed.
         frozen_cache: states below the lowest op of a trial are computed once and kept.
+        accumulation: parts that a batch is worked through in, their gradients added up.
+        checkpointing: what a layer computes is not kept for the backward pass but computed again.
     """
 
     epochs: int = 3
@@ -30,3 +32,10 @@ class TrainingSettings:
     precision: Precision = "fp32"
     kernel: Kernel = "eager"
     frozen_cache: bool = False
+    accumulation: int = 1
+    checkpointing: bool = False
+
+    @property
+    def part_size(self) -> int:
+        """Examples of one trial that run at once, at most."""
+        return -(-self.batch_size // self.accumulation)

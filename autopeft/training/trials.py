@@ -90,6 +90,7 @@ class Trials(AbstractContextManager[Any, None]):
             given=self._cache is not None and not apart,
             first_token=self._anatomy.first_token and not isinstance(self.task, Language),
             apart=apart,
+            checkpointing=self.settings.checkpointing,
         )
 
     def losses(self, rows: Encoded, indices: Sequence[int]) -> Float[Tensor, " trial"]:
@@ -172,7 +173,7 @@ class Trials(AbstractContextManager[Any, None]):
         tell = beat or (lambda: None)
         if not len(rows):
             raise ValueError("there are no rows to predict")
-        order = evaluation_order(rows.lengths, self.settings.batch_size * EVALUATION_FACTOR)
+        order = evaluation_order(rows.lengths, self.settings.part_size * EVALUATION_FACTOR)
         if isinstance(self.task, Language):
             return self._written(self.task, rows, order, tell)
         found = []
@@ -195,7 +196,7 @@ class Trials(AbstractContextManager[Any, None]):
             tell()
         texts: dict[tuple[int, int], str] = {}
         if task.generates:
-            size = self.settings.batch_size * EVALUATION_FACTOR // task.generation.beams
+            size = self.settings.part_size * EVALUATION_FACTOR // task.generation.beams
             for indices in evaluation_order(rows.lengths, max(1, size)):  # each beam is a row
                 for trial, some in enumerate(self.answers(rows, indices)):
                     texts |= {(trial, row): text for row, text in zip(indices, some, strict=True)}

@@ -43,8 +43,13 @@ def test_shape_without_weights_is_that_of_the_model(family, tmp_path):
     assert outline(str(tmp_path), tiny.N_OUTPUTS).shape == tiny.tiny_backbone(family).shape
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-def test_memory_that_is_guessed_is_about_what_a_step_keeps(family, tmp_path):
+LESS = {"accumulation": 2, "checkpointing": True}
+
+
+@pytest.mark.parametrize(
+    ("family", "how"), [*((f, {}) for f in CONFIGS), ("bart", LESS), ("llama", LESS)]
+)
+def test_memory_that_is_guessed_is_about_what_a_step_keeps(family, how, tmp_path):
     backbone = writing_backbone(family)
     backbone.model.config.save_pretrained(tmp_path)
     rows = Split("train", ((" ".join(["w5"] * 15),),) * BATCH, (" ".join(["w5"] * 11),) * BATCH)
@@ -54,12 +59,12 @@ def test_memory_that_is_guessed_is_about_what_a_step_keeps(family, tmp_path):
         task=kind_of(family),
         metric="exact_match",
         data=DataSpec(hub="owner/name"),
-        training=TrainingSpec(batch_size=BATCH, max_length=16),
+        training=TrainingSpec(batch_size=BATCH, max_length=16, **how),
         seed=0,
         generation=GenerationSpec(max_target_length=12),
     )
     costs = guess(outline(str(tmp_path), 1, kind_of(family)), work)
-    settings = TrainingSettings(epochs=1, batch_size=BATCH)
+    settings = TrainingSettings(epochs=1, batch_size=BATCH, **how)
     for name in ("lora", "scaled_parallel", "mam"):
         genotype = method(name).genotype(backbone.shape)
         told = (costs.memory_bytes(genotype, backbone.shape) - costs.start_bytes) / costs.overhead

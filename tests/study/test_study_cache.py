@@ -102,7 +102,10 @@ def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_pat
     other = {"model_hash": "x", "data_hash": "x", "reading_hash": "x", "unseen": None}
     facts = [setup.facts.model_copy(update={key: value}) for key, value in other.items()]
     setups = [replace(setup, facts=changed) for changed in facts]
-    settings = [replace(manifest.settings, **c) for c in ({"precision": "bf16"}, {"clip": 2.0})]
+    changes = ({"precision": "bf16"}, {"clip": 2.0}, {"accumulation": 2})
+    settings = [replace(manifest.settings, **change) for change in changes]
+    again = replace(manifest.settings, checkpointing=True)
+    assert conditions_of(setup, replace(manifest, settings=again)) == known
     manifests = [
         *(replace(manifest, settings=changed) for changed in settings),
         replace(manifest, versions=manifest.versions | {"torch": "1"}),

@@ -14,6 +14,7 @@ from autopeft.study.spec import (
     load_study_spec,
 )
 from autopeft.study.write import spec_yaml
+from autopeft.training.spec import TrainingSpec
 
 LEAST = """\
 model: owner/model
@@ -171,6 +172,17 @@ def test_times_that_are_none(refusal, text):
         ("budget: 3\n", "study.yaml:3: budget", "has to be a mapping"),
         ("seed: -1\n", "study.yaml:3: seed", "greater than or equal to 0"),
         ("training: {cohort: 0}\n", "study.yaml:3: training.cohort", "greater than or equal to 1"),
+        (
+            "training: {accumulation: 0}\n",
+            "study.yaml:3: training.acc",
+            "greater than or equal to 1",
+        ),
+        ("training: {accumulation: 33}\n", "study.yaml:3: training.accumulation: ", "at most 32"),
+        (
+            "training: {checkpointing: 1}\n",
+            "study.yaml:3: training.check",
+            "has to be true or false",
+        ),
         ("seed: 1\nseed: 2\n", "study.yaml:4: key `seed`", "given twice"),
         ("seed: &a 1\n", "study.yaml:3: aliases and anchors", "not allowed"),
     ],
@@ -180,6 +192,14 @@ def test_what_is_wrong_is_told_with_its_place_and_what_is_allowed(refusal, text,
     assert message.startswith(place)
     assert allowed in message
     assert len(message.splitlines()) == 1
+
+
+def test_a_study_of_before_is_still_the_same_study():
+    """Its fingerprint lacks the keys that came later."""
+    before = TrainingSpec().told
+    assert not {"accumulation", "checkpointing"} & before.keys()
+    assert TrainingSpec(accumulation=2).told == before | {"accumulation": 2}
+    assert TrainingSpec(checkpointing=True).told == before | {"checkpointing": True}
 
 
 def test_all_problems_are_told_at_once(refusal):
