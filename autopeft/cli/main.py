@@ -20,6 +20,7 @@ from autopeft.cli.options import (
     MaxParamsOption,
     MaxTrainedOption,
     ModelOption,
+    QuantizeOption,
     TaskOption,
     TextOption,
     TrainRowsOption,
@@ -84,6 +85,7 @@ def train(
     genotype: Annotated[Path, typer.Argument(help="A genotype file.")],
     study: Annotated[Path | None, typer.Option(help="A study file to take the rest from.")] = None,
     model: ModelOption = None,
+    quantize: QuantizeOption = None,
     data: DataOption = None,
     task: TaskOption = None,
     text: TextOption = None,
@@ -105,6 +107,7 @@ def train(
     what = load_genotype(genotype)
     flags: dict[tuple[str, ...], Any] = {
         ("model",): model,
+        ("quantize",): quantize,
         ("task",): task,
         ("seed",): seed,
         ("budget", "max_params"): max_params or (None if study else "100%"),

@@ -38,6 +38,10 @@ def train_one(
         ConfigError: the genotype does not fit the model or the budget.
         DataError: data or model cannot be used.
     """
+    if genotype.full and spec.quantize is not None:
+        raise ConfigError(
+            f"full fine-tuning trains weights, and those in {spec.quantize} stay frozen"
+        )
     check_new(out)
     spec = spec.resolved(base or Path.cwd())
     engine = InlineEngine(spec.work)
