@@ -20,8 +20,10 @@ KEPT = ("study.yaml", "manifest.json", "records.jsonl", "front.json", "selection
 def prepared(file: Path, data: Path) -> StudySpec:
     """The study of a file, its data and model where they are on this machine."""
     spec = load_study_spec(file)
-    model = str(embedded_model()) if spec.model == MODEL else spec.model
-    return spec.resolved(data).model_copy(update={"model": model})
+    found = spec.resolved(data)
+    if spec.model != MODEL:
+        return found
+    return found.model_copy(update={"model": str(embedded_model())})
 
 
 def publish(study: Study, data: Path, folder: Path) -> None:
