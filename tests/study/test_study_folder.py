@@ -13,6 +13,7 @@ from study_factory import ROWS, ledger_states, results, tree
 from autopeft import __version__
 from autopeft.errors import DataError
 from autopeft.front import front_of
+from autopeft.front_file import front_to_dict
 from autopeft.records import read_jsonl
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
@@ -52,7 +53,7 @@ def test_front_follows_from_the_records(done):
         done.records(), "accuracy", "maximize", 1680, lambda g: describe(genotype_from_dict(g))
     )
     written = json.loads((done.folder / "front.json").read_text(encoding="utf-8"))
-    assert written == json.loads(json.dumps(found.to_dict()))
+    assert written == json.loads(json.dumps(front_to_dict(found)))
     assert done.front() == found
     checked_by("front")(written)
     assert len(found.points) > 1

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from study_factory import D_MODEL, N_LAYERS
 
 from autopeft.errors import ConfigError
+from autopeft.front_file import front_from_dict
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.genotype_file import genotype_from_dict
@@ -86,7 +87,6 @@ def test_records_say_what_was_trained_and_what_is_stored(study, spec_of):
 
 
 def test_weights_are_those_of_the_stored_genotype(study, monkeypatch):
-    front = study.front()
     for record in study.records():
         if record.weights is None or not (study.folder / record.weights).is_file():
             continue
@@ -97,7 +97,7 @@ def test_weights_are_those_of_the_stored_genotype(study, monkeypatch):
         if record.trial != HEAD:
             data = study.folder / "front.json"
             chosen = json.loads(data.read_text()) | {"recommended": record.trial}
-            monkeypatch.setattr(type(study), "front", lambda _, c=chosen: type(front).from_dict(c))
+            monkeypatch.setattr(type(study), "front", lambda _, c=chosen: front_from_dict(c))
             opening = open_test(study)
             assert opening.results[0].trial == record.trial
             assert 0 <= opening.results[0].metrics["accuracy"].value <= 1
