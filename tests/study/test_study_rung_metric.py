@@ -179,6 +179,7 @@ class Stop(Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_interrupted_search_ends_as_the_uninterrupted_one(whole, base, laddered, tmp_path):
     folder = tmp_path / "study"
     with pytest.raises(KeyboardInterrupt):

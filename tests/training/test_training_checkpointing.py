@@ -227,6 +227,7 @@ def test_what_ops_add_to_a_loss_is_added_once(form, monkeypatch):
     assert_close(found, gradients(backbone, company, TASK, rows))
 
 
+@pytest.mark.slow
 def test_ops_choose_the_same_entries_by_parts():
     backbone = tiny_backbone("bert")
     fish = genotype(op(Form.FISH, LINEAR_INPUT[Tap.V], Tap.V, 6))
