@@ -12,6 +12,8 @@ from chaos_outcome import outcome
 from crashes import OFTEN
 from study_factory import ledger_states, results, tree, weights
 
+LATER = ("front.json", "records.jsonl", "space.yaml")
+
 pytestmark = pytest.mark.timeout(900)  # forty starts of drivers and workers, on busy machines
 
 
@@ -41,16 +43,14 @@ def kill_at_random(drivers, rng, *, trials, n_kills):
     return driver
 
 
-@pytest.mark.parametrize(
-    ("trials", "n_kills"),
-    [(12, 1), pytest.param(60, 20, marks=pytest.mark.chaos)],
-)
-def test_killed_study_is_the_uninterrupted_one(drivers, trials, n_kills):
+@pytest.mark.chaos
+def test_killed_study_is_the_uninterrupted_one(drivers):
+    trials, n_kills = 60, 20
     whole = drivers(trials, name="whole")
     whole.search(STUB_SECONDS="0")
     killed = drivers(trials, name="killed")
     # a job outlasts the pause between two kills, also on busy machines
-    killed._environment |= {"STUB_SECONDS": "4.0" if n_kills > 5 else "1.0"}
+    killed._environment |= {"STUB_SECONDS": "4.0"}
     driver = kill_at_random(killed, random.Random(trials), trials=trials, n_kills=n_kills)
     if driver.poll() is None:
         driver.communicate(timeout=240)
@@ -122,7 +122,10 @@ def test_killed_study_of_a_real_model_is_the_uninterrupted_one(drivers):
     assert killed.study.front() == whole.study.front()
 
 
-@pytest.mark.parametrize("lost", ["study.db", "front.json", "records.jsonl", "space.yaml"])
+@pytest.mark.parametrize(
+    "lost",
+    ["study.db", *(pytest.param(f, marks=pytest.mark.chaos) for f in LATER)],
+)
 def test_what_follows_from_jobs_and_records_is_made_again(drivers, lost):
     one = drivers(8)
     one.search(STUB_SECONDS="0")

@@ -418,7 +418,10 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("by", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("by", "workers"),
+    [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)],
+)
 def test_interrupted_search_is_resumed(run, spec_of, tmp_path, by, workers):
     training = {"epochs": 20, "cohort": 1}  # seconds for what is left at the signal
     file = tmp_path / "study.yaml"

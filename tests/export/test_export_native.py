@@ -130,6 +130,7 @@ def test_it_computes_in_other_precisions(exported, dtype):
     assert (found.float() - exact(**rows).logits).abs().max() < 0.1 * scale
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_compiles(exported, monkeypatch):
     """By dynamo alone; the shape checks of these tests are nothing that it could follow."""
