@@ -96,9 +96,10 @@ class Front:
         return max(self.points, key=lambda point: point.pooled, default=None)
 
     @property
-    def is_pooled(self) -> bool:
-        """Whether some point's quality is judged by several rungs."""
-        return any(point.pooled != point.quality for point in self.points)
+    def judged(self) -> str:
+        """How the best is told, in words that follow it; nothing where that is by its score."""
+        pooled = any(point.pooled != point.quality for point in self.points)
+        return ", by the scores at all rungs" if pooled else ""
 
     @property
     def knee(self) -> int | None:

@@ -159,13 +159,26 @@ def test_recommendation_goes_by_the_scores_of_all_rungs():
     gained = (0.10 + 0.22) / 2
     expected = [0.50, (0.80 + 0.70 + gained) / 2, (0.82 + 0.60 + gained) / 2]
     assert [point.pooled for point in result.points] == pytest.approx(expected)
-    assert result.is_pooled
+    assert result.judged == ", by the scores at all rungs"
     assert (result.best.trial, result.recommended, result.knee) == (0, 0, 0)
     at_the_top = front([record for record in records if record.rung == 1 or record.trial == 2])
-    assert not at_the_top.is_pooled
+    assert not at_the_top.judged
     assert (at_the_top.best.trial, at_the_top.recommended) == (1, 1)
     assert front_from_dict(front_to_dict(result)) == result
     validator().validate(front_to_dict(result))
+
+
+def test_knee_goes_by_the_scores_of_all_rungs():
+    """Of two whose scores lie as far above the line, the one that was good before is the knee."""
+    scores = {0: (0, [0.0, 0.2]), 1: (9, [0.5, 0.6]), 2: (30, [0.0, 0.75]), 3: (999, [0.7, 0.8])}
+    records = [
+        measured(trial, quality, params, rung=rung)
+        for trial, (params, qualities) in scores.items()
+        for rung, quality in enumerate(qualities)
+    ]
+    at_the_top = front([record for record in records if record.rung == 1])
+    assert (trials(at_the_top), at_the_top.knee) == ([0, 1, 2, 3], 2)
+    assert front(records).knee == 1
 
 
 def test_single_replicate_keeps_its_bits():

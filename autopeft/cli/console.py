@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from autopeft.study.events import Watcher
     from autopeft.study.unseen import Opening
 
-BY_RUNGS = ", by the scores at all rungs"
-
 _PLAIN_WIDTH = 10_000
 """Columns where stdout is no terminal, so that a pipe gets whole lines."""
 
@@ -118,8 +116,7 @@ def show_front(
         return
     hints.print(
         f"* trial {front.recommended} is recommended: the cheapest within one standard error of "
-        f"the best{BY_RUNGS if front.is_pooled else ''}.  k: the knee.  "
-        f"hypervolume {front.hypervolume:.4f}"
+        f"the best{front.judged}.  k: the knee.  hypervolume {front.hypervolume:.4f}"
     )
     hints.print(
         "Scores are on the rows that the search selected on, so they flatter the winner; heads "

@@ -66,7 +66,7 @@ def verdict_of(
     chosen = by_trial[front.recommended]
     if chosen.quality is None or chosen.stderr is None:
         return _without_result(trials)
-    points = [_scored(chosen, by_trial[front.best.trial], by_rungs=front.is_pooled)]
+    points = [_scored(chosen, by_trial[front.best.trial], front.judged)]
     tone, sentence = _against_lora(trials, [by_trial[point.trial] for point in front.points])
     points.append(sentence)
     if heads := [t for t in trials if t.method in {"head", FROZEN} and t.quality is not None]:
@@ -122,15 +122,15 @@ def _without_result(trials: Sequence[TrialInfo]) -> Verdict:
     return Verdict(f"{count} failed", "", (f"Causes: {told}.",), "none", None)
 
 
-def _scored(chosen: TrialInfo, best: TrialInfo, *, by_rungs: bool) -> str:
-    how = ", judged by the scores at all rungs" if by_rungs else ""
+def _scored(chosen: TrialInfo, best: TrialInfo, judged: str) -> str:
     if best.trial == chosen.trial:
         return (
-            f"It is the best of the front{how}, and nothing cheaper is within its standard error."
+            f"It is the best of the front{judged}, and nothing cheaper is within its standard "
+            "error."
         )
     return (
         f"It is the cheapest trial within one standard error of the best (trial {best.trial}: "
-        f"{best.quality:.4f} with {best.params:,} parameters){how}."
+        f"{best.quality:.4f} with {best.params:,} parameters){judged}."
     )
 
 

@@ -63,8 +63,7 @@ def pick(front: Front, records: Sequence[Record], how: str) -> Choice:
     if how == "cheapest" and front.recommended is not None:
         reason = (
             f"the cheapest within one standard error ({best.stderr:.4f}) of the best "
-            f"{front.metric}, the {best.quality:.4f} of trial {best.trial}"
-            + (", by their scores at all rungs" if front.is_pooled else "")
+            f"{front.metric}, the {best.quality:.4f} of trial {best.trial}{front.judged}"
         )
         return Choice(front.recommended, reason)
     return _by_conditions(front, how)

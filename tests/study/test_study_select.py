@@ -183,6 +183,20 @@ def test_selection_is_what_the_estimates_say():
     assert "this beats tuned LoRA (trial 5" in found.verdict
 
 
+def test_contenders_are_ordered_by_the_scores_of_all_rungs():
+    """Of two of a kind, and of two on the front, the one that was good at the lower rung, too."""
+    kinds = (("lora", 0.80, 1000), ("lora", 0.81, 1100), ("bias", 0.70, 90), ("bias", 0.71, 100))
+    top = [replace(record, rung=1) for record in searched(*kinds)]
+    assert list(who(top).items()) == [(0, "recommended"), (1, "lora"), (3, "front"), (2, "front")]
+    below = searched(*((kind, 0.7 - 0.1 * (i % 2), n) for i, (kind, _, n) in enumerate(kinds)))
+    assert list(who([*below, *top]).items()) == [
+        (0, "lora"),
+        (1, "front"),
+        (2, "front"),
+        (3, "front"),
+    ]
+
+
 def test_full_fine_tuning_is_a_baseline_whose_seeds_are_its_own():
     rng = np.random.default_rng(0)
     search = [*STUDY, *searched(("head", 0.9, 9999), n_before=len(STUDY))]
