@@ -8,6 +8,7 @@ import torch
 from export.winners import edit_json, winner_of
 from tiny import lora, op, same
 from tiny_tokens import TAGS, tagged, tagging_backbone
+from tokenizers.processors import TemplateProcessing
 
 import autopeft
 from autopeft.cli.loading import UNREAD, load_and_tell
@@ -44,6 +45,11 @@ def winner(home, family, target):
     if not model.exists():
         backbone = tagging_backbone(family)
         backbone.model.base_model.save_pretrained(model)
+        # A word's token is not at the word's own place.
+        special = {name: backbone.tokenizer.convert_tokens_to_ids(name) for name in ("<s>", "</s>")}
+        backbone.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A </s>", special_tokens=list(special.items())
+        )
         backbone.tokenizer.save_pretrained(model)
     files = {}
     for seed, (name, n_rows) in enumerate({"train": 12, "validation": 40}.items()):
@@ -106,6 +112,12 @@ def test_score_is_the_metric_of_the_outputs(home):
     perfect = torch.nn.functional.one_hot(truth, len(TAGS)).float()
     assert one.score(perfect) == 1
     assert one.score(perfect[:, [2, 1, 0]]) < 1
+
+
+def test_other_tags_are_counted(home):
+    one = winner(home, "bert", "peft")
+    found = compare(one.logits.flip(-1), one.logits, one.outputs, tolerance=1e3)
+    assert found.changed == int((one.logits.argmax(-1) != 1).sum()) > 0
 
 
 def test_card_says_how_to_load_it(home):
