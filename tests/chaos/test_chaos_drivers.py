@@ -10,7 +10,7 @@ import time
 import pytest
 from study_factory import ledger_states
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 READER = """
 import sqlite3, sys, time
@@ -71,10 +71,8 @@ def test_worker_that_hangs_does_not_outlive_a_killed_driver(drivers):
     one.kill(driver)
 
 
-@pytest.mark.parametrize(
-    ("n_readers", "trials"), [(2, 8), pytest.param(16, 40, marks=pytest.mark.chaos)]
-)
-def test_readers_see_a_study_that_is_whole(drivers, n_readers, trials):
+def test_readers_see_a_study_that_is_whole(drivers):
+    n_readers, trials = 16, 40
     one = drivers(trials)
     driver = one.start("search", "study.yaml", "--out", "out")
     one.wait_for(lambda: one.n_records() > 0, driver)

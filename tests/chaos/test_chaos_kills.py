@@ -12,9 +12,8 @@ from chaos_outcome import outcome
 from crashes import OFTEN
 from study_factory import ledger_states, results, tree, weights
 
-LATER = ("front.json", "records.jsonl", "space.yaml")
-
-pytestmark = pytest.mark.timeout(900)  # forty starts of drivers and workers, on busy machines
+# forty starts of drivers and workers, on busy machines
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 
 def kill_at_random(drivers, rng, *, trials, n_kills):
@@ -43,7 +42,6 @@ def kill_at_random(drivers, rng, *, trials, n_kills):
     return driver
 
 
-@pytest.mark.chaos
 def test_killed_study_is_the_uninterrupted_one(drivers):
     trials, n_kills = 60, 20
     whole = drivers(trials, name="whole")
@@ -86,10 +84,7 @@ def interrupt_at_random(drivers, rng, *, most_records):
     drivers.kill(driver)
 
 
-@pytest.mark.parametrize(
-    ("seed", "n_points"),
-    [(0, 2), *(pytest.param(i, 5, marks=pytest.mark.chaos) for i in (1, 2, 3))],
-)
+@pytest.mark.parametrize(("seed", "n_points"), [(0, 2), (1, 5), (2, 5), (3, 5)])
 def test_killed_driver_changes_nothing_at_all(drivers, seed, n_points):
     """With one worker that lives, cohorts too are those of the uninterrupted study."""
     rng = random.Random(seed)
@@ -102,7 +97,6 @@ def test_killed_driver_changes_nothing_at_all(drivers, seed, n_points):
     assert outcome(killed.study) == outcome(whole.study)
 
 
-@pytest.mark.chaos
 def test_killed_study_of_a_real_model_is_the_uninterrupted_one(drivers):
     rng = random.Random(24)
     whole, killed = (drivers(32, name=name, are_real=True, sampler="tpe") for name in ("a", "b"))
@@ -122,10 +116,7 @@ def test_killed_study_of_a_real_model_is_the_uninterrupted_one(drivers):
     assert killed.study.front() == whole.study.front()
 
 
-@pytest.mark.parametrize(
-    "lost",
-    ["study.db", *(pytest.param(f, marks=pytest.mark.chaos) for f in LATER)],
-)
+@pytest.mark.parametrize("lost", ["study.db", "front.json", "records.jsonl", "space.yaml"])
 def test_what_follows_from_jobs_and_records_is_made_again(drivers, lost):
     one = drivers(8)
     one.search(STUB_SECONDS="0")

@@ -252,6 +252,7 @@ def test_test_split_is_opened(run, done, tmp_path):
     assert err == "This was look 3 at the test split; it is no longer unseen.\n"
 
 
+@pytest.mark.slow
 def test_demo_searches_and_opens_the_test_split(
     run, checkpoint, data_folder, monkeypatch, tmp_path
 ):
@@ -417,11 +418,9 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(
-    ("by", "workers"),
-    [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize(("by", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 1)])
 def test_interrupted_search_is_resumed(run, spec_of, tmp_path, by, workers):
     training = {"epochs": 20, "cohort": 1}  # seconds for what is left at the signal
     file = tmp_path / "study.yaml"

@@ -79,12 +79,16 @@ LANGUAGE_MODELS = {
 }
 
 
-@pytest.fixture(params=DECODERS)
+LIKE_LLAMA = ("mistral", "qwen2", "qwen3")
+FAMILIES = [pytest.param(f, marks=[pytest.mark.slow] * (f in LIKE_LLAMA)) for f in DECODERS]
+
+
+@pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
 
 
-@pytest.fixture(params=["modernbert", *DECODERS])
+@pytest.fixture(params=["modernbert", *FAMILIES])
 def backbone(request):
     return tiny_backbone(request.param)
 
