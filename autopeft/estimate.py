@@ -5,7 +5,10 @@ A score of contender i, seed s and row j is taken as `q_i + a_is + b_ij + e_isj`
 what rows add, what only a pair of them does (a crossed design; Brennan 2001, chapter 2). The mean
 has the variance `var(a) / S + var(b) / J + var(e) / (S J)`. An interval over three seeds on the
 same rows knows the first part alone, and that part badly; so the variance of seeds is pooled over
-the contenders, and the rows have a part of their own.
+the contenders, and the rows have a part of their own. A contender whose seeds differ by far more
+than those of the others, as when it collapses with one of them, has a variance of its own (Cochran
+1941; ISO 5725-2:1994, section 7.3.3): pooled, it would make all intervals wide and its own too
+narrow.
 
 With few data each seed has rows of its own, left out of its training rows (`crossed` is false);
 then rows and seeds add to the variance by themselves. That these trainings share most of their
@@ -26,6 +29,8 @@ from scipy import stats
 CONFIDENCE = 0.95
 FIRST_WEIGHT = 0.5
 """Part of the error rate that is kept for the contender that the search thought best."""
+OUTLYING = 0.01
+"""Chance that a contender is set apart whose seeds differ no more than those of the others."""
 
 Scores = Float[NDArray[np.float64], "seed row"]
 
@@ -94,27 +99,74 @@ def pooled_seeds(contenders: Sequence[Scores], *, crossed: bool = True) -> SeedV
     return SeedVariance(max(0.0, float(observed - by_rows)), float(observed), df, crossed)
 
 
+def outlying(contenders: Sequence[Scores]) -> int | None:
+    """Which contender's seeds differ by far more than those of the others (Cochran 1941).
+
+    Args:
+        contenders: scores of each; those with the most seeds take part.
+
+    Returns:
+        Its index; None if there is none, or fewer than three can be compared.
+    """
+    n_seeds = max((len(scores) for scores in contenders), default=0)
+    spread = {
+        i: float(scores.mean(axis=1).var(ddof=1))
+        for i, scores in enumerate(contenders)
+        if len(scores) == n_seeds > 1
+    }
+    total = sum(spread.values())
+    if len(spread) < 3 or total == 0:  # noqa: PLR2004
+        return None
+    largest = max(spread, key=lambda i: spread[i])
+    others, df = len(spread) - 1, n_seeds - 1
+    critical = float(stats.f.isf(OUTLYING / len(spread), df, others * df))
+    return largest if spread[largest] / total > critical / (critical + others) else None
+
+
+def seeds_of_each(contenders: Sequence[Scores], *, crossed: bool = True) -> list[SeedVariance]:
+    """The variance that seeds add to each: pooled, but of its own for one that is outlying.
+
+    Args:
+        contenders: scores of each.
+        crossed: all seeds were scored on the same rows, otherwise each on rows of its own.
+
+    Raises:
+        ValueError: no contender has two seeds.
+    """
+    odd = outlying(contenders)
+    alike = [scores for i, scores in enumerate(contenders) if i != odd]
+    found = [pooled_seeds(alike, crossed=crossed)] * len(contenders)
+    if odd is not None:
+        found[odd] = pooled_seeds([contenders[odd]], crossed=crossed)
+    return found
+
+
 def quality(scores: Scores, seeds: SeedVariance) -> Estimate:
     """What a contender reaches with a new seed on new rows, in the mean.
 
     Args:
         scores: of the contender.
-        seeds: the pooled variance.
+        seeds: what seeds add.
     """
     of_rows = scores.mean(axis=0) if seeds.crossed else scores.ravel()
-    return _estimate(of_rows, 1 / len(scores), seeds)
+    return _estimate(of_rows, [(seeds, 1 / len(scores))])
 
 
-def difference(one: Scores, other: Scores, seeds: SeedVariance) -> Estimate:
+def difference(
+    one: Scores, other: Scores, seeds: SeedVariance, seeds_of_other: SeedVariance | None = None
+) -> Estimate:
     """How much better one contender is than another, on the same rows.
 
     Args:
         one: scores of the first.
         other: scores of the second, with seeds of its own; of as many if each has its own rows.
-        seeds: the pooled variance.
+        seeds: what seeds add to the first.
+        seeds_of_other: what they add to the second, if that is something else.
     """
     of_rows = one.mean(axis=0) - other.mean(axis=0) if seeds.crossed else (one - other).ravel()
-    return _estimate(of_rows, 1 / len(one) + 1 / len(other), seeds)
+    if seeds_of_other is None or seeds_of_other is seeds:
+        return _estimate(of_rows, [(seeds, 1 / len(one) + 1 / len(other))])
+    return _estimate(of_rows, [(seeds, 1 / len(one)), (seeds_of_other, 1 / len(other))])
 
 
 def adjusted(p_values: Mapping[int, float], first: int | None = None) -> dict[int, float]:
@@ -141,13 +193,14 @@ def adjusted(p_values: Mapping[int, float], first: int | None = None) -> dict[in
 
 
 def _estimate(
-    of_rows: Float[NDArray[np.float64], " row"], per_seed: float, seeds: SeedVariance
+    of_rows: Float[NDArray[np.float64], " row"], seeds: Sequence[tuple[SeedVariance, float]]
 ) -> Estimate:
-    """From the means of rows, in whose variance the interaction is, and the variance of seeds."""
+    """From the means of rows, whose variance has the interaction, and what seeds add, weighted."""
     n_rows = len(of_rows)
     rows = float(of_rows.var(ddof=1)) / n_rows if n_rows > 1 else math.inf
-    variance = seeds.variance * per_seed + rows
-    parts = (seeds.observed * per_seed) ** 2 / seeds.df + rows**2 / (n_rows - 1)
+    variance = sum(part.variance * weight for part, weight in seeds) + rows
+    parts = rows**2 / (n_rows - 1)
+    parts += sum((part.observed * weight) ** 2 / part.df for part, weight in seeds)
     df = variance**2 / parts if parts else math.inf
     return Estimate(float(of_rows.mean()), math.sqrt(variance), df)
 

@@ -15,16 +15,18 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from autopeft.estimate import adjusted, difference, pooled_seeds, quality
+from autopeft.estimate import adjusted, difference, quality, seeds_of_each
 
 LEVEL = 0.05
+GUESSED = 0.5
+"""Accuracy of what has collapsed."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class World:
         row_sd: of how hard a row is for everybody, on the probit scale.
         own_row_sd: of how hard it is for one contender in particular.
         uneven: seeds of the noisiest contender differ so many times as much as of the calmest.
+        collapse: chance that the last contender answers by chance alone with a seed.
     """
 
     contenders: int = 7
@@ -52,6 +55,7 @@ class World:
     row_sd: float = 1.5
     own_row_sd: float = 0.7
     uneven: float = 2.0
+    collapse: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,13 @@ class Outcome:
 
     Attributes:
         covered: for each contender, LoRA first, whether the interval holds the truth.
+        width: of the interval of each.
         usual: the same for an interval over seeds alone.
         found: contenders that the verdict says are better than LoRA.
     """
 
     covered: tuple[bool, ...]
+    width: tuple[float, ...]
     usual: tuple[bool, ...]
     found: tuple[int, ...]
 
@@ -88,7 +94,7 @@ def studies(world: World, *, gain: float, number: int, seed: int) -> Iterator[Ou
 def standard_error(world: World, *, number: int, seed: int) -> float:
     """The true standard error of a contender's difference to LoRA, by simulation."""
     rng = np.random.default_rng(seed)
-    truth = np.full(2, world.accuracy)
+    truth, world = np.full(2, world.accuracy), replace(world, collapse=0.0)
     pairs = (_scores(world, truth, world.seeds, world.rows, rng) for _ in range(number))
     return float(np.std([pair[1].mean() - pair[0].mean() for pair in pairs]))
 
@@ -96,15 +102,21 @@ def standard_error(world: World, *, number: int, seed: int) -> float:
 def _study(world: World, truth: NDArray[np.float64], rng: np.random.Generator) -> Outcome:
     searched = _scores(world, truth, 1, world.search_rows, rng).mean(axis=(1, 2))
     scores = list(_scores(world, truth, world.seeds, world.rows, rng))
-    pooled = pooled_seeds(scores)
-    estimates = [quality(item, pooled) for item in scores]
+    seeds = seeds_of_each(scores)
+    estimates = [quality(*item) for item in zip(scores, seeds, strict=True)]
     intervals = [estimate.interval() for estimate in estimates]
-    p_values = {i: difference(scores[i], scores[0], pooled).p_value for i in range(1, len(scores))}
+    expected = truth.copy()
+    expected[-1] += world.collapse * (GUESSED - truth[-1])
+    p_values = {
+        i: difference(scores[i], scores[0], seeds[i], seeds[0]).p_value
+        for i in range(1, len(scores))
+    }
     first = int(np.argmax(searched[1:])) + 1
     decided = adjusted(p_values, first)
     return Outcome(
-        tuple(low <= q <= high for (low, high), q in zip(intervals, truth, strict=True)),
-        tuple(_usual(item, q) for item, q in zip(scores, truth, strict=True)),
+        tuple(low <= q <= high for (low, high), q in zip(intervals, expected, strict=True)),
+        tuple(high - low for low, high in intervals),
+        tuple(_usual(item, q) for item, q in zip(scores, expected, strict=True)),
         tuple(i for i, p in decided.items() if p < LEVEL),
     )
 
@@ -131,6 +143,9 @@ def _scores(
     of_seeds = seed_sds[:, None, None] * rng.normal(size=(n, seeds, 1))
     chance = rng.normal(size=(n, seeds, rows))
     right = means[:, None, None] + shared + own + of_seeds + chance > 0
+    if world.collapse:
+        collapsed = rng.random(seeds) < world.collapse
+        right[-1, collapsed] = rng.random((int(collapsed.sum()), rows)) < GUESSED
     return right.astype(np.float64)
 
 
@@ -144,6 +159,8 @@ def check(world: World, *, number: int, seed: int) -> dict[str, float | int]:
         "studies": number,
         "standard_error_of_difference": error,
         "coverage": float(np.mean([held for outcome in every for held in outcome.covered])),
+        "coverage_of_others": float(np.mean([held for o in every for held in o.covered[:-1]])),
+        "width_of_others": float(np.mean([width for o in every for width in o.width[:-1]])),
         "coverage_of_usual_interval": float(np.mean([held for o in every for held in o.usual])),
         "false_better_than_lora": sum(bool(outcome.found) for outcome in none),
         "gain_of_three_standard_errors_found": sum(1 in outcome.found for outcome in some),
@@ -160,6 +177,7 @@ WORLDS = {
     "three contenders": World(contenders=3),
     "two seeds": World(seeds=2),
     "easy task": World(accuracy=0.95),
+    "one collapses": World(collapse=0.3),
 }
 
 

@@ -17,6 +17,7 @@ from autopeft.estimate import (
     SeedVariance,
     adjusted,
     difference,
+    outlying,
     pooled_seeds,
     quality,
 )
@@ -119,6 +120,45 @@ def test_seeds_may_differ_in_number():
         pooled_seeds([one, one])
 
 
+def of_spread(*variances, seeds=3, rows=20):
+    """Contenders whose means over rows have these variances between seeds."""
+    steps = np.linspace(-1, 1, seeds)
+    steps /= steps.std(ddof=1)
+    return [np.tile(math.sqrt(v) * steps[:, None], (1, rows)) for v in variances]
+
+
+@pytest.mark.parametrize(  # Cochran's C, critical at 1 %, of k variances of n seeds: ISO 5725-2
+    ("k", "n", "critical"),
+    [(3, 3, 0.942), (5, 3, 0.788), (8, 3, 0.615), (10, 2, 0.718), (4, 4, 0.781)],
+)
+def test_outlying_by_the_printed_table(k, n, critical):
+    for share, odd in ((critical + 0.002, 1), (critical - 0.002, None)):
+        variances = np.full(k, (1 - share) / (k - 1))
+        variances[1] = share
+        assert outlying(of_spread(*variances, seeds=n)) == odd
+
+
+def test_outlying_needs_something_to_compare_with():
+    assert outlying(of_spread(0, 0, 0)) is None
+    assert outlying(of_spread(0, 1)) is None
+    assert outlying([]) is None
+    assert outlying([scores[:1] for scores in of_spread(0, 1, 0)]) is None
+    fewer = [of_spread(9, seeds=2)[0], *of_spread(0, 1)]
+    assert outlying(fewer) is None
+    assert outlying([*fewer, *of_spread(0)]) == 2
+
+
+def test_difference_of_what_differs_by_its_own_variance():
+    rng = np.random.default_rng(3)
+    one, other = (crossed(rng, seed_sd=sd, rest_sd=1.0) for sd in (2.0, 0.1))
+    own = [pooled_seeds([scores]) for scores in (one, other)]
+    found = difference(one, other, *own)
+    rows = (one.mean(axis=0) - other.mean(axis=0)).var(ddof=1) / 40
+    assert found.stderr**2 == pytest.approx(own[0].variance / 3 + own[1].variance / 3 + rows)
+    parts = sum((part.observed / 3) ** 2 / 2 for part in own) + rows**2 / 39
+    assert found.df == pytest.approx(found.stderr**4 / parts)
+
+
 def test_p_values_of_nothing_and_of_less():
     same = np.tile(np.arange(10.0), (2, 1))
     assert difference(same, same, CALM).p_value == 1
@@ -158,3 +198,12 @@ def test_simulated_studies_find_what_is_there_and_nothing_else(simulation):
     assert found["coverage_of_usual_interval"] < 0.9, "or the simulation knows no noise of rows"
     assert found["false_better_than_lora"] <= 16
     assert found["gain_of_three_standard_errors_found"] >= 160
+
+
+def test_one_that_collapses_does_not_widen_the_intervals_of_all(simulation):
+    """Contender 1 collapses with every third seed: the others' intervals stay honest and narrow."""
+    found = simulation.check(simulation.World(collapse=0.3), number=200, seed=0)
+    usual = simulation.check(simulation.World(), number=200, seed=0)
+    assert 0.92 <= found["coverage_of_others"] <= 0.98
+    assert found["width_of_others"] < 1.2 * usual["width_of_others"]
+    assert found["false_better_than_lora"] <= 16

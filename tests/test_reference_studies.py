@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.front import front_of
+from autopeft.front import front_of, full_points_of, points_of
+from autopeft.selection import read_selection
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.words import describe
 from autopeft.study.folder import Study
+from autopeft.study.select import selection_of
 from autopeft.study.spec import load_study_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +33,33 @@ def test_front_follows_from_the_records(folder):
         lambda genotype: describe(genotype_from_dict(genotype)),
     )
     assert again == front
+
+
+def rounded(value):
+    """JSON values without the last bits of numbers, which differ between machines."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return round(value, 9) if isinstance(value, float) else value
+
+
+SELECTED = [folder for folder in REFERENCES if (folder / "selection.json").exists()]
+
+
+@pytest.mark.parametrize("folder", SELECTED, ids=lambda folder: folder.name)
+def test_selection_follows_from_the_records(folder):
+    study = Study(folder)
+    told = read_selection(study.selection_file)
+    records, most = study.records(), study.front().reference.trainable_params
+    again = selection_of(
+        records,
+        {item.trial: item.role for item in told.contenders},
+        points=points_of(records, told.metric, most) + full_points_of(records, told.metric),
+        metric=told.metric,
+        summarize=lambda genotype: describe(genotype_from_dict(genotype)),
+    )
+    assert rounded(again.to_dict()) == rounded(told.to_dict())
 
 
 @pytest.mark.parametrize("folder", REFERENCES, ids=lambda folder: folder.name)

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,10 @@ from autopeft.estimate import (
     SeedVariance,
     adjusted,
     difference,
+    outlying,
     pooled_seeds,
     quality,
+    seeds_of_each,
 )
 from autopeft.front import Point, place
 from autopeft.objectives import PARAMS, CostName
@@ -61,14 +63,10 @@ def selection_of(
         raise DataError("the records of the selection split are of different numbers of rows")
     crossed = all(record.split == SELECTION for record in unseen)
     full = {trial for trial in scores if roles[trial] == "full"}
-    tuned = [item for trial, item in scores.items() if trial not in full]
-    if not tuned:
+    if not scores.keys() - full:
         return None
-    pooled = pooled_seeds(tuned, crossed=crossed)
-    estimates = {  # full fine-tuning differs by more from seed to seed
-        trial: quality(item, pooled_seeds([item], crossed=crossed) if trial in full else pooled)
-        for trial, item in scores.items()
-    }
+    seeds, told = _seeds(scores, full, crossed=crossed)
+    estimates = {trial: quality(item, seeds[trial]) for trial, item in scores.items()}
     measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
     found = [
         replace(
@@ -85,11 +83,11 @@ def selection_of(
         metric=metric,
         rows=_n_rows(scores[best.trial], crossed=crossed),
         contenders=tuple(found),
-        comparisons=tuple(_comparisons(found, scores, pooled)),
+        comparisons=tuple(_comparisons(found, scores, seeds)),
         recommended=_cheapest(
             [c for c in candidates if c.quality >= best.quality - best.stderr], candidates, costs
         ),
-        notes=tuple(notes),
+        notes=(*notes, *told),
     )
 
 
@@ -130,6 +128,23 @@ def _scores(
     return scores, notes
 
 
+def _seeds(
+    scores: Mapping[int, Scores], full: Collection[int], *, crossed: bool
+) -> tuple[dict[int, SeedVariance], list[str]]:
+    """What seeds add to each contender, and whose seeds are not like those of the others."""
+    tuned = {trial: item for trial, item in scores.items() if trial not in full}
+    of_each = seeds_of_each([*tuned.values()], crossed=crossed)
+    seeds = dict(zip(tuned, of_each, strict=True))
+    seeds |= {trial: pooled_seeds([scores[trial]], crossed=crossed) for trial in full}
+    odd = outlying([*tuned.values()])
+    if odd is None:
+        return seeds, []
+    trial = [*tuned][odd]
+    found = ", ".join(f"{mean:.4f}" for mean in sorted(scores[trial].mean(axis=1)))
+    note = f"trial {trial} depends on its seed far more than the others ({found}): "
+    return seeds, [note + "what its seeds add is estimated for it alone"]
+
+
 def _by_search(item: Contender) -> tuple[float, int]:
     """What the search thought best is the largest; of equals the earliest."""
     found = item.search_quality
@@ -165,7 +180,7 @@ def _contender(
 
 
 def _comparisons(
-    found: list[Contender], scores: Mapping[int, Scores], pooled: SeedVariance
+    found: list[Contender], scores: Mapping[int, Scores], seeds: Mapping[int, SeedVariance]
 ) -> list[Comparison]:
     """Each contender against the LoRA of at least its size that the search thought best."""
     loras = [item for item in found if item.role == "lora"]
@@ -176,7 +191,8 @@ def _comparisons(
         if item.role not in {"lora", "head", "full"} and larger:
             baseline = max(larger, key=_by_search)
             against[item.trial] = baseline.trial
-            estimates[item.trial] = difference(scores[item.trial], scores[baseline.trial], pooled)
+            one, other = item.trial, baseline.trial
+            estimates[one] = difference(scores[one], scores[other], seeds[one], seeds[other])
     hoped = [item for item in found if item.trial in against]
     first = max(hoped, key=_by_search).trial if hoped else None
     p_values = adjusted({trial: e.p_value for trial, e in estimates.items()}, first)

@@ -220,6 +220,26 @@ def test_full_fine_tuning_is_a_baseline_whose_seeds_are_its_own():
     assert "Full fine-tuning, 99,999 parameters, comes to 0.9667" in found.verdict
 
 
+def test_seeds_of_one_that_collapses_are_its_own():
+    roles = who(STUDY)
+    scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 1.0))
+    scores[7][0] = 0
+    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    points = points_of(records, "accuracy", 9999)
+    found = selection_of(records, roles, points=points, metric="accuracy", summarize=str)
+    own = pooled_seeds([scores[7]])
+    pooled = pooled_seeds([scores[trial] for trial in roles if trial != 7])
+    for item in found.contenders:
+        expected = quality(scores[item.trial], own if item.trial == 7 else pooled)
+        assert item.stderr == pytest.approx(expected.stderr)
+    (against,) = (item for item in found.comparisons if item.trial == 7)
+    expected = difference(scores[7], scores[against.baseline], own, pooled)
+    assert (against.low, against.high) == pytest.approx(expected.interval())
+    means = ", ".join(f"{mean:.4f}" for mean in sorted(scores[7].mean(axis=1)))
+    (note,) = found.notes
+    assert note.startswith(f"trial 7 depends on its seed far more than the others ({means}): ")
+
+
 def test_records_of_the_selection_leave_the_front_alone():
     scores = scores_of(np.random.default_rng(0), {5: 3.0})
     more = selected(5, scores[5], STUDY)
