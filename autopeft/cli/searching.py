@@ -74,6 +74,10 @@ def search(
     rungs: Annotated[
         int | None, typer.Option(help="Levels of the training budget, from 30 trials on.")
     ] = None,
+    rung_metric: Annotated[
+        str | None,
+        typer.Option(help="likelihood: rungs below the top are measured without writing answers."),
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Fresh seeds in the final selection; 0 for none.")
     ] = None,
@@ -113,6 +117,7 @@ def search(
             ("sampler",): sampler,
             ("warm_start",): str(warm_start.absolute()) if warm_start else None,
             ("rungs",): rungs,
+            ("rung_metric",): rung_metric,
             ("selection", "seeds"): seeds,
             ("full_finetune",): True if full_finetune else None,
             ("seed",): seed,

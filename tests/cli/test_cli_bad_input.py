@@ -240,6 +240,8 @@ def test_text_labels_are_no_numbers(refused, study):
         (["--space", "none.yaml"], 2, "space `none.yaml`: neither a file nor a shipped space"),
         (["--metric", "bleu"], 2, "metric `bleu` is not for classification"),
         (["--task", "ranking"], 2, "task: 'ranking': has to be 'classification', 'regression'"),
+        (["--rung-metric", "bleu"], 2, "rung_metric: 'bleu': has to be 'likelihood'"),
+        (["--rung-metric", "likelihood"], 2, "`rung_metric` is for causal and seq2seq alone"),
         (["--sampler", "cma"], 2, "sampler: 'cma': has to be 'tpe', 'nsga2', 'gp' or 'random'"),
         (["--precision", "fp16"], 2, "training.precision: 'fp16': has to be 'auto', 'fp32' or"),
         (["--trials", "0"], 2, "budget.trials: 0: has to be greater than or equal to 1"),
