@@ -83,12 +83,14 @@ def measure(args: argparse.Namespace) -> Measured:
     chosen: Heap = "pooled" if heap == "pooled" else "exact"
     use_heap(chosen)
     backbone, rows, task = backbone_of(size, "bf16"), rows_of(args.batches), Classification(2)
-    found = [method(name).largest(backbone.shape, 2_000_000) for name in MIXES[mix]]
-    genotypes = [genotype for genotype in found if genotype is not None]
-    seeds = range(len(genotypes))
     settings = TrainingSettings(
         epochs=1, batch_size=BATCH, precision="bf16", **HOWS[how[0] if how else "whole"]
     )
+    width = SHAPES[size]["hidden_size"]
+    use_heap(chosen, settings.part_size * TOKENS * width * torch.bfloat16.itemsize)
+    found = [method(name).largest(backbone.shape, 2_000_000) for name in MIXES[mix]]
+    genotypes = [genotype for genotype in found if genotype is not None]
+    seeds = range(len(genotypes))
     each = trial_bytes(backbone, genotypes, task=task, settings=settings, rows=rows)
     gc.collect()
     release_memory()

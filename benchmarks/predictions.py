@@ -72,7 +72,7 @@ def main() -> None:
     settings = decide(ground, methods[:1], 1).settings
     costs = calibrate(ground, settings, setup.probes)
     ground, shape = ground.computing_in(settings.precision), setup.facts.shape
-    use_heap("exact")
+    use_heap("exact", ground.state_bytes(settings))
     rows = []
     for genotype in [*methods, *_drawn(setup, args.genotypes, args.seed)]:
         predicted = predicted_costs(genotype, shape, costs)

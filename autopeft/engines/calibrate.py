@@ -163,7 +163,7 @@ def measured_overhead(
     if ground.device.type == "cuda":
         return usual
     largest = sorted(taken, key=lambda genotype: (-taken[genotype], genotype.hash))[:LARGEST]
-    use_heap("exact")
+    use_heap("exact", ground.state_bytes(settings))
     try:
         found = [
             growth_bytes(ground.backbone, genotype, ground.task, settings, ground.train)

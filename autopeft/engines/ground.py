@@ -12,9 +12,10 @@ import torch
 
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import DataError
-from autopeft.model.backbone import Backbone, Writes, cast, load_backbone
+from autopeft.model.backbone import DTYPES, Backbone, Writes, cast, load_backbone
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
+from autopeft.space.taps import Tap
 from autopeft.tasks.data import Dataset, load
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.language import Language
@@ -103,6 +104,12 @@ class Ground:
     def computing_in(self, precision: Precision) -> "Ground":
         """The same with the backbone's weights in another precision."""
         return replace(self, backbone=cast(self.backbone, precision))
+
+    def state_bytes(self, settings: TrainingSettings) -> int:
+        """A layer's state for as many of the longest rows as one trial runs at once."""
+        width = self.backbone.shape.widths[Tap.BLOCK_OUT]
+        item = DTYPES[settings.precision].itemsize
+        return settings.part_size * max(self.train.lengths) * width * item
 
     @property
     def device(self) -> torch.device:

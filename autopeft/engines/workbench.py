@@ -98,8 +98,8 @@ class Workbench:
         self._kept: dict[int, tuple[Encoded, Encoded, str]] = {}
         self._ground = self._ground.computing_in(decided.precision)
         self._heap = heap_of(decided, self._ground.work.max_memory, self._sharing)
-        use_heap(self._heap)
         settings = decided.settings
+        use_heap(self._heap, self._ground.state_bytes(settings))
         batch = settings.part_size * EVALUATION_FACTOR
         self._cache = (
             FrozenCache(self._ground.backbone, settings.kernel, batch)
@@ -273,13 +273,13 @@ class Workbench:
         """Costs of a finalist, nothing running beside it; memory is taken as it was predicted."""
         if self._decided.costs is None or genotype.full:
             return {}
-        use_heap("exact")
+        settings = self._decided.settings
+        state = self._ground.state_bytes(settings)
+        use_heap("exact", state)
         try:
-            return measure_alone(
-                self._ground, self._decided.settings, self._decided.costs, genotype
-            )
+            return measure_alone(self._ground, settings, self._decided.costs, genotype)
         finally:
-            use_heap(self._heap)
+            use_heap(self._heap, state)
 
     def _save(self, job: Job, trial: JobTrial, result: Trained) -> tuple[str, str]:
         """Write weights: their path below the folder, and SHA-256. What a pause needs, before."""

@@ -3,8 +3,8 @@
 Batches of many lengths take and free tensors of many sizes, hundreds of times a step. As glibc
 comes, it fetches large ones from the system page by page each time. Pooled, freed memory is used
 again, which saves a sixth of the time, but the heap leaves gaps, since an aligned block never fits
-exactly where one of its size has been. Exact, there are none, and a step takes up to half as long
-again.
+exactly where one of its size has been. Exact, no gap is as large as a layer's state, and a step
+takes up to half as long again.
 """
 
 import ctypes
@@ -27,19 +27,24 @@ RELEASE_ABOVE = 1.3
 """Growth between steps, as the same multiple, above which a pooled heap is trimmed."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_EXACT_BYTES = 4 * 2**20
+_LEAST_MAPPED, _MOST_MAPPED = 2**17, 4 * 2**20
 _MANY = 2**31 - 1
 
 
-def use_heap(heap: Heap) -> None:
+def use_heap(heap: Heap, state: int = _MOST_MAPPED) -> None:
     """Let this process take memory in one way or the other; elsewhere than on glibc nothing.
 
     Large pages have to be asked for before torch takes its first large tensor.
+
+    Args:
+        heap: which way.
+        state: bytes of a layer's state for the rows that run at once. An exact heap keeps no
+            gap of that size or more, down from 4 MiB and up from 128 KiB.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if mallopt := _function("mallopt"):
         mallopt(_M_TRIM_THRESHOLD, _MANY)
-        mallopt(_M_MMAP_THRESHOLD, _EXACT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, max(_LEAST_MAPPED, min(state, _MOST_MAPPED)))
         mallopt(_M_MMAP_MAX, 0 if heap == "pooled" else _MANY)
 
 

@@ -1,5 +1,8 @@
 """What a trial takes of memory, and what is done to stay with it."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tiny import (
@@ -84,3 +87,36 @@ def test_a_limit_of_the_container_counts(tmp_path, monkeypatch):
     assert available_bytes(CPU) == 4000
     files["current"].write_text("6000\n")
     assert available_bytes(CPU) == 0
+
+
+GAPS = """
+import ctypes, sys
+import torch
+from autopeft.training.memory import resident_bytes, use_heap
+
+use_heap("exact", int(sys.argv[1]))
+before = resident_bytes()
+taken = [(torch.ones(2**19), torch.ones(2**13)) for _ in range(50)]  # 2 MiB and 32 KiB
+left = [small for _, small in taken]
+del taken
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(memory._function("mallopt") is None, reason="needs glibc")
+def test_exact_heap_keeps_no_gap_of_the_size_of_a_state():
+    def held(state):
+        done = subprocess.run(
+            [sys.executable, "-c", GAPS, str(state)], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert held(2**20) < 20 * 2**20 < 90 * 2**20 < held(2**23)
+
+
+def test_heap_is_told_the_size_of_a_state_within_bounds(monkeypatch):
+    told = []
+    monkeypatch.setattr(memory, "_function", lambda _: lambda *what: told.append(what))
+    for state, mapped in ((10**9, 2**22), (10**6, 10**6), (1, 2**17)):
+        memory.use_heap("exact", state)
+        assert (memory._M_MMAP_THRESHOLD, mapped) in told[-3:]
