@@ -45,6 +45,32 @@ def script() -> str:
     return str(get_plotlyjs())
 
 
+def trial_lines(
+    role: str, x: Sequence[int | None], y: Sequence[float | None], trials: Sequence[int]
+) -> go.Scatter:
+    """A line for each trial, those of the front before all others.
+
+    Args:
+        role: "front" or "dominated".
+        x: of all lines, one after the other, each with a None at its end.
+        y: likewise.
+        trials: index of the trial of each point.
+    """
+    is_front = role == "front"
+    return go.Scatter(
+        x=x,
+        y=y,
+        customdata=trials,
+        mode="lines+markers",
+        marker={"size": 5},
+        line={"width": 2 if is_front else 1},
+        opacity=1 if is_front else 0.4,
+        name="front" if is_front else "others",
+        meta={"role": role, "linked": True},
+        hoverinfo="none",
+    )
+
+
 def zero_of(values: Iterable[float]) -> float:
     """Where nothing stands on a logarithmic axis: a decade below that of the least value."""
     least = min((value for value in values if value > 0), default=10.0)

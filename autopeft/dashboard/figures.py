@@ -8,7 +8,16 @@ from html import escape
 import plotly.graph_objects as go
 
 from autopeft.dashboard.compare import attainment, comparable
-from autopeft.dashboard.figure import LEGEND, Figure, few, log_ticks, plain, short, zero_of
+from autopeft.dashboard.figure import (
+    LEGEND,
+    Figure,
+    few,
+    log_ticks,
+    plain,
+    short,
+    trial_lines,
+    zero_of,
+)
 from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import StudyInfo
 from autopeft.records import UNSEEN
@@ -79,20 +88,7 @@ def learning_curves(study: StudyInfo) -> Figure:
                 x += [*(steps for steps, _ in curve), None]
                 y += [*(short(value) for _, value in curve), None]
                 rows += [i] * (len(curve) + 1)
-        traces.append(
-            go.Scatter(
-                x=x,
-                y=y,
-                customdata=rows,
-                mode="lines+markers",
-                marker={"size": 5},
-                line={"width": 2 if role == "front" else 1},
-                opacity=1 if role == "front" else 0.4,
-                name=role if role == "front" else "others",
-                meta={"role": role, "linked": True},
-                hoverinfo="none",
-            )
-        )
+        traces.append(trial_lines(role, x, y, rows))
     layout = {
         "xaxis": {"title": {"text": "optimizer steps"}, "type": "log"},
         "yaxis": {"title": {"text": escape(study.rung_metric)}},

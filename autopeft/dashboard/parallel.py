@@ -6,7 +6,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from autopeft.dashboard.figure import LEGEND, Figure, plain, short
+from autopeft.dashboard.figure import LEGEND, Figure, plain, short, trial_lines
 from autopeft.dashboard.info import StudyInfo
 
 MOST_LINES = 400
@@ -52,20 +52,7 @@ def parallel(study: StudyInfo) -> Figure:
             x.append(None)
             y.append(None)
             rows.append(i)
-        traces.append(
-            go.Scatter(
-                x=x,
-                y=y,
-                customdata=rows,
-                mode="lines+markers",
-                marker={"size": 5},
-                line={"width": 2 if role == "front" else 1},
-                opacity=1 if role == "front" else 0.35,
-                name=role if role == "front" else "others",
-                meta={"role": role, "linked": True},
-                hoverinfo="none",
-            )
-        )
+        traces.append(trial_lines(role, x, y, rows))
     ends = [
         _tick(limit, axis) for axis, limits in zip(axes, ranges, strict=True) for limit in limits
     ]

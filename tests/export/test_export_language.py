@@ -5,8 +5,7 @@ import json
 
 import pytest
 import torch
-from export.winners import edit_json, winner_of
-from tiny import lora, op, same
+from export.winners import LORA, MIXED, edit_json, winner_of
 from tiny_language import CONFIGS, kind_of, texts, writing_backbone
 
 import autopeft
@@ -18,16 +17,8 @@ from autopeft.export.card import model_card
 from autopeft.export.native import CONFIG
 from autopeft.export.proof import TOLERANCE, _same_texts, prove, question_of
 from autopeft.export.run import TARGETS
-from autopeft.space.forms import Form
-from autopeft.space.taps import Tap
 from autopeft.study.spec import StudySpec
 
-LORA = (lora(Tap.Q, 3), lora(Tap.V, (0, 2, 8), scale=2.0), lora(Tap.ATTN_OUT, 2))
-MIXED = (
-    *LORA,
-    same(Form.PREFIX, Tap.HEAD, (4, 0, 2)),
-    op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 5),
-)
 OPS = {"native": MIXED, "peft": LORA, "merged": LORA}
 
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from export.winners import edit_json, winner_of
-from tiny import lora, op, same
+from export.winners import LORA, MIXED, edit_json, winner_of
+from tiny import same
 from tiny_tokens import TAGS, tagged, tagging_backbone
 from tokenizers.processors import TemplateProcessing
 
@@ -23,14 +23,8 @@ from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.study.spec import StudySpec
 
-LORA = (lora(Tap.Q, 3), lora(Tap.V, (0, 2, 8), scale=2.0), lora(Tap.ATTN_OUT, 2))
-MIXED = (
-    *LORA,
-    same(Form.PREFIX, Tap.HEAD, (4, 0, 2)),
-    same(Form.PROMPT, Tap.EMBED, (3, 0, 0)),
-    op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 5),
-)
-OPS = {"native": MIXED, "peft": LORA, "merged": LORA}
+PROMPTED = (*MIXED, same(Form.PROMPT, Tap.EMBED, (3, 0, 0)))
+OPS = {"native": PROMPTED, "peft": LORA, "merged": LORA}
 
 
 @pytest.fixture(scope="module")

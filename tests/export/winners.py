@@ -5,7 +5,7 @@ import json
 import torch
 from record_factory import make_record
 from study_factory import ROWS, rows_of, save_tokenizer, write_data, write_jsonl
-from tiny import genotype, tiny_model
+from tiny import genotype, lora, op, same, tiny_model
 from transformers import AutoTokenizer
 
 from autopeft.export.adapter import head_tensors
@@ -14,13 +14,23 @@ from autopeft.export.winner import Winner
 from autopeft.front import front_of
 from autopeft.model.inject import Injection
 from autopeft.records import Metric
+from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype
 from autopeft.space.shipped import load_space
+from autopeft.space.taps import Tap
 from autopeft.study.folder import Study
 from autopeft.study.manifest import MANIFEST_VERSION, Manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.spec import StudySpec
 from autopeft.study.write import spec_yaml
+
+LORA = (lora(Tap.Q, 3), lora(Tap.V, (0, 2, 8), scale=2.0), lora(Tap.ATTN_OUT, 2))
+MIXED = (
+    *LORA,
+    same(Form.PREFIX, Tap.HEAD, (4, 0, 2)),
+    op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 5),
+)
+"""What only a native export can hold."""
 
 
 def save_family(folder, family):
