@@ -1,6 +1,7 @@
 """A data set: train, validation and test rows, checked, and what their user has to be told."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,7 +96,7 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
     _check_train(splits["train"], f"{source}, what is left to train on")
     if not splits["validation"]:
         raise DataError(f"{source}: too few rows to set some aside for validation")
-    notes += _leaks(splits)
+    notes += _leaks(splits) + _other_references(splits)
     return Dataset(
         splits["train"],
         splits["validation"],
@@ -191,3 +192,20 @@ def _leaks(splits: Mapping[str, Split]) -> list[str]:
         for split, n_shared in shared
         if n_shared
     ]
+
+
+def _other_references(splits: Mapping[str, Split]) -> list[str]:
+    """Whether the selection has as many answers to a row as the validation.
+
+    BLEU and its like are the higher the more there are, and rows of train have one.
+    """
+    if "selection" not in splits:
+        return []
+    validation, selection = (
+        sum(map(len, splits[name].answers)) / len(splits[name])
+        for name in ("validation", "selection")
+    )
+    if math.isclose(validation, selection, rel_tol=0.1):
+        return []
+    told = f"selection: {selection:.1f} answers a row to score against, in validation "
+    return [told + f"{validation:.1f}, so that scores on the two do not compare"]

@@ -167,6 +167,18 @@ def test_references_are_read_where_something_is_scored(tmp_path):
     assert other.fingerprint != found.fingerprint
 
 
+def test_more_references_on_one_side_are_told(tmp_path):
+    rows = [{"source": f"s{i}", "target": f"t{i}"} for i in range(8)]
+    more = [row | {"references": ["a", "b", "c"][: 1 + i % 3]} for i, row in enumerate(rows[:6])]
+    for name, some in (("train", rows), ("validation", more)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    spec = DataSpec(train="train.jsonl", validation="validation.jsonl", selection_rows=2)
+    told = "selection: 1.0 answers a row to score against, in validation 2.0, so that"
+    with_all = spec.model_copy(update={"references": "references"})
+    assert told in " ".join(load(with_all, "seq2seq", tmp_path, 0).notes)
+    assert "answers a row" not in " ".join(load(spec, "seq2seq", tmp_path, 0).notes)
+
+
 @pytest.mark.parametrize(
     ("kind", "metric", "message"),
     [
