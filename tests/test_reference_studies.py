@@ -1,5 +1,6 @@
 """The studies under version control: what they claim follows from what they measured."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -7,14 +8,21 @@ import pytest
 
 from autopeft.front import front_of, full_points_of, points_of
 from autopeft.selection import read_selection
-from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.space.words import describe
+from autopeft.space.words import FROZEN, HEAD
 from autopeft.study.folder import Study
+from autopeft.study.planner import words
 from autopeft.study.select import selection_of
 from autopeft.study.spec import load_study_spec
+from autopeft.tasks.spec import LANGUAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCES = sorted((ROOT / "trials").glob("reference-*"))
+
+
+def words_of(study):
+    """Says what a genotype of a study is."""
+    task = load_study_spec(study.spec_file).task
+    return functools.partial(words, nothing=FROZEN if task in LANGUAGE else HEAD)
 
 
 def test_there_are_some():
@@ -30,7 +38,7 @@ def test_front_follows_from_the_records(folder):
         front.metric,
         front.direction,
         front.reference.trainable_params,
-        lambda genotype: describe(genotype_from_dict(genotype)),
+        words_of(study),
     )
     assert again == front
 
@@ -57,7 +65,7 @@ def test_selection_follows_from_the_records(folder):
         {item.trial: item.role for item in told.contenders},
         points=points_of(records, told.metric, most) + full_points_of(records, told.metric),
         metric=told.metric,
-        summarize=lambda genotype: describe(genotype_from_dict(genotype)),
+        summarize=words_of(study),
     )
     assert rounded(again.to_dict()) == rounded(told.to_dict())
 
