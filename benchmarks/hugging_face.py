@@ -85,7 +85,7 @@ class Peer:
             known = inspect.signature(TrainingArguments).parameters
             by_length = {"train_sampling_strategy": "group_by_length"}  # since transformers 5
             more = by_length if next(iter(by_length)) in known else {"group_by_length": True}
-            more["bf16"] = True
+            more["bf16"] = args.precision == "bf16"  # where the machine gains by it
         steps = -(-len(self.train) // args.batch_size)
         return TrainingArguments(
             output_dir=folder,
