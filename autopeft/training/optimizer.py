@@ -29,7 +29,7 @@ class Stacked:
     trials: tuple[int, ...]
     rows: tuple[int, ...]
     decays: bool
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...]
     rate: float = 1.0
 
 
@@ -87,18 +87,24 @@ class CohortAdamW:
     def _rows_of_trials(self) -> list[Tensor]:
         """Where each trial's rows are among the rows of all parameters, padding left out.
 
-        Each trial sums the squares of exactly its own rows in its own order, so that its norm
-        has the same bits in every company.
+        Each trial sums the squares of exactly its own rows by the names of what they belong to, so
+        that its norm has the same bits in every company: what its layers share comes where the
+        first layer of the company is that has it.
         """
-        where: list[list[int]] = [[] for _ in range(self._n_trials)]
+        where: list[dict[str, range]] = [{} for _ in range(self._n_trials)]
         start = 0
         for item in self._stacked:
             padded = item.parameter.shape[1]
             for i, (trial, rows) in enumerate(zip(item.trials, item.rows, strict=True)):
                 first = start + i * padded
-                where[trial] += range(first, first + rows)
+                where[trial][item.names[i]] = range(first, first + rows)
             start += len(item.trials) * padded
-        return [torch.tensor(rows, dtype=torch.long) for rows in where]
+        return [
+            torch.tensor(
+                [row for _, rows in sorted(named.items()) for row in rows], dtype=torch.long
+            )
+            for named in where
+        ]
 
     def gradient_norms(self) -> Float[Tensor, "trial"]:
         """The norm of each trial's gradient."""

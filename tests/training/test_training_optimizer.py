@@ -1,5 +1,6 @@
 """AdamW for stacked parameters, against torch's own for each trial alone."""
 
+import itertools
 import math
 
 import pytest
@@ -24,9 +25,9 @@ def stacked_parameters():
         return nn.Parameter(torch.randn(shape, generator=generator))
 
     return [
-        Stacked(parameter(3, 8, 5), (0, 1, 2), (8, 3, 1), decays=True),
-        Stacked(parameter(2, 1, 7), (0, 2), (1, 1), decays=False),
-        Stacked(parameter(2, 8, 4), (1, 1), (2, 5), decays=True),
+        Stacked(parameter(3, 8, 5), (0, 1, 2), (8, 3, 1), True, ("a",) * 3),
+        Stacked(parameter(2, 1, 7), (0, 2), (1, 1), False, ("b",) * 2),
+        Stacked(parameter(2, 8, 4), (1, 1), (2, 5), True, ("b", "c")),
     ]
 
 
@@ -180,3 +181,21 @@ def test_schedule_is_positive_at_every_step_and_peaks_once(total, warmup):
     assert max(values) == 1
     assert values[: peak + 1] == sorted(values[: peak + 1])
     assert values[peak:] == sorted(values[peak:], reverse=True)
+
+
+def test_norms_do_not_depend_on_the_order_of_parameters():
+    """In another company, what layers share may come earlier or later among them."""
+    generator = torch.Generator().manual_seed(1)
+    stacked = [
+        Stacked(nn.Parameter(torch.zeros(1, 60, 3)), (0,), (n,), True, (str(n),))
+        for n in (7, 31, 60)
+    ]
+    for item in stacked:
+        item.parameter.grad = 10 * torch.randn(item.parameter.shape, generator=generator)
+    norms = {
+        CohortAdamW(order, learning_rates=[1e-3], weight_decays=[0.0], clip=1.0)
+        .gradient_norms()
+        .item()
+        for order in itertools.permutations(stacked)
+    }
+    assert len(norms) == 1
