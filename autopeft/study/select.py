@@ -141,8 +141,12 @@ def _seeds(
         return seeds, []
     trial = [*tuned][odd]
     found = ", ".join(f"{mean:.4f}" for mean in sorted(scores[trial].mean(axis=1)))
-    note = f"trial {trial} depends on its seed far more than the others ({found}): "
-    return seeds, [note + "what its seeds add is estimated for it alone"]
+    return seeds, [
+        (
+            f"trial {trial} depends on its seed far more than the others ({found}): "
+            "what its seeds add is estimated for it alone"
+        )
+    ]
 
 
 def _by_search(item: Contender) -> tuple[float, int]:

@@ -207,5 +207,9 @@ def _other_references(splits: Mapping[str, Split]) -> list[str]:
     )
     if math.isclose(validation, selection, rel_tol=0.1):
         return []
-    told = f"selection: {selection:.1f} answers a row to score against, in validation "
-    return [told + f"{validation:.1f}, so that scores on the two do not compare"]
+    return [
+        (
+            f"selection: {selection:.1f} answers a row to score against, in validation "
+            f"{validation:.1f}, so that scores on the two do not compare"
+        )
+    ]

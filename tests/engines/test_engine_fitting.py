@@ -3,7 +3,7 @@
 import pytest
 from study_factory import BY_CHANCE, results
 
-from autopeft.engines import decide
+from autopeft.engines import decide, workbench
 from autopeft.engines.job import Job
 from autopeft.engines.workbench import Workbench
 from autopeft.study.jobs import read_jobs
@@ -18,6 +18,18 @@ def test_pieces_are_even(done, trials, most, sizes):
     pieces = Job(some, 0, 0, 0).pieces(most)
     assert [len(piece.trials) for piece in pieces] == sizes
     assert tuple(trial for piece in pieces for trial in piece.trials) == some
+
+
+def test_memory_is_taken_by_the_size_of_a_state(done, spec_of, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(workbench, "use_heap", lambda *what: told.append(what))
+    monkeypatch.setattr(workbench, "heap_of", lambda *_: "exact")
+    decided = read_manifest(done.manifest_file).decided
+    bench = Workbench(spec_of().work)
+    bench.begin(decided, tmp_path, "exact")
+    rows, width = bench._ground.train, bench._ground.backbone.model.config.hidden_size
+    state = decided.settings.part_size * max(rows.lengths) * width * 4
+    assert told == [("exact", state)]
 
 
 def test_cohorts_are_split_to_fit_a_smaller_device(done, spec_of, tmp_path, monkeypatch):

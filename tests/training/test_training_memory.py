@@ -90,7 +90,7 @@ def test_a_limit_of_the_container_counts(tmp_path, monkeypatch):
 
 
 GAPS = """
-import ctypes, sys
+import sys
 import torch
 from autopeft.training.memory import resident_bytes, use_heap
 
