@@ -3,7 +3,7 @@
 import os
 
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from shapes import check_shapes_in
 
 # On a busy machine any test is slow once.
 settings.register_profile("patient", deadline=None)
@@ -14,6 +14,4 @@ settings.load_profile("patient")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # Before any of them is imported. The other packages have no shapes to check.
-install_import_hook(
-    ["autopeft.ops", "autopeft.model", "autopeft.training", "autopeft.tasks"], "beartype.beartype"
-)
+check_shapes_in("autopeft.ops", "autopeft.model", "autopeft.training", "autopeft.tasks")

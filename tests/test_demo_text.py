@@ -276,6 +276,7 @@ def test_installed_libraries_are_read_the_same_way_twice(tmp_path):
     assert one.fingerprint == two.fingerprint
 
 
+@pytest.mark.slow
 def test_installed_libraries_fill_the_task_and_none_is_named(tmp_path):
     before = set(sys.modules)
     text = build(tmp_path, 0)

@@ -200,6 +200,7 @@ def test_simulated_studies_find_what_is_there_and_nothing_else(simulation):
     assert found["gain_of_three_standard_errors_found"] >= 160
 
 
+@pytest.mark.slow
 def test_one_that_collapses_does_not_widen_the_intervals_of_all(simulation):
     """Contender 1 collapses with every third seed: the others' intervals stay honest and narrow."""
     found = simulation.check(simulation.World(collapse=0.3), number=200, seed=0)

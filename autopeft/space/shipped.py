@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from functools import cache
 from pathlib import Path
 
 from autopeft.errors import ConfigError
@@ -34,7 +35,7 @@ def load_space(name: str, base: Path | None = None) -> SpaceSpec:
     """
     shipped = shipped_spaces()
     if name in shipped:
-        return yaml.validate(SpaceSpec, yaml.load(shipped[name]))
+        return _read(shipped[name])
     path = (base or Path()) / name
     if not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, it never raises
         close = difflib.get_close_matches(name, shipped, n=1)
@@ -43,3 +44,8 @@ def load_space(name: str, base: Path | None = None) -> SpaceSpec:
             f"space `{name}`: {hint}neither a file nor a shipped space ({', '.join(shipped)})"
         )
     return yaml.validate(SpaceSpec, yaml.load(path))
+
+
+@cache
+def _read(shipped: Path) -> SpaceSpec:
+    return yaml.validate(SpaceSpec, yaml.load(shipped))

@@ -92,6 +92,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_malformed_study_files(run, folder):
     rng = random.Random(0)
@@ -105,6 +106,7 @@ def test_malformed_study_files(run, folder):
         assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_malformed_data_files(run, folder):
     rng = random.Random(0)

@@ -98,6 +98,7 @@ def test_workers_measure_what_the_driver_would_measure(done, spec_of, tmp_path):
     assert len(seen) == len(set(seen)), "a step is told once"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "by_fault",
     [
@@ -150,6 +151,7 @@ def test_study_with_every_fault_five_times_is_whole(spec_of, tmp_path, faults):
     assert ledger_states(study) == states
 
 
+@pytest.mark.slow
 def test_worker_that_is_killed_costs_no_trial(done, spec_of, tmp_path, faults):
     faults({record.hash: "kill once" for record in done.records()[1:3]})
     study = run_search(in_workers(spec_of()), tmp_path / "study")
@@ -158,6 +160,7 @@ def test_worker_that_is_killed_costs_no_trial(done, spec_of, tmp_path, faults):
     assert len(list((tmp_path / "markers").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_driver_stops(spec_of, tmp_path, mark, faults, done):
     faults({done.records()[1].hash: "stuck"})
     seen = []
@@ -172,6 +175,7 @@ def test_nothing_is_left_when_the_driver_stops(spec_of, tmp_path, mark, faults, 
     assert len(seen) == 2, "worker and warden"
 
 
+@pytest.mark.slow
 def test_warden_that_is_killed_takes_the_worker_along(spec_of, tmp_path, mark):
     engine = LocalEngine(spec_of().resolved(tmp_path).work)
     try:

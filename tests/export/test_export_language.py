@@ -63,7 +63,11 @@ def exported(home, family, target):
     return folder
 
 
-FAMILIES = [family for family in CONFIGS if family != "qwen2"]
+FAMILIES = [
+    pytest.param(family, marks=[pytest.mark.slow] * (family in ("mbart", "llama")))
+    for family in CONFIGS
+    if family != "qwen2"
+]
 """transformers would load the tokenizer of the folder as one of Qwen's."""
 
 

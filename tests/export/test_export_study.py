@@ -27,6 +27,7 @@ from autopeft.space.taps import Tap
 from autopeft.study.folder import Study
 
 
+@pytest.mark.slow
 def test_a_merged_export_is_proven_and_described(run, done, tmp_path):
     """The only one of these tests that runs the fresh process of `merged`."""
     front = done.front()
@@ -93,6 +94,7 @@ def spoil(target):
     return write
 
 
+@pytest.mark.slow
 def test_what_is_not_equal_does_not_stay(done, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "winner_of", with_known_logits)
     monkeypatch.setattr(run_module, "TARGETS", {"native": spoil("native")})
@@ -129,6 +131,7 @@ def test_a_prediction_changes_only_between_classes_that_are_as_close():
     assert (proof.rows, proof.changed) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_loaded_is_no_proof(tmp_path):
     winner = make_winner(tmp_path, "bert", lora(Tap.Q, 2))
     with pytest.raises(DataError, match=r"cannot be loaded again: .*not an export"):
@@ -164,6 +167,7 @@ def test_refusals_before_anything_is_loaded(run, done, tmp_path):
 
 
 # peft asks a model for a property that transformers has renamed.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_an_approximation_says_what_it_costs(run, done):
     """The only one of these tests that runs the fresh process of `peft`."""

@@ -225,7 +225,11 @@ def trap(spec_of, asked, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(i, marks=pytest.mark.chaos) for i in (1, 2, 3))]
+    "seed",
+    [
+        pytest.param(0, marks=pytest.mark.slow),
+        *(pytest.param(i, marks=pytest.mark.chaos) for i in (1, 2, 3)),
+    ],
 )
 def test_study_is_killed_at_each_of_its_writes(spec_of, tmp_path, asked, trap, seed):
     rng = random.Random(seed)

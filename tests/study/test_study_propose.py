@@ -158,7 +158,7 @@ def test_what_is_taken_is_not_proposed_again(sampler):
         taken.add(genotype.hash)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", [pytest.param("tpe", marks=pytest.mark.slow), "nsga2"])
 def test_a_sampler_that_sees_nothing_new_gives_way_to_chance(sampler):
     """Of a space whose cheapest draws are empty, told that the cheap is as good as the dear."""
     space = bind(yaml.validate(SpaceSpec, yaml.loads(SMALL, "small.yaml")), SHAPE, 100_000)

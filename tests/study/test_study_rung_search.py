@@ -132,7 +132,7 @@ class Stop(Silent):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("after", [4, 13, 21])
+@pytest.mark.parametrize("after", [13, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 21))])
 def test_interrupted_search_ends_as_the_uninterrupted_one(whole, laddered, tmp_path, after):
     folder = tmp_path / "study"
     with pytest.raises(KeyboardInterrupt):

@@ -49,8 +49,10 @@ class Plans(Silent):
     [
         ("tpe", 2, 2, 5),
         ("tpe", 4, 2, 5),
-        ("tpe", 4, 11, 13),
-        ("nsga2", 4, 9, 13),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in (("tpe", 4, 11, 13), ("nsga2", 4, 9, 13))
+        ),
         ("random", 4, 1, 6),
     ],
 )
