@@ -148,8 +148,17 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("name", BY_CONSTRUCTION)
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        # a fifth of a second for each trial of TPE
+        pytest.param(
+            name, sampler, marks=[pytest.mark.slow] * (sampler == "tpe" and name != "unified")
+        )
+        for name in BY_CONSTRUCTION
+        for sampler in SAMPLERS
+    ],
+)
 def test_at_least_half_of_the_draws_of_each_sampler_are_feasible(name, sampler):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = bind_shipped(name, MINILM, 0.01)

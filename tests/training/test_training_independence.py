@@ -26,7 +26,7 @@ LOST = Genotype(PFEIFFER.n_layers, PFEIFFER.ops, learning_rate=1e30)
 SEEDS = {LORA: 11, MAM: 0, HOULSBY: 12, VECTORS: 13, HEAD: 14, LOST: 15}
 SETTINGS = [
     ("bert", "fp32"),
-    ("bert", "bf16"),
+    pytest.param(("bert", "bf16"), marks=pytest.mark.slow),
     pytest.param(("roberta", "bf16"), marks=pytest.mark.slow),
     pytest.param(("distilbert", "fp32"), marks=pytest.mark.slow),
 ]
