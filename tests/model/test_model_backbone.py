@@ -14,11 +14,18 @@ from tiny import (
     same_bits,
     state,
     tiny_backbone,
+    tiny_batch,
     tiny_model,
 )
 from tiny_language import tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GPTNeoXConfig, GPTNeoXForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    GPTNeoXConfig,
+    GPTNeoXForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from autopeft.errors import DataError
@@ -271,3 +278,17 @@ def test_encoder_decoder_has_no_tags_for_words(tmp_path):
     tokenizer().save_pretrained(tmp_path)
     with pytest.raises(DataError, match="is an encoder-decoder, which has no tags for words"):
         load_backbone(str(tmp_path), 3, writes="tags")
+
+
+@pytest.mark.parametrize(("family", "n_spelled_out"), [("gpt2", 3), ("bert", 0)])
+def test_activations_that_transformers_spells_out_are_one_kernel(saved, family, n_spelled_out):
+    plain = AutoModel.from_pretrained(saved / family).eval()
+    loaded = load_backbone(str(saved / family), 3).model.base_model
+
+    def count(model):
+        return sum(isinstance(module, NewGELUActivation) for module in model.modules())
+
+    assert (count(plain), count(loaded)) == (n_spelled_out, 0)
+    with torch.no_grad():
+        one, other = (m(**tiny_batch(plain)).last_hidden_state for m in (plain, loaded))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
