@@ -1,4 +1,4 @@
-"""Annotated shapes are checked while tests run: of functions, methods, and what dataclasses hold."""
+"""Annotated shapes are checked while tests run: of functions, methods, fields of dataclasses."""
 
 import pytest
 import torch
