@@ -98,11 +98,10 @@ def test_workers_measure_what_the_driver_would_measure(done, spec_of, tmp_path):
     assert len(seen) == len(set(seen)), "a step is told once"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "by_fault",
     [
-        {"segfault": 1, "exit": 2, "nan": 4},
+        pytest.param({"segfault": 1, "exit": 2, "nan": 4}, marks=pytest.mark.slow),
         pytest.param({"orphan": 0, "memory": 3, "inf": 4}, marks=pytest.mark.chaos),
         pytest.param({"hang": 2, "error": 4}, marks=pytest.mark.chaos),
         pytest.param({"stuck": 1, "kill": 3}, marks=pytest.mark.chaos),
