@@ -15,3 +15,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # Before any of them is imported. The other packages have no shapes to check.
 check_shapes_in("autopeft.ops", "autopeft.model", "autopeft.training", "autopeft.tasks")
+
+
+def pytest_collection_modifyitems(items):
+    """What is allowed to take longest begins first: processes that share tests end together."""
+    items.sort(key=_patience, reverse=True)
+
+
+def _patience(item):
+    mark = item.get_closest_marker("timeout")
+    return mark.args[0] if mark else 0
