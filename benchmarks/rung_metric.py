@@ -22,7 +22,7 @@ import numpy as np
 from common import write_result
 from numpy.typing import NDArray
 from scipy import stats
-from search_bench import jobs_of
+from search_bench import decided_once, jobs_of
 
 from autopeft.engines.job import Job
 from autopeft.engines.work import Decided
@@ -89,11 +89,7 @@ class Bench:
     def begin(self, typical: Sequence[Genotype]) -> Decided:
         """Get ready for jobs; how to compute is measured once and kept."""
         kept = self._folder / "decided.json"
-        if kept.exists():
-            decided = Decided.model_validate_json(kept.read_text(encoding="utf-8"))
-        else:
-            decided = self.bench.decide(typical, self.spec.training.cohort)
-            kept.write_text(decided.model_dump_json(), encoding="utf-8")
+        decided = decided_once(self.bench, typical, self.spec.training.cohort, kept)
         self.bench.begin(decided, self._folder, "bench")
         return decided
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.engines.job import Job, JobTrial
-from autopeft.engines.work import Decided, Facts
+from autopeft.engines.work import CohortSize, Decided, Facts
 from autopeft.engines.workbench import Workbench
 from autopeft.records import Metric, Objective, Record
 from autopeft.row_scores import pack
@@ -97,6 +97,17 @@ def study_spec(model: str, folder: Path, **changes: Any) -> StudySpec:
     )
 
 
+def decided_once(
+    bench: Workbench, typical: Sequence[Genotype], cohort: CohortSize, kept: Path
+) -> Decided:
+    """How to compute: measured the first time, and kept in a file."""
+    if kept.exists():
+        return Decided.model_validate_json(kept.read_text(encoding="utf-8"))
+    decided = bench.decide(typical, cohort)
+    kept.write_text(decided.model_dump_json(), encoding="utf-8")
+    return decided
+
+
 class Bench:
     """Trains the jobs of a study, in this process.
 
@@ -117,11 +128,7 @@ class Bench:
 
     def begin(self, typical: Sequence[Genotype], kept: Path) -> Decided:
         """Get ready for jobs; how to compute is measured once and kept in a file."""
-        if kept.exists():
-            decided = Decided.model_validate_json(kept.read_text(encoding="utf-8"))
-        else:
-            decided = self._bench.decide(typical, self._cohort)
-            kept.write_text(decided.model_dump_json(), encoding="utf-8")
+        decided = decided_once(self._bench, typical, self._cohort, kept)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._bench.begin(decided, self._folder, "bench")
         return decided

@@ -1,7 +1,7 @@
 """Every function with a shape in its annotations, checked at each call, as `jaxtyped` does.
 
-`jaxtyping.install_import_hook` wraps all functions, and half the time of tests goes to those
-without any shape.
+`jaxtyping.install_import_hook` wraps all functions, and a third of the time of tests of ops went
+to those without any shape.
 """
 
 import inspect

@@ -20,7 +20,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
+from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
@@ -173,7 +173,7 @@ def _fuse_activations(model: PreTrainedModel) -> None:
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation | FastGELUActivation):
+            if isinstance(child, NewGELUActivation):
                 setattr(module, name, GELUTanh())
 
 

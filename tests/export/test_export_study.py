@@ -166,8 +166,8 @@ def test_refusals_before_anything_is_loaded(run, done, tmp_path):
     assert (code, "to train it again: autopeft front" in err) == (3, True)
 
 
-# peft asks a model for a property that transformers has renamed.
 @pytest.mark.slow
+# peft asks a model for a property that transformers has renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_an_approximation_says_what_it_costs(run, done):
     """The only one of these tests that runs the fresh process of `peft`."""
