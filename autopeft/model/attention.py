@@ -5,6 +5,7 @@ mask at all, and padding would leak. The mask is always the explicit additive on
 without a mask and with `is_causal` would crop the keys that a prefix adds.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,13 +26,27 @@ from autopeft.ops.rows import Act, Blocks, change
 
 KERNELS: tuple[Kernel, ...] = ("eager", "sdpa")
 
+_OURS = "autopeft_"
 _OPS = "_autopeft_ops"
 _COUNTER = "_autopeft_calls"
+_PLACE = "_autopeft_place"
+
+_CACHED = 2**18
+"""Scores that softmax takes at once on a CPU."""
+_VECTOR = 16
+"""Numbers in fp32 that the widest instructions of a CPU take at once."""
+_FEW = 8
+"""Queries that stand for one: products of one to three rows would have other bits than of more."""
 
 
 def use_attention(model: PreTrainedModel, kernel: Kernel) -> None:
     """Let a model call attention through this file."""
-    model.set_attn_implementation(f"autopeft_{kernel}")
+    model.set_attn_implementation(f"{_OURS}{kernel}")
+
+
+def calls_attention(model: PreTrainedModel) -> bool:
+    """Whether it does."""
+    return str(model.config._attn_implementation).startswith(_OURS)  # noqa: SLF001
 
 
 class HeadOps(NamedTuple):
@@ -55,9 +70,17 @@ def put_ops(attention: nn.Module, ops: HeadOps | Routed) -> None:
     object.__setattr__(attention, _OPS, ops)
 
 
+def keep_query(attention: nn.Module, place: int) -> None:
+    """Let an attention module look from the token at one place alone.
+
+    For the others it puts out the same.
+    """
+    object.__setattr__(attention, _PLACE, place)
+
+
 def remove_ops(attention: nn.Module) -> None:
-    """Undo `put_ops` and `count_calls`."""
-    for name in (_OPS, _COUNTER):
+    """Undo `put_ops`, `keep_query` and `count_calls`."""
+    for name in (_OPS, _COUNTER, _PLACE):
         if hasattr(attention, name):
             object.__delattr__(attention, name)
 
@@ -118,13 +141,13 @@ def attend(
     # The bits of a product depend on strides, and those on the company; matmul would copy anyway.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     if dropout:
-        weights = nn.functional.dropout(_weights(query, key, mask, scaling), p=dropout)
-        return torch.matmul(weights, value).transpose(1, 2)
+        weights = nn.functional.softmax(_scores(query, key, mask, scaling), dim=-1)
+        return torch.matmul(nn.functional.dropout(weights, p=dropout), value).transpose(1, 2)
     out: Tensor = _Eager.apply(query, key, value, mask, scaling)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2)
 
 
-def _weights(
+def _scores(
     query: Float[Tensor, "row head query d_head"],
     key: Float[Tensor, "row head token d_head"],
     mask: Float[Tensor, "#batch #head query token"] | None,
@@ -134,9 +157,30 @@ def _weights(
     if mask is not None:
         # Rows are block by block of the mask's examples.
         scores.view(-1, len(mask), *scores.shape[1:]).add_(mask)
-    # At least fp32 also where the rest is bf16: more exact and, on a CPU, several times faster.
-    exact = torch.promote_types(scores.dtype, torch.float32)
-    return nn.functional.softmax(scores, dim=-1, dtype=exact).to(query.dtype)
+    return scores
+
+
+def _few_rows(scores: Float[Tensor, "row head query token"]) -> int:
+    """Rows that go through the caches of a CPU one step after the other; elsewhere all."""
+    return max(1, _CACHED // scores[0].numel()) if scores.device.type == "cpu" else len(scores)
+
+
+def _exact(
+    scores: Float[Tensor, "row head query token"], beyond: float
+) -> Float[Tensor, "row head query longer"]:
+    """In fp32 at least and no shorter than a CPU's vector, or softmax is several times slower.
+
+    Scores that are exact have to sum up as in the plain model, and stay as long as they are.
+
+    Args:
+        scores: in any precision.
+        beyond: what a longer row has behind its end.
+    """
+    exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    missing = _VECTOR - scores.shape[-1]
+    if missing <= 0 or scores.device.type != "cpu" or exact.dtype == scores.dtype:
+        return exact
+    return nn.functional.pad(exact, (0, missing), value=beyond)
 
 
 class _Eager(Function):
@@ -151,22 +195,29 @@ class _Eager(Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
     ) -> Tensor:
         """Weights times values."""
-        weights = _weights(query, key, mask, scaling)
-        out = torch.matmul(weights, value)
-        ctx.save_for_backward(query, key, value, weights, out)
+        weights = _scores(query, key, mask, scaling)
+        for some in torch.split(weights, _few_rows(weights)):
+            some.copy_(_exact(some, -math.inf).softmax(-1)[..., : some.shape[-1]])
+        ctx.save_for_backward(query, key, value, weights)
         ctx.scaling = scaling
-        return out
+        return torch.matmul(weights, value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """With dP = dO V^T: dS = P (dP - rowsum(dO O)), as in FlashAttention (Dao et al. 2022)."""
-        query, key, value, weights, out = ctx.saved_tensors
-        (grad,) = grads
-        exact = torch.promote_types(grad.dtype, torch.float32)
-        rest = (grad.to(exact) * out).sum(-1, keepdim=True)
-        scores = torch.matmul(grad, value.transpose(2, 3)).to(exact)
-        scores = scores.sub_(rest).mul_(weights).mul_(ctx.scaling).to(grad.dtype)
+        """With dP = dO V^T: dS = P (dP - rowsum(P dP))."""
+        query, key, value, weights = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        scores = torch.matmul(grad, value.transpose(2, 3))
+        n_rows = _few_rows(scores)
+        for some, own in zip(
+            torch.split(scores, n_rows), torch.split(weights, n_rows), strict=True
+        ):
+            exact = _exact(own, 0.0)
+            through = torch._softmax_backward_data(  # noqa: SLF001
+                _exact(some, 0.0), exact, -1, exact.dtype
+            )
+            some.copy_(through.mul_(ctx.scaling)[..., : some.shape[-1]])
         return (
             torch.matmul(scores, key),
             torch.matmul(scores.transpose(2, 3), query),
@@ -196,13 +247,18 @@ def _attention(
         mask = position_bias if mask is None else position_bias + mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     held: HeadOps | Routed = getattr(module, _OPS, HeadOps((), ()))
+    n_queries = query.shape[2]
+    if (place := getattr(module, _PLACE, None)) is not None:
+        query = query[:, :, place : place + 1].expand(-1, -1, _FEW, -1)
+        mask = mask if mask is None else mask[:, :, place : place + 1].expand(-1, -1, _FEW, -1)
     outs = []
     for rows, ops in [(slice(None), held)] if isinstance(held, HeadOps) else held():
         own = mask if mask is None or len(mask) == 1 else mask[rows]
         q, k, v = query[rows], key[rows], value[rows]
         out = _forward(kernel, ops.prefixes, q, k, v, own, scale, dropout)
         outs.append(_adapted(out.contiguous(), q, ops.adapters))
-    return torch.cat(outs) if len(outs) > 1 else outs[0], None
+    every = torch.cat(outs) if len(outs) > 1 else outs[0]
+    return every if place is None else every[:, :1].expand(-1, n_queries, -1, -1), None
 
 
 def _adapted(
@@ -254,5 +310,5 @@ def _together(
 
 
 for _kernel in KERNELS:
-    AttentionInterface.register(f"autopeft_{_kernel}", partial(_attention, _kernel))
-    AttentionMaskInterface.register(f"autopeft_{_kernel}", eager_mask)
+    AttentionInterface.register(f"{_OURS}{_kernel}", partial(_attention, _kernel))
+    AttentionMaskInterface.register(f"{_OURS}{_kernel}", eager_mask)

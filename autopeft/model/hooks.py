@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.model.attention import check_called
-from autopeft.model.layer_ops import LayerOps
 from autopeft.ops.gate import Tokens
 from autopeft.ops.point import Part
 from autopeft.space.taps import Tap
@@ -94,13 +93,43 @@ def called_hook(
     check_called(calls, model_type)
 
 
-def first_token_hook(
-    layer: LayerOps | None, place: int, _: nn.Module, args: tuple[Any, ...]
-) -> tuple[Any, ...]:
-    """Go on with the token at one place alone."""
-    if layer is not None:
-        layer.keep_first_token(place)
-    return (args[0][:, place : place + 1], *args[1:])
+def one_token_hook(place: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Go on with the token at one place alone.
+
+    Contiguous, or a Linear would be a product of each row with a copy of the weight.
+    """
+    return (args[0][:, place : place + 1].contiguous(), *args[1:])
+
+
+class OneQuery:
+    """A projection of one token, of which the model sees as many as it gave.
+
+    Args:
+        place: of the token.
+    """
+
+    def __init__(self, place: int) -> None:
+        self._place = place
+        self._n_tokens = 0
+
+    def take(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A pre-hook of the projection."""
+        self._n_tokens = args[0].shape[1]
+        return one_token_hook(self._place, module, args)
+
+    def spread(self, _: nn.Module, __: tuple[Any, ...], out: Tensor) -> Tensor:
+        """A hook of it, behind those of ops; takes no memory."""
+        return out.expand(-1, self._n_tokens, -1)
+
+
+def one_block_hook(n_blocks: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Before a projection of rows that are the same in every block."""
+    return (args[0][: len(args[0]) // n_blocks], *args[1:])
+
+
+def every_block_hook(n_blocks: int, _: nn.Module, __: tuple[Any, ...], out: Tensor) -> Tensor:
+    """Behind it: rows for every block."""
+    return torch.cat([out] * n_blocks)
 
 
 def tokens_hook(

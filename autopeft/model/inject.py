@@ -5,10 +5,11 @@ output its tap is. At one tap the order is fixed: parallel ops add first, then b
 scales, then sequential ops transform what came out.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ from autopeft.model import hooks
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import (
     HeadOps,
+    calls_attention,
     count_calls,
+    keep_query,
     put_ops,
     remove_ops,
     use_attention,
@@ -126,23 +129,34 @@ class Injection:
         if kernel is not None and anatomy.family.heads:
             use_attention(model, kernel)
         self._swapped = ExitStack()
+        self._by_block: list[nn.Module] = []
+        self._route(anatomy, apart=apart)
+        if checkpointing:
+            self._recompute(anatomy)
+        self._tell_gates(anatomy.base)
+        if anatomy.family.disentangled:
+            self._disentangle(anatomy)
+        self._put_in(anatomy, first_token=first_token)
+
+    def _route(self, anatomy: Anatomy, *, apart: bool) -> None:
+        """Lead the rows of trials through the layers."""
         if self.forks.first:
             self._skip(anatomy)
         if not apart:
             self._join(anatomy)
-        last = layers.get(shape.n_layers - 1)
+            self._share(anatomy)
+
+    def _put_in(self, anatomy: Anatomy, *, first_token: bool) -> None:
+        """Let the ops act, on one token alone where the head reads no other one."""
+        top = self.forks.n_layers - 1
+        last = self.layers.get(top)
+        prompt = self.layers[0].prompt if 0 in self.layers else None
         cut = first_token and not (last and last.needs_all_tokens)
-        prompt = layers[0].prompt if 0 in layers else None
-        if cut:
-            self._cut(anatomy, last, prompt.padded if prompt else 0)
-        if checkpointing:
-            self._recompute(anatomy)
-        self._tell_gates(anatomy.base)
-        self._by_block: list[nn.Module] = []
-        if anatomy.family.disentangled:
-            self._disentangle(anatomy)
-        for i, layer in layers.items():
+        one = self._cut(anatomy, last, prompt.padded if prompt else 0) if cut else None
+        for i, layer in self.layers.items():
             self._hook(anatomy, i, layer)
+        if one is not None:
+            self._handles.append(anatomy.module(top, "q").register_forward_hook(one.spread))
         if prompt:
             self._handles += lengthen(anatomy, prompt, cut=cut)
 
@@ -190,11 +204,46 @@ class Injection:
                 handle = anatomy.last_running().register_forward_hook(top)
             self._handles.append(handle)
 
-    def _cut(self, anatomy: Anatomy, last: LayerOps | None, place: int) -> None:
-        """Let the last layer go on with the first token alone, once attention has run."""
-        norm = anatomy.module(self.forks.n_layers - 1, "attn_norm")
-        hook = partial(hooks.first_token_hook, last, place)
-        self._handles.append(norm.register_forward_pre_hook(hook))
+    def _share(self, anatomy: Anatomy) -> None:
+        """Project once what attention reads in the lowest layer of any trial: it is frozen there.
+
+        All blocks have the same rows, unless an op writes what is read. Disentangled attention
+        projects positions by the same modules.
+        """
+        lowest = min(self.forks.forks)
+        layer = self.layers.get(lowest)
+        if lowest == self.forks.n_layers or anatomy.family.disentangled:
+            return
+        n_blocks = len(self.forks.layout(lowest))
+        if n_blocks == 1 or (layer and Tap.ATTN_IN in layer.writes):
+            return
+        take = partial(hooks.one_block_hook, n_blocks)
+        repeat = partial(hooks.every_block_hook, n_blocks)
+        for module in {anatomy.module(lowest, role) for role in ("q", "k", "v")}:
+            self._handles.append(module.register_forward_pre_hook(take))
+            self._handles.append(module.register_forward_hook(repeat))
+
+    def _cut(self, anatomy: Anatomy, last: LayerOps | None, place: int) -> hooks.OneQuery | None:
+        """Let the last layer go on with the first token alone, where it can from its query on.
+
+        Returns:
+            How the query is computed then; what it puts out has to be spread behind all ops.
+        """
+        top = self.forks.n_layers - 1
+        one_token = partial(hooks.one_token_hook, place)
+        self._before(anatomy.module(top, "attn_norm"), one_token)
+        if last:
+            last.place = place
+        if not calls_attention(self.model) or (last and last.needs_all_queries):
+            return None
+        keep_query(anatomy.module(top, "attention"), place)
+        self._before(anatomy.module(top, "o"), one_token)
+        one = hooks.OneQuery(place)
+        self._before(anatomy.module(top, "q"), one.take)
+        return one
+
+    def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        self._handles.append(module.register_forward_pre_hook(hook))
 
     def _hook(self, anatomy: Anatomy, index: int, layer: LayerOps) -> None:
         for tap, written in layer.writes.items():

@@ -19,12 +19,17 @@ class LayerOps(nn.Module):
     Args:
         ops: by group.
         n_blocks: blocks of rows that the layer computes.
+
+    Attributes:
+        block: whose turn it is where projected positions pass; None where states do.
+        place: of the token with which a row goes on alone, where one does.
     """
 
     def __init__(self, ops: Mapping[Group, StackedOp], n_blocks: int) -> None:
         super().__init__()
         self.n_blocks = n_blocks
         self.block: int | None = None
+        self.place = 0
         self._positions: dict[Tap, tuple[Tensor, ...]] = {}
         self.stacks = nn.ModuleDict({_key(group): op for group, op in ops.items()})
         self.writes: dict[Tap, list[tuple[Tap, StackedOp]]] = {}
@@ -59,6 +64,15 @@ class LayerOps(nn.Module):
         behind += [op for tap, some in self.through.items() for op in some if _is_behind(tap)]
         return any(op.gate is not None for op in behind)
 
+    @property
+    def needs_all_queries(self) -> bool:
+        """Whether an op reads more than its own query, or more of what attention makes of it."""
+        of_queries = [op for tap in _OF_QUERIES for _, op in self.writes.get(tap, [])]
+        of_queries += [op for op in self.inside.get(Tap.HEAD, []) if not isinstance(op, Prefix)]
+        if self.needs_all_tokens or any(op.gate is not None for op in of_queries):
+            return True
+        return any(read is Tap.Q for tap in (Tap.K, Tap.V) for read, _ in self.writes.get(tap, []))
+
     def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:
         """Apply what is written at a tap and keep what will be read from it.
 
@@ -69,7 +83,7 @@ class LayerOps(nn.Module):
         """
         if tap in self.writes:
             acts = [
-                Act(op, None if read == tap else self._seen[read].take(op.blocks))
+                Act(op, None if read == tap else self._read(read, state).take(op.blocks))
                 for read, op in self.writes[tap]
             ]
             state = change(state, self.n_blocks, acts, fresh=fresh)
@@ -81,6 +95,13 @@ class LayerOps(nn.Module):
             for op in self.looking:
                 op.look(Blocks(state, self.n_blocks).take(op.blocks))
         return state
+
+    def _read(self, tap: Tap, like: Tensor) -> Blocks:
+        """What was seen at a tap, of one token where a state has no more."""
+        seen = self._seen[tap]
+        if seen.state.shape[1:-1] == like.shape[1:-1]:
+            return seen
+        return Blocks(seen.state[:, self.place : self.place + 1], self.n_blocks)
 
     def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
         """Apply the ops that read a state through its LayerNorm, before the norm itself runs."""
@@ -119,10 +140,9 @@ class LayerOps(nn.Module):
         """Let go of what `pass_positions` keeps from block to block."""
         self._positions.clear()
 
-    def keep_first_token(self, place: int) -> None:
-        """Cut what was seen to the first token of every example, which is at this place."""
-        for tap, blocks in self._seen.items():
-            self._seen[tap] = Blocks(blocks.state[:, place : place + 1], self.n_blocks)
+
+_OF_QUERIES = (Tap.Q, Tap.PRE_O, Tap.ATTN_OUT)
+"""Taps that have a token for each query, up to the norm behind attention."""
 
 
 def _key(group: Group) -> str:
