@@ -8,6 +8,7 @@ without a mask and with `is_causal` would crop the keys that a prefix adds.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -285,28 +286,38 @@ def _forward(
 ) -> Float[Tensor, "row query head d_head"]:
     if not prefixes:
         return attend(kernel, query, key, value, mask, scale, dropout)
-    n_blocks = prefixes[0].n_blocks
-    batch = len(query) // n_blocks
+    batch = len(query) // prefixes[0].n_blocks
     if mask is None:
         mask = query.new_zeros(batch, 1, query.shape[2], key.shape[2])
     mask = mask[:batch].expand(batch, -1, -1, -1)  # of the examples that every block has
-    cut = [t.chunk(n_blocks) for t in (query, key, value)]
+    owners, lengths = _runs(prefixes)
+    n_rows = [batch * length for length in lengths]
+    cut = [torch.split(t, n_rows) for t in (query, key, value)]
     out: dict[int, Tensor] = {}
     for prefix in prefixes:
-        q, k, v = (_together(t, prefix.blocks) for t in cut)
+        own = [run for run, owner in enumerate(owners) if owner is prefix]
+        q, k, v = (_together(t, own) for t in cut)
         part = attend(kernel, q, *prefix.extend(k, v, mask), scale, dropout)
-        out |= dict(zip(prefix.blocks, part.chunk(len(prefix.blocks)), strict=True))
-    if rest := [i for i in range(n_blocks) if i not in out]:
-        q, k, v = (_together(t, rest) for t in cut)
-        part = attend(kernel, q, k, v, mask, scale, dropout)
-        out |= dict(zip(rest, part.chunk(len(rest)), strict=True))
-    return _together(out, range(n_blocks))
+        out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
+    for run in (run for run, owner in enumerate(owners) if owner is None):
+        q, k, v = (t[run] for t in cut)
+        out[run] = attend(kernel, q, k, v, mask, scale, dropout)
+    return _together(out, range(len(owners)))
+
+
+def _runs(prefixes: Sequence[Prefix]) -> tuple[list[Prefix | None], list[int]]:
+    """Neighbouring blocks with the same prefixes, or with none: whose they are, and how many."""
+    owner = dict.fromkeys(range(prefixes[0].n_blocks)) | {
+        block: prefix for prefix in prefixes for block in prefix.blocks
+    }
+    runs = [(key, len(list(some))) for key, some in groupby(owner.values())]
+    return [key for key, _ in runs], [length for _, length in runs]
 
 
 def _together(
-    cut: Sequence[Tensor] | Mapping[int, Tensor], blocks: Sequence[int]
+    cut: Sequence[Tensor] | Mapping[int, Tensor], runs: Sequence[int]
 ) -> Float[Tensor, "row *rest"]:
-    return torch.cat([cut[i] for i in blocks]) if len(blocks) > 1 else cut[blocks[0]]
+    return torch.cat([cut[i] for i in runs]) if len(runs) > 1 else cut[runs[0]]
 
 
 for _kernel in KERNELS:

@@ -66,12 +66,9 @@ class LayerOps(nn.Module):
 
     @property
     def needs_all_queries(self) -> bool:
-        """Whether an op reads more than its own query, or more of what attention makes of it."""
+        """Whether one reads more than what becomes of its own query."""
         of_queries = [op for tap in _OF_QUERIES for _, op in self.writes.get(tap, [])]
-        of_queries += [op for op in self.inside.get(Tap.HEAD, []) if not isinstance(op, Prefix)]
-        if self.needs_all_tokens or any(op.gate is not None for op in of_queries):
-            return True
-        return any(read is Tap.Q for tap in (Tap.K, Tap.V) for read, _ in self.writes.get(tap, []))
+        return self.needs_all_tokens or any(op.gate is not None for op in of_queries)
 
     def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:
         """Apply what is written at a tap and keep what will be read from it.

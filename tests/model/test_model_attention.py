@@ -15,7 +15,8 @@ from tiny import (
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from autopeft.errors import DataError
-from autopeft.model.attention import KERNELS
+from autopeft.model import attention
+from autopeft.model.attention import KERNELS, attend
 from autopeft.model.inject import Injection
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
@@ -99,6 +100,32 @@ def test_kernels_are_registered_with_a_mask(kernel):
     # transformers gives no mask at all to a function that has no mask builder.
     assert f"autopeft_{kernel}" in AttentionInterface()
     assert f"autopeft_{kernel}" in AttentionMaskInterface()
+
+
+@pytest.mark.parametrize("n_tokens", [3, 15, 16, 21])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_eager_attention_is_softmax_attention_in_parts_of_any_size(
+    monkeypatch, n_tokens, dtype, near
+):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(6, 2, n_tokens, 4, generator=generator).to(dtype) for _ in range(4)]
+    mask = torch.zeros(3, 1, n_tokens, n_tokens, dtype=dtype)
+    mask[1, ..., -1] = torch.finfo(dtype).min
+
+    def attended():
+        query, key, value = (one.clone().requires_grad_() for one in inputs[:3])
+        out = attend("eager", query, key, value, mask, 0.5, 0.0).transpose(1, 2)
+        return [out, *torch.autograd.grad(out, [query, key, value], inputs[3])]
+
+    query, key, value, grad = (one.double().requires_grad_() for one in inputs)
+    weights = (query @ key.mT * 0.5 + mask.repeat(2, 1, 1, 1).double()).softmax(-1)
+    expected = [weights @ value]
+    expected += torch.autograd.grad(expected[0], [query, key, value], grad)
+    whole = attended()
+    for one, other in zip(whole, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=near, atol=near)
+    monkeypatch.setattr(attention, "_CACHED", 1)
+    assert all(map(torch.equal, attended(), whole))
 
 
 @pytest.mark.parametrize("ignores", [False, True])

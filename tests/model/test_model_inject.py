@@ -163,25 +163,106 @@ class TestGivenStates:
         assert list(model.modules()) == before
 
 
+HEADS = genotype(
+    op(Form.MULTIHEAD, Tap.Q, Tap.HEAD, 4),
+    op(Form.LOWRANK, Tap.PRE_O, Tap.ATTN_OUT, 3),
+    op(Form.BIAS, Tap.Q, Tap.Q),
+    op(Form.SCALE, Tap.K, Tap.K),
+    op(Form.SCALE, Tap.PRE_O, Tap.PRE_O),
+)
+ACROSS = genotype(op(Form.BOTTLENECK, Tap.ATTN_IN, Tap.ATTN_OUT, 4), lora((0, 0, 3)))
+WHOLE = [
+    genotype(op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, 3, scale="gated")),
+    genotype(op(Form.BOTTLENECK, Tap.PRE_O, Tap.ATTN_OUT, 3, scale="gated")),
+    genotype(op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 3, scale="gated")),
+]
+"""Ops that read more than the first token's query, or more of what becomes of it."""
+
+
+def tokens_and_rows(model, layer, role):
+    """How many tokens of how many rows a module reads."""
+    seen = []
+    module = Anatomy(model).module(layer, role)
+    module.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[:2])))
+    return seen
+
+
 class TestFirstToken:
+    @pytest.mark.parametrize(("kernel", "near"), [("eager", 1e-6), ("sdpa", 3e-6)])
     @pytest.mark.parametrize("given", [False, True])
-    def test_the_head_reads_what_it_would_have_read(self, model, given):
+    def test_the_head_reads_what_it_would_have_read(self, model, given, kernel, near):
         batch = tiny_batch(model, 5)
         trials = [
             MIXED,
             genotype(op(Form.BOTTLENECK, Tap.ATTN_IN, Tap.FFN_OUT, 4), adapter()),
             genotype(op(Form.BOTTLENECK, Tap.ATTN_NORM, Tap.ATTN_OUT, 4), lora((0, 0, 3))),
             genotype(),
+            HEADS,
+            ACROSS,
         ]
         states = frozen_states(model, batch)
-        whole = inject(model, *trials)
+        whole = inject(model, *trials, kernel=kernel)
         expected = hidden(model, batch)[:, :1]
         whole.remove()
-        cut = Injection(model, trials, range(len(trials)), "eager", given=given, first_token=True)
+        cut = Injection(model, trials, range(len(trials)), kernel, given=given, first_token=True)
         scramble(cut)
         if given:
             cut.states[N_LAYERS] = states[N_LAYERS][:, :1]
-        torch.testing.assert_close(hidden(model, batch), expected, rtol=0, atol=1e-6)
+        of_queries = tokens_and_rows(model, N_LAYERS - 1, "q")
+        of_keys = tokens_and_rows(model, N_LAYERS - 1, "k")
+        of_outputs = tokens_and_rows(model, N_LAYERS - 1, "o")
+        torch.testing.assert_close(hidden(model, batch), expected, rtol=0, atol=near)
+        n_tokens = batch["input_ids"].shape[1]
+        (rows,) = {n_rows for n_rows, _ in of_keys}
+        assert of_keys == [(rows, n_tokens)]
+        assert of_queries == of_outputs == [(rows, 1)]
+
+    @pytest.mark.parametrize("one", WHOLE)
+    def test_what_reads_whole_rows_has_them(self, model, one):
+        batch = tiny_batch(model, 5)
+        whole = inject(model, one, HEADS)
+        expected = hidden(model, batch)[:, :1]
+        whole.remove()
+        cut = Injection(model, [one, HEADS], range(2), "eager", first_token=True)
+        scramble(cut)
+        of_queries = tokens_and_rows(model, N_LAYERS - 1, "q")
+        assert torch.equal(hidden(model, batch)[:, :1], expected)
+        assert of_queries == [(10, batch["input_ids"].shape[1])]
+
+    def test_other_trials_have_the_bits_that_they_have_without_it(self, model):
+        batch = tiny_batch(model, 5)
+        few = Injection(model, [HEADS, MIXED], range(2), "eager", first_token=True)
+        scramble(few)
+        expected = hidden(model, batch)
+        few.remove()
+        more = Injection(model, [HEADS, MIXED, WHOLE[0]], range(3), "eager", first_token=True)
+        scramble(more)
+        assert torch.equal(hidden(model, batch)[:10], expected)
+
+
+class TestSharedRows:
+    @pytest.mark.parametrize("role", ["q", "k", "v"])
+    def test_the_lowest_layer_projects_them_once(self, model, role):
+        inject(model, genotype(lora((0, 3, 3))), genotype(prefix((0, 2, 2))), genotype(adapter(1)))
+        below, lowest, above = (tokens_and_rows(model, i, role) for i in range(N_LAYERS))
+        batch = tiny_batch(model, 5)
+        hidden(model, batch)
+        n_tokens = batch["input_ids"].shape[1]
+        assert [below, lowest, above] == [[(5, n_tokens)], [(15, n_tokens)], [(15, n_tokens)]]
+
+    def test_not_where_an_op_writes_what_is_projected(self, model):
+        writes = genotype(op(Form.BIAS, Tap.ATTN_IN, Tap.ATTN_IN))
+        injection = inject(model, writes, genotype(lora()))
+        seen = tokens_and_rows(model, 0, "q")
+        together = hidden(model, tiny_batch(model, 5))[5:]
+        injection.remove()
+        assert [rows for rows, _ in seen] == [10]
+        alone = Injection(model, [genotype(lora())], [1], "eager")
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for tensor in alone.tensors(0).values():
+                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.3)
+        assert torch.equal(hidden(model, tiny_batch(model, 5)), together)
 
 
 class TestRemoval:
