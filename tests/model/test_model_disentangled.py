@@ -92,6 +92,20 @@ def test_positions_are_projected_with_the_ops_of_their_trial(backbone):
         torch.testing.assert_close(found[trial], hidden(plain, batch), rtol=0, atol=1e-5)
 
 
+def test_the_head_reads_the_same_where_nothing_else_is_computed(backbone):
+    model = copy.deepcopy(backbone.model)
+    batch, states = tiny_batch(model), {}
+    for first_token in (False, True):
+        injection = Injection(model, COMPANY, range(6), "eager", first_token=first_token)
+        with torch.no_grad():
+            for trial in range(6):
+                for tensor in injection.tensors(trial).values():
+                    tensor.fill_(0.1 * (trial + 1))
+        states[first_token] = hidden(model, batch)[:, :1]
+        injection.remove()
+    torch.testing.assert_close(states[True], states[False], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("n_trials", [1, 3])
 def test_removal_leaves_nothing_behind(backbone, n_trials):
     model, batch = backbone.model, tiny_batch(backbone.model)
