@@ -142,7 +142,8 @@ def attend(
     # The bits of a product depend on strides, and those on the company; matmul would copy anyway.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     if dropout:
-        weights = nn.functional.softmax(_scores(query, key, mask, scaling), dim=-1)
+        weights = _exact(_scores(query, key, mask, scaling), -math.inf).softmax(-1)
+        weights = weights[..., : key.shape[2]].to(query.dtype)
         return torch.matmul(nn.functional.dropout(weights, p=dropout), value).transpose(1, 2)
     out: Tensor = _Eager.apply(query, key, value, mask, scaling)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2)
@@ -163,7 +164,9 @@ def _scores(
 
 def _few_rows(scores: Float[Tensor, "row head query token"]) -> int:
     """Rows that go through the caches of a CPU one step after the other; elsewhere all."""
-    return max(1, _CACHED // scores[0].numel()) if scores.device.type == "cpu" else len(scores)
+    if scores.device.type != "cpu":
+        return len(scores)
+    return max(1, _CACHED // scores.shape[1:].numel())
 
 
 def _exact(
