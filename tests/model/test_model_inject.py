@@ -217,6 +217,17 @@ class TestFirstToken:
         assert of_keys == [(rows, n_tokens)]
         assert of_queries == of_outputs == [(rows, 1)]
 
+    def test_a_query_behind_a_prompt_sees_what_its_own_mask_shows(self):
+        model = tiny_model("bert")
+        model.config.is_decoder = True  # so that the rows of the mask differ
+        batch, states = tiny_batch(model, 5), []
+        for first_token in (False, True):
+            prompt = genotype(op(Form.PROMPT, Tap.EMBED, Tap.EMBED, (4, 0, 0)))
+            injection = Injection(model, [prompt], [0], "eager", first_token=first_token)
+            states.append(hidden(model, batch)[:, :1])
+            injection.remove()
+        torch.testing.assert_close(*states, rtol=0, atol=1e-6)
+
     @pytest.mark.parametrize("one", WHOLE)
     def test_what_reads_whole_rows_has_them(self, model, one):
         batch = tiny_batch(model, 5)
@@ -243,26 +254,25 @@ class TestFirstToken:
 class TestSharedRows:
     @pytest.mark.parametrize("role", ["q", "k", "v"])
     def test_the_lowest_layer_projects_them_once(self, model, role):
-        inject(model, genotype(lora((0, 3, 3))), genotype(prefix((0, 2, 2))), genotype(adapter(1)))
-        below, lowest, above = (tokens_and_rows(model, i, role) for i in range(N_LAYERS))
+        inject(model, genotype(lora((0, 3, 3))), genotype(prefix((0, 2, 2))), genotype(adapter()))
+        seen = [tokens_and_rows(model, i, role) for i in range(N_LAYERS)]
         batch = tiny_batch(model, 5)
         hidden(model, batch)
         n_tokens = batch["input_ids"].shape[1]
-        assert [below, lowest, above] == [[(5, n_tokens)], [(15, n_tokens)], [(15, n_tokens)]]
+        # The lowest layer has rows of the last trial and of the trunk.
+        assert seen == [[(5, n_tokens)], [(15, n_tokens)], [(15, n_tokens)]]
 
     def test_not_where_an_op_writes_what_is_projected(self, model):
-        writes = genotype(op(Form.BIAS, Tap.ATTN_IN, Tap.ATTN_IN))
-        injection = inject(model, writes, genotype(lora()))
+        batch = tiny_batch(model, 5)
+        alone = inject(model, genotype(lora()))
+        expected = hidden(model, batch)
+        alone.remove()
+        inject(model, genotype(lora()), genotype(op(Form.BIAS, Tap.ATTN_IN, Tap.ATTN_IN)))
         seen = tokens_and_rows(model, 0, "q")
-        together = hidden(model, tiny_batch(model, 5))[5:]
-        injection.remove()
+        states = hidden(model, batch)
         assert [rows for rows, _ in seen] == [10]
-        alone = Injection(model, [genotype(lora())], [1], "eager")
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for tensor in alone.tensors(0).values():
-                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.3)
-        assert torch.equal(hidden(model, tiny_batch(model, 5)), together)
+        assert torch.equal(states[:5], expected)
+        assert not torch.allclose(states[5:], expected)
 
 
 class TestRemoval:
