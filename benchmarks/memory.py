@@ -20,7 +20,15 @@ from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import Classification
 from autopeft.training.cohort import Cohort
 from autopeft.training.footprint import trial_bytes
-from autopeft.training.memory import OVERHEAD, Heap, release_memory, resident_bytes, use_heap
+from autopeft.training.memory import (
+    OVERHEAD,
+    Heap,
+    keep_primitives,
+    primitives_bytes,
+    release_memory,
+    resident_bytes,
+    use_heap,
+)
 from autopeft.training.settings import TrainingSettings
 
 SHAPES = {
@@ -81,6 +89,7 @@ def measure(args: argparse.Namespace) -> Measured:
     """Train one cohort in this process."""
     size, heap, mix, *how = args.case.split("-")
     chosen: Heap = "pooled" if heap == "pooled" else "exact"
+    keep_primitives()
     use_heap(chosen)
     backbone, rows, task = backbone_of(size, "bf16"), rows_of(args.batches), Classification(2)
     settings = TrainingSettings(
@@ -100,6 +109,8 @@ def measure(args: argparse.Namespace) -> Measured:
         cohort.train(rows, order_seed=0, trial_bytes=each)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+    n_lengths = min(args.batches * settings.accumulation, len(set(rows.lengths)))
+    before += primitives_bytes(n_lengths)
     predicted = before + OVERHEAD[chosen] * each * len(seeds)
     return {
         "before_gib": before / 2**30,

@@ -20,7 +20,7 @@ from autopeft.tasks.task import AnyTask, Classification, encode_for
 from autopeft.training.batches import batch_order, evaluation_order
 from autopeft.training.cohort import Cohort
 from autopeft.training.frozen import FrozenCache
-from autopeft.training.memory import use_heap
+from autopeft.training.memory import keep_primitives, use_heap
 from autopeft.training.probe import probe
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.trials import EVALUATION_FACTOR
@@ -54,7 +54,8 @@ class Setup:
 
 def load(args: argparse.Namespace, method_name: str) -> Setup:
     """Load model and rows; precision and attention are fp32 and eager where they are `auto`."""
-    use_heap("pooled")  # as a study does
+    keep_primitives()  # as a study does
+    use_heap("pooled")
     splits = {
         name: _split(args, name, n_rows)
         for name, n_rows in (("train", args.rows), ("validation", None))

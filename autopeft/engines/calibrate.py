@@ -22,7 +22,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.training.alone import answer_seconds, growth_bytes, held_before, step_seconds
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import cache_bytes
-from autopeft.training.memory import OVERHEAD, use_heap
+from autopeft.training.memory import OVERHEAD, primitives_bytes, use_heap
 from autopeft.training.settings import TrainingSettings
 
 ROUNDS = 3
@@ -138,12 +138,14 @@ def answer_of(ground: Ground, settings: TrainingSettings, genotype: Genotype) ->
 
 
 def start_bytes(ground: Ground, settings: TrainingSettings) -> int:
-    """What a worker holds before it trains: on a CPU all of the process; and states to be kept."""
-    cached = 0
+    """What a worker holds before it trains: on a CPU all of the process; and what it will keep."""
+    splits = (ground.train, *ground.scored)
+    kept = 0
     if settings.frozen_cache:
-        splits = (ground.train, *ground.scored)
-        cached = cache_bytes(ground.backbone.shape, splits, settings.precision)
-    return held_before(ground.device) + cached
+        kept += cache_bytes(ground.backbone.shape, splits, settings.precision)
+    if settings.precision == "bf16" and ground.device.type == "cpu":
+        kept += primitives_bytes(len({n for rows in splits for n in rows.lengths}))
+    return held_before(ground.device) + kept
 
 
 def measured_overhead(

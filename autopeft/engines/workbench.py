@@ -37,7 +37,12 @@ from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
 from autopeft.training.full import FLOATS_PER_PARAMETER as FULL_FLOATS
 from autopeft.training.full import train_full
-from autopeft.training.memory import available_bytes, is_out_of_memory, use_heap
+from autopeft.training.memory import (
+    available_bytes,
+    is_out_of_memory,
+    keep_primitives,
+    use_heap,
+)
 from autopeft.training.paused import Paused, read_paused, write_paused
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.train import train_cohort
@@ -61,6 +66,7 @@ class Workbench:
     """
 
     def __init__(self, work: Work, device: int = 0, sharing: int = 1) -> None:
+        keep_primitives(work.max_memory, sharing)
         self._ground = load_ground(work, device)
         self._sharing = sharing
         self._has_decided = False

@@ -5,6 +5,9 @@ comes, it fetches large ones from the system page by page each time. Pooled, fre
 again, which saves a sixth of the time, but the heap leaves gaps, since an aligned block never fits
 exactly where one of its size has been. Exact, no gap is as large as a layer's state, and a step
 takes up to half as long again.
+
+Besides tensors there is the code that oneDNN makes for each shape of a product in bf16, anew when
+it has forgotten it.
 """
 
 import ctypes
@@ -26,6 +29,17 @@ OVERHEAD: dict[Heap, float] = {"pooled": 1.65, "exact": 1.1}
 RELEASE_ABOVE = 1.3
 """Growth between steps, as the same multiple, above which a pooled heap is trimmed."""
 
+PRIMITIVES = 4096
+"""Shapes of products that oneDNN keeps code for. It comes with a quarter, which mixed trials on
+rows of many lengths exceed: then most code is made again each time, an eighth of all time."""
+
+PRIMITIVE_BYTES = 300 * 2**10
+PRIMITIVES_OF_A_LENGTH = 50
+"""Shapes that a cohort of mixed trials has for each length of its batches; both measured
+(`benchmarks/memory.py`)."""
+
+_PRIMITIVES_SHARE = 1 / 16
+_CAPACITY, _USUAL_CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _LEAST_MAPPED, _MOST_MAPPED = 2**17, 4 * 2**20
 _MANY = 2**31 - 1
@@ -46,6 +60,31 @@ def use_heap(heap: Heap, state: int = _MOST_MAPPED) -> None:
         mallopt(_M_TRIM_THRESHOLD, _MANY)
         mallopt(_M_MMAP_THRESHOLD, max(_LEAST_MAPPED, min(state, _MOST_MAPPED)))
         mallopt(_M_MMAP_MAX, 0 if heap == "pooled" else _MANY)
+
+
+def keep_primitives(max_memory: int | None = None, sharing: int = 1) -> None:
+    """Let oneDNN keep more code, where there is memory for it and nobody has said how much.
+
+    Has to be said before torch computes its first product.
+
+    Args:
+        max_memory: what the process may take, in bytes.
+        sharing: processes that share the memory.
+    """
+    free = min(available_bytes(torch.device("cpu")), max_memory or sys.maxsize)
+    most = int(free * _PRIMITIVES_SHARE / sharing / PRIMITIVE_BYTES)
+    os.environ.setdefault(_CAPACITY, str(max(_USUAL_CAPACITY, min(most, PRIMITIVES))))
+
+
+def primitives_bytes(n_lengths: int) -> int:
+    """The code that oneDNN keeps for products in bf16.
+
+    Args:
+        n_lengths: different lengths of batches.
+    """
+    kept = os.environ.get(_CAPACITY, "")
+    most = int(kept) if kept.isdigit() else _USUAL_CAPACITY
+    return min(most, n_lengths * PRIMITIVES_OF_A_LENGTH) * PRIMITIVE_BYTES
 
 
 def release_memory() -> None:

@@ -1,5 +1,6 @@
 """What a trial takes of memory, and what is done to stay with it."""
 
+import os
 import subprocess
 import sys
 
@@ -120,3 +121,58 @@ def test_heap_is_told_the_size_of_a_state_within_bounds(monkeypatch):
     for state, mapped in ((10**9, 2**22), (10**6, 10**6), (1, 2**17)):
         memory.use_heap("exact", state)
         assert (memory._M_MMAP_THRESHOLD, mapped) in told[-3:]
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "sharing", "kept"),
+    [
+        (64 * 2**30, None, 1, 4096),
+        (64 * 2**30, 2**30, 1, 1024),
+        (64 * 2**30, None, 8, 64 * 2**30 // 16 // 8 // (300 * 2**10)),
+        (2**30, None, 1, 1024),
+    ],
+)
+def test_code_for_products_takes_a_share_of_the_memory(monkeypatch, free, limit, sharing, kept):
+    monkeypatch.setattr(memory, "available_bytes", lambda _: free)
+    monkeypatch.setenv(memory._CAPACITY, "x")
+    monkeypatch.delenv(memory._CAPACITY)
+    memory.keep_primitives(limit, sharing)
+    assert os.environ[memory._CAPACITY] == str(kept)
+    assert memory.primitives_bytes(3) == 3 * 50 * 300 * 2**10
+    assert memory.primitives_bytes(10_000) == kept * 300 * 2**10
+
+
+def test_how_much_code_is_kept_is_the_users_choice(monkeypatch):
+    monkeypatch.setenv(memory._CAPACITY, "7")
+    memory.keep_primitives()
+    assert os.environ[memory._CAPACITY] == "7"
+    assert memory.primitives_bytes(3) == 7 * 300 * 2**10
+
+
+PRODUCTS = """
+import os
+import torch
+from autopeft.training import memory
+
+os.environ[memory._CAPACITY] = os.environ.pop("KEPT")
+for _ in range(3):
+    for size in (3, 4, 5):
+        ones = torch.ones(1, 4, size, size), torch.ones(4, 4, 3, 3), torch.ones(4)
+        torch.mkldnn_convolution(*ones, [0, 0], [1, 1], [1, 1], 1)
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_code_is_kept_as_told_after_torch_has_been_imported():
+    def made(kept):
+        told = os.environ | {"KEPT": kept, "ONEDNN_VERBOSE": "profile_create"}
+        done = subprocess.run(
+            [sys.executable, "-c", PRODUCTS], env=told, capture_output=True, text=True, check=True
+        )
+        return sum(
+            "create:cache_miss" in line and ",convolution," in line
+            for line in done.stdout.splitlines()
+        )
+
+    assert made("1") == 9
+    assert made("100") == 3
