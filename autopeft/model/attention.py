@@ -23,7 +23,7 @@ from autopeft.errors import DataError
 from autopeft.model.computing import Kernel
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.prefix import Prefix
-from autopeft.ops.rows import Act, Blocks, change
+from autopeft.ops.rows import Act, Blocks, apart, change
 
 KERNELS: tuple[Kernel, ...] = ("eager", "sdpa")
 
@@ -259,22 +259,34 @@ def _attention(
     for rows, ops in [(slice(None), held)] if isinstance(held, HeadOps) else held():
         own = mask if mask is None or len(mask) == 1 else mask[rows]
         q, k, v = query[rows], key[rows], value[rows]
+        q, read = _read(q, ops.adapters)
         out = _forward(kernel, ops.prefixes, q, k, v, own, scale, dropout)
-        outs.append(_adapted(out.contiguous(), q, ops.adapters))
+        outs.append(_adapted(out.contiguous(), read, ops.adapters))
     every = torch.cat(outs) if len(outs) > 1 else outs[0]
     return every if place is None else every[:, :1].expand(-1, n_queries, -1, -1), None
 
 
+def _read(
+    query: Float[Tensor, "row head query d_head"], adapters: Sequence[MultiHead]
+) -> tuple[Float[Tensor, "row head query d_head"], Blocks | None]:
+    """Queries to go on with, and those that adapters read."""
+    if not adapters:
+        return query, None
+    of_tokens, read = apart(
+        query.transpose(1, 2), adapters[0].n_blocks, [op.blocks for op in adapters], sole=True
+    )
+    return of_tokens.transpose(1, 2), read
+
+
 def _adapted(
     out: Float[Tensor, "row query head d_head"],
-    query: Float[Tensor, "row head query d_head"],
+    read: Blocks | None,
     adapters: Sequence[MultiHead],
 ) -> Float[Tensor, "row query head d_head"]:
-    if not adapters:
+    if read is None:
         return out
-    n_blocks = adapters[0].n_blocks
-    read = Blocks(query.transpose(1, 2), n_blocks)
-    return change(out, n_blocks, [Act(op, read.take(op.blocks)) for op in adapters], fresh=False)
+    acts = [Act(op, read.take(op.blocks)) for op in adapters]
+    return change(out, adapters[0].n_blocks, acts, fresh=False)
 
 
 def _forward(

@@ -37,6 +37,9 @@ class Hooked(Protocol):
 KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm, Conv1D)
 """Modules whose backward pass does not read what they put out."""
 
+READ_NO_OUTPUT = {"GeluBackward0", "SiluBackward0", "MulBackward0", "NativeDropoutBackward0"}
+"""Backward passes of activations that do not read what came out."""
+
 
 def repeat_hook(
     n_trials: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -53,10 +56,11 @@ def in_hook(
     layer: Hooked, tap: Tap, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """At the input of a module."""
-    if args:
-        return (layer.pass_tap(tap, args[0], fresh=False), *args[1:]), kwargs
-    state = layer.pass_tap(tap, kwargs["hidden_states"], fresh=False)
-    return args, kwargs | {"hidden_states": state}
+    state = args[0] if args else kwargs["hidden_states"]
+    source = type(state.grad_fn).__name__
+    fresh = tap is Tap.FFN_MID and (state.grad_fn is None or source in READ_NO_OUTPUT)
+    state = layer.pass_tap(tap, state, fresh=fresh)
+    return ((state, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": state})
 
 
 def out_hook(layer: Hooked, tap: Tap, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:

@@ -8,7 +8,7 @@ from autopeft.ops.base import StackedOp
 from autopeft.ops.build import Group
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.prompt import Prompt
-from autopeft.ops.rows import Act, Blocks, change
+from autopeft.ops.rows import Act, Blocks, apart, change
 from autopeft.space.forms import Form
 from autopeft.space.taps import ORDER, QUERIES, THROUGH_NORM, Tap
 
@@ -47,9 +47,13 @@ class LayerOps(nn.Module):
                 self.writes.setdefault(group.write, []).append((group.read, ops[group]))
         self.looking = [op for op in ops.values() if isinstance(op, Prefix) and op.gate is not None]
         self._seen: dict[Tap, Blocks] = {}
-        self._last_use = {
-            read: write for write in Tap for read, _ in self.writes.get(write, []) if read != write
-        }
+        self._last_use: dict[Tap, Tap] = {}
+        self._readers: dict[Tap, list[StackedOp]] = {}
+        for write in Tap:
+            for read, op in self.writes.get(write, []):
+                if read != write:
+                    self._last_use[read] = write
+                    self._readers.setdefault(read, []).append(op)
 
     @property
     def taps(self) -> set[Tap]:
@@ -83,28 +87,29 @@ class LayerOps(nn.Module):
                 Act(op, None if read == tap else self._read(read, state).take(op.blocks))
                 for read, op in self.writes[tap]
             ]
-            state = change(state, self.n_blocks, acts, fresh=fresh)
+            state = change(state, self.n_blocks, acts, fresh=fresh, sole=tap in _SOLE)
         for read in [r for r, last in self._last_use.items() if last == tap]:
             self._seen.pop(read, None)
-        if tap in self._last_use:
-            self._seen[tap] = Blocks(state, self.n_blocks)
-        if tap is Tap.ATTN_IN:
-            for op in self.looking:
-                op.look(Blocks(state, self.n_blocks).take(op.blocks))
+        looking = self.looking if tap is Tap.ATTN_IN else []
+        if readers := [op.blocks for op in (*self._readers.get(tap, ()), *looking)]:
+            state, seen = apart(state, self.n_blocks, readers, sole=tap in _SOLE)
+            if tap in self._last_use:
+                self._seen[tap] = seen
+            for op in looking:
+                op.look(seen.take(op.blocks))
         return state
 
     def _read(self, tap: Tap, like: Tensor) -> Blocks:
         """What was seen at a tap, of one token where a state has no more."""
         seen = self._seen[tap]
-        if seen.state.shape[1:-1] == like.shape[1:-1]:
-            return seen
-        return Blocks(seen.state[:, self.place : self.place + 1], self.n_blocks)
+        return seen if seen.rest == like.shape[1:-1] else seen.token(self.place)
 
     def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
         """Apply the ops that read a state through its LayerNorm, before the norm itself runs."""
         for op in self.through[tap]:
-            through = norm.forward(Blocks(state, self.n_blocks).take(op.blocks))
-            state = change(state, self.n_blocks, [Act(op, through)], fresh=False)
+            state, read = apart(state, self.n_blocks, [op.blocks], sole=True)
+            through = norm.forward(read.take(op.blocks))
+            state = change(state, self.n_blocks, [Act(op, through)], fresh=False, sole=True)
         return state
 
     def pass_positions(self, tap: Tap, x: Tensor, state: Tensor) -> Tensor:
@@ -117,7 +122,8 @@ class LayerOps(nn.Module):
         """
         if tap not in self._positions:
             n = self.n_blocks
-            before = Blocks(x.repeat(n, 1, 1), n)
+            readers = [op.blocks for read, op in self.writes[tap] if read != tap]
+            _, before = apart(x.repeat(n, 1, 1), n, readers)
             acts = [
                 Act(op, None if read == tap else before.take(op.blocks))
                 for read, op in self.writes[tap]
@@ -137,6 +143,9 @@ class LayerOps(nn.Module):
         """Let go of what `pass_positions` keeps from block to block."""
         self._positions.clear()
 
+
+_SOLE = {Tap.PRE_O, Tap.CROSS_PRE_O, Tap.FFN_MID}
+"""Taps whose state goes to one projection and nowhere else."""
 
 _OF_QUERIES = (Tap.Q, Tap.PRE_O, Tap.ATTN_OUT)
 """Taps that have a token for each query, up to the norm behind attention."""

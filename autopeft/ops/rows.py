@@ -5,8 +5,8 @@ in one trial's rows, NaN included, never meets another's. And nobody pays for th
 forward nor backward is the whole state copied because some of its trials have an op there.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -18,28 +18,130 @@ from autopeft.ops.base import StackedOp
 
 
 class Blocks:
-    """A state to be read block by block.
+    """Blocks of a state to be read; see `apart`.
+
+    Args:
+        read: by number; or the whole state, for readers of all blocks.
+        n_blocks: how many the state has.
+    """
+
+    def __init__(
+        self,
+        read: Float[Tensor, "row *rest d"] | Mapping[int, Float[Tensor, "example *rest d"]],
+        n_blocks: int,
+    ) -> None:
+        self._read, self._n_blocks = read, n_blocks
+        self._whole = _by_block(read, n_blocks) if isinstance(read, Tensor) else None
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """What a row has between its number and the width: tokens, of a head each perhaps."""
+        one = self._read if isinstance(self._read, Tensor) else next(iter(self._read.values()))
+        return tuple(one.shape[1:-1])
+
+    def take(self, blocks: Sequence[int]) -> Float[Tensor, "member token d"]:
+        """Some blocks, in rising order, their examples and tokens in one dimension."""
+        if isinstance(self._read, Tensor):
+            return cast("Tensor", self._whole)
+        if len(blocks) == 1:
+            return _by_block(self._read[blocks[0]], 1)
+        return torch.stack([self._read[i].flatten(0, -2) for i in blocks])
+
+    def token(self, place: int) -> "Blocks":
+        """Of each row one token alone."""
+        some = slice(place, place + 1)
+        if isinstance(self._read, Tensor):
+            # Of what the other readers read, so that gradients are summed up as those of blocks.
+            whole = cast("Tensor", self._whole).view(self._read.shape)
+            return Blocks(whole[:, some], self._n_blocks)
+        return Blocks({i: rows[:, some] for i, rows in self._read.items()}, self._n_blocks)
+
+
+def apart(
+    state: Float[Tensor, "row *rest d"],
+    n_blocks: int,
+    readers: Iterable[Sequence[int]],
+    *,
+    sole: bool = False,
+) -> tuple[Float[Tensor, "row *rest d"], Blocks]:
+    """Let some blocks of a state be read besides what else is done with it.
 
     Args:
         state: rows of all blocks.
         n_blocks: how many there are.
+        readers: the blocks of each.
+        sole: the state that is returned goes on to one place alone, as in `change`.
+
+    Returns:
+        The state to go on with, and the blocks.
     """
+    wanted = [list(blocks) for blocks in readers]
+    if all(len(blocks) == n_blocks for blocks in wanted):
+        return state, Blocks(state, n_blocks)
+    numbers = sorted({i for blocks in wanted for i in blocks})
+    if not sole:
+        # Aside, or the gradients of where else it goes would be summed up in another order.
+        read = _Cut.apply(state, n_blocks, numbers)  # type: ignore[no-untyped-call]
+    else:
+        state, *read = _Apart.apply(state, n_blocks, numbers)  # type: ignore[no-untyped-call]
+    return state, Blocks(dict(zip(numbers, read, strict=True)), n_blocks)
 
-    def __init__(self, state: Float[Tensor, "row *rest d"], n_blocks: int) -> None:
-        self.state = state
-        self._whole = _by_block(state, n_blocks)
-        self._cut: tuple[Tensor, ...] = ()
 
-    def take(self, blocks: Sequence[int]) -> Float[Tensor, "member token d"]:
-        """Some blocks, in rising order, their examples and tokens in one dimension."""
-        if len(blocks) == len(self._whole):
-            return self._whole
-        if not self._cut:
-            # Not by index: the gradient of an index is as large as the whole for every op.
-            self._cut = self._whole.unbind(0)
-        if len(blocks) == 1:
-            return self._cut[blocks[0]].unsqueeze(0)
-        return torch.stack([self._cut[i] for i in blocks])
+class _Cut(Function):
+    """Some blocks of a state; by autograd the gradient of each would be as large as the whole."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, state: Tensor, n_blocks: int, numbers: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """Nothing is copied."""
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.n_blocks, ctx.numbers = state.shape, n_blocks, numbers
+        cut = state.chunk(n_blocks)
+        return tuple(cut[i] for i in numbers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *of_read: Tensor | None) -> tuple[Tensor | None, None, None]:
+        """Zero for the other blocks."""
+        found = {i: own for i, own in zip(ctx.numbers, of_read, strict=True) if own is not None}
+        if not found:
+            return None, None, None
+        grad = next(iter(found.values())).new_empty(ctx.shape)
+        for i, block in enumerate(grad.chunk(ctx.n_blocks)):
+            if i in found:
+                block.copy_(found[i])
+            else:
+                block.zero_()
+        return grad, None, None
+
+
+class _Apart(Function):
+    """A state and some blocks of it, whose gradients are added to the one that the state gets."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, state: Tensor, n_blocks: int, numbers: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """Nothing is copied."""
+        ctx.n_blocks, ctx.numbers = n_blocks, numbers
+        ctx.set_materialize_grads(False)
+        cut = state.chunk(n_blocks)
+        return (state, *(cut[i] for i in numbers))
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor | None, *of_read: Tensor | None
+    ) -> tuple[Tensor | None, None, None]:
+        """Written over the gradient of the state."""
+        if grad is None:
+            raise RuntimeError("a state that is read goes nowhere else")
+        cut = grad.chunk(ctx.n_blocks)
+        for i, own in zip(ctx.numbers, of_read, strict=True):
+            if own is not None:
+                cut[i].add_(own)
+        return grad, None, None
 
 
 class Act(NamedTuple):
@@ -55,7 +157,12 @@ class Act(NamedTuple):
 
 
 def change(
-    state: Float[Tensor, "row *rest d"], n_blocks: int, acts: Sequence[Act], *, fresh: bool
+    state: Float[Tensor, "row *rest d"],
+    n_blocks: int,
+    acts: Sequence[Act],
+    *,
+    fresh: bool,
+    sole: bool = False,
 ) -> Float[Tensor, "row *rest d"]:
     """Let ops act on a state, one after the other.
 
@@ -65,6 +172,8 @@ def change(
         acts: in the order in which they act.
         fresh: nobody else holds the state or has kept it for a backward pass, so it may be
             overwritten.
+        sole: the outcome goes on to one place alone, and the gradient that it gets there is nobody
+            else's, so that may be overwritten as well.
     """
     if any(len(act.op.blocks) < n_blocks for act in acts):
         ops, xs = [act.op for act in acts], [act.x for act in acts]
@@ -72,7 +181,7 @@ def change(
         parameters = [p for op in reversed(ops) for p in op.parameters()]
         if not torch.is_grad_enabled():
             return _changed(state, n_blocks, ops, xs, fresh=fresh, graphs=None)
-        out: Tensor = _Change.apply(state, n_blocks, fresh, ops, *xs, *parameters)  # type: ignore[no-untyped-call]
+        out: Tensor = _Change.apply(state, n_blocks, fresh, sole, ops, *xs, *parameters)  # type: ignore[no-untyped-call]
         return out
     whole = _by_block(state, n_blocks)
     for op, x in acts:
@@ -153,11 +262,12 @@ class _Change(Function):
         state: Tensor,
         n_blocks: int,
         fresh: bool,  # noqa: FBT001
+        sole: bool,  # noqa: FBT001
         ops: Sequence[StackedOp],
         *tensors: Tensor | None,
     ) -> Tensor:
         """The state, changed; `tensors` are what each op reads, then all parameters."""
-        ctx.n_blocks, ctx.graphs, ctx.again = n_blocks, [], []
+        ctx.n_blocks, ctx.sole, ctx.graphs, ctx.again = n_blocks, sole, [], []
         reads = tensors[: len(ops)]
         out = _changed(state, n_blocks, ops, reads, fresh=fresh, graphs=ctx.graphs)
         if any(op.again for op in ops):
@@ -171,7 +281,7 @@ class _Change(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Through the graphs of the ops, the last one first."""
         (grad,) = grads
-        whole, copied = _by_block(grad, ctx.n_blocks), False
+        whole, ours = _by_block(grad, ctx.n_blocks), ctx.sole
         of_reads: list[Tensor | None] = []
         of_parameters: list[Tensor | None] = []
         saved, n_again = ctx.saved_tensors, len(ctx.again)
@@ -191,11 +301,11 @@ class _Change(Function):
             of_reads.insert(0, None if x is None else of.get(id(x)))
             if h is not None:
                 # An op that only adds to h passes the gradient of the outcome on.
-                if not copied:
-                    whole, copied = whole.clone(), True
+                if not ours:
+                    whole, ours = whole.clone(), True
                 _overwrite(whole, op.blocks, of[id(h)])
         of_state = whole.reshape(grad.shape) if ctx.needs_input_grad[0] else None
-        return (of_state, None, None, None, *of_reads, *of_parameters)
+        return (of_state, None, None, None, None, *of_reads, *of_parameters)
 
 
 def _by_block(state: Tensor, n_blocks: int) -> Float[Tensor, "block token d"]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from autopeft.ops.base import Member
 from autopeft.ops.bias import Bias
 from autopeft.ops.build import FORM_CLASSES
-from autopeft.ops.rows import Act, Blocks, change
+from autopeft.ops.rows import Act, apart, change
 from autopeft.space.forms import Activation, Form
 
 N_BLOCKS, BATCH, TOKENS, WIDTH = 4, 2, 3, 5
@@ -29,7 +29,8 @@ def rows_of(x, block):
 @given(several)
 def test_blocks_are_the_rows_of_their_trials(some):
     x = state()
-    taken = Blocks(x, N_BLOCKS).take(some)
+    _, read = apart(x, N_BLOCKS, [some])
+    taken = read.take(some)
     for member, block in enumerate(some):
         assert torch.equal(taken[member].view(BATCH, TOKENS, WIDTH), rows_of(x, block))
 
@@ -77,7 +78,8 @@ def test_ops_one_after_the_other_are_as_by_autograd(drawn, fresh):
     expected = torch.stack(rows).view(source.shape)
     wanted = torch.autograd.grad(expected, leaves, upstream, allow_unused=True)
 
-    seen = Blocks(other * 1, N_BLOCKS)
+    readers = [op.blocks for op, parallel in ops if parallel]
+    _, seen = apart(other * 1, N_BLOCKS, readers)
     acts = [Act(op, seen.take(op.blocks) if parallel else None) for op, parallel in ops]
     kept = upstream.clone()
     found = change(source * 1, N_BLOCKS, acts, fresh=fresh)
