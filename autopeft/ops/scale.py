@@ -47,5 +47,7 @@ class ElementwiseScale(StackedOp):
         x: Float[Tensor, "member token d_read"],  # noqa: ARG002
     ) -> Float[Tensor, "member token d_write"]:
         """H * l."""
-        # A product in fp32, since factors near 1 would be 1 in bf16.
-        return (h * self.factors).to(h.dtype)
+        if h.dtype == self.factors.dtype:
+            return h * self.factors
+        # Factors near 1 would be 1 in bf16; how far they are from it would not.
+        return torch.addcmul(h, h, (self.factors - 1).to(h.dtype))
