@@ -343,3 +343,25 @@ def test_two_ops_of_almost_one_scale_keep_their_tensors_apart(model):
     injection = inject(model, one)
     shape = Anatomy(model).shape()
     assert injection.count(0) == one.count_params(shape) == 2 * N_LAYERS * 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("family", "overwritten"), [("bert", True), ("llama", True), ("t5", False)]
+)
+def test_an_activation_is_overwritten_if_its_backward_pass_does_not_read_it(family, overwritten):
+    """That of a ReLU, which T5 has, reads what came out."""
+    model = tiny_model(family)
+    scale = genotype(op(Form.SCALE, Tap.FFN_MID, Tap.FFN_MID))
+    point = Anatomy(model).point(N_LAYERS - 1, Tap.FFN_MID)
+    places = []
+
+    def tell(_, args):
+        places.append(args[0].data_ptr())
+
+    point.module.register_forward_pre_hook(tell)
+    injection = Injection(model, [scale, genotype(lora())], [0, 1], "eager")
+    point.module.register_forward_pre_hook(tell)
+    model.base_model(**tiny_batch(model)).last_hidden_state.sum().backward()
+    before, behind = places
+    assert (before == behind) == overwritten
+    assert all(stack.factors.grad.any() for stack in injection.stacks() if stack.form == Form.SCALE)

@@ -56,8 +56,9 @@ forms = st.sampled_from([Form.LOWRANK, Form.BOTTLENECK, Form.BIAS, Form.SCALE])
 @given(
     st.lists(st.tuples(forms, several, st.sampled_from(["parallel", "sequential"])), max_size=4),
     st.booleans(),
+    st.booleans(),
 )
-def test_ops_one_after_the_other_are_as_by_autograd(drawn, fresh):
+def test_ops_one_after_the_other_are_as_by_autograd(drawn, fresh, sole):
     """Values, and gradients of the state, of what is read elsewhere and of all parameters."""
     source, other = state().double().requires_grad_(), state(1).double().requires_grad_()
     ops = []
@@ -81,17 +82,70 @@ def test_ops_one_after_the_other_are_as_by_autograd(drawn, fresh):
     readers = [op.blocks for op, parallel in ops if parallel]
     _, seen = apart(other * 1, N_BLOCKS, readers)
     acts = [Act(op, seen.take(op.blocks) if parallel else None) for op, parallel in ops]
-    kept = upstream.clone()
-    found = change(source * 1, N_BLOCKS, acts, fresh=fresh)
-    got = torch.autograd.grad(found, leaves, upstream, allow_unused=True)
+    given_on = upstream.clone()
+    found = change(source * 1, N_BLOCKS, acts, fresh=fresh, sole=sole)
+    got = torch.autograd.grad(found, leaves, given_on, allow_unused=True)
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
     for leaf, ours, theirs in zip(leaves, got, wanted, strict=True):
         none = torch.zeros_like(leaf)
         pair = [none if gradient is None else gradient for gradient in (ours, theirs)]
         assert torch.allclose(*pair, rtol=0, atol=1e-11)
-    assert torch.equal(upstream, kept)
+    assert sole or torch.equal(upstream, given_on)
     with torch.no_grad():
         assert torch.equal(change(source * 1, N_BLOCKS, acts, fresh=fresh), found)
+
+
+@given(st.lists(several, max_size=4), st.booleans())
+def test_what_is_read_besides_has_the_gradient_of_autograd(readers, sole):
+    source = state().double().requires_grad_()
+    weights = [torch.randn(WIDTH, WIDTH).double() for _ in (*readers, None)]
+
+    def loss(on, reads):
+        read = [(x @ weight).exp().sum() for x, weight in zip(reads, weights, strict=False)]
+        return (on @ weights[-1]).sin().sum() + sum(read)
+
+    whole = (source * 1).view(N_BLOCKS, -1, WIDTH)
+    expected = loss(whole, [whole[some] for some in readers])
+    on, blocks = apart(source * 1, N_BLOCKS, readers, sole=sole)
+    found = loss(on, [blocks.take(some) for some in readers])
+    torch.testing.assert_close(found, expected)
+    (wanted,), (got,) = (torch.autograd.grad(one, source) for one in (expected, found))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_a_gradient_that_others_were_given_is_left_alone():
+    source = state().requires_grad_()
+    on, blocks = apart(source * 1, N_BLOCKS, [[1]])
+    given_on = torch.ones_like(source)
+    torch.autograd.backward(
+        [on, blocks.take([1])], [given_on, torch.ones(1, BATCH * TOKENS, WIDTH)]
+    )
+    assert torch.equal(given_on, torch.ones_like(source))
+    assert torch.equal(rows_of(source.grad, 1), torch.full((BATCH, TOKENS, WIDTH), 2.0))
+
+
+def test_of_what_is_read_one_token_can_be_taken():
+    x = state()
+    for readers in ([[1]], [range(N_BLOCKS)]):
+        (some,) = readers
+        _, blocks = apart(x, N_BLOCKS, readers)
+        assert blocks.rest == (TOKENS,)
+        one = blocks.token(1)
+        assert one.rest == (1,)
+        for member, block in enumerate(some):
+            assert torch.equal(one.take(some)[member], rows_of(x, block)[:, 1])
+
+
+def test_a_scale_near_one_is_no_one_in_bf16():
+    member = Member(0, 0, "layers.0.scale", 1)
+    scale = FORM_CLASSES[Form.SCALE]([member], layout=[0], d_read=WIDTH, d_write=WIDTH)
+    with torch.no_grad():
+        scale.factors.fill_(1.003)  # which would be 1 in bf16
+    h = state().to(torch.bfloat16).view(1, -1, WIDTH)
+    exact = (h.double() * 1.003).to(torch.bfloat16)
+    assert not torch.equal(exact, h)
+    torch.testing.assert_close(scale(h, h), exact, rtol=2**-8, atol=0)
+    assert (scale(h, h) == exact).float().mean() > 0.99
 
 
 def test_a_state_that_others_hold_is_left_alone():
