@@ -48,14 +48,11 @@ _MANY = 2**31 - 1
 def use_heap(heap: Heap, state: int = _MOST_MAPPED) -> None:
     """Let this process take memory in one way or the other; elsewhere than on glibc nothing.
 
-    Large pages have to be asked for before torch takes its first large tensor.
-
     Args:
         heap: which way.
         state: bytes of a layer's state for the rows that run at once. An exact heap keeps no
             gap of that size or more, down from 4 MiB and up from 128 KiB.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if mallopt := _function("mallopt"):
         mallopt(_M_TRIM_THRESHOLD, _MANY)
         mallopt(_M_MMAP_THRESHOLD, max(_LEAST_MAPPED, min(state, _MOST_MAPPED)))
