@@ -286,6 +286,7 @@ def train(
     task=TASK,
     cache=None,
     trial_bytes=None,
+    rest_bytes=None,
     **settings,
 ):
     """Train a cohort on tiny rows, three steps unless `epochs` says more.
@@ -307,6 +308,7 @@ def train(
             order_seed=0,
             cache=cache,
             trial_bytes=trial_bytes,
+            rest_bytes=rest_bytes,
         )
     finally:
         jaxtyping.config.update("jaxtyping_disable", value=False)

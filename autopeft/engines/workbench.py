@@ -41,6 +41,7 @@ from autopeft.training.memory import (
     available_bytes,
     is_out_of_memory,
     keep_primitives,
+    release_memory,
     use_heap,
 )
 from autopeft.training.paused import Paused, read_paused, write_paused
@@ -103,6 +104,7 @@ class Workbench:
         self._decided, self._folder, self._worker = decided, folder, worker
         self._kept: dict[int, tuple[Encoded, Encoded, str]] = {}
         self._ground = self._ground.computing_in(decided.precision)
+        self._rest_bytes = release_memory()
         self._heap = heap_of(decided, self._ground.work.max_memory, self._sharing)
         settings = decided.settings
         use_heap(self._heap, self._ground.state_bytes(settings))
@@ -163,6 +165,7 @@ class Workbench:
             paused=self._paused(job),
             cache=self._cache if split != FOLD else None,
             trial_bytes=self._trial_bytes(job),
+            rest_bytes=self._rest_bytes,
             progress=progress,
         )
 
@@ -307,6 +310,7 @@ def _check_free(expected: int, device: torch.device) -> None:
     Raises:
         MemoryError: it is.
     """
+    release_memory()
     free = available_bytes(device)
     if expected > free:
         raise MemoryError(

@@ -93,6 +93,7 @@ class Cohort(Trials):
         until: int | None = None,
         paused: Sequence[Paused] = (),
         trial_bytes: int | None = None,
+        rest_bytes: int | None = None,
         progress: Progress | None = None,
     ) -> Float[Tensor, "step trial"]:
         """Train all trials to the end, or to a rung.
@@ -107,6 +108,7 @@ class Cohort(Trials):
             paused: where each trial goes on from, all after the same number of steps; none to
                 start afresh.
             trial_bytes: memory that each trial is expected to take, to hold the process to it.
+            rest_bytes: memory that the process holds when it trains nothing; as now if None.
             progress: called with (steps done, steps to do in all), from the start of the trials.
 
         Returns:
@@ -115,11 +117,10 @@ class Cohort(Trials):
         Raises:
             ValueError: trials were paused after different numbers of steps, or are others.
         """
-        self._most_bytes = (
-            math.inf
-            if trial_bytes is None
-            else resident_bytes() + RELEASE_ABOVE * trial_bytes * self.n_trials
+        self._growth = (
+            math.inf if trial_bytes is None else RELEASE_ABOVE * trial_bytes * self.n_trials
         )
+        self._most_bytes = (rest_bytes or resident_bytes()) + self._growth
         settings = self.settings
         order = batch_order(rows.lengths, settings.batch_size, settings.epochs, order_seed)
         last = len(order) if until is None else until
@@ -208,7 +209,8 @@ class Cohort(Trials):
                 self._choose_midway(optimizer)
             history.append(losses)
             if resident_bytes() > self._most_bytes:
-                release_memory()
+                # What is left was not freed, and is no reason to do so again.
+                self._most_bytes = max(self._most_bytes, release_memory() + self._growth)
             progress(step + 1, steps.stop)
         return torch.stack(history).cpu()
 

@@ -84,10 +84,15 @@ def primitives_bytes(n_lengths: int) -> int:
     return min(most, n_lengths * PRIMITIVES_OF_A_LENGTH) * PRIMITIVE_BYTES
 
 
-def release_memory() -> None:
-    """Return freed heap pages to the system, where the C library can."""
+def release_memory() -> int:
+    """Return freed heap pages to the system, where the C library can.
+
+    Returns:
+        What the process still holds, in bytes.
+    """
     if malloc_trim := _function("malloc_trim"):
         malloc_trim(0)
+    return resident_bytes()
 
 
 def resident_bytes() -> int:

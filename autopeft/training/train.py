@@ -12,7 +12,6 @@ from autopeft.tasks.encode import Encoded
 from autopeft.tasks.task import AnyTask
 from autopeft.training.cohort import Cohort, Progress, Trained
 from autopeft.training.frozen import FrozenCache
-from autopeft.training.memory import release_memory
 from autopeft.training.paused import Paused
 from autopeft.training.settings import TrainingSettings
 
@@ -31,6 +30,7 @@ def train_cohort(
     paused: Sequence[Paused] = (),
     cache: FrozenCache | None = None,
     trial_bytes: int | None = None,
+    rest_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Trained], float]:
     """Train a cohort and score it.
@@ -48,6 +48,7 @@ def train_cohort(
         paused: where each trial goes on from; none to start afresh.
         cache: of frozen states; what is missing there is computed.
         trial_bytes: memory that each trial is expected to take, to hold the process to it.
+        rest_bytes: memory that the process holds when it trains nothing; as now if None.
         progress: called with (steps done, steps in all); again with the same while rows are
             scored or frozen states computed.
 
@@ -69,9 +70,9 @@ def train_cohort(
             until=until,
             paused=paused,
             trial_bytes=trial_bytes,
+            rest_bytes=rest_bytes,
             progress=progress,
         )
-        release_memory()
         predictions, finite = cohort.predict(validation, beat=partial(tell, steps, steps))
         trained = []
         for i in range(cohort.n_trials):
@@ -80,5 +81,4 @@ def train_cohort(
             result = cohort.trained(i, every, predictions[i], finite=all_finite)
             pauses = cohort.pause(i, every) if until is not None and until < whole else None
             trained.append(replace(result, paused=pauses))
-    release_memory()
     return trained, time.perf_counter() - start

@@ -23,7 +23,7 @@ from autopeft.space.forms import Form
 from autopeft.space.taps import LINEAR_INPUT, Tap
 from autopeft.training import cohort, memory
 from autopeft.training.footprint import trial_bytes
-from autopeft.training.memory import available_bytes
+from autopeft.training.memory import available_bytes, resident_bytes
 from autopeft.training.settings import TrainingSettings
 
 CPU = torch.device("cpu")
@@ -64,13 +64,25 @@ def test_what_a_step_keeps_is_counted():
 
 def test_memory_above_the_expected_is_released_and_changes_nothing(monkeypatch):
     released = []
-    monkeypatch.setattr(cohort, "release_memory", lambda: released.append(1))
+    monkeypatch.setattr(cohort, "release_memory", lambda: released.append(1) or 0)
     backbone = tiny_backbone("bert")
     (plain,) = train(backbone, [LORA])
-    at_rest = len(released)
+    assert not released
     (held,) = train(backbone, [LORA], trial_bytes=-(2**40))
-    assert len(released) == 2 * at_rest + len(held.losses)
+    assert len(released) == len(held.losses)
     assert_same_training(plain, held)
+
+
+def test_what_a_process_holds_at_rest_counts_and_memory_that_stays_is_not_released_again(
+    monkeypatch,
+):
+    released = []
+    monkeypatch.setattr(cohort, "release_memory", lambda: released.append(1) or resident_bytes())
+    backbone, growth = tiny_backbone("bert"), 2**30
+    train(backbone, [LORA], trial_bytes=growth, rest_bytes=resident_bytes())
+    assert not released
+    (trained,) = train(backbone, [LORA], trial_bytes=growth, rest_bytes=1 - 2**40)
+    assert len(trained.losses) > 1 == len(released)
 
 
 def test_a_limit_of_the_container_counts(tmp_path, monkeypatch):
