@@ -1,13 +1,17 @@
 """Devices that are smaller than the one that a study was decided on."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from study_factory import BY_CHANCE, results
 
-from autopeft.engines import decide, workbench
+from autopeft.engines import calibrate, decide, workbench
 from autopeft.engines.job import Job
 from autopeft.engines.workbench import Workbench
 from autopeft.study.jobs import read_jobs
 from autopeft.study.manifest import read_manifest
+from autopeft.training.memory import primitives_bytes
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,43 @@ def test_memory_is_taken_by_the_size_of_a_state(done, spec_of, tmp_path, monkeyp
     rows, width = bench._ground.train, bench._ground.backbone.model.config.hidden_size
     state = decided.settings.part_size * max(rows.lengths) * width * 4
     assert told == [("exact", state)]
+
+
+def test_cohorts_are_held_to_what_the_process_holds_at_rest(done, spec_of, tmp_path, monkeypatch):
+    def tell(*_, **how):
+        raise LookupError(how["rest_bytes"], how["trial_bytes"])
+
+    monkeypatch.setattr(workbench, "release_memory", lambda: 123)
+    monkeypatch.setattr(workbench, "train_cohort", tell)
+    decided = read_manifest(done.manifest_file).decided
+    bench = Workbench(spec_of().work)
+    bench.begin(decided, tmp_path, "rest")
+    with pytest.raises(LookupError) as told:
+        list(bench.run(read_jobs(done.folder)[0], [0], lambda *_: None))
+    assert told.value.args == (123, decided.trial_bytes)
+
+
+def test_memory_is_released_before_it_is_asked_what_is_free(monkeypatch):
+    free = [10]
+    monkeypatch.setattr(workbench, "release_memory", lambda: free.append(100))
+    monkeypatch.setattr(workbench, "available_bytes", lambda _: free[-1])
+    workbench._check_free(50, torch.device("cpu"))
+
+
+def test_workers_share_the_memory_for_code(spec_of, monkeypatch):
+    told = []
+    monkeypatch.setattr(workbench, "keep_primitives", lambda *what: told.append(what))
+    bench = Workbench(spec_of().work, sharing=3)
+    assert told == [(bench._ground.work.max_memory, 3)]
+
+
+def test_code_in_bf16_is_part_of_what_a_worker_holds(done, spec_of, monkeypatch):
+    monkeypatch.setattr(calibrate, "held_before", lambda _: 7)
+    ground = Workbench(spec_of().work)._ground
+    lengths = {n for rows in (ground.train, *ground.scored) for n in rows.lengths}
+    plain = replace(read_manifest(done.manifest_file).decided.settings, frozen_cache=False)
+    found = [calibrate.start_bytes(ground, replace(plain, precision=p)) for p in ("fp32", "bf16")]
+    assert found == [7, 7 + primitives_bytes(len(lengths))]
 
 
 def test_cohorts_are_split_to_fit_a_smaller_device(done, spec_of, tmp_path, monkeypatch):
