@@ -128,14 +128,15 @@ def main() -> None:
     options.add_argument("--batches", type=int, default=6, help="steps of the cohort")
     out = Path(__file__).parent / "results" / "memory.json"
     options.add_argument("--out", type=Path, default=out)
+    every = ["-".join(case) for case in CASES]
+    options.add_argument("--cases", nargs="+", choices=every, default=every, metavar="CASE")
     options.add_argument("--case", help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.case is not None:
         emit(lambda: measure(args))
         return
-    cases = ["-".join(case) for case in CASES]
     command = [sys.executable, Path(__file__).resolve(), "--batches", str(args.batches), "--case"]
-    found = {case: fresh([*command, case]) for case in cases}
+    found = {case: fresh([*command, case]) for case in args.cases}
     settings = {"batch_size": BATCH, "tokens": TOKENS, "batches": args.batches}
     write_result(args.out, {"benchmark": "memory", "settings": settings, "measurements": found})
     header = ["case", "predicted GiB", "peak GiB", "peak/predicted", "seconds"]
