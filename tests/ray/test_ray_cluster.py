@@ -60,7 +60,7 @@ def wait_for(condition, driver):
 
 
 def test_lost_node_and_killed_driver_cost_no_trial(cluster, drive, spec_of, tmp_path):
-    spec = spec_of(trials=TRIALS, sampler="random", rungs=1, training={"epochs": 12, "cohort": 2})
+    spec = spec_of(trials=TRIALS, sampler="random", rungs=1, training={"epochs": 30, "cohort": 2})
     whole = run_search(spec, tmp_path / "whole")
     engine = {"kind": "ray", "address": cluster.address, "workers": 2, "max_failures": TRIALS}
     on_ray = spec.model_copy(update={"engine": type(spec.engine).model_validate(engine)})
