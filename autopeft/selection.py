@@ -126,6 +126,16 @@ class Selection:
         return next(item for item in self.contenders if item.trial == trial)
 
     @property
+    def candidates(self) -> tuple[Contender, ...]:
+        """Those that can be recommended."""
+        return tuple(item for item in self.contenders if item.role != "full")
+
+    @property
+    def best(self) -> Contender:
+        """The candidate of the highest quality, the cheapest of equals."""
+        return max(self.candidates, key=lambda item: item.quality)
+
+    @property
     def verdict(self) -> str:
         """Whether anything beats tuned LoRA at equal or fewer parameters, in words.
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autopeft.cli.progress import LiveWatcher, PlainWatcher, tell_step
+from autopeft.cli.progress import LiveWatcher, PlainWatcher, tell_note, tell_step
 from autopeft.front import Front
 from autopeft.objectives import COSTS, PARAMS, amount, cost_of
 
@@ -72,7 +72,10 @@ def steps() -> Iterator[Callable[[int, int], None]]:
 
 
 def show_front(
-    front: Front, folder: Path, in_the_way: Mapping[int, Sequence[str]] | None = None
+    front: Front,
+    folder: Path,
+    in_the_way: Mapping[int, Sequence[str]] | None = None,
+    warning: str | None = None,
 ) -> None:
     """The front as a table, the recommendation, and what to do next.
 
@@ -80,6 +83,7 @@ def show_front(
         front: of a study.
         folder: of the study.
         in_the_way: for each trial what keeps it from becoming part of the weights, if known.
+        warning: what has to be known before the recommendation is followed.
     """
     out = stdout()
     # Not as the table's title, which would be folded to the table's width.
@@ -114,6 +118,8 @@ def show_front(
     if front.recommended is None:
         hints.print("no trial has been completed yet")
         return
+    if warning is not None:
+        tell_note(hints, warning)
     hints.print(
         f"* trial {front.recommended} is recommended: the cheapest within one standard error of "
         f"the best{front.judged}.  k: the knee.  hypervolume {front.hypervolume:.4f}"

@@ -10,6 +10,9 @@ from autopeft.cli import console
 from autopeft.cli.options import Format
 
 if TYPE_CHECKING:
+    from autopeft.front import Front
+    from autopeft.selection import Selection
+    from autopeft.study.folder import Study
     from autopeft.study.spec import StudySpec
 
 
@@ -36,6 +39,17 @@ def show_what_it_would_be(spec: "StudySpec", folder: Path, base: Path, output: F
     show_dry_run(found)
 
 
+def _nothing_learnt(study: "Study", found: "Front", selection: "Selection | None") -> str | None:
+    """That nothing was learnt, if so."""
+    constant, best = study.constant(), selection.best if selection else found.best
+    if constant is None or best is None:
+        return None
+    scored = {record.trial for record in study.records() if found.metric in record.metrics}
+    among = len(selection.candidates) if selection else len(scored)
+    beaten = constant.is_beaten(best.quality, best.stderr, among)
+    return None if beaten else constant.nothing_learnt
+
+
 def show_front(folder: Path, output: Format) -> None:
     """The Pareto front of a study on stdout."""
     from autopeft.cli.listings import merging
@@ -51,7 +65,7 @@ def show_front(folder: Path, output: Format) -> None:
         more["not_mergeable"] = in_the_way
         typer.echo(json.dumps({**front_to_dict(found), **more}, allow_nan=False))
         return
-    console.show_front(found, folder, in_the_way)
+    console.show_front(found, folder, in_the_way, _nothing_learnt(study, found, selection))
     if selection is not None:
         from autopeft.cli.selected import show_selection
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autopeft.constant import Constant
 from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
 from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
@@ -196,6 +197,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
             rows=_rows(manifest).get("validation"),
             selection=selection,
             openings=_openings(study.test_file),
+            constant=Constant.of_manifest(manifest),
         ),
     )
 

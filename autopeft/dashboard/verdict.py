@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
+from autopeft.constant import Constant
 from autopeft.dashboard.trials import TrialInfo
 from autopeft.front import Front
 from autopeft.selection import Selection
@@ -48,6 +49,7 @@ def verdict_of(
     rows: int | None,
     selection: Selection | None,
     openings: Sequence[Mapping[str, Any]],
+    constant: Constant | None = None,
 ) -> Verdict:
     """The verdict on a study.
 
@@ -57,16 +59,22 @@ def verdict_of(
         rows: that the search scored on, if known.
         selection: the final selection on fresh rows, if there was one.
         openings: of the test split, oldest first.
+        constant: what one answer to every row scores, if known.
     """
     if selection is not None:
-        return _selected(selection, openings)
+        return _selected(selection, openings, constant)
     by_trial = {trial.trial: trial for trial in trials}
     if front is None or front.recommended is None or front.best is None:
         return _without_result(trials)
     chosen = by_trial[front.recommended]
     if chosen.quality is None or chosen.stderr is None:
         return _without_result(trials)
-    points = [_scored(chosen, by_trial[front.best.trial], front.judged)]
+    best = by_trial[front.best.trial]
+    n_scored = sum(trial.quality is not None for trial in trials)
+    if constant and not constant.is_beaten(best.quality or 0, best.stderr or 0, n_scored):
+        points = [constant.nothing_learnt, _caveat(rows), *_tested(openings)]
+        return _nothing_learnt(points, chosen.trial, chosen.quality, chosen.stderr)
+    points = [_scored(chosen, best, front.judged)]
     tone, sentence = _against_lora(trials, [by_trial[point.trial] for point in front.points])
     points.append(sentence)
     if heads := [t for t in trials if t.method in {"head", FROZEN} and t.quality is not None]:
@@ -74,8 +82,10 @@ def verdict_of(
         gain = chosen.quality - (head.quality or 0)
         what = f"The {head.method} alone reaches {head.quality:.4f}"
         points.append(f"{what}; the ops add {_signed(gain)}.")
+    if constant and constant.value:
+        points.append(f"{constant.told}.")
     points.append(_caveat(rows))
-    points += _tested(openings[0]) if openings else []
+    points += _tested(openings)
     return Verdict(
         headline=f"Use trial {chosen.trial}",
         answer=chosen.summary,
@@ -87,7 +97,9 @@ def verdict_of(
     )
 
 
-def _selected(selection: Selection, openings: Sequence[Mapping[str, Any]]) -> Verdict:
+def _selected(
+    selection: Selection, openings: Sequence[Mapping[str, Any]], constant: Constant | None
+) -> Verdict:
     """The verdict of a final selection, which has rows and seeds of its own."""
     chosen = selection.contender(selection.recommended)
     how_sure = (
@@ -98,7 +110,11 @@ def _selected(selection: Selection, openings: Sequence[Mapping[str, Any]]) -> Ve
     if selection.drop is not None:
         points.append(f"The search flattered its front by {_signed(selection.drop)} on average.")
     points += [f"{note[:1].upper()}{note[1:]}." for note in selection.notes]
-    points += _tested(openings[0]) if openings else []
+    points += _tested(openings)
+    best, among = selection.best, len(selection.candidates)
+    if constant and not constant.is_beaten(best.quality, best.stderr, among):
+        points = [constant.nothing_learnt, *points]
+        return _nothing_learnt(points, chosen.trial, chosen.quality, chosen.stderr)
     compared = selection.comparisons
     return Verdict(
         headline=f"Use trial {chosen.trial}",
@@ -109,6 +125,10 @@ def _selected(selection: Selection, openings: Sequence[Mapping[str, Any]]) -> Ve
         quality=chosen.quality,
         stderr=chosen.stderr,
     )
+
+
+def _nothing_learnt(points: Sequence[str], trial: int, quality: float, stderr: float) -> Verdict:
+    return Verdict("Nothing has been learnt yet", "", tuple(points), "none", trial, quality, stderr)
 
 
 def _without_result(trials: Sequence[TrialInfo]) -> Verdict:
@@ -192,8 +212,11 @@ def _caveat(rows: int | None) -> str:
     )
 
 
-def _tested(opening: Mapping[str, Any]) -> list[str]:
-    """What the first look at the test split found."""
+def _tested(openings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the first look at the test split found, if there was one."""
+    if not openings:
+        return []
+    opening = openings[0]
     metric = opening.get("metric")
     told = [
         f"{item['role']} (trial {item['trial']}) {score['value']:.4f} ± {score['stderr']:.4f}"

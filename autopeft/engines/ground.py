@@ -16,6 +16,7 @@ from autopeft.model.backbone import DTYPES, Backbone, Writes, cast, load_backbon
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
 from autopeft.space.taps import Tap
+from autopeft.tasks.constant import constant_of
 from autopeft.tasks.data import Dataset, load
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.language import Language
@@ -135,6 +136,7 @@ class Ground:
             device=self.device.type,
             n_devices=torch.cuda.device_count() if self.device.type == "cuda" else 1,
             metric_hash=self.metric_hash,
+            constant=constant_of(self.task, dataset.validation, dataset.label_names),
         )
 
     @property

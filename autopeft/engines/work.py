@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from autopeft.constant import Constant
 from autopeft.model.computing import Precision, Scheme
 from autopeft.objectives import PARAMS, CostName
 from autopeft.space.costs import CostModel
@@ -61,6 +62,7 @@ class Facts(Strict):
         device: that trains.
         n_devices: of this kind that could train; 1 on a CPU.
         metric_hash: SHA-256 of the file whose function is the metric, if it is one.
+        constant: what one answer to every validation row scores, where that can be told.
     """
 
     model_shape: dict[str, Any]
@@ -76,6 +78,7 @@ class Facts(Strict):
     device: str
     n_devices: int
     metric_hash: str | None = None
+    constant: Constant | None = None
 
     @property
     def shape(self) -> ModelShape:

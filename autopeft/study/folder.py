@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from autopeft.constant import Constant
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json
 from autopeft.front import Front
@@ -95,6 +96,11 @@ class Study:
             return ModelShape.from_dict(model) if isinstance(model, dict) else None
         except (KeyError, TypeError, ValueError):
             return None
+
+    def constant(self) -> Constant | None:
+        """What one answer to every row scores; None where nothing tells it."""
+        manifest = read_json(self.manifest_file) if self.manifest_file.is_file() else {}
+        return Constant.of_manifest(manifest)
 
     def front(self) -> Front:
         """The Pareto front.

@@ -38,7 +38,7 @@ class Manifest:
         machine: processor architecture, and the device that trains.
         fingerprint: what a continued study must share with this one, by name.
         model: name, revision, hash and shape of the backbone.
-        data: hash, rows and notes.
+        data: hash, rows, notes and what a constant answer scores.
         settings: of training, as decided by the probe.
         cohort: trials trained together.
         max_params: the budget in parameters.
@@ -109,6 +109,7 @@ def new_manifest(
             "rows": facts.n_rows,
             "labels": list(facts.labels),
             "notes": list(facts.notes),
+            "constant": asdict(facts.constant) if facts.constant else None,
         },
         settings=decided.settings,
         cohort=decided.cohort,

@@ -7,6 +7,7 @@ import pytest
 from record_factory import make_failure, make_record
 from synthetic_study import MINILM, front_for, make_study, write_manifest
 
+from autopeft.constant import Constant
 from autopeft.dashboard.compare import attainment, comparable
 from autopeft.dashboard.importance import LEAST, importances
 from autopeft.dashboard.info import costs_of, front_info, growth_of, jobs_of, study_info
@@ -249,12 +250,19 @@ def test_compiled_records_stand_in_for_their_files(tmp_path):
     assert Study(apart).records() == Study(tmp_path).records()
 
 
-def verdict(records, rows=872, selection=None, openings=()):
+def verdict(records, rows=872, selection=None, openings=(), constant=None):
     front = front_for(records)
     trials = infos(records, [point.trial for point in front.points])
     frontier = front_info(front, trials, selection)
     assert frontier.recommended == (selection or front).recommended
-    return verdict_of(trials, front=front, rows=rows, selection=selection, openings=openings)
+    return verdict_of(
+        trials,
+        front=front,
+        rows=rows,
+        selection=selection,
+        openings=openings,
+        constant=constant,
+    )
 
 
 SMALL = Genotype(6, (Op("bias", "ffn_up", "ffn_up", (1,) * 6),), 1e-3)
@@ -321,6 +329,33 @@ def test_records_of_the_final_selection_change_no_score(split):
     assert [m.split for m in first.measurements] == ["validation", split]
     records = [searched, selected, other]
     assert growth_of(records, [first, second], BUDGET)[-1][0] == searched.seconds + other.seconds
+
+
+def test_front_that_learnt_nothing_is_not_recommended():
+    records = [record_of(trial=0), record_of(SMALL, 0.81, trial=1)]
+    always = Constant("`positive`", 0.79, 0.01)
+    found = verdict(records, constant=always)
+    assert (found.headline, found.answer, found.tone) == ("Nothing has been learnt yet", "", "none")
+    assert found.points[0].startswith(
+        "Always answering `positive` scores 0.7900 \u00b1 0.0100, and"
+    )
+    assert "flatter the winner" in found.points[-1]
+    found = verdict(records, constant=replace(always, value=0.5))
+    assert found.headline == "Use trial 1"
+    assert "Always answering `positive` scores 0.5000 \u00b1 0.0100." in found.points
+
+
+def test_selection_that_learnt_nothing_recommends_nothing():
+    full = contender(2, "full", 0.95, 1000)
+    selection = Selection(
+        "accuracy", 900, (contender(0, "lora", 0.8, 20), full), comparisons=(), recommended=0
+    )
+    always = Constant("`positive`", 0.79, 0.01)
+    found = verdict([record_of(trial=0)], selection=selection, constant=always)
+    assert found.headline == "Nothing has been learnt yet", "full fine-tuning is no candidate"
+    assert selection.verdict in found.points
+    found = verdict([record_of(trial=0)], selection=selection, constant=replace(always, value=0.5))
+    assert found.headline == "Use trial 0"
 
 
 def test_verdict_without_lora_says_so():

@@ -1,0 +1,59 @@
+"""The best constant answer: what a model scores that has learnt nothing of the task."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Self
+
+LEVEL = 0.05
+"""Chance that something is said to have been learnt where nothing was."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One answer to every row, the one that scores best.
+
+    Attributes:
+        answer: in words.
+        value: of the metric on the rows that the search scores on.
+        stderr: of `value`, over rows.
+    """
+
+    answer: str
+    value: float
+    stderr: float
+
+    @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
+        """The one that a manifest tells; None if it tells none, as older ones."""
+        told = manifest.get("data", {}).get("constant")
+        return cls(**told) if told else None
+
+    def is_beaten(self, quality: float, stderr: float, among: int) -> bool:
+        """Whether the best of some trials is better beyond noise.
+
+        The difference has to exceed what a normal variable of the summed variances exceeds in 5 %
+        of all cases, divided among the trials (Bonferroni). The rows are the same for both, so the
+        true noise is less.
+
+        Args:
+            quality: of the best trial.
+            stderr: of `quality`.
+            among: how many trials it is the best of.
+        """
+        z = NormalDist().inv_cdf(1 - LEVEL / among)
+        return quality - self.value > z * math.hypot(stderr, self.stderr)
+
+    @property
+    def told(self) -> str:
+        """The answer and what it scores, in words that begin a sentence."""
+        return f"Always answering {self.answer} scores {self.value:.4f} ± {self.stderr:.4f}"
+
+    @property
+    def nothing_learnt(self) -> str:
+        """What to say where nothing beats it."""
+        return (
+            f"{self.told}, and no trial is better beyond noise: nothing has been learnt yet. Train "
+            "for more epochs or on more rows, or score on more of them."
+        )
