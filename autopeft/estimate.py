@@ -19,7 +19,7 @@ A difference to a baseline is taken row by row, for rows that are hard are so fo
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -53,6 +53,10 @@ class Estimate:
         """The ends of Student's interval."""
         half = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.stderr
         return self.mean - half, self.mean + half
+
+    def no_surer_than(self, stderr: float) -> "Estimate":
+        """The same with at least this standard error."""
+        return replace(self, stderr=max(self.stderr, stderr))
 
     @property
     def p_value(self) -> float:
@@ -195,13 +199,21 @@ def adjusted(p_values: Mapping[int, float], first: int | None = None) -> dict[in
 def _estimate(
     of_rows: Float[NDArray[np.float64], " row"], seeds: Sequence[tuple[SeedVariance, float]]
 ) -> Estimate:
-    """From the means of rows, whose variance has the interaction, and what seeds add, weighted."""
+    """From the means of rows, whose variance has the interaction, and what seeds add, weighted.
+
+    The degrees of freedom are at least the fewest of a part. Where rows add next to nothing, as
+    all are right, and seeds nothing either, Satterthwaite's would come to next to none: what is
+    observed of seeds has rows of all contenders in it.
+    """
     n_rows = len(of_rows)
-    rows = float(of_rows.var(ddof=1)) / n_rows if n_rows > 1 else math.inf
+    if n_rows < 2:  # noqa: PLR2004
+        raise ValueError("a single row tells nothing of how rows differ")
+    rows = float(of_rows.var(ddof=1)) / n_rows
     variance = sum(part.variance * weight for part, weight in seeds) + rows
     parts = rows**2 / (n_rows - 1)
     parts += sum((part.observed * weight) ** 2 / part.df for part, weight in seeds)
-    df = variance**2 / parts if parts else math.inf
+    fewest = min(n_rows - 1, *(part.df for part, _ in seeds))
+    df = max(variance**2 / parts, fewest) if parts else math.inf
     return Estimate(float(of_rows.mean()), math.sqrt(variance), df)
 
 

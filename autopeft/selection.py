@@ -36,8 +36,8 @@ class Contender:
             stopped it early, before that was measured.
         quality: the metric on the selection rows, mean over fresh seeds.
         stderr: of `quality`, over new seeds and new rows.
-        low: lower end of the 95 % interval.
-        high: upper end.
+        low: lower end of the 95 % interval, not beyond what the metric can be.
+        high: upper end, likewise.
         seeds: trainings that `quality` is the mean of.
         costs: what else the study optimises beside parameters, measured where it had been
             predicted.

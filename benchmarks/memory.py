@@ -125,7 +125,7 @@ def measure(args: argparse.Namespace) -> Measured:
 def main() -> None:
     """Measure one case, or all of them in turn."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--batches", type=int, default=6, help="steps of the cohort")
+    options.add_argument("--batches", type=int, default=10, help="steps of the cohort")
     out = Path(__file__).parent / "results" / "memory.json"
     options.add_argument("--out", type=Path, default=out)
     every = ["-".join(case) for case in CASES]

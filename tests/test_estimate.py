@@ -110,6 +110,38 @@ def test_without_differences_between_seeds_rows_are_all():
     assert estimate.df == pytest.approx(9)
 
 
+def test_one_that_is_always_right_has_an_interval():
+    """Of its rows nothing is to be seen, and of seeds no more than rows explain."""
+    rng = np.random.default_rng(0)
+    others = [(rng.random((3, 100)) < share).astype(float) for share in (0.8, 0.9)]
+    perfect = np.ones((3, 100))
+    pooled = pooled_seeds([perfect, *others])
+    assert pooled.variance == 0 < pooled.observed, "or this test has another seed to find"
+    estimate = quality(perfect, pooled)
+    assert estimate.df == 6
+    assert estimate.interval() == (1.0, 1.0)
+    low, high = estimate.no_surer_than(0.005).interval()
+    assert (low + high) / 2 == pytest.approx(1)
+    assert high - 1 == pytest.approx(stats.t.ppf(0.975, 6) * 0.005)
+    against = difference(perfect, others[0], pooled)
+    assert 0 <= against.p_value < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_part_has_more_degrees_of_freedom_than_the_whole(seed):
+    rng = np.random.default_rng(seed)
+    shares = rng.choice([0.5, 0.9, 0.99, 1.0], 4)
+    scores = [(rng.random((3, 30)) < share).astype(float) for share in shares]
+    pooled = pooled_seeds(scores)
+    for item in scores:
+        assert quality(item, pooled).df >= 8
+
+
+def test_single_row_tells_nothing():
+    with pytest.raises(ValueError, match="a single row"):
+        quality(np.array([[1.0], [0.0]]), CALM)
+
+
 def test_seeds_may_differ_in_number():
     rng = np.random.default_rng(2)
     one, two = crossed(rng, seeds=1, rest_sd=1.0), crossed(rng, seeds=4, rest_sd=1.0, seed_sd=1.0)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -17,7 +16,7 @@ from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
 from autopeft.space.taps import Tap
 from autopeft.tasks.constant import constant_of
-from autopeft.tasks.data import Dataset, load
+from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.language import Language
 from autopeft.tasks.spec import Kind
@@ -130,7 +129,7 @@ class Ground:
             data_hash=dataset.fingerprint,
             reading_hash=self._reading_hash,
             n_rows={split.name: len(split) for split in dataset.splits},
-            unseen=self._unseen,
+            unseen=unseen(self.work.data, dataset),
             labels=dataset.label_names,
             notes=self.notes,
             device=self.device.type,
@@ -157,12 +156,6 @@ class Ground:
             if rows.tags is not None:
                 digest.update(f"{rows.tags.targets}".encode())
         return digest.hexdigest()
-
-    @property
-    def _unseen(self) -> Literal["selection", "fold"] | None:
-        if self.selection is not None:
-            return "selection"
-        return "fold" if self.work.data.selection_rows is None else None
 
 
 def load_ground(work: Work, device: int = 0) -> Ground:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from autopeft.engines.ground import WRITES
 from autopeft.engines.work import Facts, Work
@@ -15,7 +14,7 @@ from autopeft.model.quantized_linear import BYTES
 from autopeft.space.costs import CostModel, Linear
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
-from autopeft.tasks.data import Dataset, load
+from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.language import TARGET_KEY
 from autopeft.tasks.spec import LANGUAGE, GenerationSpec
 from autopeft.training.footprint import PASSING
@@ -66,7 +65,7 @@ def outlined(work: Work) -> Outlined:
         data_hash=dataset.fingerprint if dataset else "",
         reading_hash="",
         n_rows=_n_rows(work, dataset),
-        unseen=_unseen(work, dataset),
+        unseen=unseen(work.data, dataset),
         labels=labels,
         notes=(*(dataset.notes if dataset else ()), *found.notes),
         device="meta",
@@ -141,11 +140,3 @@ def _n_rows(work: Work, dataset: Dataset | None) -> dict[str, int]:
     if dataset is not None:
         return {split.name: len(split) for split in dataset.splits}
     return {} if work.data.train_rows is None else {"train": work.data.train_rows}
-
-
-def _unseen(work: Work, dataset: Dataset | None) -> Literal["selection", "fold"] | None:
-    if dataset is not None and dataset.selection is not None:
-        return "selection"
-    if dataset is None and work.data.selection_rows:
-        return "selection"
-    return "fold" if work.data.selection_rows is None else None

@@ -8,7 +8,7 @@ from autopeft.objectives import PARAMS, CostName
 from autopeft.space.costs import CostModel
 from autopeft.space.shape import ModelShape
 from autopeft.space.spec import Strict
-from autopeft.tasks.spec import DataSpec, GenerationSpec, Kind
+from autopeft.tasks.spec import DataSpec, GenerationSpec, Kind, Unseen
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.spec import TrainingSpec
 
@@ -55,8 +55,8 @@ class Facts(Strict):
         reading_hash: SHA-256 of what decides beside weights and rows how the model reads them: its
             configuration and the tokens of the rows.
         n_rows: of each split.
-        unseen: what the final selection scores on: rows set aside, or each time a part of the
-            training rows; None if the study file wants neither.
+        unseen: what the final selection scores on; None if the study file wants nothing, or if
+            there are too few rows.
         labels: the classes, by number.
         notes: what the user has to be told of model and data.
         device: that trains.
@@ -72,7 +72,7 @@ class Facts(Strict):
     data_hash: str
     reading_hash: str
     n_rows: dict[str, int]
-    unseen: Literal["selection", "fold"] | None
+    unseen: Unseen | None
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     device: str

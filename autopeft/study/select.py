@@ -24,6 +24,7 @@ from autopeft.front import Point, place
 from autopeft.objectives import PARAMS, CostName
 from autopeft.records import SELECTION, Record
 from autopeft.selection import Comparison, Contender, Role, Selection
+from autopeft.tasks.spec import metric_range
 
 
 def selection_of(
@@ -66,11 +67,16 @@ def selection_of(
     if not scores.keys() - full:
         return None
     seeds, told = _seeds(scores, full, crossed=crossed)
-    estimates = {trial: quality(item, seeds[trial]) for trial, item in scores.items()}
+    estimates = {
+        trial: quality(item, seeds[trial]).no_surer_than(_half_a_row(metric, item, crossed=crossed))
+        for trial, item in scores.items()
+    }
     measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
     found = [
         replace(
-            _contender(known[trial], roles[trial], estimates[trial], scores[trial], summarize),
+            _contender(
+                known[trial], roles[trial], metric, estimates[trial], scores[trial], summarize
+            ),
             search_quality=searched[trial].quality if trial in searched else None,
             costs={n: measured[trial][n] for n in costs if n != PARAMS and n in measured[trial]},
         )
@@ -160,14 +166,25 @@ def _n_rows(scores: Scores, *, crossed: bool) -> int:
     return int(n_rows if crossed else n_seeds * n_rows)
 
 
+def _half_a_row(metric: str, scores: Scores, *, crossed: bool) -> float:
+    """Half of what one row can change, the standard error of Wilson where all rows are right.
+
+    Without it, what happens to be right everywhere would be so for certain.
+    """
+    least, largest = metric_range(metric)
+    width = largest - least if math.isfinite(largest) else 0.0
+    return width / 2 / _n_rows(scores, crossed=crossed)
+
+
 def _contender(
     point: Point,
     role: Role,
+    metric: str,
     estimate: Estimate,
     scores: Scores,
     summarize: Callable[[dict[str, Any]], str],
 ) -> Contender:
-    low, high = estimate.interval()
+    (least, largest), (low, high) = metric_range(metric), estimate.interval()
     return Contender(
         trial=point.trial,
         role=role,
@@ -177,8 +194,8 @@ def _contender(
         search_quality=None,
         quality=estimate.mean,
         stderr=estimate.stderr,
-        low=low,
-        high=high,
+        low=max(low, least),
+        high=min(high, largest),
         seeds=len(scores),
     )
 

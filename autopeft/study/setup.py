@@ -140,6 +140,8 @@ def set_up(
             raise ConfigError("full_finetune: the final selection that it is for has no rows")
         starts = replace(starts, first=(*starts.first, *full_starts(facts.shape)))
     notes = (*facts.notes, *bound.notes, *changed, *left_out, *starts.notes)
+    if spec.selection.seeds and facts.unseen is None and spec.data.selection_rows != 0:
+        notes = (*notes, "there are too few training rows for a final selection")
     lora = _lora(spec, facts, budget) if space.name != LORA else None
     return Setup(spec, bound, starts, facts, notes, lora, warm_start)
 

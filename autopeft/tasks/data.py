@@ -11,11 +11,13 @@ from autopeft.errors import DataError
 from autopeft.tasks.labels import answers, class_labels, number_labels, tag_labels
 from autopeft.tasks.readers import read_table
 from autopeft.tasks.rows import Problems, Table
-from autopeft.tasks.spec import DataSpec, Kind, columns_of
-from autopeft.tasks.splits import Labels, Split, carve, count_shared, draw
+from autopeft.tasks.spec import DataSpec, Kind, Unseen, columns_of
+from autopeft.tasks.splits import N_FOLDS, Labels, Split, carve, count_shared, draw
 
 MIN_TRAIN_ROWS = 2
 MIN_ROWS_FOR_SELECTION = 1_000
+MIN_UNSEEN_ROWS = 2
+"""Of the final selection: a single row tells nothing of how rows differ."""
 """Training rows from which some are set aside for the final selection unasked."""
 
 
@@ -96,6 +98,9 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
     _check_train(splits["train"], f"{source}, what is left to train on")
     if not splits["validation"]:
         raise DataError(f"{source}: too few rows to set some aside for validation")
+    if "selection" in splits and len(splits["selection"]) < MIN_UNSEEN_ROWS:
+        n_rows = len(splits["selection"])
+        raise DataError(f"selection: {n_rows} row(s); at least {MIN_UNSEEN_ROWS} are needed")
     notes += _leaks(splits) + _other_references(splits)
     return Dataset(
         splits["train"],
@@ -105,6 +110,23 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
         label_names,
         tuple(notes),
     )
+
+
+def unseen(spec: DataSpec, dataset: Dataset | None) -> Unseen | None:
+    """What the final selection scores on.
+
+    Args:
+        spec: may want none.
+        dataset: its rows; None where they were not read.
+
+    Returns:
+        Rows set aside, or each time a part of the training rows; None if neither is wanted, or if
+        the training rows are too few to be parted.
+    """
+    if spec.selection_rows or (dataset is not None and dataset.selection is not None):
+        return "selection"
+    too_few = dataset is not None and len(dataset.train) // N_FOLDS < MIN_UNSEEN_ROWS
+    return None if spec.selection_rows == 0 or too_few else "fold"
 
 
 def _read(

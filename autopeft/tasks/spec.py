@@ -1,5 +1,6 @@
 """Where the rows of a study come from, as a study file says it."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -7,6 +8,9 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Kind = Literal["classification", "regression", "token_classification", "seq2seq", "causal"]
+
+Unseen = Literal["selection", "fold"]
+"""What the final selection scores on: rows set aside, or each time a part of the training rows."""
 
 LANGUAGE: frozenset[Kind] = frozenset({"seq2seq", "causal"})
 """Tasks whose answers are text: of an encoder-decoder, or of a decoder that continues a text."""
@@ -20,6 +24,8 @@ METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
     "seq2seq": _OF_TEXT,
     "causal": ("likelihood", *_OF_TEXT[:-1]),
 }
+
+_CORRELATIONS = {"mcc", "pearson", "spearman"}
 
 _COLUMNS: dict[Kind, tuple[str, str]] = {  # of the text and the label, where nothing is said
     "classification": ("text", "label"),
@@ -44,6 +50,13 @@ def metric_name(metric: str) -> str:
     """What records call a metric: one of ours as it is, a function without its folder."""
     own = own_metric_of(metric)
     return f"{own[0].name}:{own[1]}" if own else metric
+
+
+def metric_range(metric: str) -> tuple[float, float]:
+    """The least and the largest value of a metric; of a function of one's own, who knows."""
+    if metric not in {name for names in METRICS.values() for name in names}:
+        return -math.inf, math.inf
+    return (-1.0 if metric in _CORRELATIONS else 0.0), 1.0
 
 
 def absolute_metric(metric: str, base: Path) -> str:

@@ -208,6 +208,18 @@ def test_regression_on_pairs_runs_to_the_end(spec_of, tmp_path):
     assert all(set(record.metrics) == {"pearson", "spearman"} for record in study.records())
 
 
+def test_too_few_rows_for_a_final_selection_are_told(spec_of, tmp_path):
+    facts = prepare(spec_of(), tmp_path).facts
+    spec = spec_of(selection={"seeds": 2})
+    note = "there are too few training rows for a final selection"
+    few = facts.model_copy(update={"unseen": None})
+    assert note in set_up(spec, load_space("unified"), few).notes
+    assert note not in set_up(spec, load_space("unified"), facts).notes
+    data = spec.data.model_copy(update={"selection_rows": 0})
+    unwanted = spec.model_copy(update={"data": data})
+    assert note not in set_up(unwanted, load_space("unified"), few).notes
+
+
 def test_slot_knows_the_genotypes_whose_measurements_it_may_not_know(
     spec_of, tmp_path, monkeypatch
 ):

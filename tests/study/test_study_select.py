@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from record_factory import make_failure, make_record
+from scipy import stats
 
 from autopeft.errors import DataError
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
 from autopeft.front import front_of, full_points_of, points_of
 from autopeft.records import Metric
 from autopeft.row_scores import pack
+from autopeft.selection import write_selection
 from autopeft.space.genotype import Genotype, Op
 from autopeft.study.contenders import affordable, contenders, kind_of
 from autopeft.study.select import selection_of
@@ -238,6 +240,57 @@ def test_seeds_of_one_that_collapses_are_its_own():
     means = ", ".join(f"{mean:.4f}" for mean in sorted(scores[7].mean(axis=1)))
     (note,) = found.notes
     assert note.startswith(f"trial 7 depends on its seed far more than the others ({means}): ")
+
+
+def of_metric(record, metric):
+    return replace(record, metrics={metric: record.metrics["accuracy"]})
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mine.py:fn"])
+def test_contender_that_is_always_right(metric, tmp_path):
+    """Its interval ends where the metric does, and is no surer than half a row."""
+    scores = {4: np.ones((3, 50)), 5: np.ones((3, 50))}
+    for seed, wrong in enumerate([[0, 1], [2, 3], [4]]):
+        scores[4][seed, wrong] = 0
+    assert pooled_seeds([*scores.values()]).variance == 0, "seeds differ by chance alone"
+    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    found = selection_of(
+        [of_metric(record, metric) for record in records],
+        {4: "recommended", 5: "lora"},
+        points=points_of([of_metric(record, metric) for record in STUDY], metric, 9999),
+        metric=metric,
+        summarize=str,
+    )
+    write_selection(tmp_path / "selection.json", found)
+    perfect = found.contender(5)
+    assert perfect.quality == perfect.high == 1
+    if metric == "accuracy":
+        assert perfect.stderr == 0.5 / 50
+        assert perfect.low == pytest.approx(1 - stats.t.ppf(0.975, 4) * 0.01)
+    else:
+        assert perfect.stderr == 0, "what a row can change is not known"
+
+
+def test_interval_ends_where_the_metric_does():
+    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0})
+    scores[4][:] = [[-2], [2], [1]]
+    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+
+    def ends(metric):
+        found = selection_of(
+            [of_metric(record, metric) for record in records],
+            {4: "recommended", 5: "lora"},
+            points=points_of([of_metric(record, metric) for record in STUDY], metric, 9999),
+            metric=metric,
+            summarize=str,
+        )
+        return found.contender(4).low, found.contender(4).high
+
+    low, high = ends("mine.py:fn")
+    assert low < -1
+    assert high > 1
+    assert ends("accuracy") == (0, 1)
+    assert ends("mcc") == (-1, 1)
 
 
 def test_records_of_the_selection_leave_the_front_alone():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.errors import DataError
-from autopeft.tasks.data import load
+from autopeft.tasks.data import load, unseen
 from autopeft.tasks.spec import DataSpec
 from autopeft.tasks.splits import N_FOLDS, Split, carve, count_shared, draw, fold, shuffled
 
@@ -363,6 +363,33 @@ def test_rows_for_the_selection_may_be_a_file(tmp_path):
         DataSpec(train=train, selection=mine, selection_rows=5)
     with pytest.raises(ValueError, match="not with `hub`"):
         DataSpec(hub="owner/name", selection=mine)
+
+
+def test_selection_of_one_row_is_refused(tmp_path):
+    train, one = many_rows(tmp_path, 100), write_jsonl(tmp_path / "s.jsonl", ROWS[:1])
+    spec = DataSpec(train=train, selection=one)
+    with pytest.raises(DataError, match=r"^selection: 1 row\(s\); at least 2 are needed$"):
+        load(spec, "classification", tmp_path, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "wanted", "found"),
+    [
+        (1200, None, "selection"),
+        (1200, 0, None),
+        (100, 20, "selection"),
+        (100, 0, None),
+        (100, None, "fold"),
+        (10, None, "fold"),
+        (9, None, None),
+    ],
+)
+def test_what_the_final_selection_scores_on(tmp_path, n_rows, wanted, found):
+    validation = write_jsonl(tmp_path / "v.jsonl", ROWS)
+    spec = DataSpec(train=many_rows(tmp_path, n_rows), validation=validation, selection_rows=wanted)
+    assert unseen(spec, load(spec, "classification", tmp_path, seed=0)) == found
+    unread = "fold" if wanted is None else ("selection" if wanted else None)
+    assert unseen(spec, None) == unread
 
 
 def test_rows_of_another_split_in_train_are_told(tmp_path):
