@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -127,11 +128,25 @@ def decide(args: argparse.Namespace, method_name: str) -> Measured:
     }
 
 
-def train(args: argparse.Namespace, method_name: str, n_trials: int) -> Measured:
-    """Train one genotype with several seeds in one cohort, and score all trials."""
+def train(
+    args: argparse.Namespace,
+    method_name: str,
+    n_trials: int,
+    begin: Callable[[], None] | None = None,
+) -> Measured:
+    """Train one genotype with several seeds in one cohort, and score all trials.
+
+    Args:
+        args: of the benchmark.
+        method_name: of the genotype.
+        n_trials: seeds.
+        begin: called when all is loaded.
+    """
     setup = load(args, method_name)
     seeds = setup.seeds(n_trials)
     genotypes = [setup.genotype] * n_trials
+    if begin is not None:
+        begin()
     with Cohort(setup.backbone, genotypes, seeds, setup.task, setup.settings) as cohort:
         start = time.perf_counter()
         history = cohort.train(setup.train, order_seed=setup.seed)

@@ -27,6 +27,7 @@ from autopeft.cli.options import (
 )
 from autopeft.cli.run import show_front
 from autopeft.cli.searching import resume, search
+from autopeft.engines.waiting import wait_briefly
 from autopeft.errors import (
     AutopeftError,
     DataError,
@@ -294,6 +295,7 @@ def methods(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    wait_briefly()
     try:
         code = app(prog_name="autopeft", standalone_mode=False) or 0
     except AutopeftError as error:

@@ -3,6 +3,7 @@
 import sys
 from multiprocessing.connection import Connection
 
+from autopeft.engines.waiting import wait_briefly
 from autopeft.engines.warden import watch_over_worker
 
 
@@ -10,6 +11,7 @@ def main() -> None:
     """Serve the driver at the other end of an inherited socket until it hangs up."""
     descriptor = int(sys.argv[1])
     watch_over_worker(descriptor)
+    wait_briefly()
     from autopeft.engines.serve import serve  # noqa: PLC0415 - the warden does without torch
 
     serve(Connection(descriptor))
