@@ -188,6 +188,14 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: `45 s`, `12 min`, `1 h 20 min`."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004
+
+
 def ordered(names: Sequence[str]) -> tuple[ObjectiveName, ...]:
     """Objectives in the order of this module, the metric first.
 

@@ -8,18 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from autopeft.objectives import duration
+
 if TYPE_CHECKING:
     from autopeft.front import Front
     from autopeft.records import Record
     from autopeft.study.events import Plan
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: `45 s`, `3 min`, `1 h 20 min`."""
-    if seconds < 90:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004
 
 
 def tell_note(console: Console, note: str) -> None:

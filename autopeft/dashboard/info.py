@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.constant import Constant
+from autopeft.dashboard.facts import facts_of, rows_of
 from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
 from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
 from autopeft.files import read_json
 from autopeft.front import Front, place, volume
 from autopeft.front_file import read_front
-from autopeft.objectives import COSTS, MEMORY, PARAMS, CostName, amount
+from autopeft.objectives import COSTS, MEMORY, PARAMS, CostName
 from autopeft.records import Record
 from autopeft.selection import Selection
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
 from autopeft.space.words import HEAD
 from autopeft.study.folder import Study
-from autopeft.study.spec import StudySpec, load_study_spec
+from autopeft.study.spec import load_study_spec
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         folder=str(folder),
         metric=metric,
         rung_metric=rung_metric,
-        facts=_facts(manifest, spec, trials, max_params),
+        facts=facts_of(manifest, spec, trials, max_params),
         max_params=max_params,
         n_layers=_depth(trials, shape),
         taps=_taps(trials),
@@ -194,7 +195,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         verdict=verdict_of(
             trials,
             front=front,
-            rows=_rows(manifest).get("validation"),
+            rows=rows_of(manifest).get("validation"),
             selection=selection,
             openings=_openings(study.test_file),
             constant=Constant.of_manifest(manifest),
@@ -355,75 +356,3 @@ def _taps(trials: Sequence[TrialInfo]) -> tuple[str, ...]:
 def _openings(path: Path) -> list[dict[str, Any]]:
     ledger = read_json(path) if path.exists() else {}
     return list(ledger.get("openings", ()))
-
-
-def _rows(manifest: Mapping[str, Any]) -> dict[str, int]:
-    return dict(manifest.get("data", {}).get("rows", {}))
-
-
-def _facts(
-    manifest: Mapping[str, Any],
-    spec: StudySpec | None,
-    trials: Sequence[TrialInfo],
-    max_params: int | None,
-) -> dict[str, str]:
-    model = manifest.get("model", {})
-    facts = {}
-    if name := model.get("name") or (spec.model if spec else None):
-        size = model.get("backbone_params")
-        facts["Model"] = _last(str(name)) + (f", {size:,} parameters" if size else "")
-    if text := _data(manifest, spec):
-        facts["Data"] = text
-    if max_params is not None:
-        share = (
-            f" ({100 * max_params / size:.3g} %)" if (size := model.get("backbone_params")) else ""
-        )
-        memory = spec.budget.max_memory if spec else None
-        limit = f", {amount(memory, 'B')} of memory" if memory else ""
-        facts["Budget"] = f"{max_params:,} trainable parameters{share}{limit}"
-    failed = sum(trial.state == "failed" for trial in trials)
-    count = f"{len(trials):,} trial{'s' if len(trials) != 1 else ''}"
-    facts["Trials"] = count + (f", {failed:,} of them failed" if failed else "")
-    facts["Training time"] = duration(sum(trial.seconds for trial in trials))
-    if spec is not None:
-        facts["Search"] = f"{spec.sampler} in space {_last(spec.space)}, seed {spec.seed}"
-    settings, machine = manifest.get("settings", {}), manifest.get("machine", {})
-    if settings:
-        place = machine.get("device", "")
-        facts["Training"] = ", ".join(
-            str(part)
-            for part in (
-                f"{settings.get('epochs')} epochs",
-                settings.get("precision"),
-                f"cohorts of {manifest.get('cohort')}",
-                place,
-            )
-            if part
-        )
-    if created := manifest.get("created"):
-        facts["Started"] = str(created).replace("T", " ").replace("+00:00", " UTC")
-    versions = manifest.get("versions", {})
-    if versions:
-        facts["Versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return facts
-
-
-def _data(manifest: Mapping[str, Any], spec: StudySpec | None) -> str:
-    rows = ", ".join(f"{count:,} {name}" for name, count in _rows(manifest).items())
-    if spec is None:
-        return rows and f"{rows} rows"
-    source = spec.data.hub or (spec.data.train.parent.name if spec.data.train else "")
-    return f"{source}: {rows} rows" if rows else source
-
-
-def _last(name: str) -> str:
-    """The end of a path; what is no path, such as a Hub name, as it is."""
-    return Path(name).name if name.startswith(("/", ".", "~")) or "\\" in name else name
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: `45 s`, `12 min`, `1 h 20 min`."""
-    if seconds < 90:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004

@@ -18,11 +18,12 @@ from autopeft.dashboard import figures
 from autopeft.dashboard.compare import comparable
 from autopeft.dashboard.figure import Figure, script
 from autopeft.dashboard.importance import importances
-from autopeft.dashboard.info import Cost, StudyInfo, duration
+from autopeft.dashboard.info import Cost, StudyInfo
 from autopeft.dashboard.ops import ATTENTION, average_share, params_by_place
 from autopeft.dashboard.parallel import parallel
 from autopeft.dashboard.pareto import pareto
 from autopeft.dashboard.trials import STATES, Measurement, TrialInfo
+from autopeft.objectives import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("dom.js", "theme.js", "table.js", "heat.js", "details.js", "plots.js", "page.js")

@@ -42,4 +42,4 @@ def constant_of(task: AnyTask, split: Split, label_names: tuple[str, ...]) -> Co
         return None
     best = max(scored, key=lambda one: scored[one][task.metric].value)
     found = scored[best][task.metric]
-    return Constant(f"`{label_names[best]}`", found.value, found.stderr)
+    return Constant(f'"{label_names[best]}"', found.value, found.stderr)

@@ -78,7 +78,7 @@ def test_search_ends_in_a_front_and_the_next_command(run, study_file, done):
     assert "in cohorts of 4 (fp32, eager attention): about" in plan
     assert any("16 to 1,680 parameters (budget 30 % of the backbone)" in line for line in lines)
     assert lines[-1].startswith("Next: autopeft test trials/sentiment")
-    assert any(line.startswith("note: Always answering `") for line in lines), "it learnt nothing"
+    assert any(line.startswith('note: Always answering "') for line in lines), "it learnt nothing"
     assert_plain(err)
     assert_plain(out)
 

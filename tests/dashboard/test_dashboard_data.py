@@ -333,16 +333,16 @@ def test_records_of_the_final_selection_change_no_score(split):
 
 def test_front_that_learnt_nothing_is_not_recommended():
     records = [record_of(trial=0), record_of(SMALL, 0.81, trial=1)]
-    always = Constant("`positive`", 0.79, 0.01)
+    always = Constant('"positive"', 0.79, 0.01)
     found = verdict(records, constant=always)
     assert (found.headline, found.answer, found.tone) == ("Nothing has been learnt yet", "", "none")
     assert found.points[0].startswith(
-        "Always answering `positive` scores 0.7900 \u00b1 0.0100, and"
+        'Always answering "positive" scores 0.7900 \u00b1 0.0100, and'
     )
     assert "flatter the winner" in found.points[-1]
     found = verdict(records, constant=replace(always, value=0.5))
     assert found.headline == "Use trial 1"
-    assert "Always answering `positive` scores 0.5000 \u00b1 0.0100." in found.points
+    assert 'Always answering "positive" scores 0.5000 \u00b1 0.0100.' in found.points
 
 
 def test_selection_that_learnt_nothing_recommends_nothing():
@@ -350,7 +350,7 @@ def test_selection_that_learnt_nothing_recommends_nothing():
     selection = Selection(
         "accuracy", 900, (contender(0, "lora", 0.8, 20), full), comparisons=(), recommended=0
     )
-    always = Constant("`positive`", 0.79, 0.01)
+    always = Constant('"positive"', 0.79, 0.01)
     found = verdict([record_of(trial=0)], selection=selection, constant=always)
     assert found.headline == "Nothing has been learnt yet", "full fine-tuning is no candidate"
     assert selection.verdict in found.points
@@ -424,7 +424,12 @@ def test_front_file_without_manifest_is_enough(tmp_path):
     info = study_info(Study(tmp_path))
     assert (info.front.recommended, info.n_layers) == (0, 6)
     write_manifest(tmp_path, BUDGET, MINILM)
-    assert study_info(Study(tmp_path)).facts["Model"] == "MiniLM-L6, 22,713,216 parameters"
+    facts = study_info(Study(tmp_path)).facts
+    assert facts["Model"] == "MiniLM-L6, 22,713,216 parameters"
+    assert facts["Training"].startswith("3 epochs, bf16")
+    assert facts["Trials"] == "1 trial"
+    write_manifest(tmp_path, BUDGET, MINILM, settings={"epochs": 1, "precision": "bf16"})
+    assert study_info(Study(tmp_path)).facts["Training"].startswith("1 epoch, bf16")
 
 
 def test_genotypes_are_told_in_words(info, study):

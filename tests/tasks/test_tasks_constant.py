@@ -20,10 +20,10 @@ def split_of(labels):
 @pytest.mark.parametrize(
     ("metric", "labels", "answer", "value"),
     [
-        ("accuracy", [0] * 7 + [1] * 3, "`no`", 0.7),
-        ("f1", [0] * 7 + [1] * 3, "`yes`", 2 * 0.3 / 1.3),
-        ("mcc", [0] * 7 + [1] * 3, "`no`", 0.0),
-        ("accuracy", [0] * 3 + [1] * 7, "`yes`", 0.7),
+        ("accuracy", [0] * 7 + [1] * 3, '"no"', 0.7),
+        ("f1", [0] * 7 + [1] * 3, '"yes"', 2 * 0.3 / 1.3),
+        ("mcc", [0] * 7 + [1] * 3, '"no"', 0.0),
+        ("accuracy", [0] * 3 + [1] * 7, '"yes"', 0.7),
     ],
 )
 def test_best_of_two_classes_depends_on_the_metric(metric, labels, answer, value):
@@ -35,7 +35,7 @@ def test_best_of_two_classes_depends_on_the_metric(metric, labels, answer, value
 def test_best_of_many_classes_is_the_commonest():
     task = Classification(3, "f1")
     found = constant_of(task, split_of([2, 2, 2, 0, 1]), ("a", "b", "c"))
-    assert found.answer == "`c`"
+    assert found.answer == '"c"'
     assert found.value == pytest.approx(2 * 3 / (5 + 3) / 3), "macro F1: the other two are 0"
     assert found.stderr > 0
 
@@ -50,7 +50,7 @@ def test_of_tags_the_commonest(metric, value):
     found = constant_of(
         TokenClassification(names, metric), split_of([(1, 1, 0), (1,), (1, 1)]), names
     )
-    assert found.answer == "`O`"
+    assert found.answer == '"O"'
     assert found.value == pytest.approx(value)
 
 
@@ -66,7 +66,7 @@ def test_best_of_noise_does_not_beat_it():
     """Twenty models that guess: in 19 of 20 studies the best of them is not said to have learnt."""
     rng = np.random.default_rng(0)
     n_rows, n_trials, n_studies = 1000, 20, 400
-    constant = Constant("`yes`", 0.5, math.sqrt(0.25 / n_rows))
+    constant = Constant('"yes"', 0.5, math.sqrt(0.25 / n_rows))
     best = rng.binomial(n_rows, 0.5, size=(n_studies, n_trials)).max(axis=1) / n_rows
     errors = np.sqrt(best * (1 - best) / n_rows)
     said = [constant.is_beaten(q, e, n_trials) for q, e in zip(best, errors, strict=True)]
@@ -79,5 +79,5 @@ def test_best_of_noise_does_not_beat_it():
 def test_old_manifests_tell_none():
     assert Constant.of_manifest({}) is None
     assert Constant.of_manifest({"data": {"rows": {}}}) is None
-    told = {"answer": "`yes`", "value": 0.5, "stderr": 0.1}
-    assert Constant.of_manifest({"data": {"constant": told}}) == Constant("`yes`", 0.5, 0.1)
+    told = {"answer": '"yes"', "value": 0.5, "stderr": 0.1}
+    assert Constant.of_manifest({"data": {"constant": told}}) == Constant('"yes"', 0.5, 0.1)
