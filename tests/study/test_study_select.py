@@ -242,8 +242,20 @@ def test_seeds_of_one_that_collapses_are_its_own():
     assert note.startswith(f"trial 7 depends on its seed far more than the others ({means}): ")
 
 
-def of_metric(record, metric):
-    return replace(record, metrics={metric: record.metrics["accuracy"]})
+def selection_by(metric, scores):
+    """The selection of two contenders, were their scores of this metric."""
+
+    def named(record):
+        return replace(record, metrics={metric: record.metrics["accuracy"]})
+
+    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    return selection_of(
+        [named(record) for record in records],
+        {4: "recommended", 5: "lora"},
+        points=points_of([named(record) for record in STUDY], metric, 9999),
+        metric=metric,
+        summarize=str,
+    )
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "mine.py:fn"])
@@ -253,14 +265,7 @@ def test_contender_that_is_always_right(metric, tmp_path):
     for seed, wrong in enumerate([[0, 1], [2, 3], [4]]):
         scores[4][seed, wrong] = 0
     assert pooled_seeds([*scores.values()]).variance == 0, "seeds differ by chance alone"
-    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
-    found = selection_of(
-        [of_metric(record, metric) for record in records],
-        {4: "recommended", 5: "lora"},
-        points=points_of([of_metric(record, metric) for record in STUDY], metric, 9999),
-        metric=metric,
-        summarize=str,
-    )
+    found = selection_by(metric, scores)
     write_selection(tmp_path / "selection.json", found)
     perfect = found.contender(5)
     assert perfect.quality == perfect.high == 1
@@ -274,17 +279,10 @@ def test_contender_that_is_always_right(metric, tmp_path):
 def test_interval_ends_where_the_metric_does():
     scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0})
     scores[4][:] = [[-2], [2], [1]]
-    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
 
     def ends(metric):
-        found = selection_of(
-            [of_metric(record, metric) for record in records],
-            {4: "recommended", 5: "lora"},
-            points=points_of([of_metric(record, metric) for record in STUDY], metric, 9999),
-            metric=metric,
-            summarize=str,
-        )
-        return found.contender(4).low, found.contender(4).high
+        found = selection_by(metric, scores).contender(4)
+        return found.low, found.high
 
     low, high = ends("mine.py:fn")
     assert low < -1
