@@ -26,9 +26,15 @@ class Constant:
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
-        """The one that a manifest tells; None if it tells none, as older ones."""
-        told = manifest.get("data", {}).get("constant")
-        return cls(**told) if told else None
+        """The one that a manifest tells; None if it tells none, as older ones, or nonsense."""
+        data = manifest.get("data")
+        told = data.get("constant") if isinstance(data, Mapping) else None
+        if not isinstance(told, Mapping) or not isinstance(answer := told.get("answer"), str):
+            return None
+        value, stderr = told.get("value"), told.get("stderr")
+        if not isinstance(value, int | float) or not isinstance(stderr, int | float):
+            return None
+        return cls(answer, value, stderr)
 
     def is_beaten(self, quality: float, stderr: float, among: int) -> bool:
         """Whether the best of some trials is better beyond noise.
@@ -40,9 +46,9 @@ class Constant:
         Args:
             quality: of the best trial.
             stderr: of `quality`.
-            among: how many trials it is the best of.
+            among: how many trials it is the best of, as far as is known.
         """
-        z = NormalDist().inv_cdf(1 - LEVEL / among)
+        z = NormalDist().inv_cdf(1 - LEVEL / max(1, among))
         return quality - self.value > z * math.hypot(stderr, self.stderr)
 
     @property

@@ -74,6 +74,24 @@ def test_best_of_noise_does_not_beat_it():
     alone = [constant.is_beaten(q, e, 1) for q, e in zip(best, errors, strict=True)]
     assert np.mean(alone) > 0.15, "as many would be, were it not told how many there were"
     assert constant.is_beaten(0.6, 0.0155, n_trials)
+    assert constant.is_beaten(0.6, 0.0155, 0), "of a front whose records are not there"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        "yes",
+        {},
+        {"answer": "yes"},
+        {"answer": 1, "value": 0.5, "stderr": 0.1},
+        {"answer": "yes", "value": "0.5", "stderr": 0.1},
+        {"answer": "yes", "value": 0.5},
+    ],
+)
+def test_nonsense_in_a_manifest_tells_none(told):
+    assert Constant.of_manifest({"data": {"constant": told}}) is None
+    assert Constant.of_manifest({"data": told}) is None
 
 
 def test_old_manifests_tell_none():
