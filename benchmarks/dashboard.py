@@ -195,7 +195,7 @@ def serve_optuna(folder: Path, port: int) -> None:
     from optuna_dashboard import run_server  # noqa: PLC0415
 
     imported = time.perf_counter() - start
-    from autopeft.records import read_jsonl  # noqa: PLC0415
+    from autopeft.record_files import read_jsonl  # noqa: PLC0415
 
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(directions=["maximize", "minimize"], storage=storage)

@@ -17,17 +17,8 @@ from record_factory import make_failure, make_record
 
 from autopeft import files
 from autopeft.errors import ConfigError, DataError
-from autopeft.records import (
-    Cached,
-    Failure,
-    Metric,
-    Objective,
-    Record,
-    compile_jsonl,
-    read_jsonl,
-    read_records,
-    write_record,
-)
+from autopeft.record_files import compile_jsonl, read_jsonl, read_records, write_record
+from autopeft.records import Cached, Failure, Metric, Objective, Record
 from autopeft.row_scores import RowScores
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "schema" / "record.schema.json"

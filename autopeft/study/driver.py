@@ -10,7 +10,8 @@ from autopeft.errors import DataError, NoFeasibleTrialError, TooManyFailuresErro
 from autopeft.front import Front
 from autopeft.front_file import write_front
 from autopeft.objectives import values_of
-from autopeft.records import SELECTION, Record, write_jsonl, write_record
+from autopeft.record_files import write_jsonl, write_record
+from autopeft.records import SELECTION, Record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.cache import RecordCache

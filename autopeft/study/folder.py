@@ -9,7 +9,8 @@ from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json
 from autopeft.front import Front
 from autopeft.front_file import read_front
-from autopeft.records import Record, read_jsonl, read_records
+from autopeft.record_files import read_jsonl, read_records
+from autopeft.records import Record
 from autopeft.selection import Selection, read_selection
 from autopeft.space.shape import ModelShape
 from autopeft.study.lock import HOLDER, LOCK

@@ -7,7 +7,8 @@ from autopeft.engines.job import Job, JobTrial
 from autopeft.engines.workbench import Progress
 from autopeft.errors import ConfigError
 from autopeft.objectives import amount
-from autopeft.records import Record, write_record
+from autopeft.record_files import write_record
+from autopeft.records import Record
 from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 from autopeft.space.seed import seed_of

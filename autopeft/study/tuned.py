@@ -10,7 +10,8 @@ from typing import Any
 from autopeft.engines.job import Job, JobTrial, paused_file
 from autopeft.errors import DataError
 from autopeft.files import write_bytes
-from autopeft.records import Record, write_record
+from autopeft.record_files import write_record
+from autopeft.records import Record
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.study import reports
 from autopeft.study.driver import Driver

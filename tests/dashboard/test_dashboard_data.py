@@ -17,7 +17,8 @@ from autopeft.dashboard.verdict import verdict_of
 from autopeft.errors import DataError
 from autopeft.front import front_of, hypervolume
 from autopeft.front_file import write_front
-from autopeft.records import Metric, Objective, compile_jsonl, write_record
+from autopeft.record_files import compile_jsonl, write_record
+from autopeft.records import Metric, Objective
 from autopeft.selection import Comparison, Contender, Selection
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.genotype_file import genotype_from_dict

@@ -14,7 +14,7 @@ from autopeft import __version__
 from autopeft.errors import DataError
 from autopeft.front import front_of
 from autopeft.front_file import front_to_dict
-from autopeft.records import read_jsonl
+from autopeft.record_files import read_jsonl
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
 from autopeft.space.words import describe

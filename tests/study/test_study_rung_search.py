@@ -11,7 +11,7 @@ from study_factory import ledger_states, record_files, results, weights
 from autopeft.engines import workbench
 from autopeft.engines.workbench import Workbench
 from autopeft.front import front_of
-from autopeft.records import read_jsonl
+from autopeft.record_files import read_jsonl
 from autopeft.study import rungs
 from autopeft.study.contenders import kind_of
 from autopeft.study.events import Silent

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from study_factory import tree
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.records import read_records
+from autopeft.record_files import read_records
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.study.single import train_one

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from study_factory import tree
 
 from autopeft.errors import DataError
-from autopeft.records import write_record
+from autopeft.record_files import write_record
 from autopeft.study.folder import Study
 from autopeft.study.unseen import open_test
 from autopeft.training.tensors import read_kinds, tensors_of
