@@ -25,9 +25,9 @@ class Constant:
     stderr: float
 
     @classmethod
-    def of_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
+    def of_manifest(cls, manifest: Any) -> Self | None:
         """The one that a manifest tells; None if it tells none, as older ones, or nonsense."""
-        data = manifest.get("data")
+        data = manifest.get("data") if isinstance(manifest, Mapping) else None
         told = data.get("constant") if isinstance(data, Mapping) else None
         if not isinstance(told, Mapping) or not isinstance(answer := told.get("answer"), str):
             return None

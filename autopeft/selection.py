@@ -4,12 +4,13 @@ Reading one needs neither numpy nor torch. `study/select.py` makes it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from autopeft import checks
+from autopeft.constant import Constant
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
 from autopeft.records import Objective, check_objectives, objectives_to_dict
@@ -125,15 +126,11 @@ class Selection:
         """The one of this number."""
         return next(item for item in self.contenders if item.trial == trial)
 
-    @property
-    def candidates(self) -> tuple[Contender, ...]:
-        """Those that can be recommended."""
-        return tuple(item for item in self.contenders if item.role != "full")
-
-    @property
-    def best(self) -> Contender:
-        """The candidate of the highest quality, the cheapest of equals."""
-        return max(self.candidates, key=lambda item: item.quality)
+    def beats(self, constant: Constant) -> bool:
+        """Whether the best candidate is better than one answer to every row, beyond noise."""
+        found = candidates(self.contenders)
+        best = best_of(found)
+        return constant.is_beaten(best.quality, best.stderr, len(found))
 
     @property
     def verdict(self) -> str:
@@ -204,6 +201,16 @@ class Selection:
             recommended=data["recommended"],
             notes=tuple(data["notes"]),
         )
+
+
+def candidates(contenders: Iterable[Contender]) -> list[Contender]:
+    """Those that can be recommended: full fine-tuning is a baseline."""
+    return [item for item in contenders if item.role != "full"]
+
+
+def best_of(contenders: Iterable[Contender]) -> Contender:
+    """The one of the highest quality, the first of equals."""
+    return max(contenders, key=lambda item: item.quality)
 
 
 def write_selection(path: Path, selection: Selection) -> None:

@@ -48,11 +48,20 @@ def _at_once(commands: Sequence[list[str]], *, products: bool) -> list[Measured]
             if process.stdin is not None:
                 process.stdin.write("begin\n")
                 process.stdin.flush()
-        return [json.loads(process.communicate()[0]) for process in running]
+        return [_told(process) for process in running]
     finally:
         for process in others:
             process.kill()
             process.communicate()
+
+
+def _told(process: "subprocess.Popen[str]") -> Measured:
+    """What a process measured; ends with its errors if it failed."""
+    out, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(errors)
+    found: Measured = json.loads(out)
+    return found
 
 
 def _loaded(command: list[str]) -> "subprocess.Popen[str]":

@@ -71,23 +71,8 @@ def steps() -> Iterator[Callable[[int, int], None]]:
         yield lambda step, total: watcher.stepped((), step, total)
 
 
-def show_front(
-    front: Front,
-    folder: Path,
-    in_the_way: Mapping[int, Sequence[str]] | None = None,
-    warning: str | None = None,
-) -> None:
-    """The front as a table, the recommendation, and what to do next.
-
-    Args:
-        front: of a study.
-        folder: of the study.
-        in_the_way: for each trial what keeps it from becoming part of the weights, if known.
-        warning: what has to be known before the recommendation is followed.
-    """
-    out = stdout()
-    # Not as the table's title, which would be folded to the table's width.
-    out.print(f"[italic]Pareto front of {escape(str(folder))}[/]", soft_wrap=True)
+def _front_table(front: Front, in_the_way: Mapping[int, Sequence[str]] | None) -> Table:
+    """A line for each point."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("trial", justify="right")
@@ -113,7 +98,27 @@ def show_front(
             "?" if in_the_way is None else ("no" if in_the_way[point.trial] else "yes"),
             escape(point.summary),
         )
-    out.print(table)
+    return table
+
+
+def show_front(
+    front: Front,
+    folder: Path,
+    in_the_way: Mapping[int, Sequence[str]] | None = None,
+    warning: str | None = None,
+) -> None:
+    """The front as a table, the recommendation, and what to do next.
+
+    Args:
+        front: of a study.
+        folder: of the study.
+        in_the_way: for each trial what keeps it from becoming part of the weights, if known.
+        warning: what has to be known before the recommendation is followed.
+    """
+    out = stdout()
+    # Not as the table's title, which would be folded to the table's width.
+    out.print(f"[italic]Pareto front of {escape(str(folder))}[/]", soft_wrap=True)
+    out.print(_front_table(front, in_the_way))
     hints = stderr()
     if front.recommended is None:
         hints.print("no trial has been completed yet")

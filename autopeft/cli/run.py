@@ -41,12 +41,14 @@ def show_what_it_would_be(spec: "StudySpec", folder: Path, base: Path, output: F
 
 def _nothing_learnt(study: "Study", found: "Front", selection: "Selection | None") -> str | None:
     """That nothing was learnt, if so."""
-    constant, best = study.constant(), selection.best if selection else found.best
+    constant, best = study.constant(), found.best
     if constant is None or best is None:
         return None
-    scored = {record.trial for record in study.records() if found.metric in record.metrics}
-    among = len(selection.candidates) if selection else len(scored)
-    beaten = constant.is_beaten(best.quality, best.stderr, among)
+    if selection is not None:
+        beaten = selection.beats(constant)
+    else:
+        scored = {record.trial for record in study.records() if found.metric in record.metrics}
+        beaten = constant.is_beaten(best.quality, best.stderr, len(scored))
     return None if beaten else constant.nothing_learnt
 
 

@@ -111,8 +111,7 @@ def _selected(
         points.append(f"The search flattered its front by {_signed(selection.drop)} on average.")
     points += [f"{note[:1].upper()}{note[1:]}." for note in selection.notes]
     points += _tested(openings)
-    best, among = selection.best, len(selection.candidates)
-    if constant and not constant.is_beaten(best.quality, best.stderr, among):
+    if constant and not selection.beats(constant):
         points = [constant.nothing_learnt, *points]
         return _nothing_learnt(points, chosen.trial, chosen.quality, chosen.stderr)
     compared = selection.comparisons

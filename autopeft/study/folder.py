@@ -101,7 +101,7 @@ class Study:
     def constant(self) -> Constant | None:
         """What one answer to every row scores; None where nothing tells it."""
         manifest = read_json(self.manifest_file) if self.manifest_file.is_file() else None
-        return Constant.of_manifest(manifest) if isinstance(manifest, dict) else None
+        return Constant.of_manifest(manifest)
 
     def front(self) -> Front:
         """The Pareto front.

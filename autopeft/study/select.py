@@ -23,7 +23,7 @@ from autopeft.estimate import (
 from autopeft.front import Point, place
 from autopeft.objectives import PARAMS, CostName
 from autopeft.records import SELECTION, Record
-from autopeft.selection import Comparison, Contender, Role, Selection
+from autopeft.selection import Comparison, Contender, Role, Selection, best_of, candidates
 from autopeft.tasks.spec import metric_range
 
 
@@ -67,31 +67,32 @@ def selection_of(
     if not scores.keys() - full:
         return None
     seeds, told = _seeds(scores, full, crossed=crossed)
-    estimates = {
-        trial: quality(item, seeds[trial]).no_surer_than(_half_a_row(metric, item, crossed=crossed))
-        for trial, item in scores.items()
-    }
     measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
     found = [
         replace(
             _contender(
-                known[trial], roles[trial], metric, estimates[trial], scores[trial], summarize
+                known[trial],
+                roles[trial],
+                metric,
+                _estimate(metric, item, seeds[trial], crossed=crossed),
+                n_seeds=len(item),
+                summarize=summarize,
             ),
             search_quality=searched[trial].quality if trial in searched else None,
             costs={n: measured[trial][n] for n in costs if n != PARAMS and n in measured[trial]},
         )
-        for trial in scores
+        for trial, item in scores.items()
     ]
     found.sort(key=lambda item: (item.trainable_params, item.trial))
-    candidates = [item for item in found if item.trial not in full]
-    best = max(candidates, key=lambda item: item.quality)
+    possible = candidates(found)
+    best = best_of(possible)
     return Selection(
         metric=metric,
         rows=_n_rows(scores[best.trial], crossed=crossed),
         contenders=tuple(found),
         comparisons=tuple(_comparisons(found, scores, seeds)),
         recommended=_cheapest(
-            [c for c in candidates if c.quality >= best.quality - best.stderr], candidates, costs
+            [c for c in possible if c.quality >= best.quality - best.stderr], possible, costs
         ),
         notes=(*notes, *told),
     )
@@ -166,14 +167,15 @@ def _n_rows(scores: Scores, *, crossed: bool) -> int:
     return int(n_rows if crossed else n_seeds * n_rows)
 
 
-def _half_a_row(metric: str, scores: Scores, *, crossed: bool) -> float:
-    """Half of what one row can change, the standard error of Wilson where all rows are right.
+def _estimate(metric: str, scores: Scores, seeds: SeedVariance, *, crossed: bool) -> Estimate:
+    """The quality, no surer than half of what one row can change.
 
-    Without it, what happens to be right everywhere would be so for certain.
+    That is Wilson's standard error where all rows are right; without it, what happens to be right
+    everywhere would be so for certain.
     """
     least, largest = metric_range(metric)
     width = largest - least if math.isfinite(largest) else 0.0
-    return width / 2 / _n_rows(scores, crossed=crossed)
+    return quality(scores, seeds).no_surer_than(width / 2 / _n_rows(scores, crossed=crossed))
 
 
 def _contender(
@@ -181,7 +183,8 @@ def _contender(
     role: Role,
     metric: str,
     estimate: Estimate,
-    scores: Scores,
+    *,
+    n_seeds: int,
     summarize: Callable[[dict[str, Any]], str],
 ) -> Contender:
     (least, largest), (low, high) = metric_range(metric), estimate.interval()
@@ -196,7 +199,7 @@ def _contender(
         stderr=estimate.stderr,
         low=max(low, least),
         high=min(high, largest),
-        seeds=len(scores),
+        seeds=n_seeds,
     )
 
 

@@ -16,9 +16,9 @@ from autopeft.tasks.splits import N_FOLDS, Labels, Split, carve, count_shared, d
 
 MIN_TRAIN_ROWS = 2
 MIN_ROWS_FOR_SELECTION = 1_000
+"""Training rows from which some are set aside for the final selection unasked."""
 MIN_UNSEEN_ROWS = 2
 """Of the final selection: a single row tells nothing of how rows differ."""
-"""Training rows from which some are set aside for the final selection unasked."""
 
 
 @dataclass(frozen=True)

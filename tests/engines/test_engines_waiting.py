@@ -54,7 +54,8 @@ def test_worker_is_told_before_it_imports_torch():
 
 def test_command_line_is_told(monkeypatch):
     for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is put back, also where it was not there
+        monkeypatch.delenv(name)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr("sys.argv", ["autopeft", "--version"])
     with pytest.raises(SystemExit):

@@ -92,6 +92,7 @@ def test_best_of_noise_does_not_beat_it():
 def test_nonsense_in_a_manifest_tells_none(told):
     assert Constant.of_manifest({"data": {"constant": told}}) is None
     assert Constant.of_manifest({"data": told}) is None
+    assert Constant.of_manifest(told) is None
 
 
 def test_old_manifests_tell_none():
