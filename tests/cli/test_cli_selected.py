@@ -1,7 +1,11 @@
 """What people see of the final selection."""
 
+import shutil
+
+import pytest
+
 from autopeft.cli.selected import show_selection
-from autopeft.selection import Comparison, Contender, Selection
+from autopeft.selection import Comparison, Contender, Selection, write_selection
 
 
 def contender(trial, role, params, quality):
@@ -30,3 +34,16 @@ def test_intervals_drop_and_verdict_are_shown(capsys):
     assert "note: trial 9 is left out" in err
     assert "Means of 3 fresh seeds" in err
     assert "lost 0.0500 of accuracy in the mean" in err
+
+
+@pytest.mark.parametrize(("quality", "is_told"), [(0.51, True), (0.99, False)])
+def test_front_tells_whether_its_final_selection_has_learnt_anything(
+    run, done, tmp_path, quality, is_told
+):
+    """The study itself has not: its best trial is no better than one answer to every row."""
+    shutil.copytree(done.folder, tmp_path / "study")
+    contenders = tuple(contender(i, role, 500, quality) for i, role in enumerate(("head", "lora")))
+    selection = Selection("accuracy", 500, contenders, (), recommended=0)
+    write_selection(tmp_path / "study" / "selection.json", selection)
+    _, _, err = run("front", tmp_path / "study")
+    assert ("nothing has been learnt yet" in err) == is_told
