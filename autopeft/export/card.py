@@ -8,6 +8,7 @@ from autopeft.export.adapter import Outputs
 from autopeft.export.proof import Proof
 from autopeft.export.winner import Winner
 from autopeft.records import SELECTION
+from autopeft.space.forms import Form
 from autopeft.space.words import FROZEN, HEAD, describe
 from autopeft.tasks.spec import GenerationSpec
 
@@ -58,6 +59,10 @@ tokenizer = AutoTokenizer.from_pretrained({folder!r})"""
 _ON_NF4 = (
     "It was compared in fp32; on CPUs with AVX512-BF16 bitsandbytes computes answers in bf16 "
     "unless `support_avx512bf16_for_cpu` of its layers is set to False."
+)
+_VERA = (
+    "It needs peft 0.21 or newer: older versions say nothing, and draw VeRA's frozen matrices anew "
+    "instead of reading those that are here."
 )
 
 
@@ -123,6 +128,8 @@ def _use(winner: Winner, target: str, name: str) -> str:
     lines = [f"```python\n{code}\n```"]
     if in_nf4:
         lines.append(_ON_NF4)
+    if target == "peft" and any(op.form is Form.VERA for op in winner.genotype.ops):
+        lines.append(_VERA)
     if outputs.kind == "regression" and (outputs.mean, outputs.std) != (0.0, 1.0):
         lines.append(f"The label is {outputs.std!r} times the output plus {outputs.mean!r}.")
     if outputs.kind == "token_classification":

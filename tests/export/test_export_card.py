@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from tiny import lora
+from tiny import lora, op
 from winners import make_winner
 
 from autopeft.export.card import model_card
 from autopeft.export.proof import Proof
 from autopeft.records import SELECTION
 from autopeft.selection import Contender, Selection, write_selection
+from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 
 CONTENDER = Contender(0, "recommended", 160, 0.01, "LoRA q r2", 0.75, 0.71, 0.02, 0.66, 0.76, 3)
@@ -71,3 +72,12 @@ def test_its_code_is_python(winner, target):
     assert bool(code) == (target in ("native", "peft", "merged"))
     for block in code:
         compile(block.split("```")[0], "card", "exec")
+
+
+@pytest.mark.parametrize(
+    ("form", "target", "told"),
+    [(Form.VERA, "peft", True), (Form.VERA, "native", False), (Form.LOWRANK, "peft", False)],
+)
+def test_it_says_which_peft_reads_vera(tmp_path, form, target, told):
+    card = card_of(make_winner(tmp_path, "bert", op(form, Tap.ATTN_IN, Tap.Q, 2)), target)
+    assert ("needs peft 0.21 or newer" in card) == told
