@@ -105,7 +105,7 @@ def show_front(
     front: Front,
     folder: Path,
     in_the_way: Mapping[int, Sequence[str]] | None = None,
-    warning: str | None = None,
+    nothing_learnt: str | None = None,
 ) -> None:
     """The front as a table, the recommendation, and what to do next.
 
@@ -113,7 +113,8 @@ def show_front(
         front: of a study.
         folder: of the study.
         in_the_way: for each trial what keeps it from becoming part of the weights, if known.
-        warning: what has to be known before the recommendation is followed.
+        nothing_learnt: says so, where no trial is better than one answer to every row; then
+            nothing is recommended.
     """
     out = stdout()
     # Not as the table's title, which would be folded to the table's width.
@@ -123,11 +124,12 @@ def show_front(
     if front.recommended is None:
         hints.print("no trial has been completed yet")
         return
-    if warning is not None:
-        tell_note(hints, warning)
+    if nothing_learnt is not None:
+        tell_note(hints, nothing_learnt)
     hints.print(
-        f"* trial {front.recommended} is recommended: the cheapest within one standard error of "
-        f"the best{front.judged}.  k: the knee.  hypervolume {front.hypervolume:.4f}"
+        f"* trial {front.recommended}{'' if nothing_learnt else ' is recommended'}: the cheapest "
+        f"within one standard error of the best{front.judged}.  k: the knee.  hypervolume "
+        f"{front.hypervolume:.4f}"
     )
     hints.print(
         "Scores are on the rows that the search selected on, so they flatter the winner; heads "

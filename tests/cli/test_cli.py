@@ -207,8 +207,20 @@ def test_front_is_shown_for_people_and_programs(run, done):
         assert f"{point.quality:.4f} ± {point.stderr:.4f}" in row
         assert f"{point.trainable_params:,}" in row
         assert row.startswith("*") == (point.trial == front.recommended)
-    assert f"* trial {front.recommended} is recommended" in err
+    assert f"* trial {front.recommended}: the cheapest within one standard error" in err
     assert f"--genotype {front.recommended} > genotype.yaml" in err
+
+
+def test_a_trial_is_recommended_unless_nothing_has_been_learnt(run, done, tmp_path):
+    shutil.copytree(done.folder, tmp_path / "study")
+    manifest = json.loads(done.manifest_file.read_text(encoding="utf-8"))
+    for value, is_recommended in ((manifest["data"]["constant"]["value"], False), (-9.0, True)):
+        manifest["data"]["constant"]["value"] = value
+        (tmp_path / "study" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        _, _, err = run("front", tmp_path / "study")
+        told = f"* trial {done.front().recommended}{' is recommended' if is_recommended else ''}: "
+        assert told in err
+        assert ("nothing has been learnt" in err) == (not is_recommended)
 
 
 def test_genotype_of_the_front_can_be_trained(run, done, tmp_path):

@@ -47,3 +47,4 @@ def test_front_tells_whether_its_final_selection_has_learnt_anything(
     write_selection(tmp_path / "study" / "selection.json", selection)
     _, _, err = run("front", tmp_path / "study")
     assert ("nothing has been learnt yet" in err) == is_told
+    assert ("is recommended" in err) == (not is_told)
