@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -32,7 +31,7 @@ FIRST_WEIGHT = 0.5
 OUTLYING = 0.01
 """Chance that a contender is set apart whose seeds differ no more than those of the others."""
 
-Scores = Float[NDArray[np.float64], "seed row"]
+Scores = Float[np.ndarray, "seed row"]
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ def adjusted(p_values: Mapping[int, float], first: int | None = None) -> dict[in
 
 
 def _estimate(
-    of_rows: Float[NDArray[np.float64], " row"], seeds: Sequence[tuple[SeedVariance, float]]
+    of_rows: Float[np.ndarray, " row"], seeds: Sequence[tuple[SeedVariance, float]]
 ) -> Estimate:
     """From the means of rows, whose variance has the interaction, and what seeds add, weighted.
 

@@ -25,7 +25,7 @@ RUNGS_APART = (0.1, 0.3, 1.0)
 """Distances between rungs that are tried, where 1 is that between two genotypes of a study."""
 
 
-Inputs = Float[NDArray[np.float64], "score feature"]
+Inputs = Float[np.ndarray, "score feature"]
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Surrogate:
         self._varies = np.ptp(known, axis=0) > 0
         self._mean, self._sd = known.mean(0), np.where(self._varies, known.std(0), 1.0)
         self._known = self._scaled(known)
-        self._scores: Float[NDArray[np.float64], "genotype score"] = np.array(
+        self._scores: Float[np.ndarray, "genotype score"] = np.array(
             [
                 [
                     *(table[i.record.hash, s].record.metrics[METRIC].value for s in self._steps),
@@ -102,7 +102,7 @@ class Surrogate:
             for trial, row in zip(job.trials, scores, strict=True)
         ]
 
-    def _of(self, genotypes: Sequence[Genotype]) -> Float[NDArray[np.float64], "genotype score"]:
+    def _of(self, genotypes: Sequence[Genotype]) -> Float[np.ndarray, "genotype score"]:
         asked = self._scaled(np.array([self._raw(genotype) for genotype in genotypes]))
         found = self._trees.predict(asked)
         for i, genotype in enumerate(genotypes):

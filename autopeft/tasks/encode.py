@@ -71,7 +71,7 @@ class Encoded:
         return int(self.labels[list(rows)].sum())
 
     def by_row(
-        self, predictions: Num[NDArray[Any], "trial place"], rows: Sequence[int]
+        self, predictions: Num[np.ndarray, "trial place"], rows: Sequence[int]
     ) -> NDArray[Any]:
         """Predictions of batches by trial and row.
 

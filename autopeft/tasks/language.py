@@ -166,7 +166,7 @@ class Language:
 
     def row_scores(
         self, predictions: NDArray[Any], truth: NDArray[Any]
-    ) -> Float[NDArray[np.float64], " row"]:
+    ) -> Float[np.ndarray, " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
         if self.own is not None:
             return self.own.row_scores(*_told(predictions, truth))

@@ -99,7 +99,7 @@ def measure_numbers(predictions: AnyFloats, labels: AnyFloats) -> dict[str, Meas
 
 def rows_of_classes(
     metric: str, predictions: Ints, labels: Ints, n_labels: int
-) -> Float[NDArray[np.float64], " row"]:
+) -> Float[np.ndarray, " row"]:
     """What each row adds to accuracy, F1 or MCC: numbers whose mean is the metric.
 
     For the accuracy 1 where the prediction is right. For the others the jackknife's
@@ -131,7 +131,7 @@ def rows_of_classes(
 
 def rows_of_numbers(
     metric: str, predictions: AnyFloats, labels: AnyFloats
-) -> Float[NDArray[np.float64], " row"]:
+) -> Float[np.ndarray, " row"]:
     """What each row adds to Pearson's or Spearman's correlation, as `rows_of_classes`.
 
     Args:

@@ -66,7 +66,7 @@ class OwnMetric:
 
     def row_scores(
         self, predictions: Sequence[Any], references: Sequence[Any]
-    ) -> Float[NDArray[np.float64], " row"]:
+    ) -> Float[np.ndarray, " row"]:
         """What each row adds; their mean is the metric, their standard error that of the metric.
 
         Rows that were left out together add the same.

@@ -48,7 +48,7 @@ def has_seqeval() -> bool:
     return importlib.util.find_spec("seqeval") is not None
 
 
-def span_rows(predictions: Tagged, truth: Tagged) -> Float[NDArray[np.float64], " row"]:
+def span_rows(predictions: Tagged, truth: Tagged) -> Float[np.ndarray, " row"]:
     """What each row adds to the F1 of spans over all rows: the jackknife's pseudo-values.
 
     A span is found if its type, its first and its last word are right, as in CoNLL-2003 (Tjong Kim
@@ -69,7 +69,7 @@ def span_rows(predictions: Tagged, truth: Tagged) -> Float[NDArray[np.float64], 
 
 def hit_rows(
     predictions: Sequence[NDArray[np.int64]], truth: Sequence[NDArray[np.int64]]
-) -> Float[NDArray[np.float64], " row"]:
+) -> Float[np.ndarray, " row"]:
     """What each row adds to the part of all words whose tag is right, likewise.
 
     Args:
@@ -80,7 +80,7 @@ def hit_rows(
     return ratio_rows(np.array([((one == other).sum(), len(other)) for one, other in pairs]))
 
 
-def ratio_rows(counts: Int[NDArray[np.int64], "row 2"]) -> Float[NDArray[np.float64], " row"]:
+def ratio_rows(counts: Int[np.ndarray, "row 2"]) -> Float[np.ndarray, " row"]:
     """What each row adds to the sum of the first numbers over that of the second; 0 / 0 is 0.
 
     Args:
@@ -93,7 +93,7 @@ def ratio_rows(counts: Int[NDArray[np.int64], "row 2"]) -> Float[NDArray[np.floa
     return pseudo_values(whole, _ratio(sums - counts))
 
 
-def measured(rows: Float[NDArray[np.float64], " row"]) -> Measurement:
+def measured(rows: Float[np.ndarray, " row"]) -> Measurement:
     """The metric that rows add up to, and its standard error over them."""
     n_rows = len(rows)
     stderr = float(rows.std(ddof=1) / math.sqrt(n_rows)) if n_rows > 1 else 0.0

@@ -46,7 +46,7 @@ class Scoring(Protocol):
 
     def row_scores(
         self, predictions: NDArray[Any], truth: NDArray[Any]
-    ) -> Float[NDArray[np.float64], " row"]:
+    ) -> Float[np.ndarray, " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
         ...
 
@@ -127,7 +127,7 @@ class Classification:
 
     def row_scores(
         self, predictions: NDArray[Any], truth: NDArray[Any]
-    ) -> Float[NDArray[np.float64], " row"]:
+    ) -> Float[np.ndarray, " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
         if self.own is not None:
             return self.own.row_scores(self._named(predictions), self._named(truth))
@@ -186,7 +186,7 @@ class Regression:
 
     def row_scores(
         self, predictions: NDArray[Any], truth: NDArray[Any]
-    ) -> Float[NDArray[np.float64], " row"]:
+    ) -> Float[np.ndarray, " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
         if self.own is not None:
             return self.own.row_scores(predictions.tolist(), truth.tolist())

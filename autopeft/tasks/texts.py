@@ -33,7 +33,7 @@ class Scores:
         rows: what each row adds; their mean is the metric.
     """
 
-    rows: Float[NDArray[np.float64], " row"]
+    rows: Float[np.ndarray, " row"]
 
     @cached_property
     def value(self) -> float:
@@ -71,7 +71,7 @@ def scores_of(
     return found
 
 
-def likelihood(losses: Sequence[tuple[float, int]]) -> Float[NDArray[np.float64], " row"]:
+def likelihood(losses: Sequence[tuple[float, int]]) -> Float[np.ndarray, " row"]:
     """What each row adds to 1 / perplexity: the geometric mean of the answers' tokens' probability.
 
     Args:

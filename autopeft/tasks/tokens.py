@@ -85,7 +85,7 @@ class TokenClassification:
 
     def row_scores(
         self, predictions: NDArray[Any], truth: NDArray[Any]
-    ) -> Float[NDArray[np.float64], " row"]:
+    ) -> Float[np.ndarray, " row"]:
         """What each row adds to the chosen metric; their mean is the metric."""
         if self.own is not None:
             return self.own.row_scores(self.named(predictions), self.named(truth))
@@ -93,7 +93,7 @@ class TokenClassification:
 
     def _rows(
         self, name: str, predictions: NDArray[Any], truth: NDArray[Any]
-    ) -> Float[NDArray[np.float64], " row"]:
+    ) -> Float[np.ndarray, " row"]:
         if name == SPAN_F1:
             return span_rows(self.named(predictions), self.named(truth))
         return hit_rows(list(predictions), list(truth))
