@@ -16,7 +16,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from autopeft.engines.job import Job, JobTrial
@@ -75,8 +75,7 @@ class Ledger:
 
     def close(self) -> None:
         """Release file or server."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        self._release()
         if self._holder is not None:
             self._holder.close()
 
@@ -183,13 +182,21 @@ class Ledger:
         """Open the study, or make it; its trials."""
         with nullcontext() if self._holder is None else self._holder.alone():
             self._storage = _storage(self._where)
-            self._study = optuna.create_study(
-                study_name=name,
-                storage=self._storage,
-                directions=directions_of(n_costs),
-                load_if_exists=True,
-            )
-        return self._study.get_trials(deepcopy=False)
+            try:
+                self._study = optuna.create_study(
+                    study_name=name,
+                    storage=self._storage,
+                    directions=directions_of(n_costs),
+                    load_if_exists=True,
+                )
+                return self._study.get_trials(deepcopy=False)
+            except BaseException:
+                self._release()
+                raise
+
+    def _release(self) -> None:
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
     def _continue(self, number: int, values: list[float]) -> None:
         def add() -> None:
@@ -260,11 +267,14 @@ def _firsts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def _storage(where: Path | str) -> RDBStorage:
     if isinstance(where, str):
         return RDBStorage(psycopg_url(where), engine_kwargs={"pool_pre_ping": True})
-    timeout = {"connect_args": {"timeout": BUSY_SECONDS}}
-    storage = RDBStorage(f"sqlite:///{where}", engine_kwargs=timeout)
-    event.listen(storage.engine, "connect", _durable)
-    storage.engine.dispose()
-    return storage
+    url = f"sqlite:///{where}"
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _durable)
+    try:
+        return RDBStorage(url, engine_kwargs={"pool": engine.pool})
+    except BaseException:
+        engine.dispose()  # Optuna leaves open what it refuses
+        raise
 
 
 def _refusal(where: Path | str, error: Exception) -> DataError:
