@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jsonschema
+import psutil
 import pytest
 from study_factory import ROWS, ledger_states, results, tree
 
@@ -124,11 +125,18 @@ def test_database_survives_a_crash(done):
     assert not list(done.folder.glob("study.db-*")), "nothing is left open"
 
 
-def test_other_database_is_refused(tmp_path):
+@pytest.mark.parametrize("table", [None, "alembic_version", "studies"])
+def test_other_database_is_refused_and_closed(tmp_path, table):
     path = tmp_path / "study.db"
-    path.write_bytes(b"this is no database" * 100)
-    with pytest.raises(DataError, match=r"study\.db: not a study database"):
+    if table is None:
+        path.write_bytes(b"this is no database" * 100)
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"CREATE TABLE {table} (other)")
+    with pytest.raises(DataError, match=r"study\.db: not a study database") as refused:
         Ledger(path)
+    assert refused.value.__cause__, "which keeps alive what was opened"
+    assert str(path) not in {file.path for file in psutil.Process().open_files()}
 
 
 def test_manifest_tells_what_it_was_made_with(done, spec_of):
