@@ -85,7 +85,8 @@ class PlainWatcher:
         self._console = console
         self._plan: Plan | None = None
         self._done = 0
-        self._spent = 0.0
+        self._searched = 0.0
+        self._selected = 0.0
 
     def planned(self, plan: "Plan") -> None:
         """Say what is to come."""
@@ -102,12 +103,27 @@ class PlainWatcher:
     def measured(self, record: "Record", summary: str, front: "Front") -> None:
         """Say what a trial came to, how many are done, and the time left."""
         self._done += record.is_first
-        self._spent += record.seconds
+        if record.replicate:
+            self._selected += record.seconds
+        else:
+            self._searched += record.seconds
         line = tell_record(record, summary, front)
         if self._plan is not None:
-            left = max(0.0, self._plan.seconds_left - self._spent)
-            line = f"[{self._done}/{self._plan.trials}, {duration(left)} left] {line}"
+            left = duration(self._seconds_left(self._plan))
+            line = f"[{self._done}/{self._plan.trials}, {left} left] {line}"
         self._console.print(line, markup=False)
+
+    def _seconds_left(self, plan: "Plan") -> float:
+        """At the pace of the trials so far; where there are rungs, what is planned and not spent.
+
+        What trials take in the mean cannot be told from those at the first rung.
+        """
+        made = self._done - plan.trials_done
+        if made <= 0 or len(plan.rung_steps) > 1:
+            return max(0.0, plan.seconds_left - self._searched - self._selected)
+        pace = self._searched / made
+        selection = plan.selection_seconds * pace / plan.trial_seconds
+        return max(0, plan.trials - self._done) * pace + max(0.0, selection - self._selected)
 
 
 class LiveWatcher:

@@ -1,0 +1,63 @@
+"""What is said of the time that is left."""
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from autopeft.cli.progress import PlainWatcher
+from autopeft.study.events import Plan
+
+PLAN = Plan(
+    folder="here",
+    trials_done=2,
+    trials=6,
+    least_params=1,
+    max_params=9,
+    fraction=0.1,
+    trial_seconds=10.0,
+    time_seconds=None,
+    precision="fp32",
+    kernel="eager",
+    cohort=4,
+    rung_steps=(100,),
+    contenders=2,
+    seeds=3,
+    selection_seconds=60.0,
+    space="unified",
+    cardinality=99,
+    notes=(),
+)
+TRIALS = [(0, 5.0)] * 4
+SELECTION = [(1, 5.0)] * 6
+
+
+def lefts(plan, done, measured):
+    """What is said to be left after each record of (replicate, seconds)."""
+    screen = StringIO()
+    watcher = PlainWatcher(Console(file=screen, width=200))
+    watcher.planned(plan)
+    screen.truncate(0)
+    first, *_ = done.records()
+    for replicate, seconds in measured:
+        record = replace(first, replicate=replicate, seconds=seconds)
+        watcher.measured(record, "LoRA", done.front())
+    return [line.split(", ")[1].split(" left")[0] for line in screen.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (PLAN, ["45 s", "40 s", "35 s", "30 s", *("25 s", "20 s", "15 s", "10 s", "5 s", "0 s")]),
+        (replace(PLAN, contenders=0, selection_seconds=0.0), ["15 s", "10 s", "5 s", *["0 s"] * 7]),
+        (
+            replace(PLAN, rung_steps=(10, 100)),
+            ["2 min", "2 min", "85 s", "80 s", *("75 s", "70 s", "65 s", "60 s", "55 s", "50 s")],
+        ),
+    ],
+    ids=["search and selection", "search alone", "rungs"],
+)
+def test_time_left_is_at_the_pace_of_what_was_measured(done, plan, expected):
+    """Trials take half of what was planned, and so will the selection."""
+    assert lefts(plan, done, [*TRIALS, *SELECTION]) == expected
