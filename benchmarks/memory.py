@@ -57,6 +57,8 @@ CASES = (
     *(("110M", "exact", "mixed", how) for how in ("parts", "again", "both")),
 )
 BATCH, TOKENS, WARM = 32, 128, 0.25
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""On a GPU it is the device's memory that is measured, and heaps do not matter."""
 
 
 class Padding:
@@ -68,7 +70,7 @@ class Padding:
 def backbone_of(size: str, precision: Precision) -> Backbone:
     """An encoder that was never trained; memory does not care."""
     model = BertForSequenceClassification(BertConfig(num_labels=2, **SHAPES[size]))
-    model.eval().requires_grad_(requires_grad=False)
+    model.eval().requires_grad_(requires_grad=False).to(DEVICE)
     fresh_head = ("classifier.bias", "classifier.weight")
     found = Backbone(
         model, Padding(), Anatomy(model, fresh_head).shape(), fresh_head, size, None, ""
@@ -83,6 +85,11 @@ def rows_of(batches: int) -> Encoded:
     lengths[:BATCH] = TOKENS
     ids = [torch.randint(5, 30_000, (n,), generator=generator).tolist() for n in lengths.tolist()]
     return Encoded(ids, None, torch.arange(len(ids)) % 2, 0.0)
+
+
+def held() -> int:
+    """Bytes that are in use before training, on the device or in the process."""
+    return torch.cuda.memory_allocated() if DEVICE.type == "cuda" else resident_bytes()
 
 
 def measure(args: argparse.Namespace) -> Measured:
@@ -103,15 +110,19 @@ def measure(args: argparse.Namespace) -> Measured:
     each = trial_bytes(backbone, genotypes, task=task, settings=settings, rows=rows)
     gc.collect()
     release_memory()
-    before = resident_bytes()
+    before = held()
     start = time.perf_counter()
     with Cohort(backbone, genotypes, seeds, task, settings) as cohort:
         cohort.train(rows, order_seed=0, trial_bytes=each)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
-    n_lengths = min(args.batches * settings.accumulation, len(set(rows.lengths)))
-    before += primitives_bytes(n_lengths)
-    predicted = before + OVERHEAD[chosen] * each * len(seeds)
+    if DEVICE.type == "cuda":
+        peak, overhead = torch.cuda.max_memory_allocated(), 1.0
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+        overhead = OVERHEAD[chosen]
+        n_lengths = min(args.batches * settings.accumulation, len(set(rows.lengths)))
+        before += primitives_bytes(n_lengths)
+    predicted = before + overhead * each * len(seeds)
     return {
         "before_gib": before / 2**30,
         "trial_gib": each / 2**30,
