@@ -143,6 +143,7 @@ class LiveWatcher:
         self._steps = self._progress.add_task("steps", total=None, note="")
         self._plan: Plan | None = None
         self._done = 0
+        self._anew = 0
         self._began = time.monotonic()
         self._best = ""
 
@@ -176,15 +177,28 @@ class LiveWatcher:
         self._progress.update(self._steps, completed=step, total=steps, note=note)
         if self._plan is None or not steps:
             return
-        part = self._done - self._plan.trials_done + len(trials) * step / steps
+        left = duration(self._seconds_left(self._plan, len(trials) * step / steps))
+        self._progress.update(self._trials, note=f"{left} left  {self._best}")
+
+    def _seconds_left(self, plan: "Plan", under_way: float) -> float:
+        """At the pace so far, by the clock.
+
+        Args:
+            plan: of the search.
+            under_way: trainings that a cohort has done a part of.
+        """
+        todo = plan.trials - plan.trials_done
+        anew = plan.contenders * plan.seeds
+        worth = plan.selection_seconds / plan.trial_seconds / anew if anew else 0.0  # in trials
+        trials = self._done - plan.trials_done
+        part = trials + self._anew * worth + under_way * (worth if trials >= todo else 1.0)
         spent = time.monotonic() - self._began
-        left = spent / part * (self._plan.trials - self._plan.trials_done) - spent
-        note = f"{duration(max(0.0, left))} left  {self._best}"
-        self._progress.update(self._trials, note=note)
+        return max(0.0, spent / part * (todo + anew * worth) - spent) if part else 0.0
 
     def measured(self, record: "Record", summary: str, front: "Front") -> None:
         """Move the bar of the study; leave a line above it."""
         self._done += record.is_first
+        self._anew += record.replicate > 0
         self._best = best_of(front)
         self._console.print(tell_record(record, summary, front), markup=False)
         self._progress.update(self._trials, completed=self._done)

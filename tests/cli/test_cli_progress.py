@@ -6,7 +6,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from autopeft.cli.progress import PlainWatcher
+from autopeft.cli import progress
+from autopeft.cli.progress import LiveWatcher, PlainWatcher
 from autopeft.study.events import Plan
 
 PLAN = Plan(
@@ -61,3 +62,21 @@ def lefts(plan, done, measured):
 def test_time_left_is_at_the_pace_of_what_was_measured(done, plan, expected):
     """Trials take half of what was planned, and so will the selection."""
     assert lefts(plan, done, [*TRIALS, *SELECTION]) == expected
+
+
+def test_time_left_on_a_terminal_counts_the_final_selection(done, monkeypatch):
+    """Four trials and six trainings of the selection, of 5 s each, in cohorts of two."""
+    now, first, *_ = 0.0, *done.records()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    watcher = LiveWatcher(Console(file=StringIO(), force_terminal=True, width=200))
+    watcher.planned(replace(PLAN, trial_seconds=10.0, selection_seconds=60.0))
+    lefts = []
+    for replicate in (0, 0, 1, 2, 3):
+        for step in (1, 2):
+            now += 5.0
+            watcher.stepped((0, 1), step, 2)
+            lefts.append(watcher._progress.tasks[0].fields["note"].split(" left")[0])
+        for _ in range(2):
+            record = replace(first, replicate=replicate, seconds=5.0)
+            watcher.measured(record, "LoRA", done.front())
+    assert lefts == [f"{seconds} s" for seconds in range(45, -5, -5)]
