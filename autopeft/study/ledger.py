@@ -285,7 +285,9 @@ def _refusal(where: Path | str, error: Exception) -> DataError:
 
 
 def _durable(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
+    try:
+        connection.execute("PRAGMA journal_mode=WAL").close()
+        connection.execute("PRAGMA synchronous=FULL").close()
+    except BaseException:
+        connection.close()  # which SQLAlchemy 2.0.0 does not
+        raise
