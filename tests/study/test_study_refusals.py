@@ -1,6 +1,7 @@
 """What a search refuses, with the reason, and without a trace in the folder."""
 
 import shutil
+import sys
 
 import pytest
 from study_factory import ROWS, save_checkpoint, tree, write_data
@@ -90,9 +91,16 @@ def test_folder_that_cannot_be_made_is_refused_before_the_model_is_loaded(
     assert set(tree(tmp_path)) == {"file"}
 
 
+# Paths of Python 3.14 say of one that is too long that it is not there.
+LATE = "written" if sys.version_info >= (3, 14) else "made"
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("n" * 300, "cannot be made: File name too long"), ("dangling", "cannot be written: File ex")],
+    [
+        ("n" * 300, f"cannot be {LATE}: File name too long"),
+        ("dangling", "cannot be written: File ex"),
+    ],
 )
 def test_folder_that_the_system_refuses_is_reported(spec_of, tmp_path, name, told):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
