@@ -122,8 +122,8 @@ class PlainWatcher:
         if made <= 0 or len(plan.rung_steps) > 1:
             return max(0.0, plan.seconds_left - self._searched - self._selected)
         pace = self._searched / made
-        selection = plan.selection_seconds * pace / plan.trial_seconds
-        return max(0, plan.trials - self._done) * pace + max(0.0, selection - self._selected)
+        selection = max(0.0, plan.selection_trials * pace - self._selected)
+        return max(0, plan.trials - self._done) * pace + selection
 
 
 class LiveWatcher:
@@ -189,11 +189,11 @@ class LiveWatcher:
         """
         todo = plan.trials - plan.trials_done
         anew = plan.contenders * plan.seeds
-        worth = plan.selection_seconds / plan.trial_seconds / anew if anew else 0.0  # in trials
+        worth = plan.selection_trials / anew if anew else 0.0  # of one training, in trials
         trials = self._done - plan.trials_done
         part = trials + self._anew * worth + under_way * (worth if trials >= todo else 1.0)
         spent = time.monotonic() - self._began
-        return max(0.0, spent / part * (todo + anew * worth) - spent) if part else 0.0
+        return max(0.0, spent / part * (todo + plan.selection_trials) - spent) if part else 0.0
 
     def measured(self, record: "Record", summary: str, front: "Front") -> None:
         """Move the bar of the study; leave a line above it."""

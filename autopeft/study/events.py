@@ -59,6 +59,11 @@ class Plan:
         todo = max(0, self.trials - self.trials_done)
         return todo * self.trial_seconds + (self.selection_seconds if todo else 0.0)
 
+    @property
+    def selection_trials(self) -> float:
+        """How many trials take as long as the final selection; 0 if trials take no time."""
+        return self.selection_seconds / self.trial_seconds if self.trial_seconds else 0.0
+
 
 class Watcher(Protocol):
     """Somebody who watches a search."""

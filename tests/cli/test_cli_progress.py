@@ -39,7 +39,7 @@ def lefts(plan, done, measured):
     screen = StringIO()
     watcher = PlainWatcher(Console(file=screen, width=200))
     watcher.planned(plan)
-    screen.truncate(0)
+    screen.seek(screen.truncate(0))
     first, *_ = done.records()
     for replicate, seconds in measured:
         record = replace(first, replicate=replicate, seconds=seconds)
@@ -52,12 +52,13 @@ def lefts(plan, done, measured):
     [
         (PLAN, ["45 s", "40 s", "35 s", "30 s", *("25 s", "20 s", "15 s", "10 s", "5 s", "0 s")]),
         (replace(PLAN, contenders=0, selection_seconds=0.0), ["15 s", "10 s", "5 s", *["0 s"] * 7]),
+        (replace(PLAN, trial_seconds=0.0), ["15 s", "10 s", "5 s", *["0 s"] * 7]),
         (
             replace(PLAN, rung_steps=(10, 100)),
             ["2 min", "2 min", "85 s", "80 s", *("75 s", "70 s", "65 s", "60 s", "55 s", "50 s")],
         ),
     ],
-    ids=["search and selection", "search alone", "rungs"],
+    ids=["search and selection", "search alone", "trials take no time", "rungs"],
 )
 def test_time_left_is_at_the_pace_of_what_was_measured(done, plan, expected):
     """Trials take half of what was planned, and so will the selection."""
