@@ -124,13 +124,22 @@ def check_new(folder: Path) -> None:
         DataError: it cannot be made or written.
     """
     try:
-        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        nearest = next(path for path in (folder, *folder.absolute().parents) if _is_there(path))
     except OSError as error:
         raise DataError(f"{folder} cannot be made: {error.strerror or error}") from error
     if nearest == folder and not (folder.is_dir() and _is_empty(folder)):
         raise ConfigError(f"{folder} exists and is not an empty folder; give another --out")
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         raise DataError(f"{folder} cannot be made: {nearest} is not a folder that can be written")
+
+
+def _is_there(path: Path) -> bool:
+    """As `Path.exists` before Python 3.14, which raises where the system refuses a name."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _is_empty(folder: Path) -> bool:
