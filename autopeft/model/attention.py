@@ -335,6 +335,24 @@ def _together(
     return torch.cat([cut[i] for i in runs]) if len(runs) > 1 else cut[runs[0]]
 
 
+def _mask(
+    *args: Any,
+    attention_mask: Tensor | None = None,
+    allow_is_bidirectional_skip: bool = False,
+    **kwargs: Any,
+) -> Float[Tensor, "batch 1 query token"] | None:
+    """The additive mask of transformers, which leaves it out where nothing is padded.
+
+    To find that out it looks into the mask. On a GPU that would wait for all that came before.
+    """
+    here = attention_mask is None or attention_mask.device.type == "cpu"
+    skip = allow_is_bidirectional_skip and here
+    mask: Tensor | None = eager_mask(
+        *args, attention_mask=attention_mask, allow_is_bidirectional_skip=skip, **kwargs
+    )
+    return mask
+
+
 for _kernel in KERNELS:
     AttentionInterface.register(f"{_OURS}{_kernel}", partial(_attention, _kernel))
-    AttentionMaskInterface.register(f"{_OURS}{_kernel}", eager_mask)
+    AttentionMaskInterface.register(f"{_OURS}{_kernel}", _mask)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from autopeft.ops.base import Declared, StackedOp
 from autopeft.ops.entries import largest
+from autopeft.ops.sending import sent
 from autopeft.space.forms import Form
 from autopeft.space.seed import seed_of
 
@@ -148,7 +149,7 @@ class DiffPruning(DenseDelta):
             seed = seed_of(member.seed, member.path, "gates", str(self._step))
             generator = torch.Generator().manual_seed(seed)
             drawn.append(torch.rand(self.delta.shape[1:], generator=generator))
-        return torch.logit(torch.stack(drawn), eps=NOISE_EPS).to(self.delta.device)
+        return sent(torch.logit(torch.stack(drawn), eps=NOISE_EPS), self.delta.device)
 
     def current(self) -> Float[Tensor, "member 1 entry"]:
         """The delta behind its gates, which are drawn anew in every step of the training."""

@@ -18,6 +18,7 @@ from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import DTYPES, Backbone
 from autopeft.model.computing import Kernel, Precision
 from autopeft.model.inject import Injection
+from autopeft.ops.sending import sent
 from autopeft.space.genotype import Genotype
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
@@ -122,7 +123,7 @@ class FrozenCache:
         ]
         try:
             with self._anatomy.only(0, forks[-1]):
-                backbone.model.base_model(**{name: t.to(device) for name, t in batch.items()})
+                backbone.model.base_model(**{name: sent(t, device) for name, t in batch.items()})
         finally:
             for handle in handles:
                 handle.remove()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from autopeft.model.backbone import Backbone
 from autopeft.model.head import StackedHead, pooled_logits
 from autopeft.model.inject import Injection, fill
 from autopeft.model.words import Words, word_states
+from autopeft.ops.sending import sent
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Batch, Encoded, Places, collate
@@ -124,7 +126,8 @@ class Trials(AbstractContextManager[Any, None]):
         if self._cache is not None:
             for fork in set(self.injection.forks.forks) - {0}:
                 self.injection.states[fork] = self._cache.take(rows, fork, indices)
-        return collate(rows, indices, self.backbone.tokenizer.pad_token_id or 0).to(self._there)
+        batch = collate(rows, indices, self.backbone.tokenizer.pad_token_id or 0)
+        return batch.to(partial(sent, device=self._device))
 
     def _pooled(self, batch: Batch) -> Float[Tensor, "trial place output"]:
         model, head = self.backbone.model, self._anatomy.family.head
@@ -150,12 +153,6 @@ class Trials(AbstractContextManager[Any, None]):
         by_trial = states.reshape(self.n_trials, -1, states.shape[-1])
         return by_trial[:, places.states], places
 
-    def _there(self, tensor: Tensor) -> Tensor:
-        """A tensor of a batch on the device, without waiting for it."""
-        if self._device.type != "cuda":
-            return tensor.to(self._device)
-        return tensor.pin_memory().to(self._device, non_blocking=True)
-
     @torch.no_grad()
     def predict(self, rows: Encoded, beat: Beat | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [trial, row] and whether each trial's outputs are all finite [trial].
@@ -176,24 +173,28 @@ class Trials(AbstractContextManager[Any, None]):
         order = evaluation_order(rows.lengths, self.settings.part_size * EVALUATION_FACTOR)
         if isinstance(self.task, Language):
             return self._written(self.task, rows, order, tell)
-        found = []
-        finite = torch.ones(self.n_trials, dtype=torch.bool)
+        found, finite = [], []
         for indices in order:
             logits = self.logits(rows, indices)
-            finite &= logits.isfinite().flatten(1).all(1).cpu()
-            found.append(self.task.predictions(logits).cpu().numpy())
+            finite.append(logits.isfinite().flatten(1).all(1))
+            found.append(self.task.predictions(logits))
             tell()
-        by_row = rows.by_row(np.concatenate(found, 1), np.concatenate(order).tolist())
-        return by_row, finite.numpy()
+        # Fetched once, or every batch would wait for the one before.
+        predicted = torch.cat(found, 1).cpu().numpy()
+        by_row = rows.by_row(predicted, np.concatenate(order).tolist())
+        return by_row, torch.stack(finite).all(0).cpu().numpy()
 
     def _written(
         self, task: Language, rows: Encoded, order: Sequence[Sequence[int]], tell: Beat
     ) -> tuple[np.ndarray, np.ndarray]:
-        losses = torch.zeros(self.n_trials, len(rows))
+        of_tokens, row_of = [], []
         for indices in order:
-            each, row_of = self._token_losses(rows, indices)
-            losses.index_add_(1, torch.tensor(indices)[row_of], each)
+            each, place = self._token_losses(rows, indices)
+            of_tokens.append(each)
+            row_of.append(sent(torch.tensor(indices), self._device)[place])
             tell()
+        losses = torch.zeros(self.n_trials, len(rows))
+        losses.index_add_(1, torch.cat(row_of).cpu(), torch.cat(of_tokens, 1).cpu())
         texts: dict[tuple[int, int], str] = {}
         if task.generates:
             size = self.settings.part_size * EVALUATION_FACTOR // task.generation.beams
@@ -215,12 +216,13 @@ class Trials(AbstractContextManager[Any, None]):
         Raises:
             ValueError: the answers of this task are no texts.
         """
-        return self._token_losses(rows, indices)[0]
+        return self._token_losses(rows, indices)[0].cpu()
 
     def _token_losses(self, rows: Encoded, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """That, and the place of each one's row in `indices`, on the device."""
         batch = self._batch(rows, indices)
         states, places = self._read(batch)
-        return losses_of(self.words, states, batch.labels).cpu(), places.rows.cpu()
+        return losses_of(self.words, states, batch.labels), places.rows
 
     def answers(
         self, rows: Encoded, indices: Sequence[int], *, cached: bool = True

@@ -1,0 +1,181 @@
+"""The engine on a device that refuses and notes what a GPU would: see `strict_device.py`.
+
+What is learnt has to be what is learnt on the CPU, and no step may wait for the device.
+"""
+
+import copy
+from collections import Counter
+from dataclasses import replace
+
+import jaxtyping
+import pytest
+import strict_device
+import torch
+from tiny import (
+    CROSSED,
+    D_MODEL,
+    EVERY,
+    HEAD,
+    HEADLESS,
+    HOULSBY,
+    LORA,
+    MAM,
+    TASK,
+    genotype,
+    lora,
+    tiny_backbone,
+    tiny_rows,
+)
+from tiny_language import CONFIGS, SEQ2SEQ, encoded, language, writing_backbone
+from tiny_tokens import TASK as TAGGING
+from tiny_tokens import tagged, tagging_backbone, tokenizer
+
+from autopeft.model.backbone import cast
+from autopeft.space.methods import method, methods
+from autopeft.space.taps import Tap
+from autopeft.tasks.task import encode_for
+from autopeft.training.cohort import Cohort
+from autopeft.training.frozen import FrozenCache
+from autopeft.training.settings import TrainingSettings
+
+pytestmark = pytest.mark.emulated
+
+PROMPTS = ("prompt_tuning", "p_tuning")
+"""Their trials have longer rows, and no company."""
+
+OWN_WAITS = {"deberta-v2": "modeling_deberta_v2.py"}
+"""Models whose own code waits in every forward pass."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device():
+    jaxtyping.config.update("jaxtyping_disable", value=True)
+    yield strict_device.register()
+    jaxtyping.config.update("jaxtyping_disable", value=False)
+
+
+def on(backbone, device):
+    return replace(backbone, model=copy.deepcopy(backbone.model).to(device))
+
+
+def learnt(backbone, genotypes, steps, *, task=TASK, rows=None, cached=False, **settings):
+    """Losses [step, trial] of some steps of a training, and predictions [trial, row]."""
+    settings = TrainingSettings(**({"epochs": 4, "batch_size": 5} | settings))
+    backbone = cast(backbone, settings.precision)
+    rows = tiny_rows(15) if rows is None else rows
+    cache = FrozenCache(backbone, settings.kernel, 8) if cached else None
+    if cache is not None:
+        cache.fill(rows, {genotype.fork for genotype in genotypes})
+    seeds = range(len(genotypes))
+    with Cohort(backbone, genotypes, seeds, task, settings, cache=cache) as cohort:
+        losses = cohort.train(rows, order_seed=0, until=steps)
+        predictions, _ = cohort.predict(rows)
+    return losses, predictions
+
+
+def check(backbone, genotypes, device, *, own_waits="nowhere", **how):
+    """Learn what is learnt on the CPU, and wait no more often for more steps."""
+    on_cpu, predicted_on_cpu = learnt(backbone, genotypes, 4, **how)
+    there = on(backbone, device)
+    waits = []
+    for steps in (4, 2):
+        with strict_device.watch() as seen:
+            losses, predicted = learnt(there, genotypes, steps, **how)
+        waits.append(Counter(wait for wait in seen.waits if own_waits not in wait))
+        if how.get("precision") == "bf16":  # rounded in other places
+            torch.testing.assert_close(losses, on_cpu[:steps], rtol=0, atol=1e-2)
+            continue
+        torch.testing.assert_close(losses, on_cpu[:steps], rtol=0, atol=2e-6)
+        if steps == 4:
+            assert words(predicted) == words(predicted_on_cpu)
+    more, fewer = waits
+    assert not more - fewer
+
+
+def words(predictions):
+    """Of texts what was written, of all else the predictions."""
+    return [[getattr(one, "text", str(one)) for one in trial] for trial in predictions]
+
+
+def test_the_device_refuses_and_notes(device):
+    x = torch.arange(6.0, device=device).view(2, 3)
+    with pytest.raises(RuntimeError, match="shape \\(3,\\) is on the CPU"):
+        x + torch.ones(3)
+    with strict_device.watch() as seen:
+        (x * 2.0 + torch.tensor(1.0)).sum()
+        x.to(torch.bfloat16)
+    assert not seen.waits
+    assert seen.sent == {"mul": 1, "add": 1, "sum": 1, "_to_copy": 1}
+    for wait in (
+        lambda: x.sum().item(),
+        lambda: bool(x.any()),
+        x.cpu,
+        x.tolist,
+        lambda: x[x > 2],
+        x.nonzero,
+        lambda: torch.ones(3).to(device),
+        lambda: torch.tensor([1.0], device=device),
+        lambda: x.copy_(torch.ones(2, 3)),
+    ):
+        with strict_device.watch() as seen:
+            wait()
+        assert len(seen.waits) == 1
+        assert "test_strict_device.py" in seen.waits[0]
+    with strict_device.watch() as seen:
+        torch.ones(3).to(device, non_blocking=True)
+    assert not seen.waits
+
+
+def test_the_device_learns_as_the_processor(device):
+    weight = torch.randn(4, 3)
+    gradients = []
+    for place in ("cpu", device):
+        own = weight.clone().to(place).detach().requires_grad_()
+        state = torch.nn.functional.gelu(torch.ones(2, 3).to(place) @ own.T)
+        state[:, :2].mul_(3.0)
+        state.square().sum().backward()
+        gradients.append(own.grad.cpu())
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", EVERY)
+def test_families(family, kernel, device):
+    company = [LORA, HOULSBY, HEAD]
+    if family not in (*HEADLESS, *CROSSED):
+        company.append(MAM)
+    if family == "t5":
+        company = [LORA, HEAD]
+    own_waits = OWN_WAITS.get(family, "nowhere")
+    check(tiny_backbone(family), company, device, kernel=kernel, own_waits=own_waits)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", methods())
+def test_methods(name, precision, device):
+    backbone = tiny_backbone("bert")
+    one = method(name).genotype(backbone.shape)
+    if name == "prompt_tuning":  # of a hundred tokens, which is more than the model reads
+        one = method(name).largest(backbone.shape, 8 * D_MODEL)
+    company = [one] if name in PROMPTS else [one, LORA, one]
+    check(backbone, company, device, precision=precision)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_texts(family, device):
+    company = [LORA, HOULSBY] if family in SEQ2SEQ else [LORA, HOULSBY, MAM]
+    rows = encoded(family, 10)
+    how = {"task": language(family), "rows": rows}
+    check(writing_backbone(family), company, device, **how)
+
+
+def test_tags(device):
+    rows = encode_for(TAGGING, tagged(10), tokenizer(), 16)
+    check(tagging_backbone("bert"), [LORA, HOULSBY], device, task=TAGGING, rows=rows)
+
+
+@pytest.mark.parametrize("how", [{"cached": True}, {"checkpointing": True}, {"accumulation": 2}])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "llama"])
+def test_ways_to_train(family, how, device):
+    high = [HEAD, genotype(lora(Tap.Q, (0, 0, 3))), genotype(lora(Tap.V, (0, 2, 3)))]
+    check(tiny_backbone(family), high, device, **how)
