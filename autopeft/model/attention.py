@@ -314,9 +314,12 @@ def _forward(
         q, k, v = (_together(t, own) for t in cut)
         part = attend(kernel, q, *prefix.extend(k, v, mask), scale, dropout)
         out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
-    for run in (run for run, owner in enumerate(owners) if owner is None):
-        q, k, v = (t[run] for t in cut)
-        out[run] = attend(kernel, q, k, v, mask, scale, dropout)
+    free = [run for run, owner in enumerate(owners) if owner is None]
+    # On a CPU as they lie; a GPU would rather copy than be asked for each run.
+    for own in [[run] for run in free] if query.device.type == "cpu" else [free] if free else []:
+        q, k, v = (_together(t, own) for t in cut)
+        part = attend(kernel, q, k, v, mask, scale, dropout)
+        out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
     return _together(out, range(len(owners)))
 
 

@@ -237,6 +237,7 @@ class StackedOp(Stack):
         else:
             factors = [1.0 if isinstance(m.scale, str) else m.scale for m in members]
             self.register_buffer("factor", torch.tensor(factors).view(-1, 1, 1), persistent=False)
+            self._unscaled = all(factor == 1.0 for factor in factors)
         self._fill(declared)
 
     def stand_at(self, point: Point) -> None:
@@ -306,6 +307,8 @@ class StackedOp(Stack):
         """S * the last linear map of f, so that f needs no pass of its own for s."""
         if self.learned_scale:
             return last * self.get_parameter("scale")
+        if self._unscaled:
+            return last
         factor: Tensor = self.get_buffer("factor")
         return last * factor
 

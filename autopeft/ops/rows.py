@@ -104,15 +104,14 @@ class _Cut(Function):
     @once_differentiable
     def backward(ctx: Any, *of_read: Tensor | None) -> tuple[Tensor | None, None, None]:
         """Zero for the other blocks."""
-        found = {i: own for i, own in zip(ctx.numbers, of_read, strict=True) if own is not None}
+        found = _found(ctx.numbers, of_read)
         if not found:
             return None, None, None
         grad = next(iter(found.values())).new_empty(ctx.shape)
-        for i, block in enumerate(grad.chunk(ctx.n_blocks)):
-            if i in found:
-                block.copy_(found[i])
-            else:
-                block.zero_()
+        cut = grad.chunk(ctx.n_blocks)
+        torch._foreach_copy_([cut[i] for i in found], list(found.values()))
+        if rest := [block for i, block in enumerate(cut) if i not in found]:
+            torch._foreach_zero_(rest)
         return grad, None, None
 
 
@@ -137,10 +136,10 @@ class _Apart(Function):
         """Written over the gradient of the state."""
         if grad is None:
             raise RuntimeError("a state that is read goes nowhere else")
-        cut = grad.chunk(ctx.n_blocks)
-        for i, own in zip(ctx.numbers, of_read, strict=True):
-            if own is not None:
-                cut[i].add_(own)
+        found = _found(ctx.numbers, of_read)
+        if found:
+            cut = grad.chunk(ctx.n_blocks)
+            torch._foreach_add_([cut[i] for i in found], list(found.values()))
         return grad, None, None
 
 
@@ -205,9 +204,14 @@ class _Graph(NamedTuple):
     new: Float[Tensor, "member token d"]
 
 
+def _only_adds(op: StackedOp, read: Tensor | None) -> bool:
+    """Whether the gradient of what comes out is that of what an op changes."""
+    return read is not None and not op.scales_h
+
+
 def _graph_of(op: StackedOp, h: Tensor, read: Tensor | None) -> _Graph:
-    """Let an op act on h, in a graph of its own."""
-    changed = h.clone().requires_grad_() if read is None or op.scales_h else None
+    """Let an op act on h, in a graph of its own; nobody may write over an h that it changes."""
+    changed = None if _only_adds(op, read) else h.detach().requires_grad_()
     x = None if read is None else read.detach().requires_grad_(read.requires_grad)
     with torch.enable_grad():
         return _Graph(op, changed, x, _acted(op, h if changed is None else changed, x))
@@ -242,6 +246,8 @@ def _changed(
         if graphs is None:
             _overwrite(whole, op.blocks, _acted(op, h, read))
             continue
+        if _are_neighbours(op.blocks) and not _only_adds(op, read):
+            h = h.clone()  # the outcome is written over it
         graphs.append(_graph_of(op, h, read))
         _overwrite(whole, op.blocks, graphs[-1].new.detach())
     return out
@@ -308,18 +314,29 @@ class _Change(Function):
         return (of_state, None, None, None, None, *of_reads, *of_parameters)
 
 
+def _found(numbers: Sequence[int], grads: Sequence[Tensor | None]) -> dict[int, Tensor]:
+    """The gradients that there are, by number."""
+    each = zip(numbers, grads, strict=True)
+    return {number: grad for number, grad in each if grad is not None}
+
+
 def _by_block(state: Tensor, n_blocks: int) -> Float[Tensor, "block token d"]:
     return state.reshape(n_blocks, -1, state.shape[-1])
 
 
+def _are_neighbours(blocks: Sequence[int]) -> bool:
+    return blocks[-1] - blocks[0] + 1 == len(blocks)
+
+
 def _own(whole: Float[Tensor, "block token d"], blocks: Sequence[int]) -> Tensor:
     """Some blocks; a view if they are neighbours."""
-    first, last = blocks[0], blocks[-1]
-    if last - first + 1 == len(blocks):
-        return whole[first : last + 1]
+    if _are_neighbours(blocks):
+        return whole[blocks[0] : blocks[-1] + 1]
     return torch.stack([whole[i] for i in blocks])
 
 
 def _overwrite(whole: Float[Tensor, "block token d"], blocks: Sequence[int], new: Tensor) -> None:
-    for i, block in zip(blocks, new, strict=True):
-        whole[i].copy_(block)
+    if _are_neighbours(blocks):
+        whole[blocks[0] : blocks[-1] + 1].copy_(new)
+    else:
+        torch._foreach_copy_([whole[i] for i in blocks], list(new))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float
@@ -33,6 +34,82 @@ class Stacked:
     rate: float = 1.0
 
 
+class _Group:
+    """All parameters of one width as one matrix, a row for each row of theirs.
+
+    Operations on a hundred small tensors are a hundred operations; on one matrix they are one.
+
+    Args:
+        items: whose parameters they are.
+        weight_decays: one for each trial.
+
+    Attributes:
+        items: as given.
+        parameters: one for each item.
+        first: the first row of each item.
+        owners: the trial of each row [row].
+        mean: of the gradients [row, width].
+        square: mean of their squares [row, width].
+        rates: the learning rate of each row, without its schedule [row, 1].
+    """
+
+    def __init__(self, items: Sequence[Stacked], weight_decays: Sequence[float]) -> None:
+        self.items = tuple(items)
+        self.parameters: list[Tensor] = [item.parameter for item in items]
+        self._counts = [len(p) * p.shape[1] for p in self.parameters]
+        self.first = list(accumulate(self._counts[:-1], initial=0))
+        like = self.parameters[0]
+        owners = [t for item in items for t in item.trials for _ in range(item.parameter.shape[1])]
+        self.owners = torch.tensor(owners, device=like.device)
+        self.mean = torch.zeros(len(owners), like.shape[2], device=like.device)
+        self.square = torch.zeros_like(self.mean)
+        self.rates = self.of_rows([[0.0] * len(weight_decays)] * len(items))
+        self._decays = self.of_rows(
+            [[decay if item.decays else 0.0 for decay in weight_decays] for item in items]
+        )
+
+    def of_rows(self, values: Sequence[Sequence[float]]) -> Float[Tensor, "row 1"]:
+        """Numbers for every row, from those of each item and trial."""
+        each = [
+            own[trial]
+            for item, own in zip(self.items, values, strict=True)
+            for trial in item.trials
+            for _ in range(item.parameter.shape[1])
+        ]
+        return torch.tensor(each, device=self.owners.device).view(-1, 1)
+
+    def joined(self, tensors: Sequence[Tensor]) -> Float[Tensor, "row width"]:
+        """Tensors that are like the parameters as one matrix, a copy."""
+        return torch.cat([tensor.reshape(-1, self.mean.shape[1]) for tensor in tensors])
+
+    def cut(self, matrix: Float[Tensor, "row width"]) -> list[Tensor]:
+        """The matrix in pieces that are like the parameters; views."""
+        pieces = torch.split(matrix, self._counts)
+        return [piece.view_as(p) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+    def gradient(self) -> Float[Tensor, "row width"]:
+        """The gradient of all parameters.
+
+        Raises:
+            RuntimeError: a parameter has none.
+        """
+        found = [parameter.grad for parameter in self.parameters]
+        if any(gradient is None for gradient in found):
+            raise RuntimeError("a trainable parameter took no part in the forward pass")
+        return self.joined([gradient for gradient in found if gradient is not None])
+
+    def update(self, gradient: Float[Tensor, "row width"], step: int, factor: float) -> None:
+        """One step of AdamW, counted from 1, and no gradient is left."""
+        self.mean.lerp_(gradient, 1 - BETA1)
+        self.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        denominators = (self.square / (1 - BETA2**step)).sqrt_().add_(EPS)
+        steps = (self.mean / (1 - BETA1**step)).div_(denominators)
+        steps.addcmul_(self._decays, self.joined(self.parameters)).mul_(self.rates)
+        torch._foreach_add_(self.parameters, self.cut(steps), alpha=-factor)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
 class CohortAdamW:
     """AdamW (Loshchilov and Hutter 2019) with everything per trial.
 
@@ -56,65 +133,49 @@ class CohortAdamW:
     ) -> None:
         self._stacked = tuple(stacked)
         self._clip = clip
-        device = stacked[0].parameter.device if stacked else torch.device("cpu")
-        self._n_trials = len(learning_rates)
-        self._parameters: list[Tensor] = [item.parameter for item in stacked]
-        # As large as the parameters: foreach is slow where it has to broadcast.
         self._learning_rates = tuple(learning_rates)
+        by_width: dict[int, list[Stacked]] = {}
+        for item in stacked:
+            by_width.setdefault(item.parameter.shape[2], []).append(item)
+        self._groups = [_Group(items, weight_decays) for items in by_width.values()]
         self.use_rates([item.rate for item in stacked])
-        self._decays = [
-            self._spread([d if item.decays else 0.0 for d in weight_decays], item, device)
-            for item in stacked
-        ]
-        self._trials = [torch.tensor(item.trials, device=device) for item in stacked]
-        self._mean = [torch.zeros_like(p) for p in self._parameters]
-        self._square = [torch.zeros_like(p) for p in self._parameters]
         self._step = 0
-        self._own_rows = [index.to(device) for index in self._rows_of_trials()]
+        self._own_rows = self._rows_of_trials()
 
     def use_rates(self, factors: Sequence[float]) -> None:
         """Go on with these factors of the learning rates, one for each parameter."""
-        self._rates = [
-            self._spread([rate * factor for rate in self._learning_rates], item, p.device)
-            for item, factor, p in zip(self._stacked, factors, self._parameters, strict=True)
-        ]
-
-    @staticmethod
-    def _spread(values: Sequence[float], item: Stacked, device: torch.device) -> Tensor:
-        of_members = torch.tensor([values[t] for t in item.trials], device=device).view(-1, 1, 1)
-        return of_members.expand_as(item.parameter).contiguous()
+        of = {id(item): factor for item, factor in zip(self._stacked, factors, strict=True)}
+        for group in self._groups:
+            group.rates = group.of_rows(
+                [[rate * of[id(item)] for rate in self._learning_rates] for item in group.items]
+            )
 
     def _rows_of_trials(self) -> list[Tensor]:
-        """Where each trial's rows are among the rows of all parameters, padding left out.
+        """Where each trial's rows are among the rows of all groups, padding left out.
 
         Each trial sums the squares of exactly its own rows by the names of what they belong to, so
         that its norm has the same bits in every company: what its layers share comes where the
         first layer of the company is that has it.
         """
-        where: list[dict[str, range]] = [{} for _ in range(self._n_trials)]
+        where: list[dict[str, range]] = [{} for _ in self._learning_rates]
         start = 0
-        for item in self._stacked:
-            padded = item.parameter.shape[1]
-            for i, (trial, rows) in enumerate(zip(item.trials, item.rows, strict=True)):
-                first = start + i * padded
-                where[trial][item.names[i]] = range(first, first + rows)
-            start += len(item.trials) * padded
-        return [
-            torch.tensor(
-                [row for _, rows in sorted(named.items()) for row in rows], dtype=torch.long
-            )
-            for named in where
-        ]
+        for group in self._groups:
+            for item, first in zip(group.items, group.first, strict=True):
+                padded = item.parameter.shape[1]
+                for i, (trial, rows) in enumerate(zip(item.trials, item.rows, strict=True)):
+                    own = start + first + i * padded
+                    where[trial][item.names[i]] = range(own, own + rows)
+            start += len(group.owners)
+        device = self._groups[0].owners.device if self._groups else None
+        rows_of = [[row for _, rows in sorted(named.items()) for row in rows] for named in where]
+        return [torch.tensor(rows, dtype=torch.long, device=device) for rows in rows_of]
 
     def gradient_norms(self) -> Float[Tensor, "trial"]:
         """The norm of each trial's gradient."""
-        rows = torch.cat(
-            [
-                item.parameter.grad.square().sum(-1).flatten()
-                for item in self._stacked
-                if item.parameter.grad is not None
-            ]
-        )
+        return self._norms([group.gradient() for group in self._groups])
+
+    def _norms(self, gradients: Sequence[Tensor]) -> Float[Tensor, "trial"]:
+        rows = torch.cat([_row_sums(gradient.square()) for gradient in gradients])
         return torch.stack([rows[own].sum() for own in self._own_rows]).sqrt()
 
     def state(self, trial: int) -> dict[str, Tensor]:
@@ -137,11 +198,13 @@ class CohortAdamW:
         self._step = step
 
     def _views(self, trial: int) -> Iterator[tuple[str, Tensor]]:
-        for item, mean, square in zip(self._stacked, self._mean, self._square, strict=True):
-            for i, (owner, rows) in enumerate(zip(item.trials, item.rows, strict=True)):
-                if owner == trial:
-                    for kind, tensor in (("", item.parameter), ("/m", mean), ("/v", square)):
-                        yield f"{item.names[i]}{kind}", tensor[i, :rows]
+        for group in self._groups:
+            moments = group.cut(group.mean), group.cut(group.square)
+            for item, mean, square in zip(group.items, *moments, strict=True):
+                for i, (owner, rows) in enumerate(zip(item.trials, item.rows, strict=True)):
+                    if owner == trial:
+                        for kind, tensor in (("", item.parameter), ("/m", mean), ("/v", square)):
+                            yield f"{item.names[i]}{kind}", tensor[i, :rows]
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
@@ -153,32 +216,24 @@ class CohortAdamW:
         Raises:
             RuntimeError: a parameter has no gradient.
         """
-        if any(item.parameter.grad is None for item in self._stacked):
-            raise RuntimeError("a trainable parameter took no part in the forward pass")
+        gradients = [group.gradient() for group in self._groups]
         self._step += 1
-        if not self._stacked:
+        if not gradients:
             return
-        norms = self.gradient_norms()
+        norms = self._norms(gradients)
         # A NaN norm keeps its NaN: the trial is lost, and nothing else sees it.
         clips = torch.where(norms > self._clip, self._clip / norms, torch.ones_like(norms))
-        gradients = [
-            item.parameter.grad * clips[trials].view(-1, 1, 1)
-            for item, trials in zip(self._stacked, self._trials, strict=True)
-            if item.parameter.grad is not None
-        ]
-        torch._foreach_lerp_(self._mean, gradients, 1 - BETA1)
-        torch._foreach_mul_(self._square, BETA2)
-        torch._foreach_addcmul_(self._square, gradients, gradients, 1 - BETA2)
-        denominators = torch._foreach_div(self._square, 1 - BETA2**self._step)  # noqa: SLF001
-        torch._foreach_sqrt_(denominators)
-        torch._foreach_add_(denominators, EPS)
-        steps = torch._foreach_div(self._mean, 1 - BETA1**self._step)  # noqa: SLF001
-        torch._foreach_div_(steps, denominators)
-        torch._foreach_addcmul_(steps, self._decays, self._parameters, 1.0)
-        torch._foreach_mul_(steps, self._rates)
-        torch._foreach_add_(self._parameters, steps, alpha=-factor)
-        for parameter in self._parameters:
-            parameter.grad = None
+        for group, gradient in zip(self._groups, gradients, strict=True):
+            gradient.mul_(clips[group.owners].view(-1, 1))
+            group.update(gradient, self._step, factor)
+
+
+def _row_sums(matrix: Float[Tensor, "row width"]) -> Float[Tensor, "row"]:
+    """The sum of each row, with the same bits however many rows there are.
+
+    A single long one would be shared by threads, and be summed up in another order.
+    """
+    return matrix.expand(2, -1).sum(-1)[:1] if len(matrix) == 1 else matrix.sum(-1)
 
 
 def schedule(step: int, total: int, warmup: float) -> float:

@@ -274,9 +274,13 @@ class SizedContract(OpContract):
                 grads = [item.parameter.grad for item in stacked]
                 assert padding_is_zero(stacked, grads) is self.pads
                 optimizer.step(1.0)
-            for tensors in ([i.parameter for i in stacked], optimizer._mean, optimizer._square):
-                assert padding_is_zero(stacked, tensors) is self.pads
-            assert all(square.any() for square in optimizer._square)
+            groups = optimizer._groups
+            items = [item for group in groups for item in group.items]
+            means = [mean for group in groups for mean in group.cut(group.mean)]
+            squares = [square for group in groups for square in group.cut(group.square)]
+            for tensors in ([item.parameter for item in items], means, squares):
+                assert padding_is_zero(items, tensors) is self.pads
+            assert all(square.any() for square in squares)
 
     def test_sizes_are_padded_alike_in_every_company(self, family):
         for stack in inject(tiny_model(family), self.company()).stacks():

@@ -199,3 +199,33 @@ def test_norms_do_not_depend_on_the_order_of_parameters():
         for order in itertools.permutations(stacked)
     }
     assert len(norms) == 1
+
+
+def test_a_long_row_has_the_same_norm_alone_and_in_company():
+    """Threads share the sum of a single long row, and none of several."""
+    generator = torch.Generator().manual_seed(2)
+    gradients = torch.randn(8, 1, 40_000, generator=generator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone = [norms_of([gradient[None]]) for gradient in gradients]
+        together = norms_of([gradients])
+        apart = norms_of([gradient[None] for gradient in gradients])
+    finally:
+        torch.set_num_threads(before)
+    assert [norm for (norm,) in alone] == together == apart
+
+
+def norms_of(gradients):
+    """Of trials one after the other, each with a member of one of some parameters."""
+    stacked, trial = [], 0
+    for gradient in gradients:
+        trials = tuple(range(trial, trial + len(gradient)))
+        parameter = nn.Parameter(torch.zeros(gradient.shape))
+        parameter.grad = gradient
+        names = tuple(map(str, trials))
+        stacked.append(Stacked(parameter, trials, (1,) * len(trials), True, names))
+        trial += len(gradient)
+    same = [0.1] * trial
+    optimizer = CohortAdamW(stacked, learning_rates=same, weight_decays=same, clip=CLIP)
+    return optimizer.gradient_norms().tolist()
