@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from autopeft.model.backbone import Backbone
 from autopeft.space.genotype import Genotype
@@ -68,10 +69,11 @@ def train_full(
         backbone.model.base_model.requires_grad_(requires_grad=True)
         parameters = [p for p in backbone.model.parameters() if p.requires_grad]
         step = _stepper(cohort, parameters, genotype, len(order))
-        losses = []
+        history = []
         for i, indices in enumerate(order[:last]):
-            losses.append(step(train, indices, i))
+            history.append(step(train, indices, i))
             tell(i + 1, last)
+        losses = torch.cat(history).tolist()
         predictions, finite = cohort.predict(validation, beat=lambda: tell(last, last))
         trained = Trained(
             losses=tuple(losses),
@@ -89,20 +91,20 @@ def train_full(
 
 def _stepper(
     cohort: Cohort, parameters: Sequence[nn.Parameter], genotype: Genotype, total: int
-) -> Callable[[Encoded, Sequence[int], int], float]:
+) -> Callable[[Encoded, Sequence[int], int], Float[Tensor, "1"]]:
     """One step on a batch, which says what the loss was."""
     settings, rate = cohort.settings, genotype.learning_rate
     optimizer = torch.optim.AdamW(
         parameters, rate, betas=(BETA1, BETA2), eps=EPS, weight_decay=genotype.weight_decay
     )
 
-    def step(rows: Encoded, indices: Sequence[int], number: int) -> float:
-        (loss,) = cohort.learn(rows, indices).tolist()
+    def step(rows: Encoded, indices: Sequence[int], number: int) -> Float[Tensor, "1"]:
+        loss = cohort.learn(rows, indices)
         nn.utils.clip_grad_norm_(parameters, settings.clip)
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(number, total, settings.warmup)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return loss
 
     return step

@@ -20,10 +20,12 @@ from tiny import (
     HOULSBY,
     LORA,
     MAM,
+    N_LAYERS,
     TASK,
     genotype,
     lora,
     tiny_backbone,
+    tiny_model,
     tiny_rows,
 )
 from tiny_language import CONFIGS, SEQ2SEQ, encoded, language, writing_backbone
@@ -31,11 +33,14 @@ from tiny_tokens import TASK as TAGGING
 from tiny_tokens import tagged, tagging_backbone, tokenizer
 
 from autopeft.model.backbone import cast
+from autopeft.model.quantized import quantize
+from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method, methods
 from autopeft.space.taps import Tap
 from autopeft.tasks.task import encode_for
 from autopeft.training.cohort import Cohort
 from autopeft.training.frozen import FrozenCache
+from autopeft.training.full import train_full
 from autopeft.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.emulated
@@ -179,3 +184,26 @@ def test_tags(device):
 def test_ways_to_train(family, how, device):
     high = [HEAD, genotype(lora(Tap.Q, (0, 0, 3))), genotype(lora(Tap.V, (0, 2, 3)))]
     check(tiny_backbone(family), high, device, **how)
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_few_bits(scheme, device):
+    pytest.importorskip("bitsandbytes")
+    model = tiny_model("bert")
+    quantize(model, scheme, tiny_backbone("bert", model=model).fresh)
+    check(tiny_backbone("bert", model=model), [LORA, HOULSBY, MAM], device)
+
+
+def test_full_fine_tuning(device):
+    full = Genotype(N_LAYERS, (), 3e-3, 0.01, full=True)
+    rows = {"train": tiny_rows(15), "validation": tiny_rows(11, seed=1)}
+    how = {"task": TASK, "settings": TrainingSettings(epochs=2, batch_size=5), "order_seed": 4}
+    on_cpu, _ = train_full(tiny_backbone("bert"), full, 7, **rows, **how)
+    waits = []
+    for steps in (4, 2):
+        backbone = on(tiny_backbone("bert"), device)
+        with strict_device.watch() as seen:
+            trained, _ = train_full(backbone, full, 7, until=steps, **rows, **how)
+        waits.append(Counter(seen.waits))
+        assert trained.losses == pytest.approx(on_cpu.losses[:steps], abs=2e-6)
+    assert not waits[0] - waits[1]
