@@ -124,6 +124,7 @@ class Injection:
         self.layers: Mapping[int, LayerOps] = layers
         self.ops = nn.ModuleDict({f"layer{i}": layer for i, layer in layers.items()})
         self.ops.to(next(model.parameters()).device)
+        self._stacks = [module for module in self.ops.modules() if isinstance(module, Stack)]
         model.requires_grad_(requires_grad=False)
         model.add_module(OPS_ATTRIBUTE, self.ops)
         if kernel is not None and anatomy.family.heads:
@@ -292,9 +293,7 @@ class Injection:
 
     def stacks(self) -> Iterator[Stack]:
         """Every stack of parameters once, those of the lowest layer first."""
-        for module in self.ops.modules():
-            if isinstance(module, Stack):
-                yield module
+        return iter(self._stacks)
 
     def tensors(self, trial: int) -> dict[str, Tensor]:
         """The parameters of one trial by full name, without padding; views."""

@@ -6,6 +6,7 @@ forward nor backward is the whole state copied because some of its trials have a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -176,11 +177,12 @@ def change(
     """
     if any(len(act.op.blocks) < n_blocks for act in acts):
         ops, xs = [act.op for act in acts], [act.x for act in acts]
-        # The last op first: autograd sums up the gradients of what ops share in this order, too.
-        parameters = [p for op in reversed(ops) for p in op.parameters()]
         if not torch.is_grad_enabled():
             return _changed(state, n_blocks, ops, xs, fresh=fresh, graphs=None)
-        out: Tensor = _Change.apply(state, n_blocks, fresh, sole, ops, *xs, *parameters)  # type: ignore[no-untyped-call]
+        own = [list(op.parameters()) for op in ops]
+        # The last op first: autograd sums up the gradients of what ops share in this order, too.
+        every = chain.from_iterable(reversed(own))
+        out: Tensor = _Change.apply(state, n_blocks, fresh, sole, ops, own, *xs, *every)  # type: ignore[no-untyped-call]
         return out
     whole = _by_block(state, n_blocks)
     for op, x in acts:
@@ -270,10 +272,12 @@ class _Change(Function):
         fresh: bool,  # noqa: FBT001
         sole: bool,  # noqa: FBT001
         ops: Sequence[StackedOp],
+        own: Sequence[Sequence[Tensor]],
         *tensors: Tensor | None,
     ) -> Tensor:
-        """The state, changed; `tensors` are what each op reads, then all parameters."""
+        """The state, changed; `tensors` are what each op reads, then its `own` parameters."""
         ctx.n_blocks, ctx.sole, ctx.graphs, ctx.again = n_blocks, sole, [], []
+        ctx.own = list(own)
         reads = tensors[: len(ops)]
         out = _changed(state, n_blocks, ops, reads, fresh=fresh, graphs=ctx.graphs)
         if any(op.again for op in ops):
@@ -301,7 +305,7 @@ class _Change(Function):
                 graph = ctx.graphs.pop()
             op, h, x, new = graph
             leaves = [leaf for leaf in (h, x) if leaf is not None and leaf.requires_grad]
-            found = torch.autograd.grad(new, [*leaves, *op.parameters()], _own(whole, op.blocks))
+            found = torch.autograd.grad(new, [*leaves, *ctx.own.pop()], _own(whole, op.blocks))
             of = dict(zip(map(id, leaves), found, strict=False))
             of_parameters += found[len(leaves) :]
             of_reads.insert(0, None if x is None else of.get(id(x)))
@@ -311,7 +315,7 @@ class _Change(Function):
                     whole, ours = whole.clone(), True
                 _overwrite(whole, op.blocks, of[id(h)])
         of_state = whole.reshape(grad.shape) if ctx.needs_input_grad[0] else None
-        return (of_state, None, None, None, None, *of_reads, *of_parameters)
+        return (of_state, None, None, None, None, None, *of_reads, *of_parameters)
 
 
 def _found(numbers: Sequence[int], grads: Sequence[Tensor | None]) -> dict[int, Tensor]:

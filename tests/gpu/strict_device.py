@@ -37,7 +37,16 @@ READS = {
 INDEXED = {ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default}
 """With a mask they look for what is true first."""
 
-NO_WORK = {"alias", "detach", "empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"}
+NO_WORK = {
+    "_unsafe_view",
+    "alias",
+    "detach",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+}
 """Operations that only make a tensor; views are told by their schema."""
 
 PACKAGE = f"{Path('autopeft')}/"

@@ -21,7 +21,9 @@ from tiny import (
     LORA,
     MAM,
     N_LAYERS,
+    PFEIFFER,
     TASK,
+    VECTORS,
     genotype,
     lora,
     tiny_backbone,
@@ -184,6 +186,23 @@ def test_tags(device):
 def test_ways_to_train(family, how, device):
     high = [HEAD, genotype(lora(Tap.Q, (0, 0, 3))), genotype(lora(Tap.V, (0, 2, 3)))]
     check(tiny_backbone(family), high, device, **how)
+
+
+def test_a_trial_of_a_kind_that_is_there_costs_no_operations(device):
+    """But for the sum of its own gradient."""
+    kinds = [LORA, MAM, HOULSBY, VECTORS, HEAD, PFEIFFER]
+    backbone = on(cast(tiny_backbone("bert"), "bf16"), device)
+    settings = TrainingSettings(epochs=4, batch_size=5, precision="bf16")
+
+    def sent(company, steps):
+        with Cohort(backbone, company, range(len(company)), TASK, settings) as cohort:
+            with strict_device.watch() as seen:
+                cohort.train(tiny_rows(15), order_seed=0, until=steps)
+            return seen.n_sent
+
+    once, twice, four_times = (sent(kinds * n, 3) - sent(kinds * n, 2) for n in (1, 2, 4))
+    assert twice < 1.1 * once  # where blocks are no neighbours, they are brought together
+    assert four_times - twice <= 3 * 2 * len(kinds)
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8"])
