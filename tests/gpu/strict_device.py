@@ -191,8 +191,26 @@ def _place():
     return "backward"
 
 
-class _Backend(backend_registration._DummyBackendModule):
+class _Backend:
     """What torch asks of a device; it has no random numbers of its own."""
+
+    def is_initialized(self):
+        return True
+
+    def is_available(self):
+        return True
+
+    def current_device(self):
+        return 0
+
+    def device_count(self):
+        return 1
+
+    def manual_seed_all(self, seed):
+        pass
+
+    def _is_in_bad_fork(self):
+        return False
 
     def get_amp_supported_dtype(self):
         return [torch.bfloat16]
@@ -206,6 +224,11 @@ class _Backend(backend_registration._DummyBackendModule):
 
 _libraries = []
 """Kept, or torch would forget what was registered."""
+
+
+def can_register():
+    """Whether torch is new enough for such a device."""
+    return hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 
 
 @functools.cache
