@@ -111,6 +111,10 @@ class Strict(torch.Tensor):
         _wait("tolist")
         return self.raw.tolist()
 
+    def untyped_storage(self):
+        """Where the numbers are."""
+        return self.raw.untyped_storage()
+
     @classmethod
     def __torch_dispatch__(cls, op, types, args=(), kwargs=None):
         return _run(op, args, kwargs or {})

@@ -11,6 +11,7 @@ import jaxtyping
 import pytest
 import strict_device
 import torch
+from study_factory import results
 from tiny import (
     CROSSED,
     D_MODEL,
@@ -34,11 +35,13 @@ from tiny_language import CONFIGS, SEQ2SEQ, encoded, language, writing_backbone
 from tiny_tokens import TASK as TAGGING
 from tiny_tokens import tagged, tagging_backbone, tokenizer
 
+from autopeft.engines import ground
 from autopeft.model.backbone import cast
 from autopeft.model.quantized import quantize
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method, methods
 from autopeft.space.taps import Tap
+from autopeft.study.search import run_search
 from autopeft.tasks.task import encode_for
 from autopeft.training.cohort import Cohort
 from autopeft.training.frozen import FrozenCache
@@ -228,3 +231,26 @@ def test_full_fine_tuning(device):
         waits.append(Counter(seen.waits))
         assert trained.losses == pytest.approx(on_cpu.losses[:steps], abs=2e-6)
     assert not waits[0] - waits[1]
+
+
+def test_a_search(spec_of, device, tmp_path, monkeypatch):
+    """With rungs, kept states and a final selection, beside full fine-tuning."""
+    spec = spec_of(
+        trials=30,
+        methods=["head", "lora", "mam", "ia3"],
+        training={"epochs": 4, "cohort": "auto"},
+        rungs=2,
+        selection={"seeds": 2},
+        full_finetune=True,
+    )
+    on_cpu = run_search(spec, tmp_path / "cpu")
+    load = ground.load_backbone
+    monkeypatch.setattr(
+        ground, "load_backbone", lambda model, n, _, *more: load(model, n, device, *more)
+    )
+    with strict_device.watch() as seen:
+        there = run_search(spec, tmp_path / "device")
+    assert seen.n_sent > 1000
+    for one, other in zip(results(there), results(on_cpu), strict=True):
+        differing = {key for key in one if one[key] != other[key]}
+        assert differing <= {"weights_sha256"}
