@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import DTYPES, Backbone
@@ -36,18 +36,35 @@ class States:
     """
 
     def __init__(self, lengths: Sequence[int], width: int, like: Tensor) -> None:
-        self._lengths = list(lengths)
-        self._flat = like.new_empty(sum(lengths), width)
-        self._rows = torch.split(self._flat, self._lengths)
+        self._lengths = np.asarray(lengths)
+        self._first = np.cumsum(self._lengths) - self._lengths
+        # Behind all states there is one of zeros, for padding.
+        self._flat = like.new_empty(sum(lengths) + 1, width)
+        self._flat[-1:].zero_()
 
     def put(self, indices: Sequence[int], states: Float[Tensor, "batch token d"]) -> None:
         """Keep the states of some rows."""
-        for i, state in zip(indices, states, strict=True):
-            self._rows[i].copy_(state[: self._lengths[i]])
+        places, real = self._places(indices, states.shape[1])
+        kept = states.flatten(0, 1).index_select(0, self._sent(np.flatnonzero(real)))
+        self._flat.index_copy_(0, self._sent(places[real]), kept)
 
     def take(self, indices: Sequence[int]) -> Float[Tensor, "batch token d"]:
         """The states of some rows, with zeros where a row is shorter than the longest."""
-        return pad_sequence([self._rows[i] for i in indices], batch_first=True)
+        places, _ = self._places(indices, int(self._lengths[list(indices)].max()))
+        taken = self._flat.index_select(0, self._sent(places.ravel()))
+        return taken.view(*places.shape, -1)
+
+    def _places(
+        self, indices: Sequence[int], n_tokens: int
+    ) -> tuple[Int[np.ndarray, "batch token"], Bool[np.ndarray, "batch token"]]:
+        """Where the tokens of some rows are kept, and which of them are not padding."""
+        lengths, first = self._lengths[list(indices)], self._first[list(indices)]
+        tokens = np.arange(n_tokens)
+        real = tokens < lengths[:, None]
+        return np.where(real, first[:, None] + tokens, len(self._flat) - 1), real
+
+    def _sent(self, places: Int[np.ndarray, " place"]) -> Int[Tensor, " place"]:
+        return sent(torch.from_numpy(places), self._flat.device)
 
 
 class FrozenCache:
@@ -142,6 +159,6 @@ def cache_bytes(shape: ModelShape, splits: Sequence[Encoded], precision: Precisi
         splits: that trials read.
         precision: of the states.
     """
-    tokens = sum(sum(rows.lengths) for rows in splits)
+    tokens = sum(sum(rows.lengths) + 1 for rows in splits)
     width = shape.widths[Tap.BLOCK_OUT] * DTYPES[precision].itemsize
-    return (shape.n_layers - 1) * tokens * width + sum(map(len, splits)) * width
+    return ((shape.n_layers - 1) * tokens + sum(len(rows) + 1 for rows in splits)) * width

@@ -210,6 +210,21 @@ def test_a_trial_of_a_kind_that_is_there_costs_no_operations(device):
     assert four_times - twice <= 3 * 2 * len(kinds)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_batch_of_more_rows_costs_no_operations(cached, device):
+    company = [genotype(lora(Tap.Q, (0, 0, 3))), genotype(lora(Tap.V, (0, 2, 3))), HEAD]
+    backbone = on(tiny_backbone("bert"), device)
+
+    def sent(batch_size, steps):
+        how = {"cached": cached, "batch_size": batch_size, "rows": tiny_rows(24)}
+        with strict_device.watch() as seen:
+            learnt(backbone, company, steps, **how)
+        return seen.n_sent
+
+    few, many = (sent(n, 3) - sent(n, 2) for n in (4, 12))
+    assert few == many
+
+
 @pytest.mark.parametrize("scheme", ["nf4", "int8"])
 def test_few_bits(scheme, device):
     pytest.importorskip("bitsandbytes")
