@@ -6,10 +6,10 @@ a value would not say how much its triplet does; and the importance of a triplet
 sensitivity and uncertainty. Once trained it is a plain LoRA.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from autopeft.ops.base import Declared, StackedOp
@@ -82,33 +82,26 @@ class AdaLora(StackedOp):
         of_a, of_b = (torch.bmm(v, v.transpose(1, 2)) - identity for v in (self.a, self.b))
         return ORTHOGONALITY * (of_a.square() + of_b.square()).flatten(1).sum(1)
 
-    @torch.no_grad()
-    def observe(self) -> None:
-        """Take in the gradients of a step."""
+    def watched(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Parameters with their gradients, sensitivities and uncertainties.
+
+        Raises:
+            RuntimeError: a parameter has no gradient.
+        """
         for name in self.declared:
             parameter = self.get_parameter(name)
             if parameter.grad is None:
                 raise RuntimeError(f"{name} of an AdaLoRA took no part in the forward pass")
             sensitivity = self.get_buffer(f"{name}_sensitivity")
-            uncertainty = self.get_buffer(f"{name}_uncertainty")
-            new = (parameter * parameter.grad).abs()
-            sensitivity.lerp_(new, 1 - SMOOTHING)
-            uncertainty.lerp_((new - sensitivity).abs(), 1 - SMOOTHING)
+            yield parameter, parameter.grad, sensitivity, self.get_buffer(f"{name}_uncertainty")
 
-    def importance(self, member: int) -> Float[Tensor, "rank"]:
-        """What the triplets of a member are worth, without padding."""
+    def importance(self) -> Float[Tensor, "member rank"]:
+        """What each triplet is worth."""
         score = {
             name: self.get_buffer(f"{name}_sensitivity") * self.get_buffer(f"{name}_uncertainty")
             for name in self.declared
         }
-        of_vectors = score["a"].mean(-1) + score["b"].mean(-1)
-        return (score["values"][..., 0] + of_vectors)[member, : self.rows_of("a", member)]
-
-    @torch.no_grad()
-    def cut(self, member: int, kept: Bool[Tensor, "rank"]) -> None:
-        """Set the values of the other triplets to zero; their vectors stay."""
-        self.get_buffer("kept")[member, : len(kept)] = kept
-        self.own("values", member).mul_(kept[:, None])
+        return score["values"][..., 0] + (score["a"].mean(-1) + score["b"].mean(-1))
 
     def memory(self, member: int) -> dict[str, Tensor]:
         """Sensitivity and uncertainty, and what has been kept."""
@@ -121,3 +114,28 @@ class AdaLora(StackedOp):
         kept = self.get_buffer("kept")[member, : self.rows_of("a", member)]
         down, up, values = (self.own(name, member)[kept] for name in ("a", "b", "values"))
         return int(kept.sum()), {"a": down, "b": values * up}
+
+
+@torch.no_grad()
+def observe(ops: Iterable[AdaLora]) -> None:
+    """Take in the gradients of a step: how much each number matters, and how much that varies."""
+    watched = [one for op in ops for one in op.watched()]
+    if not watched:
+        return
+    lists = (list(each) for each in zip(*watched, strict=True))
+    parameters, gradients, sensitivities, uncertainties = lists
+    new = torch._foreach_mul(parameters, gradients)  # noqa: SLF001
+    torch._foreach_abs_(new)
+    torch._foreach_lerp_(sensitivities, new, 1 - SMOOTHING)
+    torch._foreach_sub_(new, sensitivities)
+    torch._foreach_abs_(new)
+    torch._foreach_lerp_(uncertainties, new, 1 - SMOOTHING)
+
+
+@torch.no_grad()
+def cut(ops: Iterable[AdaLora]) -> None:
+    """Set the values of the triplets that are not kept to zero; their vectors stay."""
+    held = [(op.values, op.get_buffer("kept")[..., None].to(op.values.dtype)) for op in ops]
+    if held:
+        values, kept = (list(each) for each in zip(*held, strict=True))
+        torch._foreach_mul_(values, kept)

@@ -1,11 +1,11 @@
 """The rank budget of AdaLoRA: which triplets of a trial remain (Zhang et al. 2023, section 3.3)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from autopeft.ops.adalora import AdaLora
+from autopeft.ops.adalora import AdaLora, cut, observe
 from autopeft.ops.base import Stack
 
 WARMUP = 0.1
@@ -40,8 +40,7 @@ class RankBudget:
     def observe(self) -> None:
         """Take in the gradients of a step, before the optimizer forgets them."""
         if not self._settled:
-            for op in self._ops:
-                op.observe()
+            observe(self._ops)
 
     def cut(self, step: int) -> None:
         """Cut what is over the budget after a step.
@@ -51,24 +50,30 @@ class RankBudget:
         """
         if step <= WARMUP * self._steps and step < self._steps:
             return
-        for pool in self._pools.values():
-            for (op, i), kept in zip(pool, self._kept(pool, step), strict=True):
-                op.cut(i, kept)
+        if not self._settled:
+            self._choose(step)
+        cut(self._ops)
         self._settled = step >= SETTLED * self._steps
 
-    def _kept(self, pool: list[tuple[AdaLora, int]], step: int) -> Iterator[Tensor]:
-        starts = [op.rows_of("a", i) for op, i in pool]
-        if self._settled:
-            yield from (
-                op.get_buffer("kept")[i, :n] for (op, i), n in zip(pool, starts, strict=True)
+    @torch.no_grad()
+    def _choose(self, step: int) -> None:
+        """Let the ops know which of their triplets are kept."""
+        importance = {op: op.importance() for op in self._ops}
+        known: list[Tensor] = []
+        new: list[Tensor] = []
+        for pool in self._pools.values():
+            starts = [op.rows_of("a", i) for op, i in pool]
+            target = sum(op.stack[i].size for op, i in pool)
+            budget = rank_budget(step / self._steps, sum(starts), target)
+            every = torch.cat(
+                [importance[op][i, :n] for (op, i), n in zip(pool, starts, strict=True)]
             )
-            return
-        target = sum(op.stack[i].size for op, i in pool)
-        budget = rank_budget(step / self._steps, sum(starts), target)
-        importance = torch.cat([op.importance(i) for op, i in pool])
-        best = torch.sort(importance, descending=True, stable=True).indices[:budget]
-        kept = torch.zeros_like(importance, dtype=torch.bool).index_fill(0, best, value=True)
-        yield from torch.split(kept, starts)
+            best = torch.sort(every, descending=True, stable=True).indices[:budget]
+            kept = torch.zeros_like(every, dtype=torch.bool).index_fill(0, best, value=True)
+            known += [op.get_buffer("kept")[i, :n] for (op, i), n in zip(pool, starts, strict=True)]
+            new += torch.split(kept, starts)
+        if known:
+            torch._foreach_copy_(known, new)
 
 
 def rank_budget(done: float, start: int, target: int) -> int:
