@@ -14,9 +14,9 @@ from autopeft.space.genotype import Genotype, Op
 from autopeft.space.merge import is_mergeable
 from autopeft.space.shape import ModelShape
 
-FLOATS_PER_PARAMETER = 9
-"""Floats that are held: a parameter, two moments, its learning rate and its decay; its gradient,
-the clipped one and two more while the optimizer steps, which the process keeps hold of."""
+FLOATS_PER_PARAMETER = 7
+"""Floats that are held: a parameter and two moments; its gradient and three more while the
+optimizer steps, which the process keeps hold of."""
 _FLOAT_BYTES = 4
 
 Parts = Mapping[Form, tuple[float, float]]

@@ -61,7 +61,7 @@ class _Group:
         like = self.parameters[0]
         owners = [t for item in items for t in item.trials for _ in range(item.parameter.shape[1])]
         self.owners = torch.tensor(owners, device=like.device)
-        self.mean = torch.zeros(len(owners), like.shape[2], device=like.device)
+        self.mean = like.new_zeros(len(owners), like.shape[2])
         self.square = torch.zeros_like(self.mean)
         self.rates = self.of_rows([[0.0] * len(weight_decays)] * len(items))
         self._decays = self.of_rows(
@@ -99,15 +99,13 @@ class _Group:
         return self.joined([gradient for gradient in found if gradient is not None])
 
     def update(self, gradient: Float[Tensor, "row width"], step: int, factor: float) -> None:
-        """One step of AdamW, counted from 1, and no gradient is left."""
+        """One step of AdamW, counted from 1."""
         self.mean.lerp_(gradient, 1 - BETA1)
         self.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         denominators = (self.square / (1 - BETA2**step)).sqrt_().add_(EPS)
         steps = (self.mean / (1 - BETA1**step)).div_(denominators)
         steps.addcmul_(self._decays, self.joined(self.parameters)).mul_(self.rates)
         torch._foreach_add_(self.parameters, self.cut(steps), alpha=-factor)
-        for parameter in self.parameters:
-            parameter.grad = None
 
 
 class CohortAdamW:
@@ -217,6 +215,8 @@ class CohortAdamW:
             RuntimeError: a parameter has no gradient.
         """
         gradients = [group.gradient() for group in self._groups]
+        for item in self._stacked:
+            item.parameter.grad = None  # there is a copy now
         self._step += 1
         if not gradients:
             return

@@ -38,7 +38,7 @@ WIDTHS = TINY.widths[Tap.ATTN_IN] + TINY.widths[Tap.Q]
 
 def test_memory_is_linear_in_layers_states_and_parameters():
     (op,) = LORA.ops
-    held = 36 * op.params_in_layer(3, TINY)
+    held = 4 * 7 * op.params_in_layer(3, TINY)
     assert held_bytes(LORA, TINY) == held
     assert states(LORA, TINY) == {Form.LOWRANK: (WIDTHS, 3)}
     kept = 100 + 10 * 1 + WIDTHS + 5 * 3 + held
