@@ -315,8 +315,11 @@ def _forward(
         part = attend(kernel, q, *prefix.extend(k, v, mask), scale, dropout)
         out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
     free = [run for run, owner in enumerate(owners) if owner is None]
-    # On a CPU as they lie; a GPU would rather copy than be asked for each run.
-    for own in [[run] for run in free] if query.device.type == "cpu" else [free] if free else []:
+    if query.device.type == "cpu":  # as they lie; a GPU would rather copy than be asked for each
+        attending = [[run] for run in free]
+    else:
+        attending = [free] if free else []
+    for own in attending:
         q, k, v = (_together(t, own) for t in cut)
         part = attend(kernel, q, k, v, mask, scale, dropout)
         out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
