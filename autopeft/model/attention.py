@@ -315,11 +315,10 @@ def _forward(
         part = attend(kernel, q, *prefix.extend(k, v, mask), scale, dropout)
         out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
     free = [run for run, owner in enumerate(owners) if owner is None]
-    if query.device.type == "cpu":  # as they lie; a GPU would rather copy than be asked for each
-        attending = [[run] for run in free]
-    else:
-        attending = [free] if free else []
-    for own in attending:
+    # As they lie; a GPU would rather copy than be asked for each.
+    at_once = 1 if query.device.type == "cpu" else max(1, len(free))
+    for start in range(0, len(free), at_once):
+        own = free[start : start + at_once]
         q, k, v = (_together(t, own) for t in cut)
         part = attend(kernel, q, k, v, mask, scale, dropout)
         out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
