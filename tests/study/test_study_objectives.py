@@ -113,11 +113,11 @@ def test_a_study_that_goes_on_predicts_as_it_did(predicted, spec_of, tmp_path, m
 
 
 def test_nothing_over_the_memory_is_trained(spec_of, tmp_path, monkeypatch):
-    """Memory is 36 bytes for each trained parameter: 400 of 1,680 are within it."""
+    """Memory is 28 bytes for each trained parameter: 400 of 1,680 are within it."""
     monkeypatch.setattr(Workbench, "calibrate", lambda *_: model_of())
     spec = spec_of(trials=10)
     spec = spec.model_copy(
-        update={"budget": spec.budget.model_copy(update={"max_memory": 36 * 400})}
+        update={"budget": spec.budget.model_copy(update={"max_memory": 28 * 400})}
     )
     study = run_search(spec, tmp_path / "study")
     sizes = [record.trainable_params for record in study.records()]
@@ -125,7 +125,7 @@ def test_nothing_over_the_memory_is_trained(spec_of, tmp_path, monkeypatch):
     assert max(sizes) <= 400
     assert max(sizes) > 100, "or the limit is not the reason"
     manifest = json.loads(study.manifest_file.read_text(encoding="utf-8"))
-    assert manifest["fingerprint"]["max_memory"] == 36 * 400
+    assert manifest["fingerprint"]["max_memory"] == 28 * 400
     assert manifest["cohort"] == 1, "the tensors of two are more than that"
 
 

@@ -58,12 +58,12 @@ def test_no_genotype_is_tried_twice(starts):
 
 
 def test_sizes_over_the_memory_are_left_out(starts):
-    """Where a parameter that is trained takes 36 bytes and nothing else any."""
-    memory = MemoryLimit(36 * 100_000, CostModel(0, 1.0, Linear(0.0, 0.0, {})))
+    """Where a parameter that is trained takes 28 bytes and nothing else any."""
+    memory = MemoryLimit(28 * 100_000, CostModel(0, 1.0, Linear(0.0, 0.0, {})))
     within, notes = starts_of(BERT_BASE, Budget(1_000_000, None, memory), DEFAULT_METHODS)
     for name in ("scaled_parallel", "lora"):
         assert sizes(within, name)[0] == max(n for n in sizes(starts, name) if n <= 100_000)
     assert all(g.count_trained(BERT_BASE) <= 100_000 for g in (s.genotype for s in within.first))
     (note,) = (note for note in notes if note.startswith("method bitfit "))
     assert " and takes " in note
-    assert note.endswith(", the budget is 1,000,000, 3.433 MiB of memory")
+    assert note.endswith(", the budget is 1,000,000, 2.67 MiB of memory")
