@@ -49,8 +49,6 @@ NO_WORK = {
 }
 """Operations that only make a tensor; views are told by their schema."""
 
-PACKAGE = f"{Path('autopeft')}/"
-
 
 @dataclass
 class Seen:

@@ -6,6 +6,7 @@ What is learnt has to be what is learnt on the CPU, and no step may wait for the
 import copy
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import jaxtyping
 import pytest
@@ -191,6 +192,22 @@ def test_tags(device):
 def test_ways_to_train(family, how, device):
     high = [HEAD, genotype(lora(Tap.Q, (0, 0, 3))), genotype(lora(Tap.V, (0, 2, 3)))]
     check(tiny_backbone(family), high, device, **how)
+
+
+@pytest.mark.parametrize("task", ["classes", "likelihood"])
+def test_more_rows_are_scored_without_more_waits(task, device):
+    backbone, scored, rows = tiny_backbone("bert"), TASK, tiny_rows
+    if task == "likelihood":
+        backbone, scored = writing_backbone("gpt2"), language("gpt2", "likelihood")
+        rows = partial(encoded, "gpt2")
+    settings = TrainingSettings(batch_size=2)
+    waits = []
+    with Cohort(on(backbone, device), [LORA, HEAD], range(2), scored, settings) as cohort:
+        for n_rows in (4, 16):
+            with strict_device.watch() as seen:
+                cohort.predict(rows(n_rows))
+            waits.append(len(seen.waits))
+    assert waits[0] == waits[1] > 0
 
 
 def test_a_trial_of_a_kind_that_is_there_costs_no_operations(device):
