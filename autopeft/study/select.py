@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopeft.errors import DataError
 from autopeft.estimate import (
@@ -24,7 +25,11 @@ from autopeft.front import Point, place
 from autopeft.objectives import PARAMS, CostName
 from autopeft.records import SELECTION, Record
 from autopeft.selection import Comparison, Contender, Role, Selection, best_of, candidates
+from autopeft.study.contenders import FEWEST
 from autopeft.tasks.spec import metric_range
+
+Replicates = dict[int, NDArray[np.float64]]
+"""The score of each row, by the number of the fresh seed."""
 
 
 def selection_of(
@@ -57,12 +62,12 @@ def selection_of(
     searched = {point.trial: point for point in points}
     known = {point.trial: point for point in paused} | searched
     unseen = [record for record in records if not record.is_searched and record.trial in roles]
-    scores, notes = _scores(unseen, roles)
-    if len(scores) < 2:  # noqa: PLR2004
+    crossed = all(record.split == SELECTION for record in unseen)
+    scores, notes = _scores(unseen, roles, crossed=crossed)
+    if len(scores) < FEWEST:
         return None
     if len({item.shape[1] for item in scores.values()}) > 1:
         raise DataError("the records of the selection split are of different numbers of rows")
-    crossed = all(record.split == SELECTION for record in unseen)
     full = {trial for trial in scores if roles[trial] == "full"}
     if not scores.keys() - full:
         return None
@@ -113,26 +118,53 @@ def _cheapest(near: list[Contender], found: list[Contender], names: Sequence[Cos
 
 
 def _scores(
-    records: Iterable[Record], roles: Mapping[int, Role]
+    records: Iterable[Record], roles: Mapping[int, Role], *, crossed: bool
 ) -> tuple[dict[int, Scores], list[str]]:
-    """Scores [seed, row] of each contender, and who dropped out."""
+    """Scores [seed, row] of each contender, and what does not count."""
     by_trial: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in sorted(records, key=lambda record: record.key):
         by_trial[record.trial].append(record)
-    scores: dict[int, Scores] = {}
+    found: dict[int, Replicates] = {}
     notes = []
     for trial in roles:
         failed = [record.failure.kind for record in by_trial[trial] if record.failure]
-        rows = [
-            record.row_scores.values()
-            for record in sorted(by_trial[trial], key=lambda record: record.key)
+        rows = {
+            record.replicate: record.row_scores.values()
+            for record in by_trial[trial]
             if record.row_scores is not None
-        ]
+        }
         if failed:
             notes.append(f"trial {trial} is left out: with a fresh seed it failed ({failed[0]})")
-        elif len(rows) > 1:
-            scores[trial] = np.stack(rows)
-    return scores, notes
+        elif len(rows) >= FEWEST:
+            found[trial] = rows
+    if not crossed:
+        found, told = _in_common(found)
+        notes += told
+    return {trial: np.stack([*rows.values()]) for trial, rows in found.items()}, notes
+
+
+def _in_common(found: Mapping[int, Replicates]) -> tuple[dict[int, Replicates], list[str]]:
+    """The replicates that all contenders have, where each is scored on rows of its own.
+
+    One that has too few of those of the more important ones is left out.
+    """
+    shared: set[int] = set()
+    kept: list[int] = []
+    notes = []
+    for trial, rows in found.items():
+        both = shared & rows.keys() if kept else {*rows}
+        if len(both) >= FEWEST:
+            shared = both
+            kept.append(trial)
+        else:
+            notes.append(f"trial {trial} is left out: too few of its seeds are those of the others")
+    cut = sorted({replicate for trial in kept for replicate in found[trial]} - shared)
+    notes += [
+        f"fresh seed {replicate} does not count: not all contenders were trained with it, and "
+        "each seed is scored on other rows"
+        for replicate in cut
+    ]
+    return {trial: {r: found[trial][r] for r in sorted(shared)} for trial in kept}, notes
 
 
 def _seeds(

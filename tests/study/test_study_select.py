@@ -313,6 +313,61 @@ def test_contender_that_fails_with_a_fresh_seed_is_left_out():
     assert selection_of(STUDY, roles, **more) is None
 
 
+def folds_of(scores, search, seeds):
+    """Records of contenders that each seed has scored on rows of its own."""
+    return [
+        replace(record, split="fold")
+        for trial in scores
+        for record in selected(trial, scores[trial], search)
+        if record.replicate in seeds[trial]
+    ]
+
+
+def selection_of_folds(scores, seeds):
+    return selection_of(
+        folds_of(scores, STUDY, seeds),
+        {4: "recommended", 5: "lora", 6: "front"},
+        points=points_of(STUDY, "accuracy", 9999),
+        metric="accuracy",
+        summarize=str,
+    )
+
+
+def test_with_folds_only_the_seeds_that_all_have_count():
+    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0, 6: 1.0})
+    found = selection_of_folds(scores, {4: {1, 2, 3}, 5: {1, 2, 3}, 6: {1, 3}})
+    pooled = pooled_seeds([scores[trial][[0, 2]] for trial in scores], crossed=False)
+    for item in found.contenders:
+        assert item.seeds == 2
+        assert item.quality == pytest.approx(scores[item.trial][[0, 2]].mean())
+    (against,) = found.comparisons
+    expected = difference(scores[4][[0, 2]], scores[5][[0, 2]], pooled)
+    assert (against.low, against.high) == pytest.approx(expected.interval())
+    assert found.rows == 800
+    (note,) = found.notes
+    assert note.startswith("fresh seed 2 does not count: not all contenders were trained with it")
+    everything = selection_of_folds(scores, dict.fromkeys(scores, frozenset({1, 2, 3})))
+    assert {item.seeds for item in everything.contenders} == {3}
+    assert not everything.notes
+
+
+def test_with_folds_one_with_too_few_seeds_of_the_others_is_left_out():
+    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0, 6: 1.0})
+    found = selection_of_folds(scores, {4: {1, 2}, 5: {1, 2}, 6: {2, 3}})
+    assert [item.trial for item in found.contenders] == [4, 5]
+    (note,) = found.notes
+    assert note == "trial 6 is left out: too few of its seeds are those of the others"
+
+
+def test_on_the_same_rows_numbers_of_seeds_may_differ():
+    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0})
+    scores[4] = scores[4][:2]
+    found = selection_by("accuracy", scores)
+    assert {item.trial: item.seeds for item in found.contenders} == {4: 2, 5: 3}
+    assert found.rows == 400
+    assert not found.notes
+
+
 def test_different_rows_do_not_compare():
     rng = np.random.default_rng(0)
     records = [
