@@ -71,7 +71,8 @@ def selection_of(
     full = {trial for trial in scores if roles[trial] == "full"}
     if not scores.keys() - full:
         return None
-    seeds, told = _seeds(scores, full, crossed=crossed)
+    frozen = {r.trial for r in unseen if r.trainable_params == r.head_params == 0}
+    seeds, told = _seeds(scores, full, frozen, crossed=crossed)
     measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
     found = [
         replace(
@@ -168,17 +169,22 @@ def _in_common(found: Mapping[int, Replicates]) -> tuple[dict[int, Replicates], 
 
 
 def _seeds(
-    scores: Mapping[int, Scores], full: Collection[int], *, crossed: bool
+    scores: Mapping[int, Scores], full: Collection[int], frozen: Collection[int], *, crossed: bool
 ) -> tuple[dict[int, SeedVariance], list[str]]:
     """What seeds add to each contender, and whose seeds are not like those of the others."""
-    tuned = {trial: item for trial, item in scores.items() if trial not in full}
-    of_each = seeds_of_each([*tuned.values()], crossed=crossed)
+    tuned = [trial for trial in scores if trial not in full]
+    of_each = seeds_of_each(
+        [scores[trial] for trial in tuned],
+        crossed=crossed,
+        frozen={i for i, trial in enumerate(tuned) if trial in frozen},
+    )
     seeds = dict(zip(tuned, of_each, strict=True))
     seeds |= {trial: pooled_seeds([scores[trial]], crossed=crossed) for trial in full}
-    odd = outlying([*tuned.values()])
+    trained = [trial for trial in tuned if trial not in frozen]
+    odd = outlying([scores[trial] for trial in trained])
     if odd is None:
         return seeds, []
-    trial = [*tuned][odd]
+    trial = trained[odd]
     found = ", ".join(f"{mean:.4f}" for mean in sorted(scores[trial].mean(axis=1)))
     return seeds, [
         (

@@ -222,6 +222,30 @@ def test_full_fine_tuning_is_a_baseline_whose_seeds_are_its_own():
     assert "Full fine-tuning, 99,999 parameters, comes to 0.9667" in found.verdict
 
 
+def test_one_that_trains_nothing_leaves_the_seeds_of_the_others_alone():
+    """Without a head, the frozen backbone answers alike with every seed."""
+    roles = who(STUDY)
+    scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 1.0))
+    for trial in roles:
+        scores[trial][0, :30] = 0  # seeds differ
+    scores[0][:] = scores[0][0]
+    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    records = [replace(record, head_params=0) for record in records]
+    points = points_of(records, "accuracy", 9999)
+    found = selection_of(records, roles, points=points, metric="accuracy", summarize=str)
+    pooled = pooled_seeds([scores[trial] for trial in roles if trial != 0])
+    assert pooled.variance > 0
+    for item in found.contenders[1:]:
+        expected = quality(scores[item.trial], pooled)
+        assert (item.low, item.high) == pytest.approx(expected.interval())
+    frozen = found.contenders[0]
+    assert frozen.stderr == pytest.approx(scores[0][0].std(ddof=1) / np.sqrt(400))
+    with_a_head = [replace(record, head_params=9) for record in records]
+    found = selection_of(with_a_head, roles, points=points, metric="accuracy", summarize=str)
+    everybody = pooled_seeds([scores[trial] for trial in roles])
+    assert found.contenders[0].stderr == pytest.approx(quality(scores[0], everybody).stderr)
+
+
 def test_seeds_of_one_that_collapses_are_its_own():
     roles = who(STUDY)
     scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 1.0))
