@@ -25,7 +25,7 @@ from autopeft.front import Point, place
 from autopeft.objectives import PARAMS, CostName
 from autopeft.records import SELECTION, Record
 from autopeft.selection import Comparison, Contender, Role, Selection, best_of, candidates
-from autopeft.study.contenders import FEWEST
+from autopeft.study.contenders import BASELINES, FEWEST, kind_of
 from autopeft.tasks.spec import metric_range
 
 Replicates = dict[int, NDArray[np.float64]]
@@ -71,6 +71,9 @@ def selection_of(
     full = {trial for trial in scores if roles[trial] == "full"}
     if not scores.keys() - full:
         return None
+    kinds = {trial: kind_of(known[trial].genotype) for trial in scores}
+    order = sorted(known, key=lambda t: (t not in searched, -known[t].quality, t))
+    roles = _with_a_lora(roles, kinds, order)
     frozen = {r.trial for r in unseen if r.trainable_params == r.head_params == 0}
     seeds, told = _seeds(scores, full, frozen, crossed=crossed)
     measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
@@ -96,7 +99,7 @@ def selection_of(
         metric=metric,
         rows=_n_rows(scores[best.trial], crossed=crossed),
         contenders=tuple(found),
-        comparisons=tuple(_comparisons(found, scores, seeds)),
+        comparisons=tuple(_comparisons(found, kinds, order, scores, seeds)),
         recommended=_cheapest(
             [c for c in possible if c.quality >= best.quality - best.stderr], possible, costs
         ),
@@ -194,10 +197,14 @@ def _seeds(
     ]
 
 
-def _by_search(item: Contender) -> tuple[float, int]:
-    """What the search thought best is the largest; of equals the earliest."""
-    found = item.search_quality
-    return -math.inf if found is None else found, -item.trial
+def _with_a_lora(
+    roles: Mapping[int, Role], kinds: Mapping[int, str | None], order: Sequence[int]
+) -> Mapping[int, Role]:
+    """The roles; where the search's best LoRA has dropped out, the best that is left has its."""
+    loras = [trial for trial in order if kinds.get(trial) == "lora"]
+    if not loras or any(roles[trial] == "lora" for trial in loras):
+        return roles
+    return {**roles, loras[0]: "lora"}
 
 
 def _n_rows(scores: Scores, *, crossed: bool) -> int:
@@ -242,22 +249,40 @@ def _contender(
 
 
 def _comparisons(
-    found: list[Contender], scores: Mapping[int, Scores], seeds: Mapping[int, SeedVariance]
+    found: Sequence[Contender],
+    kinds: Mapping[int, str | None],
+    order: Sequence[int],
+    scores: Mapping[int, Scores],
+    seeds: Mapping[int, SeedVariance],
 ) -> list[Comparison]:
-    """Each contender against the LoRA of at least its size that the search thought best."""
-    loras = [item for item in found if item.role == "lora"]
-    against: dict[int, int] = {}
-    estimates: dict[int, Estimate] = {}
-    for item in found:
-        larger = [lora for lora in loras if lora.trainable_params >= item.trainable_params]
-        if item.role not in {"lora", "head", "full"} and larger:
-            baseline = max(larger, key=_by_search)
-            against[item.trial] = baseline.trial
-            one, other = item.trial, baseline.trial
-            estimates[one] = difference(scores[one], scores[other], seeds[one], seeds[other])
-    hoped = [item for item in found if item.trial in against]
-    first = max(hoped, key=_by_search).trial if hoped else None
-    p_values = adjusted({trial: e.p_value for trial, e in estimates.items()}, first)
+    """Each contender against the LoRA of at least its size that the search thought best.
+
+    LoRA is compared with nothing, whatever its role; nor are the head alone and full fine-tuning.
+
+    Args:
+        found: the contenders.
+        kinds: of their genotypes.
+        order: the trials, the one that the search thought best first.
+        scores: of the contenders.
+        seeds: what they add to each.
+    """
+    size = {item.trial: item.trainable_params for item in found}
+    ordered = [trial for trial in order if trial in size]
+    loras = [trial for trial in ordered if kinds[trial] == "lora"]
+    against = {
+        trial: larger[0]
+        for trial in ordered
+        if kinds[trial] not in BASELINES
+        and (larger := [lora for lora in loras if size[lora] >= size[trial]])
+    }
+    estimates = {
+        one: difference(scores[one], scores[other], seeds[one], seeds[other])
+        for one, other in against.items()
+    }
+    p_values = adjusted(
+        {trial: estimate.p_value for trial, estimate in estimates.items()},
+        next(iter(against), None),
+    )
     comparisons = [
         Comparison(trial, against[trial], estimate.mean, *estimate.interval(), p_values[trial])
         for trial, estimate in estimates.items()

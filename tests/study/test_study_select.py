@@ -199,6 +199,61 @@ def test_contenders_are_ordered_by_the_scores_of_all_rungs():
     ]
 
 
+LORAS = searched(
+    ("head", 0.60, 0),
+    ("lora", 0.82, 500),
+    ("lora", 0.70, 300),
+    ("lora", 0.80, 1200),
+    ("lora", 0.79, 1500),
+    ("mixed", 0.75, 400),
+    ("bias", 0.70, 900),
+    ("bottleneck", 0.85, 2000),
+)
+
+
+def selection_of_loras(roles, records=()):
+    scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 1.0))
+    again = [r for trial in scores for r in selected(trial, scores[trial], LORAS)]
+    return selection_of(
+        [*again, *records],
+        roles,
+        points=points_of(LORAS, "accuracy", 9999),
+        metric="accuracy",
+        summarize=str,
+    )
+
+
+def test_every_lora_is_a_baseline_and_none_is_compared_with_another():
+    """Of those that are as large the search's best, whatever it was chosen for."""
+    found = selection_of_loras(
+        {
+            7: "recommended",
+            1: "lora",
+            0: "head",
+            2: "front",
+            3: "front",
+            4: "front",
+            5: "front",
+            6: "method",
+        }
+    )
+    assert {item.trial: item.baseline for item in found.comparisons} == {5: 1, 6: 3}
+    assert found.contender(1).role == "lora"
+    assert found.contender(3).role == "front"
+    smaller = selection_of_loras({1: "lora", 2: "front", 7: "recommended"})
+    assert not smaller.comparisons
+    assert smaller.verdict.startswith("Nothing else was tried again at as few parameters")
+
+
+def test_where_the_best_lora_drops_out_the_next_has_its_place():
+    roles = {1: "lora", 4: "front", 3: "front", 6: "method", 2: "front"}
+    failure = make_failure(trial=1, replicate=4, genotype=LORAS[1].genotype, split="selection")
+    found = selection_of_loras(roles, [failure])
+    assert {c.trial: c.role for c in found.contenders if c.role == "lora"} == {3: "lora"}
+    assert [(item.trial, item.baseline) for item in found.comparisons] == [(6, 3)]
+    assert "tuned LoRA (trial 3, 1,200 parameters)" in found.verdict
+
+
 def test_full_fine_tuning_is_a_baseline_whose_seeds_are_its_own():
     rng = np.random.default_rng(0)
     search = [*STUDY, *searched(("head", 0.9, 9999), n_before=len(STUDY))]
