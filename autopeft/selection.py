@@ -41,7 +41,7 @@ class Contender:
         high: upper end, likewise.
         seeds: trainings that `quality` is the mean of.
         costs: what else the study optimises beside parameters, measured where it had been
-            predicted.
+            predicted; as predicted if the training that was to be measured failed by accident.
     """
 
     trial: int

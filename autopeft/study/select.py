@@ -61,7 +61,8 @@ def selection_of(
     """
     searched = {point.trial: point for point in points}
     known = {point.trial: point for point in paused} | searched
-    unseen = [record for record in records if not record.is_searched and record.trial in roles]
+    those = (record for record in records if not record.is_searched and record.trial in roles)
+    unseen = sorted(those, key=lambda record: record.key)
     crossed = all(record.split == SELECTION for record in unseen)
     scores, notes = _scores(unseen, roles, crossed=crossed)
     if len(scores) < FEWEST:
@@ -76,7 +77,7 @@ def selection_of(
     roles = _with_a_lora(roles, kinds, order)
     frozen = {r.trial for r in unseen if r.trainable_params == r.head_params == 0}
     seeds, told = _seeds(scores, full, frozen, crossed=crossed)
-    measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
+    measured = {r.trial: r.objectives for r in reversed(unseen) if r.state == "complete"}
     found = [
         replace(
             _contender(
@@ -124,23 +125,39 @@ def _cheapest(near: list[Contender], found: list[Contender], names: Sequence[Cos
 def _scores(
     records: Iterable[Record], roles: Mapping[int, Role], *, crossed: bool
 ) -> tuple[dict[int, Scores], list[str]]:
-    """Scores [seed, row] of each contender, and what does not count."""
+    """Scores [seed, row] of each contender, and what does not count.
+
+    Whose genotype failed with a fresh seed is left out: the seeds that survived would flatter it.
+    An accident takes nothing from the others.
+
+    Args:
+        records: of the final selection, by key.
+        roles: of the contenders, the most important first.
+        crossed: all seeds were scored on the same rows.
+    """
     by_trial: dict[int, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: record.key):
+    for record in records:
         by_trial[record.trial].append(record)
     found: dict[int, Replicates] = {}
     notes = []
     for trial in roles:
-        failed = [record.failure.kind for record in by_trial[trial] if record.failure]
+        failures = [record.failure for record in by_trial[trial] if record.failure]
+        failures.sort(key=lambda failure: failure.is_accident)
         rows = {
             record.replicate: record.row_scores.values()
             for record in by_trial[trial]
             if record.row_scores is not None
         }
-        if failed:
-            notes.append(f"trial {trial} is left out: with a fresh seed it failed ({failed[0]})")
-        elif len(rows) >= FEWEST:
+        enough = len(rows) >= FEWEST
+        if failures and not (enough and failures[0].is_accident):
+            kind = failures[0].kind
+            notes.append(f"trial {trial} is left out: with a fresh seed it failed ({kind})")
+        elif enough:
             found[trial] = rows
+            notes += [
+                f"trial {trial} failed with a fresh seed ({failure.kind}): its other seeds count"
+                for failure in failures
+            ]
     if not crossed:
         found, told = _in_common(found)
         notes += told

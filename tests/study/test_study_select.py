@@ -10,7 +10,8 @@ from scipy import stats
 from autopeft.errors import DataError
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
 from autopeft.front import front_of, full_points_of, points_of
-from autopeft.records import Metric
+from autopeft.objectives import MEMORY
+from autopeft.records import Metric, Objective
 from autopeft.row_scores import pack
 from autopeft.selection import write_selection
 from autopeft.space.genotype import Genotype, Op
@@ -390,6 +391,66 @@ def test_contender_that_fails_with_a_fresh_seed_is_left_out():
     assert found.notes == ("trial 6 is left out: with a fresh seed it failed (nan)",)
     assert selection_of(records, {4: "recommended", 6: "front"}, **more) is None
     assert selection_of(STUDY, roles, **more) is None
+
+
+def failing(kinds, *, split="selection", costs=("trainable_params",)):
+    """The selection if fresh seeds of LoRA, by number, failed so; each measured another memory."""
+    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0})
+    records = [r for trial in scores for r in selected(trial, scores[trial], STUDY)]
+    records = [
+        replace(r, split=split, objectives={MEMORY: Objective(float(r.replicate), "B", None)})
+        for r in records
+        if (r.trial, r.replicate) not in {(5, seed) for seed in kinds}
+    ]
+    records += [
+        make_failure(kind, trial=5, replicate=seed, genotype=STUDY[5].genotype, split=split)
+        for seed, kind in kinds.items()
+    ]
+    found = selection_of(
+        records,
+        {4: "recommended", 5: "lora"},
+        points=points_of(STUDY, "accuracy", 9999),
+        metric="accuracy",
+        summarize=str,
+        costs=costs,
+    )
+    return found, scores
+
+
+@pytest.mark.parametrize("kind", ["crash", "timeout", "out_of_memory", "error"])
+def test_accident_with_a_fresh_seed_takes_nothing_from_the_others(kind):
+    found, scores = failing({2: kind})
+    lora = found.contender(5)
+    assert (lora.seeds, found.contender(4).seeds) == (2, 3)
+    assert lora.quality == pytest.approx(scores[5][[0, 2]].mean())
+    assert [item.trial for item in found.comparisons] == [4]
+    (note,) = found.notes
+    assert note == f"trial 5 failed with a fresh seed ({kind}): its other seeds count"
+
+
+def test_accidents_that_leave_one_seed_leave_none():
+    found, _ = failing({2: "crash", 3: "timeout"})
+    assert found is None
+
+
+def test_accident_beside_a_failure_of_the_genotype_excuses_nothing():
+    found, _ = failing({1: "crash", 4: "nan"})
+    assert found is None
+
+
+def test_with_folds_an_accident_takes_its_rows_from_all():
+    found, scores = failing({2: "crash"}, split="fold")
+    assert {item.seeds for item in found.contenders} == {2}
+    assert found.contender(4).quality == pytest.approx(scores[4][[0, 2]].mean())
+    told, cut = found.notes
+    assert told.startswith("trial 5 failed with a fresh seed (crash)")
+    assert cut.startswith("fresh seed 2 does not count")
+
+
+def test_costs_are_those_of_the_first_seed_that_did_not_fail():
+    found, _ = failing({1: "crash"}, costs=("trainable_params", MEMORY))
+    assert found.contender(4).costs[MEMORY].value == 1
+    assert found.contender(5).costs[MEMORY].value == 2
 
 
 def folds_of(scores, search, seeds):
