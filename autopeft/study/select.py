@@ -73,7 +73,7 @@ def selection_of(
     if not scores.keys() - full:
         return None
     kinds = {trial: kind_of(known[trial].genotype) for trial in scores}
-    order = sorted(known, key=lambda t: (t not in searched, -known[t].quality, t))
+    order = sorted(known, key=lambda t: (t not in searched, -known[t].pooled, t))
     roles = _with_a_lora(roles, kinds, order)
     frozen = {r.trial for r in unseen if r.trainable_params == r.head_params == 0}
     seeds, told = _seeds(scores, full, frozen, crossed=crossed)

@@ -255,6 +255,26 @@ def test_where_the_best_lora_drops_out_the_next_has_its_place():
     assert "tuned LoRA (trial 3, 1,200 parameters)" in found.verdict
 
 
+def test_what_the_search_thought_best_goes_by_all_rungs():
+    """The LoRA to compare with, and who keeps half of the error rate."""
+    kinds = (("lora", 0.80, 1000), ("lora", 0.79, 1100), ("mixed", 0.75, 400), ("mixed", 0.74, 500))
+    top = [replace(record, rung=1) for record in searched(*kinds)]
+    below = searched(*((kind, 0.5 + 0.2 * (i % 2), n) for i, (kind, _, n) in enumerate(kinds)))
+    scores = scores_of(np.random.default_rng(0), {0: 1.0, 1: 1.0, 2: 1.1, 3: 1.2})
+    found = selection_of(
+        [r for trial in scores for r in selected(trial, scores[trial], top)],
+        {0: "lora", 1: "front", 2: "front", 3: "front"},
+        points=points_of([*top, *below], "accuracy", 9999),
+        metric="accuracy",
+        summarize=str,
+    )
+    pooled = pooled_seeds([*scores.values()])
+    p_values = {t: difference(scores[t], scores[1], pooled).p_value for t in (2, 3)}
+    assert {item.trial: item.baseline for item in found.comparisons} == {2: 1, 3: 1}
+    assert {c.trial: c.p_value for c in found.comparisons} == pytest.approx(adjusted(p_values, 3))
+    assert found.contender(0).search_quality == 0.80
+
+
 def test_full_fine_tuning_is_a_baseline_whose_seeds_are_its_own():
     rng = np.random.default_rng(0)
     search = [*STUDY, *searched(("head", 0.9, 9999), n_before=len(STUDY))]
