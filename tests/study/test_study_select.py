@@ -1,156 +1,25 @@
-"""Who takes part in the final selection, and what its records come to."""
+"""What the records of the final selection come to."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from record_factory import make_failure, make_record
+from record_factory import make_failure
 from scipy import stats
+from selected_study import (
+    STUDY,
+    genotype,
+    scores_of,
+    searched,
+    selected,
+    who,
+)
 
-from autopeft.errors import DataError
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
 from autopeft.front import front_of, full_points_of, points_of
-from autopeft.objectives import MEMORY
-from autopeft.records import Metric, Objective
-from autopeft.row_scores import pack
 from autopeft.selection import write_selection
-from autopeft.space.genotype import Genotype, Op
-from autopeft.study.contenders import affordable, contenders, kind_of
+from autopeft.study.contenders import contenders
 from autopeft.study.select import selection_of
-
-LORA = Op("lowrank", "attn_in", "q", (4, 4))
-BESIDE = Op("lowrank", "attn_in", "attn_out", (4, 4))
-BITFIT = Op("bias", "q", "q", (1, 1))
-ADAPTER = Op("bottleneck", "ffn_out", "ffn_out", (2, 2), "relu")
-
-
-def genotype(*ops, rate=1e-3):
-    return Genotype(2, ops, learning_rate=rate).to_dict()
-
-
-OPS = {
-    "head": (),
-    "lora": (LORA,),
-    "bias": (BITFIT,),
-    "bottleneck": (ADAPTER,),
-    "mixed": (LORA, ADAPTER),
-}
-
-
-def searched(*trials, n_before=0):
-    """A record of the search for each (kind, quality, parameters), numbered from `n_before`."""
-    return [
-        make_record(
-            trial=i,
-            rung=0,
-            genotype=genotype(*OPS[kind], rate=(i + 1) / 1000),
-            metrics={"accuracy": Metric(score, 0.02)},
-            trainable_params=params,
-            split="validation",
-        )
-        for i, (kind, score, params) in enumerate(trials, n_before)
-    ]
-
-
-def selected(trial, scores, search, **changes):
-    """Records of the final selection, from scores [seed, row]."""
-    return [
-        make_record(
-            trial=trial,
-            rung=2,
-            replicate=seed,
-            split="selection",
-            genotype=search[trial].genotype,
-            trainable_params=search[trial].trainable_params,
-            metrics={"accuracy": Metric(float(row.mean()), 0.01)},
-            row_scores=pack(row),
-            **changes,
-        )
-        for seed, row in enumerate(scores, 1)
-    ]
-
-
-def who(records, most=20):
-    front = front_of(records, "accuracy", "maximize", 10_000, str)
-    return contenders(points_of(records, "accuracy", 10_000), front, most)
-
-
-STUDY = searched(
-    ("head", 0.60, 0),
-    ("lora", 0.80, 1000),
-    ("bias", 0.75, 90),
-    ("bottleneck", 0.74, 400),
-    ("mixed", 0.81, 800),
-    ("lora", 0.82, 1200),
-    ("mixed", 0.83, 2000),
-    ("bottleneck", 0.76, 900),
-)
-
-
-@pytest.mark.parametrize(
-    ("ops", "kind"),
-    [
-        ((), "head"),
-        ((LORA,), "lora"),
-        ((BESIDE,), "lowrank"),
-        ((BITFIT,), "bias"),
-        ((LORA, BITFIT), None),
-    ],
-)
-def test_kind_of_a_genotype(ops, kind):
-    assert kind_of(genotype(*ops)) == kind
-
-
-def test_most_important_come_first():
-    """On the front are 0, 2, 4, 5 and 6; 4 is within one standard error of 6."""
-    everybody = {
-        4: "recommended",
-        5: "lora",
-        0: "head",
-        6: "front",
-        2: "front",
-        7: "method",
-    }
-    found = who(STUDY)
-    assert found == everybody
-    assert list(found) == list(everybody)
-    for most in (2, 3, 5):
-        assert list(who(STUDY, most).items()) == list(everybody.items())[:most]
-
-
-def test_baseline_that_is_recommended_stays_a_baseline():
-    assert who(searched(("head", 0.6, 0), ("lora", 0.8, 100)), 2) == {1: "lora", 0: "head"}
-    assert who(searched(("head", 0.6, 0), ("mixed", 0.601, 100)), 2) == {0: "head", 1: "front"}
-
-
-@pytest.mark.parametrize(
-    ("trainings", "seeds", "expected"),
-    [
-        (36, 3, (12, 3)),
-        (16, 3, (5, 3)),
-        (11, 3, (5, 2)),
-        (4, 3, (2, 2)),
-        (3, 3, (0, 0)),
-        (9, 1, (0, 0)),
-        (9, 0, (0, 0)),
-        (50, 5, (10, 5)),
-        (12, 5, (4, 3)),
-    ],
-)
-def test_contenders_and_seeds_shrink_to_what_is_affordable(trainings, seeds, expected):
-    assert affordable(trainings, seeds) == expected
-    assert expected[0] * expected[1] <= trainings
-
-
-def scores_of(rng, accuracies, rows=400):
-    """[seed, row] for each trial; how hard a row is is shared."""
-    hard = rng.normal(size=rows)
-    return {
-        trial: np.array(
-            [(0.7 * rng.normal(size=rows) + 0.7 * hard < level).astype(float) for _ in range(3)]
-        )
-        for trial, level in accuracies.items()
-    }
 
 
 def test_selection_is_what_the_estimates_say():
@@ -184,20 +53,6 @@ def test_selection_is_what_the_estimates_say():
     assert found.comparisons[0].beats
     assert found.recommended == 4
     assert "this beats tuned LoRA (trial 5" in found.verdict
-
-
-def test_contenders_are_ordered_by_the_scores_of_all_rungs():
-    """Of two of a kind, and of two on the front, the one that was good at the lower rung, too."""
-    kinds = (("lora", 0.80, 1000), ("lora", 0.81, 1100), ("bias", 0.70, 90), ("bias", 0.71, 100))
-    top = [replace(record, rung=1) for record in searched(*kinds)]
-    assert list(who(top).items()) == [(0, "recommended"), (1, "lora"), (3, "front"), (2, "front")]
-    below = searched(*((kind, 0.7 - 0.1 * (i % 2), n) for i, (kind, _, n) in enumerate(kinds)))
-    assert list(who([*below, *top]).items()) == [
-        (0, "lora"),
-        (1, "front"),
-        (2, "front"),
-        (3, "front"),
-    ]
 
 
 LORAS = searched(
@@ -391,134 +246,6 @@ def test_interval_ends_where_the_metric_does():
     assert ends("mcc") == (-1, 1)
 
 
-def test_records_of_the_selection_leave_the_front_alone():
-    scores = scores_of(np.random.default_rng(0), {5: 3.0})
-    more = selected(5, scores[5], STUDY)
-    assert who([*STUDY, *more]) == who(STUDY)
-
-
-def test_contender_that_fails_with_a_fresh_seed_is_left_out():
-    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0, 6: 1.0})
-    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY)[:2])]
-    records.append(
-        make_failure(trial=6, replicate=3, genotype=STUDY[6].genotype, split="selection")
-    )
-    roles = {4: "recommended", 5: "lora", 6: "front", 0: "head"}
-    points = points_of(STUDY, "accuracy", 9999)
-    more = {"points": points, "metric": "accuracy", "summarize": str}
-    found = selection_of(records, roles, **more)
-    assert [item.trial for item in found.contenders] == [4, 5]
-    assert found.notes == ("trial 6 is left out: with a fresh seed it failed (nan)",)
-    assert selection_of(records, {4: "recommended", 6: "front"}, **more) is None
-    assert selection_of(STUDY, roles, **more) is None
-
-
-def failing(kinds, *, split="selection", costs=("trainable_params",)):
-    """The selection if fresh seeds of LoRA, by number, failed so; each measured another memory."""
-    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0})
-    records = [r for trial in scores for r in selected(trial, scores[trial], STUDY)]
-    records = [
-        replace(r, split=split, objectives={MEMORY: Objective(float(r.replicate), "B", None)})
-        for r in records
-        if (r.trial, r.replicate) not in {(5, seed) for seed in kinds}
-    ]
-    records += [
-        make_failure(kind, trial=5, replicate=seed, genotype=STUDY[5].genotype, split=split)
-        for seed, kind in kinds.items()
-    ]
-    found = selection_of(
-        records,
-        {4: "recommended", 5: "lora"},
-        points=points_of(STUDY, "accuracy", 9999),
-        metric="accuracy",
-        summarize=str,
-        costs=costs,
-    )
-    return found, scores
-
-
-@pytest.mark.parametrize("kind", ["crash", "timeout", "out_of_memory", "error"])
-def test_accident_with_a_fresh_seed_takes_nothing_from_the_others(kind):
-    found, scores = failing({2: kind})
-    lora = found.contender(5)
-    assert (lora.seeds, found.contender(4).seeds) == (2, 3)
-    assert lora.quality == pytest.approx(scores[5][[0, 2]].mean())
-    assert [item.trial for item in found.comparisons] == [4]
-    (note,) = found.notes
-    assert note == f"trial 5 failed with a fresh seed ({kind}): its other seeds count"
-
-
-def test_accidents_that_leave_one_seed_leave_none():
-    found, _ = failing({2: "crash", 3: "timeout"})
-    assert found is None
-
-
-def test_accident_beside_a_failure_of_the_genotype_excuses_nothing():
-    found, _ = failing({1: "crash", 4: "nan"})
-    assert found is None
-
-
-def test_with_folds_an_accident_takes_its_rows_from_all():
-    found, scores = failing({2: "crash"}, split="fold")
-    assert {item.seeds for item in found.contenders} == {2}
-    assert found.contender(4).quality == pytest.approx(scores[4][[0, 2]].mean())
-    told, cut = found.notes
-    assert told.startswith("trial 5 failed with a fresh seed (crash)")
-    assert cut.startswith("fresh seed 2 does not count")
-
-
-def test_costs_are_those_of_the_first_seed_that_did_not_fail():
-    found, _ = failing({1: "crash"}, costs=("trainable_params", MEMORY))
-    assert found.contender(4).costs[MEMORY].value == 1
-    assert found.contender(5).costs[MEMORY].value == 2
-
-
-def folds_of(scores, search, seeds):
-    """Records of contenders that each seed has scored on rows of its own."""
-    return [
-        replace(record, split="fold")
-        for trial in scores
-        for record in selected(trial, scores[trial], search)
-        if record.replicate in seeds[trial]
-    ]
-
-
-def selection_of_folds(scores, seeds):
-    return selection_of(
-        folds_of(scores, STUDY, seeds),
-        {4: "recommended", 5: "lora", 6: "front"},
-        points=points_of(STUDY, "accuracy", 9999),
-        metric="accuracy",
-        summarize=str,
-    )
-
-
-def test_with_folds_only_the_seeds_that_all_have_count():
-    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0, 6: 1.0})
-    found = selection_of_folds(scores, {4: {1, 2, 3}, 5: {1, 2, 3}, 6: {1, 3}})
-    pooled = pooled_seeds([scores[trial][[0, 2]] for trial in scores], crossed=False)
-    for item in found.contenders:
-        assert item.seeds == 2
-        assert item.quality == pytest.approx(scores[item.trial][[0, 2]].mean())
-    (against,) = found.comparisons
-    expected = difference(scores[4][[0, 2]], scores[5][[0, 2]], pooled)
-    assert (against.low, against.high) == pytest.approx(expected.interval())
-    assert found.rows == 800
-    (note,) = found.notes
-    assert note.startswith("fresh seed 2 does not count: not all contenders were trained with it")
-    everything = selection_of_folds(scores, dict.fromkeys(scores, frozenset({1, 2, 3})))
-    assert {item.seeds for item in everything.contenders} == {3}
-    assert not everything.notes
-
-
-def test_with_folds_one_with_too_few_seeds_of_the_others_is_left_out():
-    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0, 6: 1.0})
-    found = selection_of_folds(scores, {4: {1, 2}, 5: {1, 2}, 6: {2, 3}})
-    assert [item.trial for item in found.contenders] == [4, 5]
-    (note,) = found.notes
-    assert note == "trial 6 is left out: too few of its seeds are those of the others"
-
-
 def test_on_the_same_rows_numbers_of_seeds_may_differ():
     scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0})
     scores[4] = scores[4][:2]
@@ -526,16 +253,3 @@ def test_on_the_same_rows_numbers_of_seeds_may_differ():
     assert {item.trial: item.seeds for item in found.contenders} == {4: 2, 5: 3}
     assert found.rows == 400
     assert not found.notes
-
-
-def test_different_rows_do_not_compare():
-    rng = np.random.default_rng(0)
-    records = [
-        *selected(4, scores_of(rng, {4: 1.0}, rows=40)[4], STUDY),
-        *selected(5, scores_of(rng, {5: 1.0}, rows=50)[5], STUDY),
-    ]
-    points = points_of(STUDY, "accuracy", 9999)
-    with pytest.raises(DataError, match="different numbers of rows"):
-        selection_of(
-            records, {4: "recommended", 5: "lora"}, points=points, metric="accuracy", summarize=str
-        )
