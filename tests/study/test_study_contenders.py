@@ -4,17 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from selected_study import (
-    BESIDE,
-    BITFIT,
-    LORA,
-    STUDY,
-    genotype,
-    scores_of,
-    searched,
-    selected,
-    who,
-)
+from selected_study import BESIDE, BITFIT, LORA, STUDY, genotype, scores_of, searched, selected, who
 
 from autopeft.study.contenders import affordable, kind_of
 

@@ -5,11 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from record_factory import make_failure
-from selected_study import (
-    STUDY,
-    scores_of,
-    selected,
-)
+from selected_study import STUDY, scores_of, selected
 
 from autopeft.errors import DataError
 from autopeft.estimate import difference, pooled_seeds

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from record_factory import make_failure
 from scipy import stats
-from selected_study import (
-    STUDY,
-    genotype,
-    scores_of,
-    searched,
-    selected,
-    who,
-)
+from selected_study import STUDY, genotype, scores_of, searched, selected, who
 
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
 from autopeft.front import front_of, full_points_of, points_of
@@ -177,16 +170,20 @@ def test_one_that_trains_nothing_leaves_the_seeds_of_the_others_alone():
     assert found.contenders[0].stderr == pytest.approx(quality(scores[0], everybody).stderr)
 
 
-def test_seeds_of_one_that_collapses_are_its_own():
+@pytest.mark.parametrize("head_params", [770, 0])
+def test_seeds_of_one_that_collapses_are_its_own(head_params):
+    """Beside "head only" or a frozen backbone, which says nothing of seeds."""
     roles = who(STUDY)
     scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 1.0))
     scores[7][0] = 0
     records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    records = [replace(record, head_params=head_params) for record in records]
     points = points_of(records, "accuracy", 9999)
     found = selection_of(records, roles, points=points, metric="accuracy", summarize=str)
     own = pooled_seeds([scores[7]])
-    pooled = pooled_seeds([scores[trial] for trial in roles if trial != 7])
-    for item in found.contenders:
+    apart = {7} if head_params else {7, 0}
+    pooled = pooled_seeds([scores[trial] for trial in roles if trial not in apart])
+    for item in found.contenders[not head_params :]:
         expected = quality(scores[item.trial], own if item.trial == 7 else pooled)
         assert item.stderr == pytest.approx(expected.stderr)
     (against,) = (item for item in found.comparisons if item.trial == 7)
