@@ -268,3 +268,10 @@ def test_folder_without_a_train_file(tmp_path):
     (tmp_path / "test.jsonl").touch()
     with pytest.raises(DataError, match=r"has no train file \(train\.jsonl, train\.csv, train\.p"):
         data_section(tmp_path)
+
+
+def test_folder_of_a_study_may_be_a_text(tmp_path):
+    study = autopeft.Study(str(tmp_path / "study"))
+    assert study == autopeft.Study(tmp_path / "study")
+    with pytest.raises(DataError, match="cannot read"):
+        study.front()

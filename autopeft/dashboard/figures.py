@@ -151,8 +151,7 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         title="Final selection",
         description=(
             f"Finalists and baselines trained again with fresh seeds and scored on "
-            f"{selection.rows:,} rows that the search has not seen. How far a bar lies to the "
-            "right of its dot is how much the search flattered it."
+            f"{selection.rows:,} rows that the search has not seen. {_beside(selection)}"
         ),
         head=("trial", "why", "parameters", "search", selection.metric, "low", "high", "seeds"),
         rows=tuple(
@@ -170,6 +169,13 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         ),
         plot=plain(go.Figure([fresh, searched], layout)),
     )
+
+
+def _beside(selection: Selection) -> str:
+    """What the marks of the search tell."""
+    if not selection.search_compares:
+        return "The search scored on rows of another kind, so its bars do not compare."
+    return "How far a bar lies to the right of its dot is how much the search flattered it."
 
 
 def _why(contender: Contender) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autopeft.advice import Advice, advice_of
 from autopeft.constant import Constant
 from autopeft.dashboard.facts import facts_of, rows_of
 from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
@@ -174,7 +175,10 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         rung_metric=rung_metric,
         nothing=spec.without_ops if spec else HEAD,
     )
-    frontier = front_info(front, trials, selection)
+    constant = Constant.of_manifest(manifest)
+    scored = sum(trial.quality is not None for trial in trials)
+    advice = advice_of(front, selection, constant, scored=scored)
+    frontier = front_info(front, trials, advice)
     return StudyInfo(
         name=folder.resolve().name,
         folder=str(folder),
@@ -195,30 +199,29 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         verdict=verdict_of(
             trials,
             front=front,
+            advice=advice,
             rows=rows_of(manifest).get("validation"),
             selection=selection,
             openings=_openings(study.test_file),
-            constant=Constant.of_manifest(manifest),
+            constant=constant,
         ),
     )
 
 
-def front_info(
-    front: Front | None, trials: Sequence[TrialInfo], selection: Selection | None = None
-) -> FrontInfo:
+def front_info(front: Front | None, trials: Sequence[TrialInfo], advice: Advice) -> FrontInfo:
     """The front with the baselines beside it.
 
     Args:
         front: as it was computed; None before the first record.
         trials: of the same study.
-        selection: has the last word on what to recommend, if there was one.
+        advice: what is recommended.
     """
     baselines = {trial.trial: trial.method for trial in trials if trial.method}
     if front is None:
         return FrontInfo((), None, None, 0.0, baselines)
     return FrontInfo(
         trials=tuple(point.trial for point in front.points),
-        recommended=selection.recommended if selection else front.recommended,
+        recommended=advice.trial,
         knee=front.knee,
         hypervolume=front.hypervolume,
         baselines=baselines,

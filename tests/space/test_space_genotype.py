@@ -263,7 +263,7 @@ training:
 def test_a_genotype_is_read_from_yaml_and_from_its_own_json(tmp_path, text):
     path = tmp_path / "g.yaml"
     path.write_text(text)
-    assert load_genotype(path) == GENOTYPE
+    assert load_genotype(path) == load_genotype(str(path)) == GENOTYPE
 
 
 @pytest.mark.parametrize(
