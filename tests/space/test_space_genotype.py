@@ -95,13 +95,11 @@ def test_ops_of_one_kind_but_another_scale_stand_side_by_side():
 
 @pytest.mark.parametrize("form", ["prefix", "prefix_mlp"])
 def test_prefixes_at_one_place_are_refused_whatever_their_scale(form):
-    gated, plain = (
-        Op(form, "head", "head", sizes, None, scale)
-        for sizes, scale in (((0, 4, 4), "gated"), ((0, 0, 2), 1.0))
-    )
-    with pytest.raises(ConfigError, match=f"op {form} head->head is given twice in one layer"):
+    gated = Op("prefix", "head", "head", (0, 4, 4), scale="gated")
+    plain = Op(form, "head", "head", (0, 0, 2))
+    with pytest.raises(ConfigError, match=r"head->head is given twice in one layer"):
         Genotype(3, (gated, plain), 1e-3)
-    assert Genotype(3, (gated, resized(plain, 1, 0, 0)), 1e-3)
+    assert len(Genotype(3, (gated, resized(plain, 1, 0, 0)), 1e-3).ops) == 2
 
 
 def test_the_same_op_twice_in_a_layer_is_refused():
