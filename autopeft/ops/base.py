@@ -139,6 +139,9 @@ class Stack(nn.Module, ABC):
     def choose(self) -> None:
         """Choose by the data what to train; most ops train all they have."""
 
+    def settle(self) -> None:
+        """Become what is stored, where a training ends before its end; most ops are always."""
+
     def rate(self, name: str) -> float:
         """Factor of the trial's learning rate for a parameter."""
         return self.declared[name].rate
