@@ -22,7 +22,7 @@ from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
 
 STEPS = 18
-RUNGS = [1, 2, 6, 9, 11, STEPS - 1, None]
+RUNGS = [1, 2, 4, 9, 11, STEPS - 1, None]
 """Before AdaLoRA's first cut, within its cuts and behind them, before gates close and behind."""
 HOW = {"epochs": 6, "task": Regression()}
 
