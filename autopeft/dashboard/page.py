@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from autopeft.dashboard import figures
+from autopeft.dashboard import figures, fronts
 from autopeft.dashboard.compare import comparable
 from autopeft.dashboard.figure import Figure, script
 from autopeft.dashboard.importance import importances
@@ -146,9 +146,9 @@ def _comparison(studies: Sequence[StudyInfo]) -> list[dict[str, Any]]:
     measured = [study for study in studies if study.front.trials]
     if len(studies) < 2 or not measured:  # noqa: PLR2004
         return []
-    drawn = [figures.fronts(studies)]
+    drawn = [fronts.fronts(studies)]
     if comparable(measured) and len(measured) > 1:
-        drawn.append(figures.attained(measured))
+        drawn.append(fronts.attained(measured))
     return [_figure(figure) for figure in drawn]
 
 

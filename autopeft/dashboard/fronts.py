@@ -1,0 +1,101 @@
+"""The figures of several studies: their fronts on shared axes, and what they attain."""
+
+from collections.abc import Sequence
+from html import escape
+
+import plotly.graph_objects as go
+
+from autopeft.dashboard.compare import attainment, comparable
+from autopeft.dashboard.figure import LEGEND, Figure, log_ticks, plain, zero_of
+from autopeft.dashboard.info import StudyInfo
+
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+
+
+def fronts(studies: Sequence[StudyInfo]) -> Figure:
+    """The fronts of several studies on shared axes."""
+    traces = []
+    params = [float(t.params) for s in studies for t in s.trials if t.trial in s.front.trials]
+    zero = zero_of(params)
+    for k, study in enumerate(studies):
+        by_number = {trial.trial: trial for trial in study.trials}
+        front = [by_number[number] for number in study.front.trials]
+        traces.append(
+            go.Scatter(
+                x=[trial.params or zero for trial in front],
+                y=[trial.quality for trial in front],
+                error_y={"array": [t.stderr for t in front], "thickness": 1, "width": 0},
+                customdata=[[k, study.trials.index(trial)] for trial in front],
+                mode="lines+markers",
+                line={"shape": "hv", "width": 2, "dash": _DASHES[k % len(_DASHES)]},
+                marker={"symbol": _MARKS[k % len(_MARKS)], "size": 9},
+                name=escape(study.name),
+                meta={"role": f"study-{k % 6}", "compares": True},
+                hoverinfo="none",
+            )
+        )
+    metric = studies[0].metric
+    layout = {
+        "xaxis": {"title": {"text": "trainable parameters"}, **log_ticks(params, zero)},
+        "yaxis": {
+            "title": {"text": escape(metric) if comparable(studies) else "each study's metric"}
+        },
+        "legend": LEGEND,
+    }
+    warning = "" if comparable(studies) else " The metrics differ: do not compare heights."
+    return Figure(
+        kind="fronts",
+        title="Fronts of all studies",
+        description=f"One step line for each study; bars are one standard error.{warning}",
+        head=("study", "trial", "parameters", "quality", "standard error"),
+        rows=tuple(
+            (study.name, trial.trial, trial.params, trial.quality, trial.stderr)
+            for study in studies
+            for trial in study.trials
+            if trial.trial in study.front.trials
+        ),
+        plot=plain(go.Figure(traces, layout)),
+    )
+
+
+def attained(studies: Sequence[StudyInfo]) -> Figure:
+    """What repeated studies attain: worst, median and best at each number of parameters."""
+    found = attainment(studies)
+    zero = zero_of(found.params)
+    lines = (
+        ("best", found.best, "dot"),
+        ("median", found.middle, "solid"),
+        ("worst", found.worst, "dash"),
+    )
+    traces = [
+        go.Scatter(
+            x=[params or zero for params in found.params],
+            y=values,
+            mode="lines",
+            line={"shape": "hv", "width": 2.5 if name == "median" else 1.5, "dash": dash},
+            name=name,
+            meta={"role": "front" if name == "median" else "dominated"},
+            hoverinfo="x+y+name",
+        )
+        for name, values, dash in lines
+    ]
+    layout = {
+        "xaxis": {
+            "title": {"text": "trainable parameters"},
+            **log_ticks([float(params) for params in found.params], zero),
+        },
+        "yaxis": {"title": {"text": escape(studies[0].metric)}},
+        "legend": LEGEND,
+    }
+    return Figure(
+        kind="static",
+        title=f"What {len(studies)} studies attain",
+        description=(
+            "The quality reached with at most so many parameters by every study (worst), by half "
+            "of them (median) and by any (best). It means most for repetitions of one study."
+        ),
+        head=("parameters", "worst", "median", "best"),
+        rows=tuple(zip(found.params, found.worst, found.middle, found.best, strict=True)),
+        plot=plain(go.Figure(traces, layout)),
+    )
