@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from autopeft.dashboard.compare import attainment, comparable
 from autopeft.dashboard.figure import LEGEND, Figure, log_ticks, plain, zero_of
 from autopeft.dashboard.info import StudyInfo
+from autopeft.dashboard.trials import TrialInfo
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
@@ -16,11 +17,10 @@ _MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 def fronts(studies: Sequence[StudyInfo]) -> Figure:
     """The fronts of several studies on shared axes."""
     traces = []
-    params = [float(t.params) for s in studies for t in s.trials if t.trial in s.front.trials]
+    steps = [_steps(study) for study in studies]
+    params = [float(trial.params) for front in steps for trial in front]
     zero = zero_of(params)
-    for k, study in enumerate(studies):
-        by_number = {trial.trial: trial for trial in study.trials}
-        front = [by_number[number] for number in study.front.trials]
+    for k, (study, front) in enumerate(zip(studies, steps, strict=True)):
         traces.append(
             go.Scatter(
                 x=[trial.params or zero for trial in front],
@@ -43,20 +43,27 @@ def fronts(studies: Sequence[StudyInfo]) -> Figure:
         },
         "legend": LEGEND,
     }
+    is_part = any(len(s.front.trials) > len(front) for s, front in zip(studies, steps, strict=True))
+    part = " Points that are on a front for another cost are left out." if is_part else ""
     warning = "" if comparable(studies) else " The metrics differ: do not compare heights."
     return Figure(
         kind="fronts",
         title="Fronts of all studies",
-        description=f"One step line for each study; bars are one standard error.{warning}",
+        description=f"One step line for each study; bars are one standard error.{part}{warning}",
         head=("study", "trial", "parameters", "quality", "standard error"),
         rows=tuple(
             (study.name, trial.trial, trial.params, trial.quality, trial.stderr)
-            for study in studies
-            for trial in study.trials
-            if trial.trial in study.front.trials
+            for study, front in zip(studies, steps, strict=True)
+            for trial in front
         ),
         plot=plain(go.Figure(traces, layout)),
     )
+
+
+def _steps(study: StudyInfo) -> list[TrialInfo]:
+    """The trials that no other one beats in parameters and quality, by ascending parameters."""
+    by_number = {trial.trial: trial for trial in study.trials}
+    return [by_number[number] for number in study.costs[0].front]
 
 
 def attained(studies: Sequence[StudyInfo]) -> Figure:

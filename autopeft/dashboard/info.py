@@ -238,7 +238,10 @@ def costs_of(
     max_params: int | None,
     max_memory: int | None = None,
 ) -> tuple[Cost, ...]:
-    """Parameters first, training time, then what the records tell beside the quality."""
+    """Parameters first, training time, then what the records tell beside the quality.
+
+    Of a front with further costs some points are not the best at their number of parameters.
+    """
     names = dict.fromkeys(name for trial in trials for name in trial.costs)
     every = [item for record in records for item in record.objectives.items()]
     units = {name: item.unit for name, item in every}
@@ -247,7 +250,7 @@ def costs_of(
     out = []
     for name in names or (PARAMS,):
         label, unit = _LABELS.get(name, (name, units.get(name, "")))
-        on_front = front.trials if name == PARAMS else _non_dominated(trials, name)
+        on_axis = [t for t in trials if t.trial in front.trials] if name == PARAMS else trials
         values = [trial.costs[name] for trial in trials if name in trial.costs]
         out.append(
             Cost(
@@ -255,7 +258,7 @@ def costs_of(
                 label=f"{label}, predicted" if name in predicted else label,
                 unit=unit,
                 log=name == PARAMS or _spread(values),
-                front=on_front,
+                front=_non_dominated(on_axis, name),
                 limit=limits.get(name),
                 predicted=name in predicted,
             )

@@ -73,13 +73,15 @@ def pareto(study: StudyInfo, cost: Cost) -> Figure:
         figure.add_vline(x=plane.x(cost.limit), line={"dash": "dot", "width": 1.5})
     budget = "" if cost.limit is None else " The dotted line is the budget."
     without = " Trials without a score lie at the bottom." if len(scored) < len(rows) else ""
+    is_off = any(t.state == "front" and t.trial not in cost.front for _, t in scored)
+    off = " Points of the front off the line are there for another cost." if is_off else ""
     return Figure(
         kind="pareto",
         title=f"{study.metric} against {cost.label}",
         description=(
             f"Up is better, left is cheaper. The line is the front: no trial has a higher "
-            f"{study.metric} at no more {cost.label}. Bars are one standard error, drawn for the "
-            f"front and where seeds were repeated.{budget}{without}"
+            f"{study.metric} at no more {cost.label}.{off} Bars are one standard error, "
+            f"drawn for the front and where seeds were repeated.{budget}{without}"
         ),
         head=("trial", "state", cost.label, study.metric, "standard error"),
         rows=tuple((t.trial, t.state, t.costs[cost.name], t.quality, t.stderr) for _, t in rows),

@@ -1,0 +1,75 @@
+"""What the figures draw and say of a study."""
+
+from dataclasses import replace
+
+import pytest
+from synthetic_study import make_study
+
+from autopeft.dashboard import fronts
+from autopeft.dashboard.info import study_info
+from autopeft.dashboard.pareto import pareto
+from autopeft.front import front_of
+from autopeft.front_file import write_front
+
+OFF_THE_LINE = "off the line are there for another cost"
+
+
+@pytest.fixture(scope="module")
+def info(tmp_path_factory):
+    return study_info(make_study(tmp_path_factory.mktemp("made") / "sixty", 60))
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A study that optimises latency, too."""
+    study = make_study(tmp_path_factory.mktemp("made") / "three", 120, seed=3)
+    max_params = study_info(study).max_params
+    costs = {"trainable_params": None, "latency_ms": None}
+    found = front_of(study.records(), "accuracy", "maximize", max_params, lambda _: "-", costs)
+    write_front(study.folder, found)
+    return study_info(study)
+
+
+def line_of(figure):
+    """Points of the front's step line, the way to the budget not counted."""
+    trace = next(trace for trace in figure.plot["data"] if trace["mode"] == "lines")
+    return list(zip(trace["x"], trace["y"], strict=True))[:-1]
+
+
+def test_line_of_a_front_with_a_third_objective_never_goes_down(three):
+    cost = three.costs[0]
+    figure = pareto(three, cost)
+    line = line_of(figure)
+    assert len(line) < len(three.front.trials)
+    assert line == sorted(line)
+    assert [y for _, y in line] == sorted({y for _, y in line})
+    front = next(trace for trace in figure.plot["data"] if trace.get("name") == "front")
+    assert len(front["x"]) == len(three.front.trials)
+    assert OFF_THE_LINE in figure.description
+    beaten = [
+        (line_trial, trial)
+        for line_trial in map(three.trial, cost.front)
+        for trial in three.trials
+        if trial.quality is not None
+        and trial.state != "over budget"
+        and trial.params <= line_trial.params
+        and trial.quality > line_trial.quality
+    ]
+    assert not beaten
+
+
+def test_front_of_two_objectives_is_all_on_the_line(info):
+    figure = pareto(info, info.costs[0])
+    assert info.costs[0].front == info.front.trials
+    assert OFF_THE_LINE not in figure.description
+    assert OFF_THE_LINE in pareto(info, info.costs[-1]).description
+
+
+def test_compared_fronts_go_up_whatever_else_they_optimise(info, three):
+    figure = fronts.fronts([info, three])
+    for trace in figure.plot["data"]:
+        assert trace["y"] == sorted(set(trace["y"]))
+    assert [row[1] for row in figure.rows if row[0] == "three"] == list(three.costs[0].front)
+    assert "for another cost are left out" in figure.description
+    again = replace(info, name="again")
+    assert "left out" not in fronts.fronts([info, again]).description
