@@ -19,11 +19,12 @@ from autopeft.dashboard.compare import comparable
 from autopeft.dashboard.figure import Figure, script
 from autopeft.dashboard.importance import importances
 from autopeft.dashboard.info import Cost, StudyInfo
-from autopeft.dashboard.ops import ATTENTION, average_share, params_by_place
+from autopeft.dashboard.ops import average_share, params_by_place, part_of
 from autopeft.dashboard.parallel import parallel
 from autopeft.dashboard.pareto import pareto
 from autopeft.dashboard.trials import STATES, Measurement, TrialInfo
 from autopeft.objectives import duration
+from autopeft.space.taps import Tap
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("dom.js", "theme.js", "table.js", "heat.js", "details.js", "plots.js", "page.js")
@@ -100,7 +101,7 @@ def _study(study: StudyInfo) -> dict[str, Any]:
         "verdict": asdict(study.verdict),
         "max_params": study.max_params,
         "n_layers": study.n_layers,
-        "taps": [{"name": tap, "attention": tap in ATTENTION} for tap in study.taps],
+        "taps": [{"name": tap, "part": part_of(Tap(tap))} for tap in study.taps],
         "front": asdict(study.front),
         "average": {
             "shares": average_share(placements),

@@ -1,16 +1,20 @@
 """What the figures draw and say of a study."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from synthetic_study import make_study
 
 from autopeft.dashboard import fronts
 from autopeft.dashboard.info import study_info
+from autopeft.dashboard.page import payload
 from autopeft.dashboard.pareto import pareto
 from autopeft.front import front_of
 from autopeft.front_file import write_front
+from autopeft.study.folder import Study
 
+REFERENCES = Path(__file__).parents[2] / "trials"
 OFF_THE_LINE = "off the line are there for another cost"
 
 
@@ -73,3 +77,15 @@ def test_compared_fronts_go_up_whatever_else_they_optimise(info, three):
     assert "for another cost are left out" in figure.description
     again = replace(info, name="again")
     assert "left out" not in fronts.fronts([info, again]).description
+
+
+def test_attention_to_the_encoder_is_attention():
+    info = study_info(Study(REFERENCES / "reference-e2e"))
+    lora = info.trial(1)
+    assert lora.method == "lora"
+    assert {op.write for op in lora.ops} == {"q", "v", "cross_q", "cross_v"}
+    assert lora.attention_share == 1
+    parts = {tap["name"]: tap["part"] for tap in payload([info])["studies"][0]["taps"]}
+    told = {"v": "attention", "cross_v": "cross-attention", "ffn_out": "feed-forward"}
+    assert {name: parts[name] for name in told} == told
+    assert list(dict.fromkeys(parts.values())) == ["attention", "cross-attention", "feed-forward"]
