@@ -10,7 +10,7 @@ from autopeft.dashboard.figure import LEGEND, Figure, few, plain, short, trial_l
 from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import StudyInfo
 from autopeft.records import UNSEEN
-from autopeft.selection import Contender, Selection
+from autopeft.selection import Selection
 
 MOST_LINES = 400
 MOST_JOBS = 600
@@ -98,7 +98,7 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
     """The contenders of the final selection, with intervals, beside their scores in the search."""
     index = {trial.trial: i for i, trial in enumerate(study.trials)}
     found = sorted(selection.contenders, key=lambda c: c.quality)
-    names = [f"{c.trial}: {_why(c)}" for c in found]
+    names = [f"{c.trial}: {escape(c.role_in_words, quote=False)}" for c in found]
     rows = [index.get(c.trial) for c in found]
     fresh = go.Scatter(
         x=[short(c.quality) for c in found],
@@ -145,7 +145,7 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         rows=tuple(
             (
                 c.trial,
-                _why(c),
+                c.role_in_words,
                 c.trainable_params,
                 c.search_quality,
                 c.quality,
@@ -157,11 +157,6 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         ),
         plot=plain(go.Figure([fresh, searched], layout)),
     )
-
-
-def _why(contender: Contender) -> str:
-    """Its role, or of one without ops what it is."""
-    return contender.summary if contender.role == "head" else contender.role
 
 
 def growth(study: StudyInfo) -> Figure:
