@@ -5,7 +5,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from autopeft.dashboard.compare import attainment, comparable
+from autopeft.dashboard.compare import attainment, differing
 from autopeft.dashboard.figure import LEGEND, Figure, log_ticks, plain, zero_of
 from autopeft.dashboard.info import StudyInfo
 from autopeft.dashboard.trials import TrialInfo
@@ -35,17 +35,16 @@ def fronts(studies: Sequence[StudyInfo]) -> Figure:
                 hoverinfo="none",
             )
         )
-    metric = studies[0].metric
+    apart = differing(studies)
+    metric = "each study's metric" if apart == "metrics" else studies[0].metric
     layout = {
         "xaxis": {"title": {"text": "trainable parameters"}, **log_ticks(params, zero)},
-        "yaxis": {
-            "title": {"text": escape(metric) if comparable(studies) else "each study's metric"}
-        },
+        "yaxis": {"title": {"text": escape(metric, quote=False)}},
         "legend": LEGEND,
     }
     is_part = any(len(s.front.trials) > len(front) for s, front in zip(studies, steps, strict=True))
     part = " Points that are on a front for another cost are left out." if is_part else ""
-    warning = "" if comparable(studies) else " The metrics differ: do not compare heights."
+    warning = f" The {apart} differ: do not compare heights." if apart else ""
     return Figure(
         kind="fronts",
         title="Fronts of all studies",

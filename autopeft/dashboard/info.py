@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.constant import Constant
-from autopeft.dashboard.facts import facts_of, rows_of
+from autopeft.dashboard.facts import facts_of, rows_of, scored_on
 from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
 from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
@@ -93,6 +93,7 @@ class StudyInfo:
         folder: as the user gave it, for commands to copy.
         metric: what it maximises; larger is better.
         rung_metric: what every rung has measured; the metric, if the study file names no other.
+        scored_on: which rows its scores are on, as far as its files tell them apart.
         facts: what it was made with, by title: model, data, budget, cost, versions.
         max_params: the budget in parameters; None if nothing says it.
         n_layers: depth of the backbone; None if nothing says it.
@@ -110,6 +111,7 @@ class StudyInfo:
     folder: str
     metric: str
     rung_metric: str
+    scored_on: tuple[str, ...]
     facts: Mapping[str, str]
     max_params: int | None
     n_layers: int | None
@@ -180,6 +182,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         folder=str(folder),
         metric=metric,
         rung_metric=rung_metric,
+        scored_on=scored_on(manifest, spec),
         facts=facts_of(manifest, spec, trials, max_params),
         max_params=max_params,
         n_layers=_depth(trials, shape),

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from autopeft.dashboard import figures, fronts
-from autopeft.dashboard.compare import comparable
+from autopeft.dashboard.compare import differing
 from autopeft.dashboard.figure import Figure, script
 from autopeft.dashboard.importance import importances
 from autopeft.dashboard.info import Cost, StudyInfo
@@ -148,7 +148,7 @@ def _comparison(studies: Sequence[StudyInfo]) -> list[dict[str, Any]]:
     if len(studies) < 2 or not measured:  # noqa: PLR2004
         return []
     drawn = [fronts.fronts(studies)]
-    if comparable(measured) and len(measured) > 1:
+    if len(measured) > 1 and not differing(measured):
         drawn.append(fronts.attained(measured))
     return [_figure(figure) for figure in drawn]
 

@@ -8,7 +8,7 @@ from record_factory import make_failure, make_record
 from synthetic_study import MINILM, front_for, make_study, write_manifest
 
 from autopeft.constant import Constant
-from autopeft.dashboard.compare import attainment, comparable
+from autopeft.dashboard.compare import attainment, differing
 from autopeft.dashboard.importance import LEAST, importances
 from autopeft.dashboard.info import costs_of, front_info, growth_of, jobs_of, study_info
 from autopeft.dashboard.ops import average_share, params_by_place
@@ -398,8 +398,8 @@ def test_attainment_of_repeated_studies(info):
     assert found.worst == (None, 0.5, 0.6)
     assert found.middle == (None, 0.6, 0.7)
     assert found.best == (0.5, 0.8, 0.8)
-    assert comparable(studies)
-    assert not comparable([info, replace(info, metric="f1")])
+    assert differing(studies) == ""
+    assert differing([info, replace(info, metric="f1")]) == "metrics"
 
 
 def test_methods_are_recognised_at_every_size(info):

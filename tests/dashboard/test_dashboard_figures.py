@@ -1,5 +1,6 @@
 """What the figures draw and say of a study."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,3 +90,22 @@ def test_attention_to_the_encoder_is_attention():
     told = {"v": "attention", "cross_v": "cross-attention", "ffn_out": "feed-forward"}
     assert {name: parts[name] for name in told} == told
     assert list(dict.fromkeys(parts.values())) == ["attention", "cross-attention", "feed-forward"]
+
+
+def test_heights_on_other_data_are_not_compared():
+    sst2, trec = (study_info(Study(REFERENCES / f"reference-{name}")) for name in ("sst2", "trec"))
+    (figure,) = payload([sst2, trec])["compare"]
+    assert "The data differ: do not compare heights." in figure["description"]
+    assert figure["plot"]["layout"]["yaxis"]["title"]["text"] == "accuracy"
+    assert len(payload([sst2, replace(sst2, name="again")])["compare"]) == 2
+
+
+def test_repetitions_that_draw_other_rows_to_train_on_are_compared(tmp_path, info):
+    again = make_study(tmp_path / "again", 30, seed=1)
+    manifest = json.loads(again.manifest_file.read_text(encoding="utf-8"))
+    manifest["data"]["sha256"] = "1" * 64
+    again.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
+    assert len(payload([info, study_info(again)])["compare"]) == 2
+    manifest["data"]["labels"] = ["1", "2", "3"]
+    again.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
+    assert len(payload([info, study_info(again)])["compare"]) == 1

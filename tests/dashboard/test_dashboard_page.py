@@ -198,7 +198,7 @@ def test_several_studies_are_compared(tmp_path, info):
     assert payload([info])["compare"] == []
     third = study_info(make_study(tmp_path / "third", 30, metric="f1"))
     (fronts,) = payload([info, third])["compare"]
-    assert "do not compare heights" in fronts["description"]
+    assert "The metrics differ: do not compare heights." in fronts["description"]
 
 
 def test_csv_is_the_records(study):
