@@ -258,7 +258,7 @@ def costs_of(
         out.append(
             Cost(
                 name=name,
-                label=f"{label}, predicted" if name in predicted else label,
+                label=label,
                 unit=unit,
                 log=name == PARAMS or _spread(values),
                 front=_non_dominated(on_axis, name),

@@ -463,4 +463,5 @@ def test_what_was_measured_alone_is_told_from_what_was_predicted():
     front = front_info(None, [trial])
     found = costs_of([trial], [searched, again], front, BUDGET, 8)
     (cost,) = [cost for cost in found if cost.name == memory]
-    assert (cost.label, cost.unit, cost.limit) == ("peak training memory, predicted", "B", 8)
+    assert (cost.label, cost.unit, cost.limit) == ("peak training memory", "B", 8)
+    assert cost.predicted

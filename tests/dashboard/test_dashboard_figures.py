@@ -8,7 +8,7 @@ import pytest
 from synthetic_study import make_study
 
 from autopeft.dashboard import fronts
-from autopeft.dashboard.info import study_info
+from autopeft.dashboard.info import Cost, study_info
 from autopeft.dashboard.page import payload
 from autopeft.dashboard.pareto import pareto
 from autopeft.front import front_of
@@ -16,6 +16,7 @@ from autopeft.front_file import write_front
 from autopeft.study.folder import Study
 
 REFERENCES = Path(__file__).parents[2] / "trials"
+MIB, GIB = 2**20, 2**30
 OFF_THE_LINE = "off the line are there for another cost"
 
 
@@ -109,3 +110,48 @@ def test_repetitions_that_draw_other_rows_to_train_on_are_compared(tmp_path, inf
     manifest["data"]["labels"] = ["1", "2", "3"]
     again.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
     assert len(payload([info, study_info(again)])["compare"]) == 1
+
+
+def costing(info, cost, *values):
+    """The study, its first trials having these costs and all others none of it."""
+    trials = tuple(
+        replace(trial, costs={cost.name: value})
+        for trial, value in zip(info.trials, values, strict=False)
+    )
+    return replace(info, trials=trials, costs=(cost,))
+
+
+@pytest.mark.parametrize(
+    ("values", "limit", "per", "title"),
+    [
+        ((2.0 * GIB, 1.5 * GIB), None, GIB, "peak training memory, predicted (GiB)"),
+        ((2.0 * MIB, 1.5 * MIB), None, MIB, "peak training memory, predicted (MiB)"),
+        ((2.0 * MIB, 1.5 * MIB), 3 * GIB, GIB, "peak training memory, predicted (GiB)"),
+        ((0.0, 2.0), None, 1, "peak training memory, predicted (B)"),
+        ((2.0**55,), None, 2**40, "peak training memory, predicted (TiB)"),
+    ],
+)
+def test_bytes_are_drawn_in_powers_of_1024(info, values, limit, per, title):
+    memory = "peak_memory_bytes"
+    cost = Cost(
+        memory, "peak training memory", "B", log=False, front=(1,), limit=limit, predicted=True
+    )
+    figure = pareto(costing(info, cost, *values), cost)
+    layout = figure.plot["layout"]
+    assert layout["xaxis"]["title"]["text"] == title
+    assert layout["meta"]["per"] == per
+    drawn = {
+        row: x
+        for trace in figure.plot["data"]
+        for row, x in zip(trace.get("customdata") or (), trace["x"], strict=False)
+    }
+    assert drawn == pytest.approx({i: value / per for i, value in enumerate(values)}, rel=1e-5)
+    assert [shape["x0"] for shape in layout.get("shapes", ())] == ([3] if limit else [])
+    assert "at no more peak training memory." in figure.description
+
+
+def test_bytes_of_several_orders_are_told_in_the_unit_of_the_least(info):
+    cost = Cost("adapter_bytes", "adapter size", "B", log=True, front=(), limit=None)
+    layout = pareto(costing(info, cost, 0.0, 3 * 1024.0, 9.0 * MIB), cost).plot["layout"]
+    assert layout["xaxis"]["title"]["text"] == "adapter size (KiB)"
+    assert layout["xaxis"]["ticktext"] == ["0", "1", "10", "100", "1k", "10k"]

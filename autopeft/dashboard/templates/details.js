@@ -21,9 +21,9 @@ function drawDetails() {
     ["training time", span(columns.seconds[i])],
     columns.mergeable[i] === null ? null : ["merges", yesNo(columns.mergeable[i])],
     ...study().costs.map((cost, k) => (["trainable_params", "seconds"].includes(cost.name) || columns.costs[i][k] === null
-      ? null : [cost.label, amount(columns.costs[i][k], cost.unit)])),
+      ? null : [`${cost.label}${cost.predicted ? ", predicted" : ""}`, amount(columns.costs[i][k], cost.unit)])),
     ...study().costs.map((cost, k) => (columns.alone[i][k] === null
-      ? null : [cost.label.replace(", predicted", ", measured alone"), amount(columns.alone[i][k], cost.unit)])),
+      ? null : [`${cost.label}, measured alone`, amount(columns.alone[i][k], cost.unit)])),
   ].filter(Boolean);
   const ops = columns.ops[i].map(([kind, sizes, params, sized]) => {
     const [name, read, write] = kinds[kind];

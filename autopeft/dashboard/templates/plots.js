@@ -42,7 +42,7 @@ function whereabouts(figure, row) {
   if (figure.kind === "pareto") {
     const cost = study().costs[view.cost], value = columns.costs[row][view.cost];
     if (value === null) return [[], []];
-    return [[cost.log && value <= 0 ? meta.zero : value], [columns.quality[row] ?? meta.floor]];
+    return [[cost.log && value <= 0 ? meta.zero : value / meta.per], [columns.quality[row] ?? meta.floor]];
   }
   if (figure.kind === "curves") {
     const points = curvePoints(row);
