@@ -8,6 +8,7 @@ import pytest
 from synthetic_study import make_study
 
 from autopeft.dashboard import fronts
+from autopeft.dashboard.figure import log_ticks, zero_of
 from autopeft.dashboard.info import Cost, study_info
 from autopeft.dashboard.page import payload
 from autopeft.dashboard.pareto import pareto
@@ -155,3 +156,19 @@ def test_bytes_of_several_orders_are_told_in_the_unit_of_the_least(info):
     layout = pareto(costing(info, cost, 0.0, 3 * 1024.0, 9.0 * MIB), cost).plot["layout"]
     assert layout["xaxis"]["title"]["text"] == "adapter size (KiB)"
     assert layout["xaxis"]["ticktext"] == ["0", "1", "10", "100", "1k", "10k"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((20_000, 90_000), ["10k", "20k", "50k", "100k", "200k", "500k"]),
+        ((768, 90_000), ["100", "1k", "10k", "100k"]),
+        ((0, 20_000), ["0", "10k", "100k"]),
+        ((0.02, 0.3), ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5"]),
+        ((), ["10", "20", "50"]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis(values, texts):
+    ticks = log_ticks(values, zero_of(values))
+    assert ticks["ticktext"] == texts
+    assert ticks["tickvals"] == sorted(ticks["tickvals"])
