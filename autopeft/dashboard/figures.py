@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from autopeft.dashboard.figure import LEGEND, Figure, few, plain, short, trial_lines
 from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import StudyInfo
-from autopeft.records import UNSEEN
 from autopeft.selection import Selection
 
 MOST_LINES = 400
@@ -58,8 +57,8 @@ def learning_curves(study: StudyInfo) -> Figure:
     for i, trial in enumerate(study.trials):
         points: dict[int, list[float]] = {}
         for item in trial.measurements:
-            if item.on_rungs is not None and item.split not in UNSEEN:
-                points.setdefault(item.steps, []).append(item.on_rungs[0])
+            if item.in_curve is not None:
+                points.setdefault(item.steps, []).append(item.in_curve)
         if len(points) > 1:
             curve = [(steps, sum(v) / len(v)) for steps, v in sorted(points.items())]
             lines.append((i, trial, curve))

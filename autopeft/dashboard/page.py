@@ -97,6 +97,7 @@ def _study(study: StudyInfo) -> dict[str, Any]:
         "name": study.name,
         "folder": shlex.quote(study.folder),
         "metric": study.metric,
+        "rung_metric": study.rung_metric,
         "facts": dict(study.facts),
         "verdict": asdict(study.verdict),
         "max_params": study.max_params,
@@ -203,7 +204,7 @@ def _columns(study: StudyInfo) -> dict[str, list[Any]]:
             [
                 [
                     *(m.rung, m.replicate, m.steps, m.quality, m.stderr, m.seconds),
-                    *(m.failure or _instead(m, study.rung_metric), m.split),
+                    *(m.failure or _instead(m, study.rung_metric), m.split, m.in_curve),
                 ]
                 for m in trial.measurements
             ]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from synthetic_study import make_study
@@ -14,6 +15,7 @@ from autopeft.dashboard.page import payload
 from autopeft.dashboard.pareto import pareto
 from autopeft.front import front_of
 from autopeft.front_file import write_front
+from autopeft.records import UNSEEN
 from autopeft.study.folder import Study
 
 REFERENCES = Path(__file__).parents[2] / "trials"
@@ -172,3 +174,28 @@ def test_ticks_of_a_logarithmic_axis(values, texts):
     ticks = log_ticks(values, zero_of(values))
     assert ticks["ticktext"] == texts
     assert ticks["tickvals"] == sorted(ticks["tickvals"])
+
+
+def test_page_has_what_the_learning_curves_show(by_likelihood):
+    info = study_info(by_likelihood)
+    (data,) = payload([info])["studies"]
+    (figure,) = [item for item in data["figures"] if item["kind"] == "curves"]
+    assert figure["head"] == ("trial", "steps", data["rung_metric"])
+    assert (data["metric"], data["rung_metric"]) == ("bleu", "likelihood")
+    curves = {}
+    for number, measured in zip(
+        data["columns"]["trial"], data["columns"]["measurements"], strict=True
+    ):
+        for _, _, steps, *_, value in measured:
+            if value is not None:
+                curves.setdefault((number, steps), []).append(value)
+    for number, steps, value in figure["rows"]:
+        assert value == pytest.approx(fmean(curves[number, steps]))
+    assert {number for number, _, _ in figure["rows"]} >= {info.front.recommended}
+
+
+@pytest.mark.parametrize("split", sorted(UNSEEN))
+def test_no_curve_goes_over_rows_that_the_search_has_not_seen(info, split):
+    measured = info.trials[1].measurements[0]
+    assert measured.in_curve == measured.quality
+    assert replace(measured, split=split).in_curve is None
