@@ -14,6 +14,8 @@ from autopeft.selection import Selection
 MOST_LINES = 400
 MOST_JOBS = 600
 MOST_STEPS = 500
+_MOST_BORDERED = 140
+"""Bars that a narrow timeline has room for if each has a border; a shorter bar has none."""
 _FEW = 12
 
 
@@ -195,6 +197,9 @@ def timeline(study: StudyInfo) -> Figure:
     """Who trained what when."""
     jobs = few(study.jobs, MOST_JOBS)
     index = {trial.trial: i for i, trial in enumerate(study.trials)}
+    ends = [datetime.fromisoformat(job.started).timestamp() + job.seconds for job in jobs]
+    starts = [end - job.seconds for end, job in zip(ends, jobs, strict=True)]
+    least = (max(ends) - min(starts)) / _MOST_BORDERED
     trace = go.Bar(
         base=[_moment(job.started) for job in jobs],
         x=[1000 * job.seconds for job in jobs],
@@ -205,7 +210,7 @@ def timeline(study: StudyInfo) -> Figure:
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,
-        marker={"line": {"width": 1}},
+        marker={"line": {"width": [int(job.seconds >= least) for job in jobs]}},
         meta={
             "role": "dominated",
             "linked": True,
@@ -217,6 +222,7 @@ def timeline(study: StudyInfo) -> Figure:
         "xaxis": {"type": "date"},
         "yaxis": {"automargin": True, "type": "category"},
         "bargap": 0.3,
+        "uniformtext": {"minsize": 10, "mode": "hide"},
         "showlegend": False,
     }
     return Figure(

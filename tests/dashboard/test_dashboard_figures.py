@@ -10,12 +10,15 @@ from synthetic_study import make_study
 
 from autopeft.dashboard import fronts
 from autopeft.dashboard.figure import log_ticks, zero_of
-from autopeft.dashboard.info import Cost, study_info
+from autopeft.dashboard.figures import timeline
+from autopeft.dashboard.info import Cost, Job, study_info
+from autopeft.dashboard.ops import part_of
 from autopeft.dashboard.page import payload
 from autopeft.dashboard.pareto import pareto
 from autopeft.front import front_of
 from autopeft.front_file import write_front
 from autopeft.records import UNSEEN
+from autopeft.space.taps import Tap
 from autopeft.study.folder import Study
 
 REFERENCES = Path(__file__).parents[2] / "trials"
@@ -90,18 +93,18 @@ def test_attention_to_the_encoder_is_attention():
     assert lora.method == "lora"
     assert {op.write for op in lora.ops} == {"q", "v", "cross_q", "cross_v"}
     assert lora.attention_share == 1
-    parts = {tap["name"]: tap["part"] for tap in payload([info])["studies"][0]["taps"]}
+    parts = {tap: part_of(Tap(tap)) for tap in info.taps}
     told = {"v": "attention", "cross_v": "cross-attention", "ffn_out": "feed-forward"}
     assert {name: parts[name] for name in told} == told
     assert list(dict.fromkeys(parts.values())) == ["attention", "cross-attention", "feed-forward"]
+    assert part_of(Tap.EMBED) == "embeddings"
 
 
 def test_heights_on_other_data_are_not_compared():
     sst2, trec = (study_info(Study(REFERENCES / f"reference-{name}")) for name in ("sst2", "trec"))
-    (figure,) = payload([sst2, trec])["compare"]
-    assert "The data differ: do not compare heights." in figure["description"]
-    assert figure["plot"]["layout"]["yaxis"]["title"]["text"] == "accuracy"
-    assert len(payload([sst2, replace(sst2, name="again")])["compare"]) == 2
+    figure = fronts.fronts([sst2, trec])
+    assert "The data differ: do not compare heights." in figure.description
+    assert figure.plot["layout"]["yaxis"]["title"]["text"] == "accuracy"
 
 
 def test_repetitions_that_draw_other_rows_to_train_on_are_compared(tmp_path, info):
@@ -199,3 +202,12 @@ def test_no_curve_goes_over_rows_that_the_search_has_not_seen(info, split):
     measured = info.trials[1].measurements[0]
     assert measured.in_curve == measured.quality
     assert replace(measured, split=split).in_curve is None
+
+
+def test_border_of_a_short_job_does_not_cover_it(info):
+    start = "2026-01-31T12:00:00+00:00"
+    later = "2026-01-31T12:16:40+00:00"
+    jobs = (Job("one", start, 500.0, (0,)), Job("one", later, 2.0, (1,)))
+    figure = timeline(replace(info, jobs=jobs))
+    assert figure.plot["data"][0]["marker"]["line"]["width"] == [1, 0]
+    assert figure.plot["layout"]["uniformtext"] == {"minsize": 10, "mode": "hide"}
