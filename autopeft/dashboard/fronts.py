@@ -11,6 +11,9 @@ from autopeft.dashboard.info import StudyInfo
 from autopeft.dashboard.trials import TrialInfo
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_COLOURS = len(_DASHES)
+_BEYOND = 1.15
+"""How far a line goes on after its last step, which would lie on the edge of the plot."""
 _MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 
 
@@ -21,6 +24,7 @@ def fronts(studies: Sequence[StudyInfo]) -> Figure:
     params = [float(trial.params) for front in steps for trial in front]
     zero = zero_of(params)
     for k, (study, front) in enumerate(zip(studies, steps, strict=True)):
+        shape = (k + k // _COLOURS) % _COLOURS  # another one when the colours begin again
         traces.append(
             go.Scatter(
                 x=[trial.params or zero for trial in front],
@@ -28,10 +32,10 @@ def fronts(studies: Sequence[StudyInfo]) -> Figure:
                 error_y={"array": [t.stderr for t in front], "thickness": 1, "width": 0},
                 customdata=[[k, study.trials.index(trial)] for trial in front],
                 mode="lines+markers",
-                line={"shape": "hv", "width": 2, "dash": _DASHES[k % len(_DASHES)]},
-                marker={"symbol": _MARKS[k % len(_MARKS)], "size": 9},
+                line={"shape": "hv", "width": 2, "dash": _DASHES[shape]},
+                marker={"symbol": _MARKS[shape], "size": 9},
                 name=escape(study.name),
-                meta={"role": f"study-{k % 6}", "compares": True},
+                meta={"role": f"study-{k % _COLOURS}", "compares": True},
                 hoverinfo="none",
             )
         )
@@ -69,6 +73,7 @@ def attained(studies: Sequence[StudyInfo]) -> Figure:
     """What repeated studies attain: worst, median and best at each number of parameters."""
     found = attainment(studies)
     zero = zero_of(found.params)
+    end = _BEYOND * (found.params[-1] or zero)
     lines = (
         ("best", found.best, "dot"),
         ("median", found.middle, "solid"),
@@ -76,8 +81,8 @@ def attained(studies: Sequence[StudyInfo]) -> Figure:
     )
     traces = [
         go.Scatter(
-            x=[params or zero for params in found.params],
-            y=values,
+            x=[*(params or zero for params in found.params), end],
+            y=[*values, values[-1]],
             mode="lines",
             line={"shape": "hv", "width": 2.5 if name == "median" else 1.5, "dash": dash},
             name=name,

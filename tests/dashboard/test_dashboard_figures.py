@@ -211,3 +211,21 @@ def test_border_of_a_short_job_does_not_cover_it(info):
     figure = timeline(replace(info, jobs=jobs))
     assert figure.plot["data"][0]["marker"]["line"]["width"] == [1, 0]
     assert figure.plot["layout"]["uniformtext"] == {"minsize": 10, "mode": "hide"}
+
+
+def test_no_two_of_many_studies_look_the_same(info):
+    traces = fronts.fronts([info] * 36).plot["data"]
+    looks = {
+        (trace["meta"]["role"], trace["line"]["dash"], trace["marker"]["symbol"])
+        for trace in traces
+    }
+    assert len(looks) == 36
+
+
+def test_last_step_of_what_studies_attain_has_room(info):
+    figure = fronts.attained([info, replace(info, name="again")])
+    for trace in figure.plot["data"]:
+        *_, last, end = trace["x"]
+        assert 1.1 * last < end < 2 * last
+        assert trace["y"][-1] == trace["y"][-2]
+    assert len(figure.rows) == len(trace["x"]) - 1
