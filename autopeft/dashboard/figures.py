@@ -174,18 +174,19 @@ def growth(study: StudyInfo) -> Figure:
     )
     layout = {
         "xaxis": {
-            "title": {"text": "training time of all trials (minutes)"},
+            "title": {"text": "training time of the search (minutes)"},
             "rangemode": "tozero",
         },
-        "yaxis": {"title": {"text": "hypervolume"}},
+        "yaxis": {"title": {"text": "hypervolume"}, "rangemode": "tozero"},
         "showlegend": False,
     }
     return Figure(
         kind="static",
         title="What more search bought",
         description=(
-            "Share of the plane of quality and log parameters that the front dominates, against "
-            "the time spent on training. Flat at the end: more trials would have added little."
+            "Share of the space of quality and costs that the front dominates, against the time "
+            "that the search spent on training. Flat at the end: more trials would have added "
+            "little."
         ),
         head=("training time (s)", "hypervolume"),
         rows=tuple(points),

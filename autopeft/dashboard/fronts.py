@@ -12,9 +12,9 @@ from autopeft.dashboard.trials import TrialInfo
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _COLOURS = len(_DASHES)
+_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 _BEYOND = 1.15
 """How far a line goes on after its last step, which would lie on the edge of the plot."""
-_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 
 
 def fronts(studies: Sequence[StudyInfo]) -> Figure:

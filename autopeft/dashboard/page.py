@@ -138,7 +138,8 @@ def _figures(study: StudyInfo) -> list[Figure]:
     found += [figures.importance_bars(study, item) for item in importances(study.trials)]
     curves = figures.learning_curves(study)
     found += [curves] if curves.rows else []
-    found += [figures.growth(study)] if study.growth else []
+    grown = figures.growth(study)
+    found += [grown] if len(set(grown.rows)) > 1 else []
     found += [figures.timeline(study)] if study.jobs else []
     failed = figures.failures(study)
     return [*found, failed] if failed.rows else found

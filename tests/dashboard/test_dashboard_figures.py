@@ -229,3 +229,17 @@ def test_last_step_of_what_studies_attain_has_room(info):
         assert 1.1 * last < end < 2 * last
         assert trace["y"][-1] == trace["y"][-2]
     assert len(figure.rows) == len(trace["x"]) - 1
+
+
+def test_growth_is_drawn_from_nothing_and_only_where_there_is_any(info):
+    def grown(*steps):
+        data = payload([replace(info, trials=info.trials[:5], jobs=(), growth=steps)])
+        title = "What more search bought"
+        return [item for item in data["studies"][0]["figures"] if item["title"] == title]
+
+    (figure,) = grown((0.0, 0.0), (10.0, 0.02855), (20.0, 0.02867), (30.0, 0.02867))
+    assert figure["plot"]["layout"]["yaxis"]["rangemode"] == "tozero"
+    assert "the search" in figure["plot"]["layout"]["xaxis"]["title"]["text"]
+    assert grown((0.0, 0.0), (10.0, 0.02855), (10.0, 0.02855)) == []
+    assert grown((0.0, 0.0), (30.0, 0.0)) == []
+    assert grown() == []
