@@ -85,10 +85,10 @@ def log_ticks(values: Sequence[float], zero: float) -> dict[str, Any]:
     positive = [value for value in values if value > 0] or [10 * zero]
     has_zero = any(value <= 0 for value in values)
     is_short = not has_zero and max(positive) < _SHORT * min(positive)
-    first, last = round(math.log10(zero)), math.ceil(math.log10(max(positive)))
+    first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     ticks = [
         (digit, power)
-        for power in range(first + 1, last + 1)
+        for power in range(first, last + 1)
         for digit in ((1, 2, 5) if is_short else (1,))
     ]
     return {

@@ -20,6 +20,7 @@ SYMBOLS: dict[State, str] = {
     "failed": "x",
 }
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+_NO_SCALE = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False}
 MOST_DRAWN = 2500
 """Points of one state that are drawn; of more, one for each cell of a fine grid."""
 
@@ -61,7 +62,7 @@ def pareto(study: StudyInfo, cost: Cost) -> Figure:
     shown = [*values, cost.limit] if cost.limit else values
     per, unit = _unit_of(cost, shown)
     floor = _floor([t.quality for _, t in scored if t.quality is not None])
-    plane = _Plane(cost, zero_of(value / per for value in values), floor, per)
+    plane = _Plane(cost, zero_of(value / per for value in shown), floor, per)
     traces = [_step_line(study, plane)]
     traces += [
         _points(s, [(i, t) for i, t in rows if t.state == s], plane) for s in reversed(STATES)
@@ -77,21 +78,28 @@ def pareto(study: StudyInfo, cost: Cost) -> Figure:
     )
     if cost.limit is not None and scored:
         figure.add_vline(x=plane.x(cost.limit), line={"dash": "dot", "width": 1.5})
-    budget = "" if cost.limit is None else " The dotted line is the budget."
-    without = " Trials without a score lie at the bottom." if len(scored) < len(rows) else ""
-    is_off = any(t.state == "front" and t.trial not in cost.front for _, t in scored)
-    off = " Points of the front off the line are there for another cost." if is_off else ""
     return Figure(
         kind="pareto",
         title=f"{study.metric} against {cost.label}",
-        description=(
-            f"Up is better, left is cheaper. The line is the front: no trial has a higher "
-            f"{study.metric} at no more {cost.label}.{off} Bars are one standard error, "
-            f"drawn for the front and where seeds were repeated.{budget}{without}"
-        ),
+        description=_description(study, cost, [trial for _, trial in rows]),
         head=("trial", "state", cost.label, study.metric, "standard error"),
         rows=tuple((t.trial, t.state, t.costs[cost.name], t.quality, t.stderr) for _, t in rows),
         plot=plain(figure),
+    )
+
+
+def _description(study: StudyInfo, cost: Cost, shown: Sequence[TrialInfo]) -> str:
+    scored = [trial for trial in shown if trial.quality is not None]
+    if not scored:
+        return "Left is cheaper. No trial has a score: all lie at the bottom."
+    budget = "" if cost.limit is None else " The dotted line is the budget."
+    without = " Trials without a score lie at the bottom." if len(scored) < len(shown) else ""
+    is_off = any(trial.state == "front" and trial.trial not in cost.front for trial in scored)
+    off = " Points of the front off the line are there for another cost." if is_off else ""
+    return (
+        f"Up is better, left is cheaper. The line is the front: no trial has a higher "
+        f"{study.metric} at no more {cost.label}.{off} Bars are one standard error, drawn for the "
+        f"front and where seeds were repeated.{budget}{without}"
     )
 
 
@@ -180,9 +188,12 @@ def _pareto_layout(
     how = ", predicted" if cost.predicted else ""
     name = f"{cost.label}{how} ({unit})" if unit else f"{cost.label}{how}"
     ticks = log_ticks([value / plane.per for value in shown], plane.zero) if cost.log else {}
+    width = ticks if study.trials else _NO_SCALE
+    scored = any(trial.quality is not None for trial in study.trials)
+    height = {} if scored else {**_NO_SCALE, "range": [plane.floor - 0.06, 1]}
     return {
-        "xaxis": {"title": {"text": escape(name)}, **ticks},
-        "yaxis": {"title": {"text": escape(study.metric)}},
+        "xaxis": {"title": {"text": escape(name)}, **width},
+        "yaxis": {"title": {"text": escape(study.metric)}, **height},
         "legend": LEGEND,
         "meta": {"floor": plane.floor, "zero": plane.zero, "per": plane.per},
     }

@@ -243,3 +243,24 @@ def test_growth_is_drawn_from_nothing_and_only_where_there_is_any(info):
     assert grown((0.0, 0.0), (10.0, 0.02855), (10.0, 0.02855)) == []
     assert grown((0.0, 0.0), (30.0, 0.0)) == []
     assert grown() == []
+
+
+def test_without_a_score_there_is_no_scale_and_trials_lie_at_the_bottom(tmp_path, info):
+    for count in (0, 12):
+        failed = study_info(make_study(tmp_path / f"{count}", count, failing=1, rungs=1))
+        figure = pareto(failed, failed.costs[0])
+        layout = figure.plot["layout"]
+        assert "line" not in figure.description
+        low, high = layout["yaxis"]["range"]
+        assert layout["yaxis"]["showticklabels"] is False
+        assert layout["xaxis"].get("showticklabels", True) == (count > 0)
+        assert low < layout["meta"]["floor"] < low + 0.1 * (high - low)
+    layout = pareto(info, info.costs[0]).plot["layout"]
+    assert not {"range", "showticklabels"} & set(layout["yaxis"])
+
+
+def test_nothing_stands_left_of_a_budget_that_is_below_all_trials(info):
+    cost = Cost("trainable_params", "trainable parameters", "", log=True, front=(), limit=70)
+    layout = pareto(costing(info, cost, 0.0, 5000.0), cost).plot["layout"]
+    assert layout["meta"]["zero"] < layout["shapes"][0]["x0"]
+    assert layout["xaxis"]["ticktext"] == ["0", "10", "100", "1k", "10k"]
