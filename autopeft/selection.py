@@ -20,6 +20,13 @@ LEVEL = 0.05
 """Chance that something is said to beat LoRA where nothing does."""
 
 Role = Literal["recommended", "front", "lora", "head", "full", "method"]
+_IN_WORDS: Mapping[Role, str] = {
+    "recommended": "search's choice",
+    "front": "front",
+    "lora": "tuned LoRA",
+    "full": "all weights",
+    "method": "tuned method",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,11 @@ class Contender:
         """The inverse of `to_dict`, of data that were checked."""
         costs = {name: Objective(**item) for name, item in data.get("costs", {}).items()}
         return cls(**{**data, "costs": costs})
+
+    @property
+    def role_in_words(self) -> str:
+        """Its role; of one without ops what it is: head only, or frozen backbone."""
+        return _IN_WORDS.get(self.role, self.summary)
 
     @property
     def drop(self) -> float | None:

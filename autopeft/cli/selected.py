@@ -11,14 +11,6 @@ from autopeft.objectives import COSTS, CostName, amount
 from autopeft.records import Objective
 from autopeft.selection import Selection
 
-_ROLES = {
-    "recommended": "search's choice",
-    "front": "front",
-    "lora": "tuned LoRA",
-    "full": "all weights",
-    "method": "tuned method",
-}
-
 
 def show_selection(selection: Selection, advice: Advice) -> None:
     """The contenders with intervals and what the search thought of them; then the verdict.
@@ -45,7 +37,7 @@ def show_selection(selection: Selection, advice: Advice) -> None:
         table.add_row(
             "*" if item.trial == selection.recommended else "",
             str(item.trial),
-            _ROLES.get(item.role, item.summary),  # head only, or frozen backbone
+            item.role_in_words,
             f"{item.quality:.4f}",
             f"{item.low:.4f} to {item.high:.4f}",
             "-" if item.search_quality is None else f"{item.search_quality:.4f}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from autopeft.advice import Advice, advice_of
 from autopeft.constant import Constant
-from autopeft.dashboard.facts import facts_of, rows_of
+from autopeft.dashboard.facts import facts_of, rows_of, scored_on
 from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
 from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
@@ -94,6 +94,7 @@ class StudyInfo:
         folder: as the user gave it, for commands to copy.
         metric: what it maximises; larger is better.
         rung_metric: what every rung has measured; the metric, if the study file names no other.
+        scored_on: which rows its scores are on, as far as its files tell them apart.
         facts: what it was made with, by title: model, data, budget, cost, versions.
         max_params: the budget in parameters; None if nothing says it.
         n_layers: depth of the backbone; None if nothing says it.
@@ -111,6 +112,7 @@ class StudyInfo:
     folder: str
     metric: str
     rung_metric: str
+    scored_on: tuple[str, ...]
     facts: Mapping[str, str]
     max_params: int | None
     n_layers: int | None
@@ -184,6 +186,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         folder=str(folder),
         metric=metric,
         rung_metric=rung_metric,
+        scored_on=scored_on(manifest, spec),
         facts=facts_of(manifest, spec, trials, max_params),
         max_params=max_params,
         n_layers=_depth(trials, shape),
@@ -241,7 +244,10 @@ def costs_of(
     max_params: int | None,
     max_memory: int | None = None,
 ) -> tuple[Cost, ...]:
-    """Parameters first, training time, then what the records tell beside the quality."""
+    """Parameters first, training time, then what the records tell beside the quality.
+
+    Of a front with further costs some points are not the best at their number of parameters.
+    """
     names = dict.fromkeys(name for trial in trials for name in trial.costs)
     every = [item for record in records for item in record.objectives.items()]
     units = {name: item.unit for name, item in every}
@@ -250,15 +256,15 @@ def costs_of(
     out = []
     for name in names or (PARAMS,):
         label, unit = _LABELS.get(name, (name, units.get(name, "")))
-        on_front = front.trials if name == PARAMS else _non_dominated(trials, name)
+        on_axis = [t for t in trials if t.trial in front.trials] if name == PARAMS else trials
         values = [trial.costs[name] for trial in trials if name in trial.costs]
         out.append(
             Cost(
                 name=name,
-                label=f"{label}, predicted" if name in predicted else label,
+                label=label,
                 unit=unit,
                 log=name == PARAMS or _spread(values),
-                front=on_front,
+                front=_non_dominated(on_axis, name),
                 limit=limits.get(name),
                 predicted=name in predicted,
             )

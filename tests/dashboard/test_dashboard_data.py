@@ -9,7 +9,7 @@ from synthetic_study import MINILM, front_for, make_study, write_manifest
 
 from autopeft.advice import Advice, advice_of
 from autopeft.constant import Constant
-from autopeft.dashboard.compare import attainment, comparable
+from autopeft.dashboard.compare import attainment, differing
 from autopeft.dashboard.importance import LEAST, importances
 from autopeft.dashboard.info import costs_of, front_info, growth_of, jobs_of, study_info
 from autopeft.dashboard.ops import average_share, params_by_place
@@ -423,8 +423,8 @@ def test_attainment_of_repeated_studies(info):
     assert found.worst == (None, 0.5, 0.6)
     assert found.middle == (None, 0.6, 0.7)
     assert found.best == (0.5, 0.8, 0.8)
-    assert comparable(studies)
-    assert not comparable([info, replace(info, metric="f1")])
+    assert differing(studies) == ""
+    assert differing([info, replace(info, metric="f1")]) == "metrics"
 
 
 def test_methods_are_recognised_at_every_size(info):
@@ -488,4 +488,5 @@ def test_what_was_measured_alone_is_told_from_what_was_predicted():
     front = front_info(None, [trial], Advice(None))
     found = costs_of([trial], [searched, again], front, BUDGET, 8)
     (cost,) = [cost for cost in found if cost.name == memory]
-    assert (cost.label, cost.unit, cost.limit) == ("peak training memory, predicted", "B", 8)
+    assert (cost.label, cost.unit, cost.limit) == ("peak training memory", "B", 8)
+    assert cost.predicted
