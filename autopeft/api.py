@@ -6,12 +6,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from autopeft.errors import ConfigError
 from autopeft.handle import Study
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.model.quantized import check_gradients
 from autopeft.objectives import DEFAULT
+from autopeft.ops.build import loop_obstacle
 from autopeft.space import yaml
 from autopeft.space.genotype import Genotype
 from autopeft.study.events import Watcher
@@ -125,7 +127,9 @@ def attach(
     """Put a genotype into a model, for a training loop of one's own.
 
     The backbone is frozen, the ops and the model's own head are trainable:
-    `[p for p in model.parameters() if p.requires_grad]` is what an optimizer needs.
+    `[p for p in model.parameters() if p.requires_grad]` is what an optimizer needs. Methods that
+    choose by the data what to train are refused, since only a cohort lets them choose: FISH,
+    LT-SFT, diff pruning, AdaLoRA, SparseAdapter.
 
     Args:
         model: a transformers model of a known family; changed in place.
@@ -137,10 +141,13 @@ def attach(
         The ops; `.remove()` takes them out again.
 
     Raises:
-        ConfigError: the model lacks a tap, has another depth, or has ops already.
+        ConfigError: the model lacks a tap, has another depth, or has ops already; or an op chooses
+            by the data what to train.
         DataError: the family is not known, the head is not made of Linear layers and LayerNorms, or
             a weight matrix in few bits lets no gradient pass.
     """
+    if reason := loop_obstacle(genotype):
+        raise ConfigError(f"{reason}; autopeft train genotype.yaml --study study.yaml does")
     check_gradients(model)
     head = [module for _, module in head_modules(model, ())]
     injection = Injection(model, [genotype], [seed], kernel)

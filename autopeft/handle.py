@@ -11,9 +11,16 @@ if TYPE_CHECKING:
     from autopeft.dashboard.report import Report
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Study(folder.Study):
-    """A study on disk, with what is built upon it. Reading it needs no torch."""
+    """A study on disk, with what is built upon it. Reading it needs no torch.
+
+    Args:
+        folder: where it lies.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(Path(folder))
 
     def report(self, *others: folder.Study) -> "Report":
         """The page of this study, compared with others if any are given.

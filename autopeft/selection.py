@@ -20,6 +20,13 @@ LEVEL = 0.05
 """Chance that something is said to beat LoRA where nothing does."""
 
 Role = Literal["recommended", "front", "lora", "head", "full", "method"]
+_IN_WORDS: Mapping[Role, str] = {
+    "recommended": "search's choice",
+    "front": "front",
+    "lora": "tuned LoRA",
+    "full": "all weights",
+    "method": "tuned method",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,11 @@ class Contender:
         return cls(**{**data, "costs": costs})
 
     @property
+    def role_in_words(self) -> str:
+        """Its role; of one without ops what it is: head only, or frozen backbone."""
+        return _IN_WORDS.get(self.role, self.summary)
+
+    @property
     def drop(self) -> float | None:
         """How much the search flattered it."""
         return None if self.search_quality is None else self.search_quality - self.quality
@@ -114,6 +126,8 @@ class Selection:
             several costs, of that with the least mean of them, each as a part of the largest.
             Full fine-tuning is a baseline and no candidate.
         notes: what has to be known beside, a sentence each.
+        search_compares: scores of the search are of rows like these, so that they can be set
+            against one another.
     """
 
     metric: str
@@ -122,6 +136,7 @@ class Selection:
     comparisons: tuple[Comparison, ...]
     recommended: int
     notes: tuple[str, ...] = ()
+    search_compares: bool = True
 
     def contender(self, trial: int) -> Contender:
         """The one of this number."""
@@ -180,17 +195,28 @@ class Selection:
 
     @property
     def drop(self) -> float | None:
-        """Mean of what the search's scores of its front lost; None if none of it is here."""
+        """Mean of what the search's scores of its front lost; None if that cannot be told."""
+        if not self.search_compares:
+            return None
         of_front = [c.drop for c in self.contenders if c.role in {"recommended", "front"}]
         drops = [drop for drop in of_front if drop is not None]
         return sum(drops) / len(drops) if drops else None
 
+    @property
+    def flattery(self) -> str:
+        """`drop` in words; nothing where it cannot be told."""
+        if (drop := self.drop) is None:
+            return ""
+        how = "lower" if drop < 0 else "higher"
+        return f"In the search the points of its front scored {abs(drop):.4f} {how} in the mean."
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the version first and the verdict last."""
+        """Plain JSON values, the version first; `search_compares` only where it is not so."""
         data = asdict(self)
         lists = {name: list(data[name]) for name in ("comparisons", "notes")}
         lists["contenders"] = [item.to_dict() for item in self.contenders]
-        return {"version": SELECTION_VERSION, **data, **lists, "verdict": self.verdict}
+        told = {"version": SELECTION_VERSION, **data, **lists, "verdict": self.verdict}
+        return {k: v for k, v in told.items() if k != "search_compares" or not v}
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "selection") -> Self:
@@ -207,6 +233,7 @@ class Selection:
             comparisons=tuple(Comparison(**item) for item in data["comparisons"]),
             recommended=data["recommended"],
             notes=tuple(data["notes"]),
+            search_compares=data.get("search_compares", True),
         )
 
 
@@ -267,27 +294,22 @@ def _problems(data: Any) -> list[str]:
     return problems
 
 
-_CONTENDER = {
-    "trial": checks.COUNT,
-    "role": checks.one_of(*get_args(Role)),
-    "trainable_params": checks.COUNT,
-    "fraction": checks.NUMBER_FROM_0,
-    "summary": checks.TEXT,
-    "search_quality": checks.optional(checks.NUMBER),
-    "quality": checks.NUMBER,
-    "stderr": checks.NUMBER_FROM_0,
-    "low": checks.NUMBER,
-    "high": checks.NUMBER,
-    "seeds": checks.COUNT,
-}
-_PLAIN = checks.fields(_CONTENDER)
-_WITH_COSTS = checks.fields(_CONTENDER | {"costs": check_objectives})
-
-
-def _check_contender(value: Any, at: str) -> list[str]:
-    return (_WITH_COSTS if isinstance(value, dict) and "costs" in value else _PLAIN)(value, at)
-
-
+_check_contender = checks.fields(
+    {
+        "trial": checks.COUNT,
+        "role": checks.one_of(*get_args(Role)),
+        "trainable_params": checks.COUNT,
+        "fraction": checks.NUMBER_FROM_0,
+        "summary": checks.TEXT,
+        "search_quality": checks.optional(checks.NUMBER),
+        "quality": checks.NUMBER,
+        "stderr": checks.NUMBER_FROM_0,
+        "low": checks.NUMBER,
+        "high": checks.NUMBER,
+        "seeds": checks.COUNT,
+    },
+    may_have={"costs": check_objectives},
+)
 _COMPARISON = checks.fields(
     {
         "trial": checks.COUNT,
@@ -308,5 +330,6 @@ _check_fields = checks.fields(
         "recommended": checks.COUNT,
         "notes": checks.list_of(checks.TEXT),
         "verdict": checks.TEXT,
-    }
+    },
+    may_have={"search_compares": checks.one_of(False)},
 )

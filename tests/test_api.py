@@ -15,6 +15,8 @@ from torch import nn
 
 import autopeft
 from autopeft.errors import ConfigError, DataError
+from autopeft.ops.base import StackedOp
+from autopeft.ops.build import FORM_CLASSES
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.study.spec import load_study_spec
@@ -199,6 +201,31 @@ def test_genotype_of_another_depth_is_not_attached():
         autopeft.attach(tiny_model("roberta"), autopeft.Genotype(2, (), 1e-3), seed=0)
 
 
+CHOOSING = [Form.FISH, Form.LT_SFT, Form.DIFF_PRUNING, Form.ADALORA, Form.SPARSE_BOTTLENECK]
+
+
+@pytest.mark.parametrize("form", CHOOSING)
+def test_what_a_cohort_lets_choose_is_not_attached(form):
+    """A plain loop would train all of it, or what chance has chosen."""
+    model = tiny_model("bert")
+    before, hooks = state(model), sum(len(m._forward_pre_hooks) for m in model.modules())
+    ops = op(form, Tap.ATTN_IN, Tap.Q, 4), op(Form.LOWRANK, Tap.ATTN_IN, Tap.V, 4)
+    with pytest.raises(ConfigError) as refusal:
+        autopeft.attach(model, genotype(*ops), seed=0)
+    assert str(refusal.value) == (
+        f"a loop of one's own lets no op choose what to train, as these have to: {form} "
+        "attn_in->q; autopeft train genotype.yaml --study study.yaml does"
+    )
+    assert same_bits(state(model), before)
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == hooks
+
+
+def test_what_is_attached_needs_nothing_of_a_cohort():
+    for form in set(Form) - set(CHOOSING):
+        for name in ("begin", "watch", "choose", "settle", "penalty"):
+            assert getattr(FORM_CLASSES[form], name) is getattr(StackedOp, name), (form, name)
+
+
 def test_refused_attach_leaves_the_model_alone():
     model = tiny_model("bert")
     before = state(model)
@@ -268,3 +295,10 @@ def test_folder_without_a_train_file(tmp_path):
     (tmp_path / "test.jsonl").touch()
     with pytest.raises(DataError, match=r"has no train file \(train\.jsonl, train\.csv, train\.p"):
         data_section(tmp_path)
+
+
+def test_folder_of_a_study_may_be_a_text(tmp_path):
+    study = autopeft.Study(str(tmp_path / "study"))
+    assert study == autopeft.Study(tmp_path / "study")
+    with pytest.raises(DataError, match="cannot read"):
+        study.front()

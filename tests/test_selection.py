@@ -114,10 +114,12 @@ def test_drop_is_what_the_front_lost():
     assert replace(found, contenders=baselines).drop is None
 
 
-def test_file_is_what_was_written_and_fits_the_schema(tmp_path):
+@pytest.mark.parametrize("compares", [True, False])
+def test_file_is_what_was_written_and_fits_the_schema(tmp_path, compares):
     path = tmp_path / "selection.json"
-    write_selection(path, selection())
-    assert read_selection(path) == selection()
+    written = replace(selection(), search_compares=compares)
+    write_selection(path, written)
+    assert read_selection(path) == written
     schema = json.loads(SCHEMA.read_text())
     Draft202012Validator.check_schema(schema)
     Draft202012Validator(schema).validate(json.loads(path.read_text()))

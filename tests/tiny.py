@@ -284,12 +284,14 @@ def train(
     *,
     n_rows=15,
     task=TASK,
+    until=None,
+    paused=(),
     cache=None,
     trial_bytes=None,
     rest_bytes=None,
     **settings,
 ):
-    """Train a cohort on tiny rows, three steps unless `epochs` says more.
+    """Train a cohort on tiny rows, three steps unless `epochs` says more, or to a rung.
 
     Shapes are not checked meanwhile, which would take as long again; other tests of every op do.
     """
@@ -306,6 +308,8 @@ def train(
             train=tiny_rows(n_rows, dtype=dtype),
             validation=tiny_rows(22, seed=1, dtype=dtype),
             order_seed=0,
+            until=until,
+            paused=paused,
             cache=cache,
             trial_bytes=trial_bytes,
             rest_bytes=rest_bytes,

@@ -1,5 +1,6 @@
 """What people see: tables on stdout, progress and hints on stderr."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from autopeft.advice import Advice
 from autopeft.cli.progress import LiveWatcher, PlainWatcher, tell_note, tell_step
 from autopeft.front import Front
 from autopeft.objectives import COSTS, PARAMS, amount, cost_of
@@ -104,17 +106,19 @@ def _front_table(front: Front, in_the_way: Mapping[int, Sequence[str]] | None) -
 def show_front(
     front: Front,
     folder: Path,
-    in_the_way: Mapping[int, Sequence[str]] | None = None,
-    nothing_learnt: str | None = None,
+    in_the_way: Mapping[int, Sequence[str]] | None,
+    advice: Advice,
+    *,
+    is_last: bool,
 ) -> None:
-    """The front as a table, the recommendation, and what to do next.
+    """The front as a table, and what the search would use of it.
 
     Args:
         front: of a study.
         folder: of the study.
         in_the_way: for each trial what keeps it from becoming part of the weights, if known.
-        nothing_learnt: says so, where no trial is better than one answer to every row; then
-            nothing is recommended.
+        advice: what is recommended.
+        is_last: no final selection says more.
     """
     out = stdout()
     # Not as the table's title, which would be folded to the table's width.
@@ -124,10 +128,11 @@ def show_front(
     if front.recommended is None:
         hints.print("no trial has been completed yet")
         return
-    if nothing_learnt is not None:
-        tell_note(hints, nothing_learnt)
+    if advice.nothing_learnt is not None:
+        tell_note(hints, advice.nothing_learnt)
+    what = " is recommended" if is_last else " is the search's choice"
     hints.print(
-        f"* trial {front.recommended}{'' if nothing_learnt else ' is recommended'}: the cheapest "
+        f"* trial {front.recommended}{'' if advice.trial is None else what}: the cheapest "
         f"within one standard error of the best{front.judged}.  k: the knee.  hypervolume "
         f"{front.hypervolume:.4f}"
     )
@@ -135,11 +140,17 @@ def show_front(
         "Scores are on the rows that the search selected on, so they flatter the winner; heads "
         "are not counted."
     )
-    quoted = f"'{folder}'" if " " in str(folder) else str(folder)
-    hints.print(
-        f"Next: autopeft test {quoted}   or: autopeft front {quoted} "
-        f"--genotype {front.recommended} > genotype.yaml"
-    )
+
+
+def show_next(folder: Path, advice: Advice) -> None:
+    """What to do with the trial that is recommended, if there is one."""
+    if advice.trial is not None:
+        quoted = shlex.quote(str(folder))
+        stderr().print(
+            f"Next: autopeft test {quoted}   or: autopeft front {quoted} "
+            f"--genotype {advice.trial} > genotype.yaml",
+            markup=False,
+        )
 
 
 def show_record(record: "Record", folder: Path) -> None:

@@ -10,9 +10,6 @@ from autopeft.cli import console
 from autopeft.cli.options import Format
 
 if TYPE_CHECKING:
-    from autopeft.front import Front
-    from autopeft.selection import Selection
-    from autopeft.study.folder import Study
     from autopeft.study.spec import StudySpec
 
 
@@ -39,21 +36,9 @@ def show_what_it_would_be(spec: "StudySpec", folder: Path, base: Path, output: F
     show_dry_run(found)
 
 
-def _nothing_learnt(study: "Study", found: "Front", selection: "Selection | None") -> str | None:
-    """That nothing was learnt, if so."""
-    constant, best = study.constant(), found.best
-    if constant is None or best is None:
-        return None
-    if selection is not None:
-        beaten = selection.beats(constant)
-    else:
-        scored = {record.trial for record in study.records() if found.metric in record.metrics}
-        beaten = constant.is_beaten(best.quality, best.stderr, len(scored))
-    return None if beaten else constant.nothing_learnt
-
-
 def show_front(folder: Path, output: Format) -> None:
     """The Pareto front of a study on stdout."""
+    from autopeft.advice import advice_of
     from autopeft.cli.listings import merging
     from autopeft.front_file import front_to_dict
     from autopeft.study.folder import Study
@@ -67,8 +52,11 @@ def show_front(folder: Path, output: Format) -> None:
         more["not_mergeable"] = in_the_way
         typer.echo(json.dumps({**front_to_dict(found), **more}, allow_nan=False))
         return
-    console.show_front(found, folder, in_the_way, _nothing_learnt(study, found, selection))
+    scored = {record.trial for record in study.records() if found.metric in record.metrics}
+    advice = advice_of(found, selection, study.constant(), scored=len(scored))
+    console.show_front(found, folder, in_the_way, advice, is_last=selection is None)
     if selection is not None:
         from autopeft.cli.selected import show_selection
 
-        show_selection(selection)
+        show_selection(selection, advice)
+    console.show_next(folder, advice)

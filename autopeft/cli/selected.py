@@ -5,22 +5,20 @@ from typing import cast
 from rich.markup import escape
 from rich.table import Table
 
+from autopeft.advice import Advice
 from autopeft.cli.console import percent, stderr, stdout
 from autopeft.objectives import COSTS, CostName, amount
 from autopeft.records import Objective
 from autopeft.selection import Selection
 
-_ROLES = {
-    "recommended": "search's choice",
-    "front": "front",
-    "lora": "tuned LoRA",
-    "full": "all weights",
-    "method": "tuned method",
-}
 
+def show_selection(selection: Selection, advice: Advice) -> None:
+    """The contenders with intervals and what the search thought of them; then the verdict.
 
-def show_selection(selection: Selection) -> None:
-    """The contenders with intervals and what the search thought of them; then the verdict."""
+    Args:
+        selection: of a study.
+        advice: what is recommended.
+    """
     table = Table(
         title=f"Trained anew, on {selection.rows:,} rows that the search has not seen",
         title_justify="left",
@@ -39,7 +37,7 @@ def show_selection(selection: Selection) -> None:
         table.add_row(
             "*" if item.trial == selection.recommended else "",
             str(item.trial),
-            _ROLES.get(item.role, item.summary),  # head only, or frozen backbone
+            item.role_in_words,
             f"{item.quality:.4f}",
             f"{item.low:.4f} to {item.high:.4f}",
             "-" if item.search_quality is None else f"{item.search_quality:.4f}",
@@ -54,15 +52,14 @@ def show_selection(selection: Selection) -> None:
     hints = stderr()
     for note in selection.notes:
         hints.print(f"[yellow]note:[/] {escape(note)}")
+    what = "" if advice.trial is None else " is recommended"
     hints.print(
-        f"* trial {selection.recommended}: the cheapest within one standard error of the best. "
-        f"Means of {_seeds(selection)} fresh seeds; intervals are over new seeds and new rows."
+        f"* trial {selection.recommended}{what}: the cheapest within one standard error of the "
+        f"best. Means of {_seeds(selection)} fresh seeds; intervals are over new seeds and new "
+        "rows."
     )
-    if selection.drop is not None:
-        hints.print(
-            f"From the search's rows to these the points of its front lost {selection.drop:.4f} "
-            f"of {selection.metric} in the mean."
-        )
+    if selection.flattery:
+        hints.print(selection.flattery)
 
 
 def _cost(objective: Objective | None) -> str:

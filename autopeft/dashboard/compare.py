@@ -24,9 +24,11 @@ class Attainment:
     best: tuple[float, ...]
 
 
-def comparable(studies: Sequence[StudyInfo]) -> bool:
-    """Whether the studies maximise one metric, so that their qualities share an axis."""
-    return len({study.metric for study in studies}) == 1
+def differing(studies: Sequence[StudyInfo]) -> str:
+    """What keeps their qualities from being compared: `metrics` or `data`; empty if nothing."""
+    if len({study.metric for study in studies}) > 1:
+        return "metrics"
+    return "data" if len({study.scored_on for study in studies}) > 1 else ""
 
 
 def attainment(studies: Sequence[StudyInfo]) -> Attainment:

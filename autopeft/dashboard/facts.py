@@ -14,6 +14,15 @@ def rows_of(manifest: Mapping[str, Any]) -> dict[str, int]:
     return dict(manifest.get("data", {}).get("rows", {}))
 
 
+def scored_on(manifest: Mapping[str, Any], spec: StudySpec | None) -> tuple[str, ...]:
+    """Where the rows that scores are on come from, how many they are, and their classes.
+
+    The hash of all rows would not do: repetitions with other seeds draw other rows to train on.
+    """
+    labels = manifest.get("data", {}).get("labels", ())
+    return (_source(spec), str(rows_of(manifest).get("validation")), *map(str, labels))
+
+
 def facts_of(
     manifest: Mapping[str, Any],
     spec: StudySpec | None,
@@ -77,8 +86,15 @@ def _data(manifest: Mapping[str, Any], spec: StudySpec | None) -> str:
     rows = ", ".join(f"{count:,} {name}" for name, count in rows_of(manifest).items())
     if spec is None:
         return rows and f"{rows} rows"
-    source = spec.data.hub or (spec.data.train.parent.name if spec.data.train else "")
+    source = _source(spec)
     return f"{source}: {rows} rows" if rows else source
+
+
+def _source(spec: StudySpec | None) -> str:
+    """The data set of the Hub, or the folder of the files; empty where nothing says it."""
+    if spec is None:
+        return ""
+    return spec.data.hub or (spec.data.train.parent.name if spec.data.train else "")
 
 
 def _last(name: str) -> str:

@@ -13,6 +13,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+_SHORT = 100
+"""An axis whose ends differ by less than this factor has few powers of ten on it."""
+
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
 Cell = str | float | int | None
@@ -78,22 +81,29 @@ def zero_of(values: Iterable[float]) -> float:
 
 
 def log_ticks(values: Sequence[float], zero: float) -> dict[str, Any]:
-    """Powers of ten, and 0 where `_zero` puts it."""
-    top = max((value for value in values if value > 0), default=10 * zero)
-    first, last = round(math.log10(zero)), math.ceil(math.log10(top))
-    powers = list(range(first + 1, last + 1))
+    """Powers of ten, on a short axis twice and five times them, and 0 where `zero_of` puts it."""
+    positive = [value for value in values if value > 0] or [10 * zero]
     has_zero = any(value <= 0 for value in values)
+    is_short = not has_zero and max(positive) < _SHORT * min(positive)
+    first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    ticks = [
+        (digit, power)
+        for power in range(first, last + 1)
+        for digit in ((1, 2, 5) if is_short else (1,))
+    ]
     return {
         "type": "log",
-        "tickvals": ([zero] if has_zero else []) + [10.0**power for power in powers],
-        "ticktext": (["0"] if has_zero else []) + [_power(power) for power in powers],
+        "tickvals": ([zero] if has_zero else []) + [digit * 10.0**power for digit, power in ticks],
+        "ticktext": (["0"] if has_zero else []) + [_tick(digit, power) for digit, power in ticks],
     }
 
 
-def _power(power: int) -> str:
+def _tick(digit: int, power: int) -> str:
     names = {0: "", 3: "k", 6: "M", 9: "G"}
     base = 3 * (power // 3)
-    return f"{10 ** (power - base)}{names[base]}" if base in names else f"1e{power}"
+    if base in names:
+        return f"{digit * 10 ** (power - base)}{names[base]}"
+    return f"{digit * 10.0**power:g}"
 
 
 def short(value: float) -> float:

@@ -1,34 +1,22 @@
 """The figures below the front: what goes with quality, curves, selection, growth, workers."""
 
 from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 
 import plotly.graph_objects as go
 
-from autopeft.dashboard.compare import attainment, comparable
-from autopeft.dashboard.figure import (
-    LEGEND,
-    Figure,
-    few,
-    log_ticks,
-    plain,
-    short,
-    trial_lines,
-    zero_of,
-)
+from autopeft.dashboard.figure import LEGEND, Figure, few, plain, short, trial_lines
 from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import StudyInfo
-from autopeft.records import UNSEEN
-from autopeft.selection import Contender, Selection
+from autopeft.selection import Selection
 
 MOST_LINES = 400
 MOST_JOBS = 600
 MOST_STEPS = 500
+_MOST_BORDERED = 140
+"""Bars that a narrow timeline has room for if each has a border; a shorter bar has none."""
 _FEW = 12
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 
 
 def importance_bars(study: StudyInfo, found: Importance) -> Figure:
@@ -71,8 +59,8 @@ def learning_curves(study: StudyInfo) -> Figure:
     for i, trial in enumerate(study.trials):
         points: dict[int, list[float]] = {}
         for item in trial.measurements:
-            if item.on_rungs is not None and item.split not in UNSEEN:
-                points.setdefault(item.steps, []).append(item.on_rungs[0])
+            if item.in_curve is not None:
+                points.setdefault(item.steps, []).append(item.in_curve)
         if len(points) > 1:
             curve = [(steps, sum(v) / len(v)) for steps, v in sorted(points.items())]
             lines.append((i, trial, curve))
@@ -111,7 +99,7 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
     """The contenders of the final selection, with intervals, beside their scores in the search."""
     index = {trial.trial: i for i, trial in enumerate(study.trials)}
     found = sorted(selection.contenders, key=lambda c: c.quality)
-    names = [f"{c.trial}: {_why(c)}" for c in found]
+    names = [f"{c.trial}: {escape(c.role_in_words, quote=False)}" for c in found]
     rows = [index.get(c.trial) for c in found]
     fresh = go.Scatter(
         x=[short(c.quality) for c in found],
@@ -151,14 +139,13 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         title="Final selection",
         description=(
             f"Finalists and baselines trained again with fresh seeds and scored on "
-            f"{selection.rows:,} rows that the search has not seen. How far a bar lies to the "
-            "right of its dot is how much the search flattered it."
+            f"{selection.rows:,} rows that the search has not seen. {_beside(selection)}"
         ),
         head=("trial", "why", "parameters", "search", selection.metric, "low", "high", "seeds"),
         rows=tuple(
             (
                 c.trial,
-                _why(c),
+                c.role_in_words,
                 c.trainable_params,
                 c.search_quality,
                 c.quality,
@@ -172,9 +159,11 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
     )
 
 
-def _why(contender: Contender) -> str:
-    """Its role, or of one without ops what it is."""
-    return contender.summary if contender.role == "head" else contender.role
+def _beside(selection: Selection) -> str:
+    """What the marks of the search tell."""
+    if not selection.search_compares:
+        return "The search scored on rows of another kind, so its bars do not compare."
+    return "How far a bar lies to the right of its dot is how much the search flattered it."
 
 
 def growth(study: StudyInfo) -> Figure:
@@ -191,18 +180,19 @@ def growth(study: StudyInfo) -> Figure:
     )
     layout = {
         "xaxis": {
-            "title": {"text": "training time of all trials (minutes)"},
+            "title": {"text": "training time of the search (minutes)"},
             "rangemode": "tozero",
         },
-        "yaxis": {"title": {"text": "hypervolume"}},
+        "yaxis": {"title": {"text": "hypervolume"}, "rangemode": "tozero"},
         "showlegend": False,
     }
     return Figure(
         kind="static",
         title="What more search bought",
         description=(
-            "Share of the plane of quality and log parameters that the front dominates, against "
-            "the time spent on training. Flat at the end: more trials would have added little."
+            "Share of the space of quality and costs that the front dominates, against the time "
+            "that the search spent on training. Flat at the end: more trials would have added "
+            "little."
         ),
         head=("training time (s)", "hypervolume"),
         rows=tuple(points),
@@ -214,6 +204,9 @@ def timeline(study: StudyInfo) -> Figure:
     """Who trained what when."""
     jobs = few(study.jobs, MOST_JOBS)
     index = {trial.trial: i for i, trial in enumerate(study.trials)}
+    ends = [datetime.fromisoformat(job.started).timestamp() + job.seconds for job in jobs]
+    starts = [end - job.seconds for end, job in zip(ends, jobs, strict=True)]
+    least = (max(ends) - min(starts)) / _MOST_BORDERED
     trace = go.Bar(
         base=[_moment(job.started) for job in jobs],
         x=[1000 * job.seconds for job in jobs],
@@ -224,7 +217,7 @@ def timeline(study: StudyInfo) -> Figure:
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,
-        marker={"line": {"width": 1}},
+        marker={"line": {"width": [int(job.seconds >= least) for job in jobs]}},
         meta={
             "role": "dominated",
             "linked": True,
@@ -236,6 +229,7 @@ def timeline(study: StudyInfo) -> Figure:
         "xaxis": {"type": "date"},
         "yaxis": {"automargin": True, "type": "category"},
         "bargap": 0.3,
+        "uniformtext": {"minsize": 10, "mode": "hide"},
         "showlegend": False,
     }
     return Figure(
@@ -284,94 +278,6 @@ def failures(study: StudyInfo) -> Figure:
         head=("trial", "rung", "what happened"),
         rows=tuple(messages),
         plot=plain(go.Figure([trace], layout) if order else go.Figure()),
-    )
-
-
-def fronts(studies: Sequence[StudyInfo]) -> Figure:
-    """The fronts of several studies on shared axes."""
-    traces = []
-    params = [float(t.params) for s in studies for t in s.trials if t.trial in s.front.trials]
-    zero = zero_of(params)
-    for k, study in enumerate(studies):
-        by_number = {trial.trial: trial for trial in study.trials}
-        front = [by_number[number] for number in study.front.trials]
-        traces.append(
-            go.Scatter(
-                x=[trial.params or zero for trial in front],
-                y=[trial.quality for trial in front],
-                error_y={"array": [t.stderr for t in front], "thickness": 1, "width": 0},
-                customdata=[[k, study.trials.index(trial)] for trial in front],
-                mode="lines+markers",
-                line={"shape": "hv", "width": 2, "dash": _DASHES[k % len(_DASHES)]},
-                marker={"symbol": _MARKS[k % len(_MARKS)], "size": 9},
-                name=escape(study.name),
-                meta={"role": f"study-{k % 6}", "compares": True},
-                hoverinfo="none",
-            )
-        )
-    metric = studies[0].metric
-    layout = {
-        "xaxis": {"title": {"text": "trainable parameters"}, **log_ticks(params, zero)},
-        "yaxis": {
-            "title": {"text": escape(metric) if comparable(studies) else "each study's metric"}
-        },
-        "legend": LEGEND,
-    }
-    warning = "" if comparable(studies) else " The metrics differ: do not compare heights."
-    return Figure(
-        kind="fronts",
-        title="Fronts of all studies",
-        description=f"One step line for each study; bars are one standard error.{warning}",
-        head=("study", "trial", "parameters", "quality", "standard error"),
-        rows=tuple(
-            (study.name, trial.trial, trial.params, trial.quality, trial.stderr)
-            for study in studies
-            for trial in study.trials
-            if trial.trial in study.front.trials
-        ),
-        plot=plain(go.Figure(traces, layout)),
-    )
-
-
-def attained(studies: Sequence[StudyInfo]) -> Figure:
-    """What repeated studies attain: worst, median and best at each number of parameters."""
-    found = attainment(studies)
-    zero = zero_of(found.params)
-    lines = (
-        ("best", found.best, "dot"),
-        ("median", found.middle, "solid"),
-        ("worst", found.worst, "dash"),
-    )
-    traces = [
-        go.Scatter(
-            x=[params or zero for params in found.params],
-            y=values,
-            mode="lines",
-            line={"shape": "hv", "width": 2.5 if name == "median" else 1.5, "dash": dash},
-            name=name,
-            meta={"role": "front" if name == "median" else "dominated"},
-            hoverinfo="x+y+name",
-        )
-        for name, values, dash in lines
-    ]
-    layout = {
-        "xaxis": {
-            "title": {"text": "trainable parameters"},
-            **log_ticks([float(params) for params in found.params], zero),
-        },
-        "yaxis": {"title": {"text": escape(studies[0].metric)}},
-        "legend": LEGEND,
-    }
-    return Figure(
-        kind="static",
-        title=f"What {len(studies)} studies attain",
-        description=(
-            "The quality reached with at most so many parameters by every study (worst), by half "
-            "of them (median) and by any (best). It means most for repetitions of one study."
-        ),
-        head=("parameters", "worst", "median", "best"),
-        rows=tuple(zip(found.params, found.worst, found.middle, found.best, strict=True)),
-        plot=plain(go.Figure(traces, layout)),
     )
 
 

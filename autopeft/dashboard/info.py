@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autopeft.advice import Advice, advice_of
 from autopeft.constant import Constant
-from autopeft.dashboard.facts import facts_of, rows_of
+from autopeft.dashboard.facts import facts_of, rows_of, scored_on
 from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
 from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
@@ -93,6 +94,7 @@ class StudyInfo:
         folder: as the user gave it, for commands to copy.
         metric: what it maximises; larger is better.
         rung_metric: what every rung has measured; the metric, if the study file names no other.
+        scored_on: which rows its scores are on, as far as its files tell them apart.
         facts: what it was made with, by title: model, data, budget, cost, versions.
         max_params: the budget in parameters; None if nothing says it.
         n_layers: depth of the backbone; None if nothing says it.
@@ -110,6 +112,7 @@ class StudyInfo:
     folder: str
     metric: str
     rung_metric: str
+    scored_on: tuple[str, ...]
     facts: Mapping[str, str]
     max_params: int | None
     n_layers: int | None
@@ -174,12 +177,16 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         rung_metric=rung_metric,
         nothing=spec.without_ops if spec else HEAD,
     )
-    frontier = front_info(front, trials, selection)
+    constant = Constant.of_manifest(manifest)
+    scored = sum(trial.quality is not None for trial in trials)
+    advice = advice_of(front, selection, constant, scored=scored)
+    frontier = front_info(front, trials, advice)
     return StudyInfo(
         name=folder.resolve().name,
         folder=str(folder),
         metric=metric,
         rung_metric=rung_metric,
+        scored_on=scored_on(manifest, spec),
         facts=facts_of(manifest, spec, trials, max_params),
         max_params=max_params,
         n_layers=_depth(trials, shape),
@@ -195,30 +202,29 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         verdict=verdict_of(
             trials,
             front=front,
+            advice=advice,
             rows=rows_of(manifest).get("validation"),
             selection=selection,
             openings=_openings(study.test_file),
-            constant=Constant.of_manifest(manifest),
+            constant=constant,
         ),
     )
 
 
-def front_info(
-    front: Front | None, trials: Sequence[TrialInfo], selection: Selection | None = None
-) -> FrontInfo:
+def front_info(front: Front | None, trials: Sequence[TrialInfo], advice: Advice) -> FrontInfo:
     """The front with the baselines beside it.
 
     Args:
         front: as it was computed; None before the first record.
         trials: of the same study.
-        selection: has the last word on what to recommend, if there was one.
+        advice: what is recommended.
     """
     baselines = {trial.trial: trial.method for trial in trials if trial.method}
     if front is None:
         return FrontInfo((), None, None, 0.0, baselines)
     return FrontInfo(
         trials=tuple(point.trial for point in front.points),
-        recommended=selection.recommended if selection else front.recommended,
+        recommended=advice.trial,
         knee=front.knee,
         hypervolume=front.hypervolume,
         baselines=baselines,
@@ -238,7 +244,10 @@ def costs_of(
     max_params: int | None,
     max_memory: int | None = None,
 ) -> tuple[Cost, ...]:
-    """Parameters first, training time, then what the records tell beside the quality."""
+    """Parameters first, training time, then what the records tell beside the quality.
+
+    Of a front with further costs some points are not the best at their number of parameters.
+    """
     names = dict.fromkeys(name for trial in trials for name in trial.costs)
     every = [item for record in records for item in record.objectives.items()]
     units = {name: item.unit for name, item in every}
@@ -247,15 +256,15 @@ def costs_of(
     out = []
     for name in names or (PARAMS,):
         label, unit = _LABELS.get(name, (name, units.get(name, "")))
-        on_front = front.trials if name == PARAMS else _non_dominated(trials, name)
+        on_axis = [t for t in trials if t.trial in front.trials] if name == PARAMS else trials
         values = [trial.costs[name] for trial in trials if name in trial.costs]
         out.append(
             Cost(
                 name=name,
-                label=f"{label}, predicted" if name in predicted else label,
+                label=label,
                 unit=unit,
                 log=name == PARAMS or _spread(values),
-                front=on_front,
+                front=_non_dominated(on_axis, name),
                 limit=limits.get(name),
                 predicted=name in predicted,
             )

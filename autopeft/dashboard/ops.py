@@ -4,16 +4,29 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from autopeft.space.forms import FORMS, Activation, Form
 from autopeft.space.genotype import Genotype, Op, Scale
 from autopeft.space.methods import method, methods
 from autopeft.space.shape import ModelShape
-from autopeft.space.taps import LINEAR_INPUT, ORDER, Tap
+from autopeft.space.taps import CROSS, LINEAR_INPUT, ORDER, Tap
 from autopeft.space.words import describe
 
-ATTENTION = frozenset(tap for tap in Tap if ORDER[tap] <= ORDER[Tap.ATTN_NORM]) - {Tap.EMBED}
-"""The taps of the attention sublayer; the others are the feed-forward network's, or below."""
+Part = Literal["embeddings", "attention", "cross-attention", "feed-forward"]
+
+
+def part_of(tap: Tap) -> Part:
+    """The sublayer that a tap is in, or what is below the layers."""
+    if tap == Tap.EMBED:
+        return "embeddings"
+    if tap in CROSS:
+        return "cross-attention"
+    return "attention" if ORDER[tap] <= ORDER[Tap.ATTN_NORM] else "feed-forward"
+
+
+ATTENTION = frozenset(tap for tap in Tap if part_of(tap) in {"attention", "cross-attention"})
+"""The taps of all attention sublayers."""
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from autopeft.dashboard import figures
-from autopeft.dashboard.compare import comparable
+from autopeft.dashboard import figures, fronts
+from autopeft.dashboard.compare import differing
 from autopeft.dashboard.figure import Figure, script
 from autopeft.dashboard.importance import importances
 from autopeft.dashboard.info import Cost, StudyInfo
-from autopeft.dashboard.ops import ATTENTION, average_share, params_by_place
+from autopeft.dashboard.ops import average_share, params_by_place, part_of
 from autopeft.dashboard.parallel import parallel
 from autopeft.dashboard.pareto import pareto
 from autopeft.dashboard.trials import STATES, Measurement, TrialInfo
 from autopeft.objectives import duration
+from autopeft.space.taps import Tap
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("dom.js", "theme.js", "table.js", "heat.js", "details.js", "plots.js", "page.js")
@@ -96,11 +97,12 @@ def _study(study: StudyInfo) -> dict[str, Any]:
         "name": study.name,
         "folder": shlex.quote(study.folder),
         "metric": study.metric,
+        "rung_metric": study.rung_metric,
         "facts": dict(study.facts),
         "verdict": asdict(study.verdict),
         "max_params": study.max_params,
         "n_layers": study.n_layers,
-        "taps": [{"name": tap, "attention": tap in ATTENTION} for tap in study.taps],
+        "taps": [{"name": tap, "part": part_of(Tap(tap))} for tap in study.taps],
         "front": asdict(study.front),
         "average": {
             "shares": average_share(placements),
@@ -136,7 +138,8 @@ def _figures(study: StudyInfo) -> list[Figure]:
     found += [figures.importance_bars(study, item) for item in importances(study.trials)]
     curves = figures.learning_curves(study)
     found += [curves] if curves.rows else []
-    found += [figures.growth(study)] if study.growth else []
+    grown = figures.growth(study)
+    found += [grown] if len(set(grown.rows)) > 1 else []
     found += [figures.timeline(study)] if study.jobs else []
     failed = figures.failures(study)
     return [*found, failed] if failed.rows else found
@@ -146,9 +149,9 @@ def _comparison(studies: Sequence[StudyInfo]) -> list[dict[str, Any]]:
     measured = [study for study in studies if study.front.trials]
     if len(studies) < 2 or not measured:  # noqa: PLR2004
         return []
-    drawn = [figures.fronts(studies)]
-    if comparable(measured) and len(measured) > 1:
-        drawn.append(figures.attained(measured))
+    drawn = [fronts.fronts(studies)]
+    if len(measured) > 1 and not differing(measured):
+        drawn.append(fronts.attained(measured))
     return [_figure(figure) for figure in drawn]
 
 
@@ -202,7 +205,7 @@ def _columns(study: StudyInfo) -> dict[str, list[Any]]:
             [
                 [
                     *(m.rung, m.replicate, m.steps, m.quality, m.stderr, m.seconds),
-                    *(m.failure or _instead(m, study.rung_metric), m.split),
+                    *(m.failure or _instead(m, study.rung_metric), m.split, m.in_curve),
                 ]
                 for m in trial.measurements
             ]

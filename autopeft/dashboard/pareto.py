@@ -19,6 +19,8 @@ SYMBOLS: dict[State, str] = {
     "stopped early": "triangle-down-open",
     "failed": "x",
 }
+_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+_NO_SCALE = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False}
 MOST_DRAWN = 2500
 """Points of one state that are drawn; of more, one for each cell of a fine grid."""
 
@@ -31,14 +33,16 @@ class _Plane:
         cost: on the horizontal axis.
         zero: where a cost of 0 is drawn.
         floor: where a trial without a score is drawn, a little below the lowest score.
+        per: how much of the cost is 1 on the axis.
     """
 
     cost: Cost
     zero: float
     floor: float
+    per: float
 
     def x(self, value: float) -> float:
-        return value if value > 0 or not self.cost.log else self.zero
+        return value / self.per if value > 0 or not self.cost.log else self.zero
 
     def x_of(self, trial: TrialInfo) -> float:
         return short(self.x(trial.costs[self.cost.name]))
@@ -55,9 +59,10 @@ def pareto(study: StudyInfo, cost: Cost) -> Figure:
     rows = [(i, trial) for i, trial in enumerate(study.trials) if cost.name in trial.costs]
     scored = [(i, trial) for i, trial in rows if trial.quality is not None]
     values = [trial.costs[cost.name] for _, trial in rows]
-    plane = _Plane(
-        cost, zero_of(values), _floor([t.quality for _, t in scored if t.quality is not None])
-    )
+    shown = [*values, cost.limit] if cost.limit else values
+    per, unit = _unit_of(cost, shown)
+    floor = _floor([t.quality for _, t in scored if t.quality is not None])
+    plane = _Plane(cost, zero_of(value / per for value in shown), floor, per)
     traces = [_step_line(study, plane)]
     traces += [
         _points(s, [(i, t) for i, t in rows if t.state == s], plane) for s in reversed(STATES)
@@ -68,22 +73,33 @@ def pareto(study: StudyInfo, cost: Cost) -> Figure:
         here = [(i, t) for i, t in scored if t.trial == number]
         symbol, size = ("diamond-open", 18) if role == "knee" else ("star-open", 22)
         traces.append(_ring(role, role, here, plane, symbol, size))
-    figure = go.Figure([trace for trace in traces if trace.x], _pareto_layout(study, plane, values))
+    figure = go.Figure(
+        [trace for trace in traces if trace.x], _pareto_layout(study, plane, shown, unit)
+    )
     if cost.limit is not None and scored:
         figure.add_vline(x=plane.x(cost.limit), line={"dash": "dot", "width": 1.5})
-    budget = "" if cost.limit is None else " The dotted line is the budget."
-    without = " Trials without a score lie at the bottom." if len(scored) < len(rows) else ""
     return Figure(
         kind="pareto",
         title=f"{study.metric} against {cost.label}",
-        description=(
-            f"Up is better, left is cheaper. The line is the front: no trial has a higher "
-            f"{study.metric} at no more {cost.label}. Bars are one standard error, drawn for the "
-            f"front and where seeds were repeated.{budget}{without}"
-        ),
+        description=_description(study, cost, [trial for _, trial in rows]),
         head=("trial", "state", cost.label, study.metric, "standard error"),
         rows=tuple((t.trial, t.state, t.costs[cost.name], t.quality, t.stderr) for _, t in rows),
         plot=plain(figure),
+    )
+
+
+def _description(study: StudyInfo, cost: Cost, shown: Sequence[TrialInfo]) -> str:
+    scored = [trial for trial in shown if trial.quality is not None]
+    if not scored:
+        return "Left is cheaper. No trial has a score: all lie at the bottom."
+    budget = "" if cost.limit is None else " The dotted line is the budget."
+    without = " Trials without a score lie at the bottom." if len(scored) < len(shown) else ""
+    is_off = any(trial.state == "front" and trial.trial not in cost.front for trial in scored)
+    off = " Points of the front off the line are there for another cost." if is_off else ""
+    return (
+        f"Up is better, left is cheaper. The line is the front: no trial has a higher "
+        f"{study.metric} at no more {cost.label}.{off} Bars are one standard error, drawn for the "
+        f"front and where seeds were repeated.{budget}{without}"
     )
 
 
@@ -155,14 +171,29 @@ def _cells(values: Sequence[float], count: int) -> list[int]:
     return [int((value - low) / ((high - low) or 1.0) * count) for value in values]
 
 
-def _pareto_layout(study: StudyInfo, plane: _Plane, values: Sequence[float]) -> dict[str, Any]:
-    unit = f" ({escape(plane.cost.unit)})" if plane.cost.unit else ""
-    shown = [*values, plane.cost.limit] if plane.cost.limit else values
-    si = {"tickformat": "~s"} if plane.cost.unit == "B" else {}
-    ticks = log_ticks(shown, plane.zero) if plane.cost.log else {}
+def _unit_of(cost: Cost, shown: Sequence[float]) -> tuple[float, str]:
+    """How much of a cost is 1 on its axis, and what that is called: bytes in powers of 1024."""
+    if cost.unit != "B":
+        return 1.0, cost.unit
+    told = [value for value in shown if value >= 1] or [1.0]
+    power = int(math.log2(min(told) if cost.log else max(told)) // 10)
+    power = min(power, len(_BYTES) - 1)
+    return 1024.0**power, _BYTES[power]
+
+
+def _pareto_layout(
+    study: StudyInfo, plane: _Plane, shown: Sequence[float], unit: str
+) -> dict[str, Any]:
+    cost = plane.cost
+    how = ", predicted" if cost.predicted else ""
+    name = f"{cost.label}{how} ({unit})" if unit else f"{cost.label}{how}"
+    ticks = log_ticks([value / plane.per for value in shown], plane.zero) if cost.log else {}
+    width = ticks if study.trials else _NO_SCALE
+    scored = any(trial.quality is not None for trial in study.trials)
+    height = {} if scored else {**_NO_SCALE, "range": [plane.floor - 0.06, 1]}
     return {
-        "xaxis": {"title": {"text": f"{escape(plane.cost.label)}{unit}"}, **si, **ticks},
-        "yaxis": {"title": {"text": escape(study.metric)}},
+        "xaxis": {"title": {"text": escape(name)}, **width},
+        "yaxis": {"title": {"text": escape(study.metric)}, **height},
         "legend": LEGEND,
-        "meta": {"floor": plane.floor, "zero": plane.zero},
+        "meta": {"floor": plane.floor, "zero": plane.zero, "per": plane.per},
     }

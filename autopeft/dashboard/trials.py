@@ -18,7 +18,7 @@ from autopeft.dashboard.ops import (
 from autopeft.errors import ConfigError, DataError
 from autopeft.front import mean_quality
 from autopeft.objectives import PARAMS
-from autopeft.records import Record
+from autopeft.records import UNSEEN, Record
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.merge import is_mergeable
@@ -63,6 +63,13 @@ class Measurement:
     started: str
     worker: str
     failure: str
+
+    @property
+    def in_curve(self) -> float | None:
+        """What stands in the trial's learning curve; None of rows that the search has not seen."""
+        if self.on_rungs is None or self.split in UNSEEN:
+            return None
+        return self.on_rungs[0]
 
 
 @dataclass(frozen=True)

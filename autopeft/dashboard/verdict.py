@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
+from autopeft.advice import Advice
 from autopeft.constant import Constant
 from autopeft.dashboard.trials import TrialInfo
 from autopeft.front import Front
@@ -31,6 +32,7 @@ class Verdict:
         trial: the recommended one, or None.
         quality: of the recommended one, on the most honest rows there are; None without it.
         stderr: of `quality`; None without it.
+        unseen: rows that `quality` is of, where the search has not seen them.
     """
 
     headline: str
@@ -40,12 +42,14 @@ class Verdict:
     trial: int | None
     quality: float | None = None
     stderr: float | None = None
+    unseen: int | None = None
 
 
 def verdict_of(
     trials: Sequence[TrialInfo],
     *,
     front: Front | None,
+    advice: Advice,
     rows: int | None,
     selection: Selection | None,
     openings: Sequence[Mapping[str, Any]],
@@ -56,28 +60,27 @@ def verdict_of(
     Args:
         trials: all of them.
         front: of the study; None before the first record.
+        advice: what to use of it.
         rows: that the search scored on, if known.
         selection: the final selection on fresh rows, if there was one.
         openings: of the test split, oldest first.
         constant: what one answer to every row scores, if known.
     """
     if selection is not None:
-        return _selected(selection, openings, constant)
+        return _selected(selection, advice, rows, openings)
     by_trial = {trial.trial: trial for trial in trials}
-    if front is None or front.recommended is None or front.best is None:
+    if advice.nothing_learnt is not None:
+        return _nothing_learnt([advice.nothing_learnt, _caveat(rows), *_tested(openings)])
+    if front is None or advice.trial is None or front.best is None:
         return _without_result(trials)
-    chosen = by_trial[front.recommended]
-    if chosen.quality is None or chosen.stderr is None:
+    chosen, best = by_trial[advice.trial], by_trial[front.best.trial]
+    if chosen.quality is None:
         return _without_result(trials)
-    best = by_trial[front.best.trial]
-    n_scored = sum(trial.quality is not None for trial in trials)
-    if constant and not constant.is_beaten(best.quality or 0, best.stderr or 0, n_scored):
-        points = [constant.nothing_learnt, _caveat(rows), *_tested(openings)]
-        return _nothing_learnt(points, chosen.trial, chosen.quality, chosen.stderr)
     points = [_scored(chosen, best, front.judged)]
     tone, sentence = _against_lora(trials, [by_trial[point.trial] for point in front.points])
     points.append(sentence)
-    if heads := [t for t in trials if t.method in {"head", FROZEN} and t.quality is not None]:
+    heads = [t for t in trials if t.method in {"head", FROZEN} and t.quality is not None]
+    if chosen not in heads and heads:
         head = max(heads, key=lambda t: t.quality or 0)
         gain = chosen.quality - (head.quality or 0)
         what = f"The {head.method} alone reaches {head.quality:.4f}"
@@ -98,22 +101,24 @@ def verdict_of(
 
 
 def _selected(
-    selection: Selection, openings: Sequence[Mapping[str, Any]], constant: Constant | None
+    selection: Selection,
+    advice: Advice,
+    rows: int | None,
+    openings: Sequence[Mapping[str, Any]],
 ) -> Verdict:
     """The verdict of a final selection, which has rows and seeds of its own."""
     chosen = selection.contender(selection.recommended)
     how_sure = (
         f"{chosen.seeds} trainings with fresh seeds on {selection.rows:,} rows that the search has "
-        f"not seen; 95 % interval {chosen.low:.4f} to {chosen.high:.4f}. ± is one standard error."
+        f"not seen; 95 % interval {chosen.low:.4f} to {chosen.high:.4f}."
     )
     points = [selection.verdict, how_sure]
-    if selection.drop is not None:
-        points.append(f"The search flattered its front by {_signed(selection.drop)} on average.")
+    points += filter(None, [selection.flattery])
+    points.append(_caveat(rows, "Scores of the front and of the trials"))
     points += [f"{note[:1].upper()}{note[1:]}." for note in selection.notes]
     points += _tested(openings)
-    if constant and not selection.beats(constant):
-        points = [constant.nothing_learnt, *points]
-        return _nothing_learnt(points, chosen.trial, chosen.quality, chosen.stderr)
+    if advice.nothing_learnt is not None:
+        return _nothing_learnt([advice.nothing_learnt, *points])
     compared = selection.comparisons
     return Verdict(
         headline=f"Use trial {chosen.trial}",
@@ -123,11 +128,12 @@ def _selected(
         trial=chosen.trial,
         quality=chosen.quality,
         stderr=chosen.stderr,
+        unseen=selection.rows,
     )
 
 
-def _nothing_learnt(points: Sequence[str], trial: int, quality: float, stderr: float) -> Verdict:
-    return Verdict("Nothing has been learnt yet", "", tuple(points), "none", trial, quality, stderr)
+def _nothing_learnt(points: Sequence[str]) -> Verdict:
+    return Verdict("Nothing has been learnt yet", "", tuple(points), "none", None)
 
 
 def _without_result(trials: Sequence[TrialInfo]) -> Verdict:
@@ -203,10 +209,10 @@ def _noise(one: TrialInfo, two: TrialInfo) -> float:
     return math.hypot(one.stderr or 0, two.stderr or 0)
 
 
-def _caveat(rows: int | None) -> str:
+def _caveat(rows: int | None, what: str = "All scores") -> str:
     which = f"the {rows:,} rows" if rows else "the rows"
     return (
-        f"All scores are on {which} that the search selected on, so they flatter the winner. "
+        f"{what} are on {which} that the search selected on, so they flatter the winner. "
         "± is one standard error."
     )
 

@@ -136,6 +136,7 @@ class Ground:
             n_devices=torch.cuda.device_count() if self.device.type == "cuda" else 1,
             metric_hash=self.metric_hash,
             constant=constant_of(self.task, dataset.validation, dataset.label_names),
+            other_answers=dataset.other_answers,
         )
 
     @property

@@ -63,6 +63,7 @@ class Facts(Strict):
         n_devices: of this kind that could train; 1 on a CPU.
         metric_hash: SHA-256 of the file whose function is the metric, if it is one.
         constant: what one answer to every validation row scores, where that can be told.
+        other_answers: why scores of the search and of the final selection do not compare, if so.
     """
 
     model_shape: dict[str, Any]
@@ -79,6 +80,7 @@ class Facts(Strict):
     n_devices: int
     metric_hash: str | None = None
     constant: Constant | None = None
+    other_answers: str | None = None
 
     @property
     def shape(self) -> ModelShape:

@@ -6,6 +6,8 @@ import yaml
 
 from autopeft.export.winner import Winner
 from autopeft.files import write_atomic
+from autopeft.ops.build import loop_obstacle
+from autopeft.space.genotype_file import genotype_from_dict
 
 SCRIPT = '''\
 """Puts the ops into the model for training with transformers; see README.md."""
@@ -34,13 +36,20 @@ optimizer = torch.optim.AdamW(
 """A beginning of a training script."""
 
 
-def write_again(winner: Winner, folder: Path) -> None:
-    """Write `genotype.yaml`, `study.yaml` and `finetune.py`."""
+def write_again(winner: Winner, folder: Path) -> list[str]:
+    """Write `genotype.yaml`, `study.yaml`, and `finetune.py` where a plain loop trains the same.
+
+    Returns:
+        What the user has to know.
+    """
     study = winner.study
     genotype = yaml.safe_dump(winner.record.genotype, sort_keys=False, default_flow_style=None)
     write_atomic(folder / "genotype.yaml", genotype)
     for path in (study.spec_file, study.space_file):
         write_atomic(folder / path.name, path.read_text(encoding="utf-8"))
+    again = "to train it again: autopeft train genotype.yaml --study study.yaml --out trained"
+    if reason := loop_obstacle(genotype_from_dict(winner.record.genotype)):
+        return [f"no finetune.py: {reason}", again]
     script = SCRIPT.format(
         backbone=winner.description.backbone,
         revision=winner.description.revision or "main",
@@ -49,3 +58,6 @@ def write_again(winner: Winner, folder: Path) -> None:
         arguments=winner.outputs.arguments,
     )
     write_atomic(folder / "finetune.py", script)
+    if winner.backbone.scheme is None:
+        return [again]
+    return ["finetune.py trains it on the model as it is published, not in few bits", again]

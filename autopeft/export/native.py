@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, head_tensors, mount
 from autopeft.files import read_json, write_atomic
-from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone
+from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, to_dtype
 from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.model.inject import Injection, fill
 from autopeft.ops.base import Stack
@@ -83,7 +83,8 @@ def load(
         cached = model.config.use_cache = not description.prompted
         told = writing(model, tokenizer, generation, cached=cached)
         model.generation_config = GenerationConfig(**told)
-    return model.to(device=device, dtype=dtype or torch.float32), tokenizer
+    to_dtype(model, dtype or torch.float32)
+    return model.to(device=device), tokenizer
 
 
 def put_on(base: Backbone, folder: Path, description: Description, sha256: str) -> Injection:

@@ -146,22 +146,11 @@ def _adapters(winner: Winner, folder: Path) -> Notes:
     return [told]
 
 
-def _yaml(winner: Winner, folder: Path) -> Notes:
-    write_again(winner, folder)
-    told = []
-    if winner.backbone.scheme is not None:
-        told = ["finetune.py trains it on the model as it is published, not in few bits"]
-    return [
-        *told,
-        "to train it again: autopeft train genotype.yaml --study study.yaml --out trained",
-    ]
-
-
 TARGETS: Mapping[str, Callable[[Winner, Path], Notes]] = {
     "native": _native,
     "peft": _peft,
     "merged": _merged,
     "adapters": _adapters,
-    "yaml": _yaml,
+    "yaml": write_again,
 }
 """By name: writes an export into a folder and says what the user has to know of it."""

@@ -131,7 +131,13 @@ def join_top_hook(
     __: tuple[Any, ...],
     out: Any,
 ) -> Any:
-    """A hook of the last layer."""
-    if isinstance(out, tuple):
-        return (join(out[0], before, after, given.get(layer)), *out[1:])
-    return join(out, before, after, given.get(layer))
+    """A hook of the last layer.
+
+    Of what is given the head reads all tokens, which may be the first one alone, where a trial
+    with a gate has others too.
+    """
+    frozen, state = given.get(layer), out[0] if isinstance(out, tuple) else out
+    if frozen is not None:
+        state = state[:, : frozen.shape[1]]
+    joined = join(state, before, after, frozen)
+    return (joined, *out[1:]) if isinstance(out, tuple) else joined

@@ -138,6 +138,8 @@ class Injection:
         if anatomy.family.disentangled:
             self._disentangle(anatomy)
         self._put_in(anatomy, first_token=first_token)
+        if not apart:
+            self._join_top(anatomy)
 
     def _route(self, anatomy: Anatomy, *, apart: bool) -> None:
         """Lead the rows of trials through the layers."""
@@ -194,16 +196,23 @@ class Injection:
                 self._handles.append(handle)
             return
         for layer in self.forks.joins:
-            before, after = self.forks.layout(layer - 1), self.forks.layout(layer)
-            if len(before) == len(after) == 1 and not (self.forks.given and layer):
-                continue  # a trial alone: its rows are the trunk's
-            if layer < self.forks.n_layers:
-                hook = partial(join_hook, before, after, self.states, layer)
-                handle = anatomy.module(layer, "layer").register_forward_pre_hook(hook)
-            else:
-                top = partial(join_top_hook, before, after, self.states, layer)
-                handle = anatomy.last_running().register_forward_hook(top)
-            self._handles.append(handle)
+            if layer < self.forks.n_layers and self._changes_at(layer):
+                layouts = self.forks.layout(layer - 1), self.forks.layout(layer)
+                hook = partial(join_hook, *layouts, self.states, layer)
+                self._before(anatomy.module(layer, "layer"), hook)
+
+    def _join_top(self, anatomy: Anatomy) -> None:
+        """Let trials begin that have no op, behind ops that write what the last layer puts out."""
+        top = self.forks.n_layers
+        if top in self.forks.joins and self._changes_at(top) and not anatomy.n_encoder_layers:
+            layouts = self.forks.layout(top - 1), self.forks.layout(top)
+            hook = partial(join_top_hook, *layouts, self.states, top)
+            self._handles.append(anatomy.last_running().register_forward_hook(hook))
+
+    def _changes_at(self, layer: int) -> bool:
+        """Whether rows change where trials fork; those of a trial alone are the trunk's."""
+        alone = len(self.forks.layout(layer - 1)) == len(self.forks.layout(layer)) == 1
+        return not alone or (self.forks.given and layer > 0)
 
     def _share(self, anatomy: Anatomy) -> None:
         """Project once what attention reads in the lowest layer of any trial: it is frozen there.
@@ -221,7 +230,7 @@ class Injection:
         take = partial(hooks.one_block_hook, n_blocks)
         repeat = partial(hooks.every_block_hook, n_blocks)
         for module in {anatomy.module(lowest, role) for role in ("q", "k", "v")}:
-            self._handles.append(module.register_forward_pre_hook(take))
+            self._before(module, take)
             self._handles.append(module.register_forward_hook(repeat))
 
     def _cut(self, anatomy: Anatomy, last: LayerOps | None, place: int) -> hooks.OneQuery | None:
@@ -263,12 +272,11 @@ class Injection:
                 handle = module.register_forward_hook(partial(hooks.out_hook, layer, tap))
             self._handles.append(handle)
         for module, parts in fused.items():
-            self._handles.append(
-                module.register_forward_hook(partial(hooks.parts_hook, layer, parts))
-            )
+            write = partial(hooks.parts_hook, layer, parts)
+            self._handles.append(module.register_forward_hook(write))
         for tap in layer.through:
             hook = partial(hooks.norm_hook, layer, tap)
-            self._handles.append(anatomy.point(index, tap).module.register_forward_pre_hook(hook))
+            self._before(anatomy.point(index, tap).module, hook)
         for tap, ops in layer.inside.items():
             attention = self._attentions[index, tap]
             put_ops(
@@ -284,8 +292,7 @@ class Injection:
     def _tell_gates(self, base: nn.Module) -> None:
         """Let gates know which tokens are real, whoever calls the model."""
         tokens = Tokens()
-        gates = list(_gates(self.ops))
-        for gate in gates:
+        for gate in (gates := list(_gates(self.ops))):
             gate.tokens = tokens
         if gates:
             hook = partial(hooks.tokens_hook, tokens)

@@ -29,6 +29,7 @@ class AdaLora(StackedOp):
     """
 
     form = Form.ADALORA
+    chooses = "each step"
     a: nn.Parameter
     b: nn.Parameter
     values: nn.Parameter

@@ -73,9 +73,10 @@ class Stack(nn.Module, ABC):
     """Members of sizes that are padded alike share a stack; otherwise those of one size do."""
     constants: ClassVar[tuple[str, ...]] = ()
     """Buffers of integers [member, size, width] that are stored beside the parameters."""
-    chooses: ClassVar[Literal["", "looking", "rehearsed", "midway"]] = ""
+    chooses: ClassVar[Literal["", "looking", "rehearsed", "midway", "each step"]] = ""
     """When it chooses by the data what to train: after a look at some rows before the training,
-    after a training that is then repeated, or in the midst of it."""
+    after a training that is then repeated, in the midst of it, or all along. Whoever trains it has
+    to see to that, as a cohort does."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
@@ -138,6 +139,9 @@ class Stack(nn.Module, ABC):
 
     def choose(self) -> None:
         """Choose by the data what to train; most ops train all they have."""
+
+    def settle(self) -> None:
+        """Become what is stored, where a training ends before its end; most ops are always."""
 
     def rate(self, name: str) -> float:
         """Factor of the trial's learning rate for a parameter."""

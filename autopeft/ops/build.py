@@ -44,6 +44,15 @@ SHARED_CLASSES: Mapping[Form, type[SharedStack]] = {
 """What the layers of a trial have in common, of forms that have such."""
 
 
+def loop_obstacle(genotype: Genotype) -> str | None:
+    """Say why a training loop of one's own would train something else; None if it would not."""
+    ops = [op for op in genotype.ops if FORM_CLASSES[op.form].chooses]
+    if not ops:
+        return None
+    names = ", ".join(f"{op.form} {op.read}->{op.write}" for op in ops)
+    return f"a loop of one's own lets no op choose what to train, as these have to: {names}"
+
+
 class Group(NamedTuple):
     """What the members of a stack share.
 

@@ -173,3 +173,8 @@ class DiffPruning(DenseDelta):
         """Keep the entries that change the weight the most, by as much as they do."""
         self.delta.copy_(self.current())
         super().choose()
+
+    def settle(self) -> None:
+        """Choose now, if that was to come."""
+        if not self.has_chosen:
+            self.choose()

@@ -33,7 +33,7 @@ class LowRankFrozenA(StackedOp):
         for i, member in enumerate(self.stack):
             generator = torch.Generator().manual_seed(seed_of(member.seed, member.path, "a"))
             frozen[i, : member.size] = kaiming(member.size, self.d_read, generator)
-        self.register_buffer("a", frozen, persistent=False)
+        self.register_buffer("a", frozen.to(self.b.device), persistent=False)
 
     def as_factors(
         self, member: int

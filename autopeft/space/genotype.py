@@ -3,13 +3,15 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, Literal
 
 from autopeft.errors import ConfigError
 from autopeft.space.forms import (
     FORMS,
+    PREFIXES,
     Activation,
     Form,
     gate_tap,
@@ -156,8 +158,8 @@ class Genotype:
         full: full fine-tuning, a baseline: the backbone itself is trained, and there are no ops.
 
     Raises:
-        ConfigError: two ops in one layer that are of one kind or become so, sizes for another
-            depth, or ops beside full fine-tuning.
+        ConfigError: two ops in one layer that are of one kind or become so, two prefixes at one
+            place, sizes for another depth, or ops beside full fine-tuning.
     """
 
     n_layers: int
@@ -283,7 +285,16 @@ def _canonical(ops: tuple[Op, ...], n_layers: int) -> tuple[Op, ...]:
     found = tuple(merged[kind] for kind in sorted(merged) if any(merged[kind].sizes))
     if any(op.stored is not op for op in found):
         _check_stored(found)
+    _check_prefixes([op for op in found if op.form in PREFIXES])
     return found
+
+
+def _check_prefixes(ops: Sequence[Op]) -> None:
+    """Refuse two at one place, with scales of their own: a trial attends there with one prefix."""
+    for one, other in combinations(ops, 2):
+        both = any(a and b for a, b in zip(one.sizes, other.sizes, strict=True))
+        if one.write == other.write and both:
+            raise ConfigError(f"op {one.form} {one.read}->{one.write} is given twice in one layer")
 
 
 def _check_stored(ops: tuple[Op, ...]) -> None:

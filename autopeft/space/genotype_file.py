@@ -38,13 +38,13 @@ class _GenotypeFile(Strict):
     full: Annotated[bool, Field(strict=True)] = False
 
 
-def load_genotype(path: Path) -> Genotype:
+def load_genotype(path: str | Path) -> Genotype:
     """Read a genotype from a YAML (or JSON) file.
 
     Raises:
         ConfigError: not a genotype, with file, line and key.
     """
-    return _genotype(yaml.load(path))
+    return _genotype(yaml.load(Path(path)))
 
 
 def genotype_from_dict(data: Mapping[str, Any], source: str = "genotype") -> Genotype:

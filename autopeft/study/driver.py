@@ -272,6 +272,7 @@ class Driver:
             metric=self.spec.chosen_metric,
             costs=self.spec.costs,
             summarize=self._planner.words,
+            other_answers=self.setup.facts.other_answers,
         )
         if selection is not None:
             write_selection(self.study.selection_file, selection)

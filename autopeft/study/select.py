@@ -41,6 +41,7 @@ def selection_of(
     summarize: Callable[[dict[str, Any]], str],
     costs: Sequence[CostName] = (PARAMS,),
     paused: Iterable[Point] = (),
+    other_answers: str | None = None,
 ) -> Selection | None:
     """What the final selection says.
 
@@ -52,6 +53,7 @@ def selection_of(
         summarize: says in words what a genotype is.
         costs: what the study optimises beside the metric.
         paused: usable trials that the search has measured by another one alone.
+        other_answers: why scores of the search do not compare with these, if so.
 
     Returns:
         None if fewer than two contenders have two seeds each.
@@ -104,7 +106,8 @@ def selection_of(
         recommended=_cheapest(
             [c for c in possible if c.quality >= best.quality - best.stderr], possible, costs
         ),
-        notes=(*notes, *told),
+        notes=(*notes, *told, *filter(None, (other_answers,))),
+        search_compares=other_answers is None,
     )
 
 

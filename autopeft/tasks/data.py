@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -45,6 +45,24 @@ class Dataset:
     def splits(self) -> tuple[Split, ...]:
         """The splits that are there, train first."""
         return (self.train, self.validation, *filter(None, (self.selection, self.test)))
+
+    @property
+    def other_answers(self) -> str | None:
+        """That rows of the selection have fewer or more answers than those for validation, if so.
+
+        BLEU and its like are the higher the more there are, and rows of train have one.
+        """
+        if self.selection is None:
+            return None
+        selection, validation = (
+            sum(map(len, split.answers)) / len(split) for split in (self.selection, self.validation)
+        )
+        if math.isclose(validation, selection, rel_tol=0.1):
+            return None
+        return (
+            f"selection: {selection:.1f} answers a row to score against, in validation "
+            f"{validation:.1f}, so that scores on the two do not compare"
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,15 +119,14 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
     if "selection" in splits and len(splits["selection"]) < MIN_UNSEEN_ROWS:
         n_rows = len(splits["selection"])
         raise DataError(f"selection: {n_rows} row(s); at least {MIN_UNSEEN_ROWS} are needed")
-    notes += _leaks(splits) + _other_references(splits)
-    return Dataset(
+    found = Dataset(
         splits["train"],
         splits["validation"],
         splits.get("selection"),
         splits.get("test"),
         label_names,
-        tuple(notes),
     )
+    return replace(found, notes=(*notes, *_leaks(splits), *filter(None, (found.other_answers,))))
 
 
 def unseen(spec: DataSpec, dataset: Dataset | None) -> Unseen | None:
@@ -213,25 +230,4 @@ def _leaks(splits: Mapping[str, Split]) -> list[str]:
         f"{split.name}: {n_shared:,} of {len(split):,} rows have a text that is also in train"
         for split, n_shared in shared
         if n_shared
-    ]
-
-
-def _other_references(splits: Mapping[str, Split]) -> list[str]:
-    """Whether the selection has as many answers to a row as the validation.
-
-    BLEU and its like are the higher the more there are, and rows of train have one.
-    """
-    if "selection" not in splits:
-        return []
-    validation, selection = (
-        sum(map(len, splits[name].answers)) / len(splits[name])
-        for name in ("validation", "selection")
-    )
-    if math.isclose(validation, selection, rel_tol=0.1):
-        return []
-    return [
-        (
-            f"selection: {selection:.1f} answers a row to score against, in validation "
-            f"{validation:.1f}, so that scores on the two do not compare"
-        )
     ]

@@ -195,16 +195,16 @@ class Cohort(Trials):
         progress: Progress,
     ) -> Float[Tensor, "step trial"]:
         """Some steps of a training, once."""
-        ranks = RankBudget(self.injection.stacks(), len(order), steps.start)
+        self._ranks = RankBudget(self.injection.stacks(), len(order), steps.start)
         history = []
         for step in steps:
             indices = order[step]
             for op in self.injection.stacks():
                 op.begin(step)
             losses = self.learn(rows, indices)
-            ranks.observe()
+            self._ranks.observe()
             optimizer.step(schedule(step, len(order), self.settings.warmup))
-            ranks.cut(step + 1)
+            self._ranks.cut(step + 1)
             if step + 1 == round(MIDWAY * len(order)):
                 self._choose_midway(optimizer)
             history.append(losses)
@@ -260,6 +260,17 @@ class Cohort(Trials):
         memory = self.injection.memory(trial)
         own = {name: view.detach().cpu().clone() for name, view in memory.items()}
         return Paused(tuple(losses), self._optimizer.state(trial) | own)
+
+    def settle(self) -> None:
+        """Let all trials be what is stored of them, if their training was to end here.
+
+        What ops choose or cut later in a training is chosen and cut now, so that what is scored is
+        what is stored, and no larger than a genotype says. It is no state to go on from: `pause`
+        comes before.
+        """
+        for op in self.injection.stacks():
+            op.settle()
+        self._ranks.settle()
 
     def _with_penalties(self, losses: Float[Tensor, "trial"]) -> Float[Tensor, ""]:
         """The sum of the losses and of what ops add to them; no gradient knows of another trial."""

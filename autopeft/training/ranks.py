@@ -55,6 +55,10 @@ class RankBudget:
         cut(self._ops)
         self._settled = step >= SETTLED * self._steps
 
+    def settle(self) -> None:
+        """Cut at once to what remains in the end."""
+        self.cut(self._steps)
+
     @torch.no_grad()
     def _choose(self, step: int) -> None:
         """Let the ops know which of their triplets are kept."""

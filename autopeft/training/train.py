@@ -73,12 +73,16 @@ def train_cohort(
             rest_bytes=rest_bytes,
             progress=progress,
         )
+        every = [
+            (*(paused[i].losses if paused else ()), *losses[:, i].tolist())
+            for i in range(cohort.n_trials)
+        ]
+        pauses = [cohort.pause(*item) if steps < whole else None for item in enumerate(every)]
+        cohort.settle()
         predictions, finite = cohort.predict(validation, beat=partial(tell, steps, steps))
         trained = []
-        for i in range(cohort.n_trials):
-            every = (*(paused[i].losses if paused else ()), *losses[:, i].tolist())
-            all_finite = bool(finite[i]) and all(map(math.isfinite, every))
-            result = cohort.trained(i, every, predictions[i], finite=all_finite)
-            pauses = cohort.pause(i, every) if until is not None and until < whole else None
-            trained.append(replace(result, paused=pauses))
+        for i, own in enumerate(every):
+            all_finite = bool(finite[i]) and all(map(math.isfinite, own))
+            result = cohort.trained(i, own, predictions[i], finite=all_finite)
+            trained.append(replace(result, paused=pauses[i]))
     return trained, time.perf_counter() - start

@@ -1,9 +1,11 @@
 """What people see of the final selection."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from autopeft.advice import Advice
 from autopeft.cli.selected import show_selection
 from autopeft.selection import Comparison, Contender, Selection, write_selection
 
@@ -23,7 +25,7 @@ def test_intervals_drop_and_verdict_are_shown(capsys):
         recommended=4,
         notes=("trial 9 is left out",),
     )
-    show_selection(selection)
+    show_selection(selection, Advice(4))
     out, err = capsys.readouterr()
     lines = [line.rstrip() for line in out.splitlines()]
     assert lines[0] == "Trained anew, on 500 rows that the search has not seen"
@@ -33,7 +35,12 @@ def test_intervals_drop_and_verdict_are_shown(capsys):
     assert lines[4] == selection.verdict
     assert "note: trial 9 is left out" in err
     assert "Means of 3 fresh seeds" in err
-    assert "lost 0.0500 of accuracy in the mean" in err
+    assert "* trial 4 is recommended: " in err
+    assert "its front scored 0.0500 higher in the mean" in err
+    show_selection(replace(selection, search_compares=False), Advice(None))
+    _, err = capsys.readouterr()
+    assert "* trial 4: " in err
+    assert "in the mean" not in err
 
 
 @pytest.mark.parametrize(("quality", "is_told"), [(0.51, True), (0.99, False)])
@@ -43,8 +50,12 @@ def test_front_tells_whether_its_final_selection_has_learnt_anything(
     """The study itself has not: its best trial is no better than one answer to every row."""
     shutil.copytree(done.folder, tmp_path / "study")
     contenders = tuple(contender(i, role, 500, quality) for i, role in enumerate(("head", "lora")))
-    selection = Selection("accuracy", 500, contenders, (), recommended=0)
+    selection = Selection("accuracy", 500, contenders, (), recommended=1)
+    assert done.front().recommended != 1
     write_selection(tmp_path / "study" / "selection.json", selection)
     _, _, err = run("front", tmp_path / "study")
     assert ("nothing has been learnt yet" in err) == is_told
-    assert ("is recommended" in err) == (not is_told)
+    assert ("trial 1 is recommended" in err) == (not is_told)
+    assert f"trial {done.front().recommended} is recommended" not in err
+    assert ("--genotype 1 > genotype.yaml" in err) == (not is_told)
+    assert ("Next:" in err) == (not is_told)

@@ -1,8 +1,42 @@
 """A browser. Where there is none the tests fail: they are run by name, so somebody wants them."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
+from synthetic_study import front_for, make_study
+
+from autopeft.front_file import write_front
+from autopeft.records import Metric
+from autopeft.study.folder import Study
+
+BY_LIKELIHOOD = """\
+model: tiny
+task: seq2seq
+data: {train: texts/train.jsonl}
+metric: bleu
+rung_metric: likelihood
+space: unified
+budget: {max_params: 1%, trials: 40}
+rungs: 3
+"""
+
+
+@pytest.fixture(scope="module")
+def by_likelihood(tmp_path_factory) -> Study:
+    """A study whose rungs below the top have measured another metric than its own."""
+    folder = tmp_path_factory.mktemp("made") / "texts"
+    records = [
+        replace(record, metrics={"bleu": Metric(score.value / 3, 0.01)} | record.metrics)
+        if (score := record.metrics.get("likelihood")) and record.rung == 2
+        else record
+        for record in make_study(folder, 40, seed=3, metric="likelihood").records()
+    ]
+    lines = "".join(record.to_json() + "\n" for record in records)
+    (folder / "records.jsonl").write_text(lines, encoding="utf-8")
+    write_front(folder, front_for([r for r in records if "bleu" in r.metrics], "bleu"))
+    (folder / "study.yaml").write_text(BY_LIKELIHOOD, encoding="utf-8")
+    return Study(folder)
 
 
 @pytest.fixture(scope="module")

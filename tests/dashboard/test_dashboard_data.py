@@ -7,8 +7,9 @@ import pytest
 from record_factory import make_failure, make_record
 from synthetic_study import MINILM, front_for, make_study, write_manifest
 
+from autopeft.advice import Advice, advice_of
 from autopeft.constant import Constant
-from autopeft.dashboard.compare import attainment, comparable
+from autopeft.dashboard.compare import attainment, differing
 from autopeft.dashboard.importance import LEAST, importances
 from autopeft.dashboard.info import costs_of, front_info, growth_of, jobs_of, study_info
 from autopeft.dashboard.ops import average_share, params_by_place
@@ -254,11 +255,12 @@ def test_compiled_records_stand_in_for_their_files(tmp_path):
 def verdict(records, rows=872, selection=None, openings=(), constant=None):
     front = front_for(records)
     trials = infos(records, [point.trial for point in front.points])
-    frontier = front_info(front, trials, selection)
-    assert frontier.recommended == (selection or front).recommended
+    advice = advice_of(front, selection, constant, scored=len(trials))
+    assert front_info(front, trials, advice).recommended == advice.trial
     return verdict_of(
         trials,
         front=front,
+        advice=advice,
         rows=rows,
         selection=selection,
         openings=openings,
@@ -313,8 +315,13 @@ def test_final_selection_has_the_last_word(p_value, tone):
     assert (found.quality, found.stderr, found.answer) == (0.82, 0.01, "words")
     assert found.points[0] == selection.verdict
     assert "900 rows that the search has not seen" in found.points[1]
+    assert found.unseen == 900
     assert found.points[2:] == (
-        "The search flattered its front by +0.0200 on average.",
+        "In the search the points of its front scored 0.0200 higher in the mean.",
+        (
+            "Scores of the front and of the trials are on the 872 rows that the search selected "
+            "on, so they flatter the winner. ± is one standard error."
+        ),
         "Trial 7 is left out: it failed.",
     )
 
@@ -337,13 +344,30 @@ def test_front_that_learnt_nothing_is_not_recommended():
     always = Constant('"positive"', 0.79, 0.01)
     found = verdict(records, constant=always)
     assert (found.headline, found.answer, found.tone) == ("Nothing has been learnt yet", "", "none")
+    assert found.trial is None
     assert found.points[0].startswith(
         'Always answering "positive" scores 0.7900 \u00b1 0.0100, and'
     )
     assert "flatter the winner" in found.points[-1]
     found = verdict(records, constant=replace(always, value=0.5))
-    assert found.headline == "Use trial 1"
+    assert (found.headline, found.trial) == ("Use trial 1", 1)
     assert 'Always answering "positive" scores 0.5000 \u00b1 0.0100.' in found.points
+
+
+def test_head_that_is_recommended_is_not_set_against_itself():
+    head = Genotype(6, (), 1e-3)
+    found = verdict([record_of(head, trial=0), record_of(trial=1)])
+    assert found.trial == 0
+    assert not any("the ops add" in point for point in found.points)
+    found = verdict([record_of(head, 0.5, trial=0), record_of(trial=1)])
+    assert any("The head alone reaches 0.5000; the ops add +0.3000" in p for p in found.points)
+
+
+def test_scores_of_other_rows_are_not_set_against_these():
+    contenders = (contender(1, "front", 0.82, 10), contender(0, "lora", 0.8, 20))
+    selection = Selection("bleu", 900, contenders, (), recommended=1, search_compares=False)
+    found = verdict([record_of(trial=0)], selection=selection)
+    assert not any("higher in the mean" in point for point in found.points)
 
 
 def test_selection_that_learnt_nothing_recommends_nothing():
@@ -354,6 +378,7 @@ def test_selection_that_learnt_nothing_recommends_nothing():
     always = Constant('"positive"', 0.79, 0.01)
     found = verdict([record_of(trial=0)], selection=selection, constant=always)
     assert found.headline == "Nothing has been learnt yet", "full fine-tuning is no candidate"
+    assert found.trial is None
     assert selection.verdict in found.points
     found = verdict([record_of(trial=0)], selection=selection, constant=replace(always, value=0.5))
     assert found.headline == "Use trial 0"
@@ -398,8 +423,8 @@ def test_attainment_of_repeated_studies(info):
     assert found.worst == (None, 0.5, 0.6)
     assert found.middle == (None, 0.6, 0.7)
     assert found.best == (0.5, 0.8, 0.8)
-    assert comparable(studies)
-    assert not comparable([info, replace(info, metric="f1")])
+    assert differing(studies) == ""
+    assert differing([info, replace(info, metric="f1")]) == "metrics"
 
 
 def test_methods_are_recognised_at_every_size(info):
@@ -460,7 +485,8 @@ def test_what_was_measured_alone_is_told_from_what_was_predicted():
     )
     (trial,) = infos([searched, again])
     assert (trial.costs[memory], trial.alone) == (3.0, {memory: 2.0})
-    front = front_info(None, [trial])
+    front = front_info(None, [trial], Advice(None))
     found = costs_of([trial], [searched, again], front, BUDGET, 8)
     (cost,) = [cost for cost in found if cost.name == memory]
-    assert (cost.label, cost.unit, cost.limit) == ("peak training memory, predicted", "B", 8)
+    assert (cost.label, cost.unit, cost.limit) == ("peak training memory", "B", 8)
+    assert cost.predicted

@@ -176,13 +176,13 @@ def test_study_of_failures_has_a_page(tmp_path):
 def test_final_selection_is_drawn_with_its_intervals(info):
     contenders = tuple(
         Contender(trial, role, 10, 0.1, "words", 0.9, 0.8 + trial / 100, 0.01, 0.7, 0.95, 3)
-        for trial, role in ((3, "front"), (1, "lora"))
+        for trial, role in ((3, "recommended"), (1, "lora"))
     )
     selection = Selection("accuracy", 900, contenders, (), 3)
     data = payload([replace(info, selection=selection)])["studies"][0]
     (figure,) = [item for item in data["figures"] if item["kind"] == "selected"]
     fresh, searched = figure["plot"]["data"]
-    assert fresh["y"] == ["1: lora", "3: front"]
+    assert fresh["y"] == ["1: tuned LoRA", "3: search's choice"]
     assert fresh["x"] == [0.81, 0.83]
     assert fresh["error_x"]["array"] == pytest.approx([0.14, 0.12])
     assert fresh["error_x"]["arrayminus"] == pytest.approx([0.11, 0.13])
@@ -198,7 +198,7 @@ def test_several_studies_are_compared(tmp_path, info):
     assert payload([info])["compare"] == []
     third = study_info(make_study(tmp_path / "third", 30, metric="f1"))
     (fronts,) = payload([info, third])["compare"]
-    assert "do not compare heights" in fronts["description"]
+    assert "The metrics differ: do not compare heights." in fronts["description"]
 
 
 def test_csv_is_the_records(study):

@@ -2,15 +2,17 @@
 
 import json
 import runpy
+from dataclasses import replace
 
 import pytest
 from study_factory import N_LAYERS
 from tiny import genotype as genotype_of
 from tiny import lora, op, same
+from winners import make_winner
 
 from autopeft.errors import ConfigError
 from autopeft.export.refusal import refuse
-from autopeft.export.run import export
+from autopeft.export.run import TARGETS, export
 from autopeft.export.to_adapters import adapters_config
 from autopeft.space.forms import Activation, Form
 from autopeft.space.genotype_file import load_genotype
@@ -50,6 +52,22 @@ def test_the_script_has_the_ops_in_the_model(done, tmp_path):
     assert all(p.requires_grad for p in parameters)
     assert found["optimizer"].param_groups[0]["lr"] == found["genotype"].learning_rate
     assert found["genotype"].n_layers == N_LAYERS
+
+
+@pytest.mark.parametrize("form", [Form.FISH, Form.ADALORA, Form.SPARSE_BOTTLENECK])
+def test_no_script_is_written_that_would_train_something_else(tmp_path, form):
+    trained = genotype_of(op(form, Tap.ATTN_IN, Tap.Q, 4), lora(Tap.V, 2))
+    winner = make_winner(tmp_path, "bert", *trained.ops)
+    record = replace(winner.record, genotype=trained.to_dict())
+    (tmp_path / "out").mkdir()
+    first, second = TARGETS["yaml"](replace(winner, record=record), tmp_path / "out")
+    assert first.startswith("no finetune.py: a loop of one's own lets no op choose")
+    assert first.endswith(f": {form} attn_in->q")
+    assert second.startswith("to train it again: autopeft train genotype.yaml")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("genotype.yaml", winner.study.spec_file.name, winner.study.space_file.name)
+    }
+    assert load_genotype(tmp_path / "out" / "genotype.yaml") == trained
 
 
 def config(*ops):

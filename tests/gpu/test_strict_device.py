@@ -28,6 +28,7 @@ from tiny import (
     VECTORS,
     genotype,
     lora,
+    op,
     tiny_backbone,
     tiny_model,
     tiny_rows,
@@ -39,9 +40,10 @@ from tiny_tokens import tagged, tagging_backbone, tokenizer
 from autopeft.engines import ground
 from autopeft.model.backbone import cast
 from autopeft.model.quantized import quantize
+from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method, methods
-from autopeft.space.taps import Tap
+from autopeft.space.taps import LINEAR_INPUT, Tap
 from autopeft.study.search import run_search
 from autopeft.tasks.task import encode_for
 from autopeft.training.cohort import Cohort
@@ -172,6 +174,12 @@ def test_methods(name, precision, device):
         one = method(name).largest(backbone.shape, 8 * D_MODEL)
     company = [one] if name in PROMPTS else [one, LORA, one]
     check(backbone, company, device, precision=precision)
+
+
+def test_what_is_put_back_after_a_rehearsal_is_on_the_device(device):
+    frozen = replace(lora(Tap.V, 2), form=Form.LOWRANK_FA)
+    rehearsed = op(Form.LT_SFT, LINEAR_INPUT[Tap.Q], Tap.Q, 4)
+    check(tiny_backbone("bert"), [genotype(rehearsed, frozen), LORA], device)
 
 
 @pytest.mark.parametrize("family", CONFIGS)

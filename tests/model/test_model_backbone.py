@@ -217,6 +217,24 @@ def test_another_precision_is_a_copy_of_the_same_weights():
     assert cast(half, "bf16") is half
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "modernbert"])
+def test_rotary_positions_are_as_exact_in_bf16(family):
+    """As `from_pretrained(dtype=torch.bfloat16)` has them."""
+    backbone = tiny_backbone(family)
+    exact = frequencies(backbone.model)
+    half = cast(backbone, "bf16").model
+    assert exact
+    assert same_bits(frequencies(half), exact)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    assert same_bits(frequencies(backbone.model), exact)
+
+
+def frequencies(model):
+    """Of rotary positions, by name."""
+    buffers = model.named_buffers(remove_duplicate=False)
+    return {name: buffer.clone() for name, buffer in buffers if "inv_freq" in name}
+
+
 @pytest.fixture
 def with_code(saved, tmp_path):
     """A checkpoint whose files name code, which leaves a mark when it runs."""

@@ -93,6 +93,15 @@ def test_ops_of_one_kind_but_another_scale_stand_side_by_side():
     assert len(Genotype(3, (LORA_Q, other), 1e-3).ops) == 2
 
 
+@pytest.mark.parametrize("form", ["prefix", "prefix_mlp"])
+def test_prefixes_at_one_place_are_refused_whatever_their_scale(form):
+    gated = Op("prefix", "head", "head", (0, 4, 4), scale="gated")
+    plain = Op(form, "head", "head", (0, 0, 2))
+    with pytest.raises(ConfigError, match=r"head->head is given twice in one layer"):
+        Genotype(3, (gated, plain), 1e-3)
+    assert len(Genotype(3, (gated, resized(plain, 1, 0, 0)), 1e-3).ops) == 2
+
+
 def test_the_same_op_twice_in_a_layer_is_refused():
     with pytest.raises(ConfigError, match="op lowrank attn_in->q is given twice in one layer"):
         Genotype(3, (LORA_Q, resized(LORA_Q, 0, 1, 1)), 1e-3)
@@ -263,7 +272,7 @@ training:
 def test_a_genotype_is_read_from_yaml_and_from_its_own_json(tmp_path, text):
     path = tmp_path / "g.yaml"
     path.write_text(text)
-    assert load_genotype(path) == GENOTYPE
+    assert load_genotype(path) == load_genotype(str(path)) == GENOTYPE
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
+from autopeft.advice import Advice
 from autopeft.cli.selected import show_selection
 from autopeft.dashboard.info import study_info
 from autopeft.errors import ConfigError, DataError
@@ -92,7 +93,7 @@ def test_trials_after_it_find_the_backbone_as_it_was(study, spec, tmp_path):
 
 
 def test_people_see_it_as_a_baseline(study, capsys):
-    show_selection(study.selection())
+    show_selection(study.selection(), Advice(None))
     shown = capsys.readouterr().out
     assert "all weights" in shown
     assert "Full fine-tuning" in shown

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
+from autopeft.advice import Advice
 from autopeft.cli.selected import show_selection
 from autopeft.engines.calibrate import fit, kept_bytes
 from autopeft.engines.inline import InlineEngine
@@ -257,7 +258,7 @@ def test_nothing_runs_beside_what_is_measured(selected):
 
 def test_table_of_the_selection_tells_measured_costs(selected, capsys):
     study, _ = selected
-    show_selection(study.selection())
+    show_selection(study.selection(), Advice(None))
     out = capsys.readouterr().out
     assert "peak training memory" in out
     assert "ms measured" in out

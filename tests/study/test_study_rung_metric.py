@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from study_factory import record_files, results, write_jsonl
 from tiny_language import texts, writing_backbone
 
+from autopeft.advice import Advice
 from autopeft.cli.progress import tell_record
 from autopeft.cli.selected import show_selection
 from autopeft.dashboard.info import study_info
@@ -225,7 +226,7 @@ def test_page_and_table_tell_both_metrics(whole):
 
 
 def test_trial_without_ops_is_the_frozen_backbone(whole, capsys):
-    show_selection(whole.selection())
+    show_selection(whole.selection(), Advice(None))
     assert "frozen backbone" in capsys.readouterr().out
     info = study_info(whole)
     assert (info.trials[0].method, info.trials[0].summary) == ("frozen backbone",) * 2

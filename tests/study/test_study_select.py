@@ -10,7 +10,7 @@ from selected_study import STUDY, genotype, scores_of, searched, selected, who
 
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
 from autopeft.front import front_of, full_points_of, points_of
-from autopeft.selection import write_selection
+from autopeft.selection import read_selection, write_selection
 from autopeft.study.contenders import contenders
 from autopeft.study.select import selection_of
 
@@ -192,6 +192,23 @@ def test_seeds_of_one_that_collapses_are_its_own(head_params):
     means = ", ".join(f"{mean:.4f}" for mean in sorted(scores[7].mean(axis=1)))
     (note,) = found.notes
     assert note.startswith(f"trial 7 depends on its seed far more than the others ({means}): ")
+
+
+def test_scores_of_a_search_on_other_rows_are_not_compared(tmp_path):
+    roles = who(STUDY)
+    scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 0.5))
+    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    points = points_of(records, "accuracy", 9999)
+    more = {"points": points, "metric": "accuracy", "summarize": str}
+    alike = selection_of(records, roles, **more)
+    assert alike.drop is not None
+    assert "search_compares" not in alike.to_dict()
+    other = selection_of(records, roles, **more, other_answers="selection: 1.0 answers a row")
+    assert other.drop is None
+    assert other.flattery == ""
+    assert other.notes == (*alike.notes, "selection: 1.0 answers a row")
+    write_selection(tmp_path / "selection.json", other)
+    assert read_selection(tmp_path / "selection.json") == other
 
 
 def selection_by(metric, scores):

@@ -175,8 +175,12 @@ def test_more_references_on_one_side_are_told(tmp_path):
     spec = DataSpec(train="train.jsonl", validation="validation.jsonl", selection_rows=2)
     told = "selection: 1.0 answers a row to score against, in validation 2.0, so that"
     with_all = spec.model_copy(update={"references": "references"})
-    assert told in " ".join(load(with_all, "seq2seq", tmp_path, 0).notes)
-    assert "answers a row" not in " ".join(load(spec, "seq2seq", tmp_path, 0).notes)
+    found = load(with_all, "seq2seq", tmp_path, 0)
+    assert told in " ".join(found.notes)
+    assert (found.other_answers or "").startswith(told)
+    found = load(spec, "seq2seq", tmp_path, 0)
+    assert "answers a row" not in " ".join(found.notes)
+    assert found.other_answers is None
 
 
 @pytest.mark.parametrize(

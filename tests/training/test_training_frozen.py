@@ -12,6 +12,8 @@ from tiny import (
     assert_same_training,
     genotype,
     lora,
+    op,
+    same,
     same_bits,
     state,
     tiny_backbone,
@@ -20,11 +22,24 @@ from tiny import (
 )
 
 from autopeft.model.anatomy import Anatomy
+from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.training.frozen import FrozenCache, States, cache_bytes
 
 TOP = genotype(lora(Tap.V, (0, 0, 3)), learning_rate=2e-2)
-COMPANIES = [[TOP], [HEAD], [HEAD, HEAD], [PFEIFFER, TOP], [TOP, HEAD, LORA, PFEIFFER]]
+BLOCK = genotype(same(Form.BOTTLENECK, Tap.BLOCK_OUT, 4), learning_rate=2e-2)
+GATED = genotype(
+    op(Form.BOTTLENECK, Tap.FFN_NORM, Tap.FFN_OUT, 4, scale="gated"), learning_rate=2e-2
+)
+"""Its gate reads all tokens, where the head reads one."""
+COMPANIES = [
+    [TOP],
+    [HEAD],
+    [HEAD, HEAD],
+    [PFEIFFER, TOP],
+    [TOP, HEAD, LORA, PFEIFFER],
+    [HEAD, GATED],
+]
 
 
 def cache_of(backbone):
@@ -51,6 +66,20 @@ def test_a_trial_is_the_same_in_every_company(backbone):
     for trial, one in enumerate(company):
         (alone,) = train(backbone, [one], [trial], cache=cache_of(backbone))
         assert_same_training(alone, together[trial])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("family", [*FAMILIES, "deberta-v2", "modernbert", "gpt2", "llama"])
+@pytest.mark.parametrize("company", [[HEAD, BLOCK], [BLOCK, HEAD], [HEAD, LORA, BLOCK]])
+def test_ops_behind_the_last_layer_act_on_rows_of_their_own_trial(family, company, cached):
+    """There the rows of a trial without ops begin, too."""
+    backbone = tiny_backbone(family)
+    cache = cache_of(backbone) if cached else None
+    together = train(backbone, company, cache=cache)
+    for trial, one in enumerate(company):
+        (alone,) = train(backbone, [one], [trial], cache=cache)
+        assert_same_training(alone, together[trial])
+        assert np.std(alone.losses) > 1e-3, "it learns"
 
 
 def test_frozen_layers_run_once(backbone):

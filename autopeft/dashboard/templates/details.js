@@ -21,9 +21,9 @@ function drawDetails() {
     ["training time", span(columns.seconds[i])],
     columns.mergeable[i] === null ? null : ["merges", yesNo(columns.mergeable[i])],
     ...study().costs.map((cost, k) => (["trainable_params", "seconds"].includes(cost.name) || columns.costs[i][k] === null
-      ? null : [cost.label, amount(columns.costs[i][k], cost.unit)])),
+      ? null : [`${cost.label}${cost.predicted ? ", predicted" : ""}`, amount(columns.costs[i][k], cost.unit)])),
     ...study().costs.map((cost, k) => (columns.alone[i][k] === null
-      ? null : [cost.label.replace(", predicted", ", measured alone"), amount(columns.alone[i][k], cost.unit)])),
+      ? null : [`${cost.label}, measured alone`, amount(columns.alone[i][k], cost.unit)])),
   ].filter(Boolean);
   const ops = columns.ops[i].map(([kind, sizes, params, sized]) => {
     const [name, read, write] = kinds[kind];
@@ -75,7 +75,7 @@ function profile(sizes) {
   return picture;
 }
 
-// Mean quality by steps, where there is more than one rung.
+// Mean of what every rung measures by steps, where there is more than one rung.
 function curve(row) {
   const points = curvePoints(row);
   if (points.length < 2) return null;
@@ -83,7 +83,7 @@ function curve(row) {
   const low = Math.min(...ys), high = Math.max(...ys);
   const at = ([x, y]) => [4 + (232 * (x - xs[0])) / (xs.at(-1) - xs[0]), 36 - (high > low ? (30 * (y - low)) / (high - low) : 15)];
   const picture = drawn("svg", { viewBox: "0 0 240 40", class: "curve", role: "img",
-    "aria-label": `${study().metric} from ${score(ys[0])} at ${xs[0]} steps to ${score(ys.at(-1))} at ${xs.at(-1)} steps` });
+    "aria-label": `${study().rung_metric} from ${score(ys[0])} at ${xs[0]} steps to ${score(ys.at(-1))} at ${xs.at(-1)} steps` });
   picture.append(drawn("polyline", { points: points.map((point) => at(point).join(",")).join(" ") }));
   for (const point of points) picture.append(drawn("circle", { cx: at(point)[0], cy: at(point)[1], r: 3 }));
   return picture;
@@ -91,8 +91,8 @@ function curve(row) {
 
 function curvePoints(row) {
   const bySteps = new Map();
-  for (const [, , steps, quality, , , , split] of study().columns.measurements[row]) {
-    if (quality !== null && split !== "selection") bySteps.set(steps, [...(bySteps.get(steps) || []), quality]);
+  for (const [, , steps, , , , , , value] of study().columns.measurements[row]) {
+    if (value !== null) bySteps.set(steps, [...(bySteps.get(steps) || []), value]);
   }
   return [...bySteps].sort(([a], [b]) => a - b).map(([steps, values]) => [steps, values.reduce((s, v) => s + v, 0) / values.length]);
 }

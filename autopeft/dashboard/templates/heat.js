@@ -59,8 +59,9 @@ function heatWords(cells, trial) {
 }
 
 function heatHead(taps, trial) {
-  const groups = [["attention", taps.filter((tap) => tap.attention)], ["feed-forward", taps.filter((tap) => !tap.attention)]];
-  const brackets = groups.filter(([, own]) => own.length).map(([name, own]) => make("th", { colspan: own.length, scope: "colgroup" }, name));
+  const widths = new Map(); // taps come in the order of computation, so those of a part stand together
+  for (const { part } of taps) widths.set(part, (widths.get(part) || 0) + 1);
+  const brackets = [...widths].map(([part, width]) => make("th", { colspan: width, scope: "colgroup" }, part));
   return make("thead", {}, make("tr", { class: "brackets" }, make("td"), brackets, make("td")),
     make("tr", {}, make("th", { scope: "col", class: "corner" }, "layer"), taps.map((tap) => make("th", { scope: "col" }, tap.name)),
       make("th", { scope: "col", class: "sum" }, trial ? "sum" : "share")));

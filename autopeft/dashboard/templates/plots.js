@@ -24,7 +24,7 @@ function painted(figure) {
     shapes: (given.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: soft } })),
     uirevision: figure.title };
   data.push(marked(figure));
-  if (figure.kind === "timeline") markJob(data[0]);
+  if (figure.kind === "timeline") markJobs(data[0]);
   return [data, layout];
 }
 
@@ -42,7 +42,7 @@ function whereabouts(figure, row) {
   if (figure.kind === "pareto") {
     const cost = study().costs[view.cost], value = columns.costs[row][view.cost];
     if (value === null) return [[], []];
-    return [[cost.log && value <= 0 ? meta.zero : value], [columns.quality[row] ?? meta.floor]];
+    return [[cost.log && value <= 0 ? meta.zero : value / meta.per], [columns.quality[row] ?? meta.floor]];
   }
   if (figure.kind === "curves") {
     const points = curvePoints(row);
@@ -63,9 +63,9 @@ function whereabouts(figure, row) {
   return [[], []];
 }
 
-function markJob(trace) {
-  const job = trace.meta.jobs.findIndex((rows) => rows.includes(view.row));
-  trace.selectedpoints = job < 0 ? null : [job];
+function markJobs(trace) {
+  const jobs = trace.meta.jobs.flatMap((rows, k) => (rows.includes(view.row) ? [k] : []));
+  trace.selectedpoints = jobs.length ? jobs : null;
   trace.unselected = { marker: { opacity: 0.4 } };
 }
 
