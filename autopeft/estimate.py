@@ -8,6 +8,7 @@ same rows knows the first part alone, and that part badly; so the variance of se
 the contenders, and the rows have a part of their own. A contender whose seeds differ by far more
 than those of the others, as when it collapses with one of them, has a variance of its own (Cochran
 1941; ISO 5725-2:1994, section 7.3.3): pooled, it would make all intervals wide and its own too
+narrow. One that trains nothing is the same with every seed: pooled, it would make all others' too
 narrow.
 
 With few data each seed has rows of its own, left out of its training rows (`crossed` is false);
@@ -18,7 +19,7 @@ A difference to a baseline is taken row by row, for rows that are hard are so fo
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,13 +73,13 @@ class SeedVariance:
     Attributes:
         variance: of seeds alone, 0 or more.
         observed: of the means over rows, which what rows add for one seed is a part of.
-        df: degrees of freedom of `observed`.
+        df: degrees of freedom of `observed`; infinite where nothing had to be estimated.
         crossed: all seeds were scored on the same rows.
     """
 
     variance: float
     observed: float
-    df: int
+    df: float
     crossed: bool = True
 
 
@@ -126,21 +127,29 @@ def outlying(contenders: Sequence[Scores]) -> int | None:
     return largest if spread[largest] / total > critical / (critical + others) else None
 
 
-def seeds_of_each(contenders: Sequence[Scores], *, crossed: bool = True) -> list[SeedVariance]:
+def seeds_of_each(
+    contenders: Sequence[Scores], *, crossed: bool = True, frozen: Collection[int] = ()
+) -> list[SeedVariance]:
     """The variance that seeds add to each: pooled, but of its own for one that is outlying.
 
     Args:
         contenders: scores of each.
         crossed: all seeds were scored on the same rows, otherwise each on rows of its own.
+        frozen: indices of those that train nothing. Seeds add nothing to them, and they say nothing
+            of what seeds add to the others.
 
     Raises:
-        ValueError: no contender has two seeds.
+        ValueError: no contender that trains has two seeds.
     """
-    odd = outlying(contenders)
-    alike = [scores for i, scores in enumerate(contenders) if i != odd]
-    found = [pooled_seeds(alike, crossed=crossed)] * len(contenders)
-    if odd is not None:
-        found[odd] = pooled_seeds([contenders[odd]], crossed=crossed)
+    trained = [i for i in range(len(contenders)) if i not in frozen]
+    odd = outlying([contenders[i] for i in trained])
+    own = [] if odd is None else [trained[odd]]
+    found = [SeedVariance(0.0, 0.0, math.inf, crossed)] * len(contenders)
+    for group in (own, [i for i in trained if i not in own]):
+        if group:
+            pooled = pooled_seeds([contenders[i] for i in group], crossed=crossed)
+            for i in group:
+                found[i] = pooled
     return found
 
 

@@ -26,8 +26,6 @@ from autopeft.records import Objective, Record
 
 Direction = Literal["maximize"]
 
-_PROPERTIES_OF_THE_GENOTYPE = {"nan", "diverged"}
-
 
 @dataclass(frozen=True)
 class Point:
@@ -272,7 +270,7 @@ def _comparable(records: Iterable[Record]) -> list[list[Record]]:
             raise DataError(f"the records of trial {trial} are of different genotypes")
         if len({record.key for record in group}) < len(group):
             raise DataError(f"trial {trial} has two records for one rung and replicate")
-        if any(r.failure and r.failure.kind in _PROPERTIES_OF_THE_GENOTYPE for r in group):
+        if any(r.failure and not r.failure.is_accident for r in group):
             continue
         if complete := [record for record in group if record.state == "complete"]:
             groups.append(sorted(complete, key=lambda record: record.key))

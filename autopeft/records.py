@@ -66,6 +66,11 @@ class Failure:
     kind: FailureKind
     message: str
 
+    @property
+    def is_accident(self) -> bool:
+        """It says nothing of the genotype, and takes nothing from what it has measured."""
+        return self.kind not in {"nan", "diverged"}
+
 
 @dataclass(frozen=True)
 class Cached:

@@ -48,7 +48,7 @@ class Contender:
         high: upper end, likewise.
         seeds: trainings that `quality` is the mean of.
         costs: what else the study optimises beside parameters, measured where it had been
-            predicted.
+            predicted; as predicted if the training that was to be measured failed by accident.
     """
 
     trial: int
@@ -88,11 +88,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A contender against the tuned LoRA that has at least as many parameters.
+    """A contender against LoRA.
 
     Attributes:
-        trial: of the contender.
-        baseline: trial of the LoRA.
+        trial: of the contender, which is no LoRA.
+        baseline: trial of the LoRA that the search thought best, of those in the selection that
+            have at least as many parameters.
         difference: of the metric, positive where the contender is better.
         low: lower end of the 95 % interval of this difference alone.
         high: upper end.
@@ -169,21 +170,27 @@ class Selection:
 
     @property
     def _against_lora(self) -> str:
-        loras = [item for item in self.contenders if item.role == "lora"]
-        if not loras:
+        if all(item.role != "lora" for item in self.contenders):
             return "There is no tuned LoRA to compare with."
         if not self.comparisons:
             return "Nothing else was tried again at as few parameters as tuned LoRA has."
-        named = f"tuned LoRA (trial {loras[-1].trial}, {loras[-1].trainable_params:,} parameters)"
+        size = {item.trial: f"{item.trainable_params:,} parameters" for item in self.contenders}
+        one, *more = {item.baseline for item in self.comparisons}
+        named = "tuned LoRA" if more else f"tuned LoRA (trial {one}, {size[one]})"
+
+        def told(item: Comparison) -> str:
+            against = f" against trial {item.baseline} ({size[item.baseline]})" if more else ""
+            return f"trial {item.trial} {_by(item)}{against}"
+
         winners = [item for item in self.comparisons if item.beats]
         if winners:
-            what = ", ".join(f"trial {item.trial} {_by(item)}" for item in winners)
             verb = "this beats" if len(winners) == 1 else "these beat"
+            what = ", ".join(map(told, winners))
             return f"At equal or fewer parameters {verb} {named}: {what}."
         best = max(self.comparisons, key=lambda item: item.difference)
         return (
             f"Nothing beats {named} here at equal or fewer parameters beyond noise; the nearest is "
-            f"trial {best.trial} {_by(best)}."
+            f"{told(best)}."
         )
 
     @property

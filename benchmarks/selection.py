@@ -44,6 +44,8 @@ class World:
         own_row_sd: of how hard it is for one contender in particular.
         uneven: seeds of the noisiest contender differ so many times as much as of the calmest.
         collapse: chance that the last contender answers by chance alone with a seed.
+        frozen: the last contender trains nothing, so that all its seeds answer alike; as the
+            frozen backbone it is not compared with LoRA.
     """
 
     contenders: int = 7
@@ -56,6 +58,7 @@ class World:
     own_row_sd: float = 0.7
     uneven: float = 2.0
     collapse: float = 0.0
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def studies(world: World, *, gain: float, number: int, seed: int) -> Iterator[Ou
 def standard_error(world: World, *, number: int, seed: int) -> float:
     """The true standard error of a contender's difference to LoRA, by simulation."""
     rng = np.random.default_rng(seed)
-    truth, world = np.full(2, world.accuracy), replace(world, collapse=0.0)
+    truth, world = np.full(2, world.accuracy), replace(world, collapse=0.0, frozen=False)
     pairs = (_scores(world, truth, world.seeds, world.rows, rng) for _ in range(number))
     return float(np.std([pair[1].mean() - pair[0].mean() for pair in pairs]))
 
@@ -102,16 +105,16 @@ def standard_error(world: World, *, number: int, seed: int) -> float:
 def _study(world: World, truth: NDArray[np.float64], rng: np.random.Generator) -> Outcome:
     searched = _scores(world, truth, 1, world.search_rows, rng).mean(axis=(1, 2))
     scores = list(_scores(world, truth, world.seeds, world.rows, rng))
-    seeds = seeds_of_each(scores)
+    seeds = seeds_of_each(scores, frozen={world.contenders} if world.frozen else set())
     estimates = [quality(*item) for item in zip(scores, seeds, strict=True)]
     intervals = [estimate.interval() for estimate in estimates]
     expected = truth.copy()
     expected[-1] += world.collapse * (GUESSED - truth[-1])
     p_values = {
         i: difference(scores[i], scores[0], seeds[i], seeds[0]).p_value
-        for i in range(1, len(scores))
+        for i in range(1, len(scores) - world.frozen)
     }
-    first = int(np.argmax(searched[1:])) + 1
+    first = int(np.argmax(searched[1 : len(p_values) + 1])) + 1
     decided = adjusted(p_values, first)
     return Outcome(
         tuple(low <= q <= high for (low, high), q in zip(intervals, expected, strict=True)),
@@ -137,12 +140,16 @@ def _scores(
     slope = stats.norm.pdf(stats.norm.ppf(world.accuracy)) / spread
     seed_sds = rng.permutation(np.geomspace(world.uneven**-0.5, world.uneven**0.5, n))
     seed_sds = seed_sds * world.seed_sd / slope
+    if world.frozen:
+        seed_sds[-1] = 0
     means = stats.norm.ppf(truth) * np.hypot(spread, seed_sds)
     shared = world.row_sd * rng.normal(size=(1, 1, rows))
     own = world.own_row_sd * rng.normal(size=(n, 1, rows))
     of_seeds = seed_sds[:, None, None] * rng.normal(size=(n, seeds, 1))
     chance = rng.normal(size=(n, seeds, rows))
     right = means[:, None, None] + shared + own + of_seeds + chance > 0
+    if world.frozen:
+        right[-1] = right[-1, :1]
     if world.collapse:
         collapsed = rng.random(seeds) < world.collapse
         right[-1, collapsed] = rng.random((int(collapsed.sum()), rows)) < GUESSED
@@ -178,6 +185,10 @@ WORLDS = {
     "two seeds": World(seeds=2),
     "easy task": World(accuracy=0.95),
     "one collapses": World(collapse=0.3),
+    "one is frozen": World(frozen=True),
+    "one of four is frozen, two wild seeds": World(
+        contenders=3, seeds=2, seed_sd=0.02, frozen=True
+    ),
 }
 
 

@@ -20,6 +20,7 @@ from autopeft.estimate import (
     outlying,
     pooled_seeds,
     quality,
+    seeds_of_each,
 )
 
 CALM = SeedVariance(variance=0.0, observed=0.0, df=4)
@@ -180,6 +181,35 @@ def test_outlying_needs_something_to_compare_with():
     assert outlying([*fewer, *of_spread(0)]) == 2
 
 
+def test_one_that_trains_nothing_says_nothing_of_seeds():
+    rng = np.random.default_rng(0)
+    trained = [crossed(rng, seed_sd=1.0, rest_sd=1.0) for _ in range(3)]
+    frozen = np.repeat(rng.normal(size=(1, 40)), 3, axis=0)
+    found = seeds_of_each([trained[0], frozen, *trained[1:]], frozen={1})
+    assert found[0] is found[2] is found[3]
+    assert found[0] == pooled_seeds(trained)
+    estimate = quality(frozen, found[1])
+    assert estimate.stderr == pytest.approx(frozen[0].std(ddof=1) / math.sqrt(40))
+    assert estimate.df == pytest.approx(39), "that of the rows alone"
+    against = difference(trained[0], frozen, found[0], found[1])
+    rows = (trained[0].mean(axis=0) - frozen[0]).var(ddof=1) / 40
+    assert against.stderr**2 == pytest.approx(found[0].variance / 3 + rows)
+    assert seeds_of_each([frozen], frozen={0}) == [found[1]]
+
+
+def test_one_that_trains_nothing_makes_no_other_outlying():
+    """Two that train are too few to tell one that differs by far more; with it they would be three.
+
+    Of them the index that is set apart is that of all.
+    """
+    frozen, *trained = of_spread(0, 1, 1e-4, 1e-4)
+    assert len({*map(id, seeds_of_each([frozen, *trained[:2]], frozen={0}))}) == 2
+    found = seeds_of_each([frozen, *trained], frozen={0})
+    assert found[1] == pooled_seeds(trained[:1])
+    assert found[2] is found[3]
+    assert found[2] == pooled_seeds(trained[1:])
+
+
 def test_difference_of_what_differs_by_its_own_variance():
     rng = np.random.default_rng(3)
     one, other = (crossed(rng, seed_sd=sd, rest_sd=1.0) for sd in (2.0, 0.1))
@@ -230,6 +260,14 @@ def test_simulated_studies_find_what_is_there_and_nothing_else(simulation):
     assert found["coverage_of_usual_interval"] < 0.9, "or the simulation knows no noise of rows"
     assert found["false_better_than_lora"] <= 16
     assert found["gain_of_three_standard_errors_found"] >= 160
+
+
+def test_one_that_trains_nothing_makes_nobody_too_sure(simulation):
+    """With two seeds that differ much: pooled, 91 % of the others' intervals would be right."""
+    world = simulation.World(contenders=3, seeds=2, seed_sd=0.02, frozen=True)
+    found = simulation.check(world, number=200, seed=0)
+    assert found["coverage_of_others"] >= 0.925
+    assert found["false_better_than_lora"] <= 16
 
 
 @pytest.mark.slow

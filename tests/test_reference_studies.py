@@ -1,6 +1,7 @@
 """The studies under version control: what they claim follows from what they measured."""
 
 import functools
+import json
 import re
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def test_selection_follows_from_the_records(folder):
         summarize=words_of(study),
     )
     assert rounded(again.to_dict()) == rounded(told.to_dict())
+
+
+@pytest.mark.parametrize("folder", SELECTED, ids=lambda folder: folder.name)
+def test_what_was_tested_has_the_role_that_the_selection_gave_it(folder):
+    study = Study(folder)
+    selection = study.selection()
+    (opening,) = json.loads(study.test_file.read_text(encoding="utf-8"))["openings"]
+    tested = {item["role"]: item["trial"] for item in opening["results"]}
+    assert tested.pop("recommended") == selection.recommended
+    named = {"lora": "tuned LoRA", "head": load_study_spec(study.spec_file).without_ops}
+    assert tested.items() <= {named.get(c.role): c.trial for c in selection.contenders}.items()
 
 
 @pytest.mark.parametrize("folder", REFERENCES, ids=lambda folder: folder.name)

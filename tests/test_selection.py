@@ -75,6 +75,30 @@ def test_nothing_that_beats_lora_is_an_answer():
     )
 
 
+def test_each_is_named_with_the_lora_that_it_was_compared_with():
+    """Where there are several; which of them the search thought best says nothing of the others."""
+    found = selection()
+    larger = contender(8, "front", 3000, 0.81)
+    more = replace(
+        found,
+        contenders=(*found.contenders, larger),
+        comparisons=(*found.comparisons, Comparison(7, 8, 0.03, 0.0, 0.06, 0.02)),
+    )
+    assert more.verdict == (
+        "At equal or fewer parameters these beat tuned LoRA: trial 4 by +0.0400 (95 % interval "
+        "+0.0100 to +0.0700, p 0.01) against trial 1 (1,000 parameters), trial 7 by +0.0300 (95 % "
+        "interval +0.0000 to +0.0600, p 0.02) against trial 8 (3,000 parameters)."
+    )
+    comparisons = tuple(replace(item, p_value=1.0) for item in more.comparisons)
+    assert replace(more, comparisons=comparisons).verdict == (
+        "Nothing beats tuned LoRA here at equal or fewer parameters beyond noise; the nearest is "
+        "trial 4 by +0.0400 (95 % interval +0.0100 to +0.0700, p 1) against trial 1 (1,000 "
+        "parameters)."
+    )
+    alone = replace(more, comparisons=comparisons[1:])
+    assert alone.verdict.startswith("Nothing beats tuned LoRA (trial 8, 3,000 parameters) here")
+
+
 def test_without_lora_or_without_anything_smaller_the_verdict_says_so():
     found = selection()
     assert "as few parameters" in replace(found, comparisons=()).verdict

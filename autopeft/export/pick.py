@@ -57,7 +57,7 @@ def pick(front: Front, records: Sequence[Record], how: str) -> Choice:
     if (best := front.best) is None:
         raise DataError("the front has no point yet")
     if how == "best":
-        return Choice(best.trial, f"the best {front.metric} of the front")
+        return Choice(best.trial, f"the best {front.metric} of the front{front.judged}")
     if how == "knee" and front.knee is not None:
         return Choice(front.knee, "the knee: farthest above the line from the first to the last")
     if how == "cheapest" and front.recommended is not None:
@@ -85,8 +85,8 @@ def _by_conditions(front: Front, how: str) -> Choice:
             for p in front.points
         )
         raise ConfigError(f"--pick {how}: no point of the front is like that; it has: {known}")
-    best = max(meeting, key=lambda point: point.quality)
-    return Choice(best.trial, f"the best {front.metric} of the front with {how}")
+    best = max(meeting, key=lambda point: point.pooled)
+    return Choice(best.trial, f"the best {front.metric} of the front with {how}{front.judged}")
 
 
 def _condition(front: Front, text: str, how: str) -> Callable[[Point], bool]:

@@ -12,6 +12,8 @@ from autopeft.space.taps import LINEAR_INPUT
 MOST_OF_THE_FRONT = 10
 FEWEST = 2
 """Contenders, and seeds of each, below which a selection says nothing."""
+BASELINES: tuple[Role, ...] = ("lora", "head", "full")
+"""Kinds that others are held against."""
 ENOUGH = 4
 """Contenders that are worth more than a third seed."""
 
@@ -38,8 +40,7 @@ def contenders(
     last = {point.trial for point in paused}
     if front.recommended is not None:
         ordered.append((front.recommended, "recommended"))
-    baselines: tuple[Role, ...] = ("lora", "head", "full")
-    ordered += [(best.pop(kind).trial, kind) for kind in baselines if kind in best]
+    ordered += [(best.pop(kind).trial, kind) for kind in BASELINES if kind in best]
     others = sorted(front.points, key=lambda point: -point.pooled)[:MOST_OF_THE_FRONT]
     ordered += [(point.trial, "front") for point in others]
     by_quality = sorted(best.values(), key=lambda p: (p.trial in last, -p.pooled, p.trial))

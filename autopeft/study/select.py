@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopeft.errors import DataError
 from autopeft.estimate import (
@@ -24,7 +25,11 @@ from autopeft.front import Point, place
 from autopeft.objectives import PARAMS, CostName
 from autopeft.records import SELECTION, Record
 from autopeft.selection import Comparison, Contender, Role, Selection, best_of, candidates
+from autopeft.study.contenders import BASELINES, FEWEST, kind_of
 from autopeft.tasks.spec import metric_range
+
+Replicates = dict[int, NDArray[np.float64]]
+"""The score of each row, by the number of the fresh seed."""
 
 
 def selection_of(
@@ -58,18 +63,23 @@ def selection_of(
     """
     searched = {point.trial: point for point in points}
     known = {point.trial: point for point in paused} | searched
-    unseen = [record for record in records if not record.is_searched and record.trial in roles]
-    scores, notes = _scores(unseen, roles)
-    if len(scores) < 2:  # noqa: PLR2004
+    those = (record for record in records if not record.is_searched and record.trial in roles)
+    unseen = sorted(those, key=lambda record: record.key)
+    crossed = all(record.split == SELECTION for record in unseen)
+    scores, notes = _scores(unseen, roles, crossed=crossed)
+    if len(scores) < FEWEST:
         return None
     if len({item.shape[1] for item in scores.values()}) > 1:
         raise DataError("the records of the selection split are of different numbers of rows")
-    crossed = all(record.split == SELECTION for record in unseen)
     full = {trial for trial in scores if roles[trial] == "full"}
     if not scores.keys() - full:
         return None
-    seeds, told = _seeds(scores, full, crossed=crossed)
-    measured = {record.trial: record.objectives for record in unseen if record.replicate == 1}
+    kinds = {trial: kind_of(known[trial].genotype) for trial in scores}
+    order = sorted(known, key=lambda t: (t not in searched, -known[t].pooled, t))
+    roles = _with_a_lora(roles, kinds, order)
+    frozen = {r.trial for r in unseen if r.trainable_params == r.head_params == 0}
+    seeds, told = _seeds(scores, full, frozen, crossed=crossed)
+    measured = {r.trial: r.objectives for r in reversed(unseen) if r.state == "complete"}
     found = [
         replace(
             _contender(
@@ -92,7 +102,7 @@ def selection_of(
         metric=metric,
         rows=_n_rows(scores[best.trial], crossed=crossed),
         contenders=tuple(found),
-        comparisons=tuple(_comparisons(found, scores, seeds)),
+        comparisons=tuple(_comparisons(found, kinds, order, scores, seeds)),
         recommended=_cheapest(
             [c for c in possible if c.quality >= best.quality - best.stderr], possible, costs
         ),
@@ -116,40 +126,88 @@ def _cheapest(near: list[Contender], found: list[Contender], names: Sequence[Cos
 
 
 def _scores(
-    records: Iterable[Record], roles: Mapping[int, Role]
+    records: Iterable[Record], roles: Mapping[int, Role], *, crossed: bool
 ) -> tuple[dict[int, Scores], list[str]]:
-    """Scores [seed, row] of each contender, and who dropped out."""
+    """Scores [seed, row] of each contender, and what does not count.
+
+    Whose genotype failed with a fresh seed is left out: the seeds that survived would flatter it.
+    An accident takes nothing from the others.
+
+    Args:
+        records: of the final selection, by key.
+        roles: of the contenders, the most important first.
+        crossed: all seeds were scored on the same rows.
+    """
     by_trial: dict[int, list[Record]] = defaultdict(list)
     for record in records:
         by_trial[record.trial].append(record)
-    scores: dict[int, Scores] = {}
+    found: dict[int, Replicates] = {}
     notes = []
     for trial in roles:
-        failed = [record.failure.kind for record in by_trial[trial] if record.failure]
-        rows = [
-            record.row_scores.values()
-            for record in sorted(by_trial[trial], key=lambda record: record.key)
+        failures = [record.failure for record in by_trial[trial] if record.failure]
+        failures.sort(key=lambda failure: failure.is_accident)
+        rows = {
+            record.replicate: record.row_scores.values()
+            for record in by_trial[trial]
             if record.row_scores is not None
-        ]
-        if failed:
-            notes.append(f"trial {trial} is left out: with a fresh seed it failed ({failed[0]})")
-        elif len(rows) > 1:
-            scores[trial] = np.stack(rows)
-    return scores, notes
+        }
+        enough = len(rows) >= FEWEST
+        if failures and not (enough and failures[0].is_accident):
+            kind = failures[0].kind
+            notes.append(f"trial {trial} is left out: with a fresh seed it failed ({kind})")
+        elif enough:
+            found[trial] = rows
+            notes += [
+                f"trial {trial} failed with a fresh seed ({failure.kind}): its other seeds count"
+                for failure in failures
+            ]
+    if not crossed:
+        found, told = _in_common(found)
+        notes += told
+    return {trial: np.stack([*rows.values()]) for trial, rows in found.items()}, notes
+
+
+def _in_common(found: Mapping[int, Replicates]) -> tuple[dict[int, Replicates], list[str]]:
+    """The replicates that all contenders have, where each is scored on rows of its own.
+
+    One that has too few of those of the more important ones is left out.
+    """
+    shared: set[int] = set()
+    kept: list[int] = []
+    notes = []
+    for trial, rows in found.items():
+        both = shared & rows.keys() if kept else {*rows}
+        if len(both) >= FEWEST:
+            shared = both
+            kept.append(trial)
+        else:
+            notes.append(f"trial {trial} is left out: too few of its seeds are those of the others")
+    cut = sorted({replicate for trial in kept for replicate in found[trial]} - shared)
+    notes += [
+        f"fresh seed {replicate} does not count: not all contenders were trained with it, and "
+        "each seed is scored on other rows"
+        for replicate in cut
+    ]
+    return {trial: {r: found[trial][r] for r in sorted(shared)} for trial in kept}, notes
 
 
 def _seeds(
-    scores: Mapping[int, Scores], full: Collection[int], *, crossed: bool
+    scores: Mapping[int, Scores], full: Collection[int], frozen: Collection[int], *, crossed: bool
 ) -> tuple[dict[int, SeedVariance], list[str]]:
     """What seeds add to each contender, and whose seeds are not like those of the others."""
-    tuned = {trial: item for trial, item in scores.items() if trial not in full}
-    of_each = seeds_of_each([*tuned.values()], crossed=crossed)
+    tuned = [trial for trial in scores if trial not in full]
+    of_each = seeds_of_each(
+        [scores[trial] for trial in tuned],
+        crossed=crossed,
+        frozen={i for i, trial in enumerate(tuned) if trial in frozen},
+    )
     seeds = dict(zip(tuned, of_each, strict=True))
     seeds |= {trial: pooled_seeds([scores[trial]], crossed=crossed) for trial in full}
-    odd = outlying([*tuned.values()])
+    trained = [trial for trial in tuned if trial not in frozen]
+    odd = outlying([scores[trial] for trial in trained])
     if odd is None:
         return seeds, []
-    trial = [*tuned][odd]
+    trial = trained[odd]
     found = ", ".join(f"{mean:.4f}" for mean in sorted(scores[trial].mean(axis=1)))
     return seeds, [
         (
@@ -159,10 +217,14 @@ def _seeds(
     ]
 
 
-def _by_search(item: Contender) -> tuple[float, int]:
-    """What the search thought best is the largest; of equals the earliest."""
-    found = item.search_quality
-    return -math.inf if found is None else found, -item.trial
+def _with_a_lora(
+    roles: Mapping[int, Role], kinds: Mapping[int, str | None], order: Sequence[int]
+) -> Mapping[int, Role]:
+    """The roles; where the search's best LoRA has dropped out, the best that is left has its."""
+    loras = [trial for trial in order if kinds.get(trial) == "lora"]
+    if not loras or any(roles[trial] == "lora" for trial in loras):
+        return roles
+    return {**roles, loras[0]: "lora"}
 
 
 def _n_rows(scores: Scores, *, crossed: bool) -> int:
@@ -207,22 +269,40 @@ def _contender(
 
 
 def _comparisons(
-    found: list[Contender], scores: Mapping[int, Scores], seeds: Mapping[int, SeedVariance]
+    found: Sequence[Contender],
+    kinds: Mapping[int, str | None],
+    order: Sequence[int],
+    scores: Mapping[int, Scores],
+    seeds: Mapping[int, SeedVariance],
 ) -> list[Comparison]:
-    """Each contender against the LoRA of at least its size that the search thought best."""
-    loras = [item for item in found if item.role == "lora"]
-    against: dict[int, int] = {}
-    estimates: dict[int, Estimate] = {}
-    for item in found:
-        larger = [lora for lora in loras if lora.trainable_params >= item.trainable_params]
-        if item.role not in {"lora", "head", "full"} and larger:
-            baseline = max(larger, key=_by_search)
-            against[item.trial] = baseline.trial
-            one, other = item.trial, baseline.trial
-            estimates[one] = difference(scores[one], scores[other], seeds[one], seeds[other])
-    hoped = [item for item in found if item.trial in against]
-    first = max(hoped, key=_by_search).trial if hoped else None
-    p_values = adjusted({trial: e.p_value for trial, e in estimates.items()}, first)
+    """Each contender against the LoRA of at least its size that the search thought best.
+
+    LoRA is compared with nothing, whatever its role; nor are the head alone and full fine-tuning.
+
+    Args:
+        found: the contenders.
+        kinds: of their genotypes.
+        order: the trials, the one that the search thought best first.
+        scores: of the contenders.
+        seeds: what they add to each.
+    """
+    size = {item.trial: item.trainable_params for item in found}
+    ordered = [trial for trial in order if trial in size]
+    loras = [trial for trial in ordered if kinds[trial] == "lora"]
+    against = {
+        trial: larger[0]
+        for trial in ordered
+        if kinds[trial] not in BASELINES
+        and (larger := [lora for lora in loras if size[lora] >= size[trial]])
+    }
+    estimates = {
+        one: difference(scores[one], scores[other], seeds[one], seeds[other])
+        for one, other in against.items()
+    }
+    p_values = adjusted(
+        {trial: estimate.p_value for trial, estimate in estimates.items()},
+        next(iter(against), None),
+    )
     comparisons = [
         Comparison(trial, against[trial], estimate.mean, *estimate.interval(), p_values[trial])
         for trial, estimate in estimates.items()

@@ -59,6 +59,19 @@ def test_ways_to_pick(how, trial, reason):
     assert reason in choice.reason
 
 
+def test_best_is_told_by_all_rungs_with_conditions_as_without():
+    """Of 3 and 4 the one that was good at the lower rung, too; conditions are on scores."""
+    records = [record(3, 0.84, 10), record(4, 0.85, 20)]
+    records += [record(3, 0.80, 10, rung=0), record(4, 0.60, 20, rung=0)]
+    front = front_of(records, "accuracy", "maximize", 100_000, lambda _: "ops")
+    assert [point.trial for point in front.points] == [3, 4]
+    best, conditioned = (pick(front, records, how) for how in ("best", "params<=100%"))
+    assert best.trial == conditioned.trial == 3
+    assert best.reason == "the best accuracy of the front, by the scores at all rungs"
+    assert conditioned.reason.endswith("with params<=100%, by the scores at all rungs")
+    assert pick(front, records, "quality>=0.85").trial == 4
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -1,155 +1,18 @@
-"""Who takes part in the final selection, and what its records come to."""
+"""What the records of the final selection come to."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from record_factory import make_failure, make_record
+from record_factory import make_failure
 from scipy import stats
+from selected_study import STUDY, genotype, scores_of, searched, selected, who
 
-from autopeft.errors import DataError
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
 from autopeft.front import front_of, full_points_of, points_of
-from autopeft.records import Metric
-from autopeft.row_scores import pack
 from autopeft.selection import read_selection, write_selection
-from autopeft.space.genotype import Genotype, Op
-from autopeft.study.contenders import affordable, contenders, kind_of
+from autopeft.study.contenders import contenders
 from autopeft.study.select import selection_of
-
-LORA = Op("lowrank", "attn_in", "q", (4, 4))
-BESIDE = Op("lowrank", "attn_in", "attn_out", (4, 4))
-BITFIT = Op("bias", "q", "q", (1, 1))
-ADAPTER = Op("bottleneck", "ffn_out", "ffn_out", (2, 2), "relu")
-
-
-def genotype(*ops, rate=1e-3):
-    return Genotype(2, ops, learning_rate=rate).to_dict()
-
-
-OPS = {
-    "head": (),
-    "lora": (LORA,),
-    "bias": (BITFIT,),
-    "bottleneck": (ADAPTER,),
-    "mixed": (LORA, ADAPTER),
-}
-
-
-def searched(*trials, n_before=0):
-    """A record of the search for each (kind, quality, parameters), numbered from `n_before`."""
-    return [
-        make_record(
-            trial=i,
-            rung=0,
-            genotype=genotype(*OPS[kind], rate=(i + 1) / 1000),
-            metrics={"accuracy": Metric(score, 0.02)},
-            trainable_params=params,
-            split="validation",
-        )
-        for i, (kind, score, params) in enumerate(trials, n_before)
-    ]
-
-
-def selected(trial, scores, search, **changes):
-    """Records of the final selection, from scores [seed, row]."""
-    return [
-        make_record(
-            trial=trial,
-            rung=2,
-            replicate=seed,
-            split="selection",
-            genotype=search[trial].genotype,
-            trainable_params=search[trial].trainable_params,
-            metrics={"accuracy": Metric(float(row.mean()), 0.01)},
-            row_scores=pack(row),
-            **changes,
-        )
-        for seed, row in enumerate(scores, 1)
-    ]
-
-
-def who(records, most=20):
-    front = front_of(records, "accuracy", "maximize", 10_000, str)
-    return contenders(points_of(records, "accuracy", 10_000), front, most)
-
-
-STUDY = searched(
-    ("head", 0.60, 0),
-    ("lora", 0.80, 1000),
-    ("bias", 0.75, 90),
-    ("bottleneck", 0.74, 400),
-    ("mixed", 0.81, 800),
-    ("lora", 0.82, 1200),
-    ("mixed", 0.83, 2000),
-    ("bottleneck", 0.76, 900),
-)
-
-
-@pytest.mark.parametrize(
-    ("ops", "kind"),
-    [
-        ((), "head"),
-        ((LORA,), "lora"),
-        ((BESIDE,), "lowrank"),
-        ((BITFIT,), "bias"),
-        ((LORA, BITFIT), None),
-    ],
-)
-def test_kind_of_a_genotype(ops, kind):
-    assert kind_of(genotype(*ops)) == kind
-
-
-def test_most_important_come_first():
-    """On the front are 0, 2, 4, 5 and 6; 4 is within one standard error of 6."""
-    everybody = {
-        4: "recommended",
-        5: "lora",
-        0: "head",
-        6: "front",
-        2: "front",
-        7: "method",
-    }
-    found = who(STUDY)
-    assert found == everybody
-    assert list(found) == list(everybody)
-    for most in (2, 3, 5):
-        assert list(who(STUDY, most).items()) == list(everybody.items())[:most]
-
-
-def test_baseline_that_is_recommended_stays_a_baseline():
-    assert who(searched(("head", 0.6, 0), ("lora", 0.8, 100)), 2) == {1: "lora", 0: "head"}
-    assert who(searched(("head", 0.6, 0), ("mixed", 0.601, 100)), 2) == {0: "head", 1: "front"}
-
-
-@pytest.mark.parametrize(
-    ("trainings", "seeds", "expected"),
-    [
-        (36, 3, (12, 3)),
-        (16, 3, (5, 3)),
-        (11, 3, (5, 2)),
-        (4, 3, (2, 2)),
-        (3, 3, (0, 0)),
-        (9, 1, (0, 0)),
-        (9, 0, (0, 0)),
-        (50, 5, (10, 5)),
-        (12, 5, (4, 3)),
-    ],
-)
-def test_contenders_and_seeds_shrink_to_what_is_affordable(trainings, seeds, expected):
-    assert affordable(trainings, seeds) == expected
-    assert expected[0] * expected[1] <= trainings
-
-
-def scores_of(rng, accuracies, rows=400):
-    """[seed, row] for each trial; how hard a row is is shared."""
-    hard = rng.normal(size=rows)
-    return {
-        trial: np.array(
-            [(0.7 * rng.normal(size=rows) + 0.7 * hard < level).astype(float) for _ in range(3)]
-        )
-        for trial, level in accuracies.items()
-    }
 
 
 def test_selection_is_what_the_estimates_say():
@@ -185,18 +48,79 @@ def test_selection_is_what_the_estimates_say():
     assert "this beats tuned LoRA (trial 5" in found.verdict
 
 
-def test_contenders_are_ordered_by_the_scores_of_all_rungs():
-    """Of two of a kind, and of two on the front, the one that was good at the lower rung, too."""
-    kinds = (("lora", 0.80, 1000), ("lora", 0.81, 1100), ("bias", 0.70, 90), ("bias", 0.71, 100))
+LORAS = searched(
+    ("head", 0.60, 0),
+    ("lora", 0.82, 500),
+    ("lora", 0.70, 300),
+    ("lora", 0.80, 1200),
+    ("lora", 0.79, 1500),
+    ("mixed", 0.75, 400),
+    ("bias", 0.70, 900),
+    ("bottleneck", 0.85, 2000),
+)
+
+
+def selection_of_loras(roles, records=()):
+    scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 1.0))
+    again = [r for trial in scores for r in selected(trial, scores[trial], LORAS)]
+    return selection_of(
+        [*again, *records],
+        roles,
+        points=points_of(LORAS, "accuracy", 9999),
+        metric="accuracy",
+        summarize=str,
+    )
+
+
+def test_every_lora_is_a_baseline_and_none_is_compared_with_another():
+    """Of those that are as large the search's best, whatever it was chosen for."""
+    found = selection_of_loras(
+        {
+            7: "recommended",
+            1: "lora",
+            0: "head",
+            2: "front",
+            3: "front",
+            4: "front",
+            5: "front",
+            6: "method",
+        }
+    )
+    assert {item.trial: item.baseline for item in found.comparisons} == {5: 1, 6: 3}
+    assert found.contender(1).role == "lora"
+    assert found.contender(3).role == "front"
+    smaller = selection_of_loras({1: "lora", 2: "front", 7: "recommended"})
+    assert not smaller.comparisons
+    assert smaller.verdict.startswith("Nothing else was tried again at as few parameters")
+
+
+def test_where_the_best_lora_drops_out_the_next_has_its_place():
+    roles = {1: "lora", 4: "front", 3: "front", 6: "method", 2: "front"}
+    failure = make_failure(trial=1, replicate=4, genotype=LORAS[1].genotype, split="selection")
+    found = selection_of_loras(roles, [failure])
+    assert {c.trial: c.role for c in found.contenders if c.role == "lora"} == {3: "lora"}
+    assert [(item.trial, item.baseline) for item in found.comparisons] == [(6, 3)]
+    assert "tuned LoRA (trial 3, 1,200 parameters)" in found.verdict
+
+
+def test_what_the_search_thought_best_goes_by_all_rungs():
+    """The LoRA to compare with, and who keeps half of the error rate."""
+    kinds = (("lora", 0.80, 1000), ("lora", 0.79, 1100), ("mixed", 0.75, 400), ("mixed", 0.74, 500))
     top = [replace(record, rung=1) for record in searched(*kinds)]
-    assert list(who(top).items()) == [(0, "recommended"), (1, "lora"), (3, "front"), (2, "front")]
-    below = searched(*((kind, 0.7 - 0.1 * (i % 2), n) for i, (kind, _, n) in enumerate(kinds)))
-    assert list(who([*below, *top]).items()) == [
-        (0, "lora"),
-        (1, "front"),
-        (2, "front"),
-        (3, "front"),
-    ]
+    below = searched(*((kind, 0.5 + 0.2 * (i % 2), n) for i, (kind, _, n) in enumerate(kinds)))
+    scores = scores_of(np.random.default_rng(0), {0: 1.0, 1: 1.0, 2: 1.1, 3: 1.2})
+    found = selection_of(
+        [r for trial in scores for r in selected(trial, scores[trial], top)],
+        {0: "lora", 1: "front", 2: "front", 3: "front"},
+        points=points_of([*top, *below], "accuracy", 9999),
+        metric="accuracy",
+        summarize=str,
+    )
+    pooled = pooled_seeds([*scores.values()])
+    p_values = {t: difference(scores[t], scores[1], pooled).p_value for t in (2, 3)}
+    assert {item.trial: item.baseline for item in found.comparisons} == {2: 1, 3: 1}
+    assert {c.trial: c.p_value for c in found.comparisons} == pytest.approx(adjusted(p_values, 3))
+    assert found.contender(0).search_quality == 0.80
 
 
 def test_full_fine_tuning_is_a_baseline_whose_seeds_are_its_own():
@@ -222,16 +146,44 @@ def test_full_fine_tuning_is_a_baseline_whose_seeds_are_its_own():
     assert "Full fine-tuning, 99,999 parameters, comes to 0.9667" in found.verdict
 
 
-def test_seeds_of_one_that_collapses_are_its_own():
+def test_one_that_trains_nothing_leaves_the_seeds_of_the_others_alone():
+    """Without a head, the frozen backbone answers alike with every seed."""
+    roles = who(STUDY)
+    scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 1.0))
+    for trial in roles:
+        scores[trial][0, :30] = 0  # seeds differ
+    scores[0][:] = scores[0][0]
+    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    records = [replace(record, head_params=0) for record in records]
+    points = points_of(records, "accuracy", 9999)
+    found = selection_of(records, roles, points=points, metric="accuracy", summarize=str)
+    pooled = pooled_seeds([scores[trial] for trial in roles if trial != 0])
+    assert pooled.variance > 0
+    for item in found.contenders[1:]:
+        expected = quality(scores[item.trial], pooled)
+        assert (item.low, item.high) == pytest.approx(expected.interval())
+    frozen = found.contenders[0]
+    assert frozen.stderr == pytest.approx(scores[0][0].std(ddof=1) / np.sqrt(400))
+    with_a_head = [replace(record, head_params=9) for record in records]
+    found = selection_of(with_a_head, roles, points=points, metric="accuracy", summarize=str)
+    everybody = pooled_seeds([scores[trial] for trial in roles])
+    assert found.contenders[0].stderr == pytest.approx(quality(scores[0], everybody).stderr)
+
+
+@pytest.mark.parametrize("head_params", [770, 0])
+def test_seeds_of_one_that_collapses_are_its_own(head_params):
+    """Beside "head only" or a frozen backbone, which says nothing of seeds."""
     roles = who(STUDY)
     scores = scores_of(np.random.default_rng(0), dict.fromkeys(roles, 1.0))
     scores[7][0] = 0
     records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    records = [replace(record, head_params=head_params) for record in records]
     points = points_of(records, "accuracy", 9999)
     found = selection_of(records, roles, points=points, metric="accuracy", summarize=str)
     own = pooled_seeds([scores[7]])
-    pooled = pooled_seeds([scores[trial] for trial in roles if trial != 7])
-    for item in found.contenders:
+    apart = {7} if head_params else {7, 0}
+    pooled = pooled_seeds([scores[trial] for trial in roles if trial not in apart])
+    for item in found.contenders[not head_params :]:
         expected = quality(scores[item.trial], own if item.trial == 7 else pooled)
         assert item.stderr == pytest.approx(expected.stderr)
     (against,) = (item for item in found.comparisons if item.trial == 7)
@@ -308,36 +260,10 @@ def test_interval_ends_where_the_metric_does():
     assert ends("mcc") == (-1, 1)
 
 
-def test_records_of_the_selection_leave_the_front_alone():
-    scores = scores_of(np.random.default_rng(0), {5: 3.0})
-    more = selected(5, scores[5], STUDY)
-    assert who([*STUDY, *more]) == who(STUDY)
-
-
-def test_contender_that_fails_with_a_fresh_seed_is_left_out():
-    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0, 6: 1.0})
-    records = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY)[:2])]
-    records.append(
-        make_failure(trial=6, replicate=3, genotype=STUDY[6].genotype, split="selection")
-    )
-    roles = {4: "recommended", 5: "lora", 6: "front", 0: "head"}
-    points = points_of(STUDY, "accuracy", 9999)
-    more = {"points": points, "metric": "accuracy", "summarize": str}
-    found = selection_of(records, roles, **more)
-    assert [item.trial for item in found.contenders] == [4, 5]
-    assert found.notes == ("trial 6 is left out: with a fresh seed it failed (nan)",)
-    assert selection_of(records, {4: "recommended", 6: "front"}, **more) is None
-    assert selection_of(STUDY, roles, **more) is None
-
-
-def test_different_rows_do_not_compare():
-    rng = np.random.default_rng(0)
-    records = [
-        *selected(4, scores_of(rng, {4: 1.0}, rows=40)[4], STUDY),
-        *selected(5, scores_of(rng, {5: 1.0}, rows=50)[5], STUDY),
-    ]
-    points = points_of(STUDY, "accuracy", 9999)
-    with pytest.raises(DataError, match="different numbers of rows"):
-        selection_of(
-            records, {4: "recommended", 5: "lora"}, points=points, metric="accuracy", summarize=str
-        )
+def test_on_the_same_rows_numbers_of_seeds_may_differ():
+    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 1.0})
+    scores[4] = scores[4][:2]
+    found = selection_by("accuracy", scores)
+    assert {item.trial: item.seeds for item in found.contenders} == {4: 2, 5: 3}
+    assert found.rows == 400
+    assert not found.notes

@@ -1,0 +1,84 @@
+"""Who takes part in the final selection."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from selected_study import BESIDE, BITFIT, LORA, STUDY, genotype, scores_of, searched, selected, who
+
+from autopeft.study.contenders import affordable, kind_of
+
+
+@pytest.mark.parametrize(
+    ("ops", "kind"),
+    [
+        ((), "head"),
+        ((LORA,), "lora"),
+        ((BESIDE,), "lowrank"),
+        ((BITFIT,), "bias"),
+        ((LORA, BITFIT), None),
+    ],
+)
+def test_kind_of_a_genotype(ops, kind):
+    assert kind_of(genotype(*ops)) == kind
+
+
+def test_most_important_come_first():
+    """On the front are 0, 2, 4, 5 and 6; 4 is within one standard error of 6."""
+    everybody = {
+        4: "recommended",
+        5: "lora",
+        0: "head",
+        6: "front",
+        2: "front",
+        7: "method",
+    }
+    found = who(STUDY)
+    assert found == everybody
+    assert list(found) == list(everybody)
+    for most in (2, 3, 5):
+        assert list(who(STUDY, most).items()) == list(everybody.items())[:most]
+
+
+def test_baseline_that_is_recommended_stays_a_baseline():
+    assert who(searched(("head", 0.6, 0), ("lora", 0.8, 100)), 2) == {1: "lora", 0: "head"}
+    assert who(searched(("head", 0.6, 0), ("mixed", 0.601, 100)), 2) == {0: "head", 1: "front"}
+
+
+@pytest.mark.parametrize(
+    ("trainings", "seeds", "expected"),
+    [
+        (36, 3, (12, 3)),
+        (16, 3, (5, 3)),
+        (11, 3, (5, 2)),
+        (4, 3, (2, 2)),
+        (3, 3, (0, 0)),
+        (9, 1, (0, 0)),
+        (9, 0, (0, 0)),
+        (50, 5, (10, 5)),
+        (12, 5, (4, 3)),
+    ],
+)
+def test_contenders_and_seeds_shrink_to_what_is_affordable(trainings, seeds, expected):
+    assert affordable(trainings, seeds) == expected
+    assert expected[0] * expected[1] <= trainings
+
+
+def test_contenders_are_ordered_by_the_scores_of_all_rungs():
+    """Of two of a kind, and of two on the front, the one that was good at the lower rung, too."""
+    kinds = (("lora", 0.80, 1000), ("lora", 0.81, 1100), ("bias", 0.70, 90), ("bias", 0.71, 100))
+    top = [replace(record, rung=1) for record in searched(*kinds)]
+    assert list(who(top).items()) == [(0, "recommended"), (1, "lora"), (3, "front"), (2, "front")]
+    below = searched(*((kind, 0.7 - 0.1 * (i % 2), n) for i, (kind, _, n) in enumerate(kinds)))
+    assert list(who([*below, *top]).items()) == [
+        (0, "lora"),
+        (1, "front"),
+        (2, "front"),
+        (3, "front"),
+    ]
+
+
+def test_records_of_the_selection_leave_the_front_alone():
+    scores = scores_of(np.random.default_rng(0), {5: 3.0})
+    more = selected(5, scores[5], STUDY)
+    assert who([*STUDY, *more]) == who(STUDY)
