@@ -128,6 +128,7 @@ class Selection:
         notes: what has to be known beside, a sentence each.
         search_compares: scores of the search are of rows like these, so that they can be set
             against one another.
+        folds: the rows are parts of the training rows, each left out of a training of its own.
     """
 
     metric: str
@@ -137,6 +138,7 @@ class Selection:
     recommended: int
     notes: tuple[str, ...] = ()
     search_compares: bool = True
+    folds: bool = False
 
     def contender(self, trial: int) -> Contender:
         """The one of this number."""
@@ -147,6 +149,13 @@ class Selection:
         found = candidates(self.contenders)
         best = best_of(found)
         return constant.is_beaten(best.quality, best.stderr, len(found))
+
+    @property
+    def which_rows(self) -> str:
+        """What was scored, in words."""
+        if self.folds:
+            return f"{self.rows:,} training rows, each left out of the training that it scores"
+        return f"{self.rows:,} rows that the search has not seen"
 
     @property
     def verdict(self) -> str:
@@ -173,7 +182,9 @@ class Selection:
         if all(item.role != "lora" for item in self.contenders):
             return "There is no tuned LoRA to compare with."
         if not self.comparisons:
-            return "Nothing else was tried again at as few parameters as tuned LoRA has."
+            heads = [f"{i.summary} ({i.quality:.4f})" for i in self.contenders if i.role == "head"]
+            what = f"Nothing but {' and '.join(heads)}" if heads else "Nothing else"
+            return f"{what} was tried again at as few parameters as tuned LoRA has."
         size = {item.trial: f"{item.trainable_params:,} parameters" for item in self.contenders}
         one, *more = {item.baseline for item in self.comparisons}
         named = "tuned LoRA" if more else f"tuned LoRA (trial {one}, {size[one]})"
@@ -211,12 +222,13 @@ class Selection:
         return f"In the search the points of its front scored {abs(drop):.4f} {how} in the mean."
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the version first; `search_compares` only where it is not so."""
+        """Plain JSON values, the version first; what is not as usual only where it is so."""
         data = asdict(self)
         lists = {name: list(data[name]) for name in ("comparisons", "notes")}
         lists["contenders"] = [item.to_dict() for item in self.contenders]
         told = {"version": SELECTION_VERSION, **data, **lists, "verdict": self.verdict}
-        return {k: v for k, v in told.items() if k != "search_compares" or not v}
+        usual = {"search_compares": True, "folds": False}
+        return {k: v for k, v in told.items() if k not in usual or v != usual[k]}
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "selection") -> Self:
@@ -234,6 +246,7 @@ class Selection:
             recommended=data["recommended"],
             notes=tuple(data["notes"]),
             search_compares=data.get("search_compares", True),
+            folds=data.get("folds", False),
         )
 
 
@@ -331,5 +344,5 @@ _check_fields = checks.fields(
         "notes": checks.list_of(checks.TEXT),
         "verdict": checks.TEXT,
     },
-    may_have={"search_compares": checks.one_of(False)},
+    may_have={"search_compares": checks.one_of(False), "folds": checks.one_of(True)},
 )

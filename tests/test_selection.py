@@ -114,10 +114,10 @@ def test_drop_is_what_the_front_lost():
     assert replace(found, contenders=baselines).drop is None
 
 
-@pytest.mark.parametrize("compares", [True, False])
-def test_file_is_what_was_written_and_fits_the_schema(tmp_path, compares):
+@pytest.mark.parametrize("more", [{}, {"search_compares": False}, {"folds": True}])
+def test_file_is_what_was_written_and_fits_the_schema(tmp_path, more):
     path = tmp_path / "selection.json"
-    written = replace(selection(), search_compares=compares)
+    written = replace(selection(), **more)
     write_selection(path, written)
     assert read_selection(path) == written
     schema = json.loads(SCHEMA.read_text())

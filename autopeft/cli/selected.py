@@ -20,7 +20,7 @@ def show_selection(selection: Selection, advice: Advice) -> None:
         advice: what is recommended.
     """
     table = Table(
-        title=f"Trained anew, on {selection.rows:,} rows that the search has not seen",
+        title=f"Trained anew, on {selection.which_rows}",
         title_justify="left",
         box=None,
         pad_edge=False,

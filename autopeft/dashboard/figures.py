@@ -139,7 +139,7 @@ def selected(study: StudyInfo, selection: Selection) -> Figure:
         title="Final selection",
         description=(
             f"Finalists and baselines trained again with fresh seeds and scored on "
-            f"{selection.rows:,} rows that the search has not seen. {_beside(selection)}"
+            f"{selection.which_rows}. {_beside(selection)}"
         ),
         head=("trial", "why", "parameters", "search", selection.metric, "low", "high", "seeds"),
         rows=tuple(

@@ -32,7 +32,7 @@ class Verdict:
         trial: the recommended one, or None.
         quality: of the recommended one, on the most honest rows there are; None without it.
         stderr: of `quality`; None without it.
-        unseen: rows that `quality` is of, where the search has not seen them.
+        scored_on: which rows `quality` is of, where the search did not select on them.
     """
 
     headline: str
@@ -42,7 +42,7 @@ class Verdict:
     trial: int | None
     quality: float | None = None
     stderr: float | None = None
-    unseen: int | None = None
+    scored_on: str = ""
 
 
 def verdict_of(
@@ -109,8 +109,8 @@ def _selected(
     """The verdict of a final selection, which has rows and seeds of its own."""
     chosen = selection.contender(selection.recommended)
     how_sure = (
-        f"{chosen.seeds} trainings with fresh seeds on {selection.rows:,} rows that the search has "
-        f"not seen; 95 % interval {chosen.low:.4f} to {chosen.high:.4f}."
+        f"{chosen.seeds} trainings with fresh seeds on {selection.which_rows}; 95 % interval "
+        f"{chosen.low:.4f} to {chosen.high:.4f}."
     )
     points = [selection.verdict, how_sure]
     points += filter(None, [selection.flattery])
@@ -128,7 +128,7 @@ def _selected(
         trial=chosen.trial,
         quality=chosen.quality,
         stderr=chosen.stderr,
-        unseen=selection.rows,
+        scored_on=f"{selection.rows:,} {'left out' if selection.folds else 'unseen'} rows",
     )
 
 

@@ -179,7 +179,7 @@ def _selected(winner: Winner) -> list[str]:
         return []
     one = selection.contender(trial)
     told = (
-        f"In the final selection, on {selection.rows:,} rows that the search has not seen: "
+        f"In the final selection, on {selection.which_rows}: "
         f"{selection.metric} {one.quality:.4f} in the mean of {one.seeds} fresh seeds, 95 % "
         f"interval {one.low:.4f} to {one.high:.4f} over new seeds and new rows. {selection.verdict}"
     )

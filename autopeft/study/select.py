@@ -108,6 +108,7 @@ def selection_of(
         ),
         notes=(*notes, *told, *filter(None, (other_answers,))),
         search_compares=other_answers is None,
+        folds=not crossed,
     )
 
 

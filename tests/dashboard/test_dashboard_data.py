@@ -315,7 +315,10 @@ def test_final_selection_has_the_last_word(p_value, tone):
     assert (found.quality, found.stderr, found.answer) == (0.82, 0.01, "words")
     assert found.points[0] == selection.verdict
     assert "900 rows that the search has not seen" in found.points[1]
-    assert found.unseen == 900
+    assert found.scored_on == "900 unseen rows"
+    left_out = verdict([record_of(trial=0)], selection=replace(selection, folds=True))
+    assert left_out.scored_on == "900 left out rows"
+    assert "900 training rows, each left out of the training that it scores" in left_out.points[1]
     assert found.points[2:] == (
         "In the search the points of its front scored 0.0200 higher in the mean.",
         (

@@ -92,6 +92,11 @@ def test_every_lora_is_a_baseline_and_none_is_compared_with_another():
     smaller = selection_of_loras({1: "lora", 2: "front", 7: "recommended"})
     assert not smaller.comparisons
     assert smaller.verdict.startswith("Nothing else was tried again at as few parameters")
+    beside = selection_of_loras({1: "lora", 0: "head"})
+    (head,) = (item for item in beside.contenders if item.role == "head")
+    assert beside.verdict.startswith(
+        f"Nothing but {head.summary} ({head.quality:.4f}) was tried again at as few parameters"
+    )
 
 
 def test_where_the_best_lora_drops_out_the_next_has_its_place():

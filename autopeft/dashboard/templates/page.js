@@ -60,7 +60,7 @@ function drawVerdict() {
   const row = rowOf(verdict.trial);
   const merit = (value, error, label) => make("div", {}, make("span", { class: "big" }, value, error ? make("span", { class: "error" }, ` ± ${error}`) : null), make("span", { class: "label" }, label));
   fill($("merits"), row === null ? [] : [
-    merit(score(verdict.quality), score(verdict.stderr), verdict.unseen ? `${metric} on ${whole(verdict.unseen)} unseen rows` : metric),
+    merit(score(verdict.quality), score(verdict.stderr), verdict.scored_on ? `${metric} on ${verdict.scored_on}` : metric),
     merit(whole(columns.params[row]), null, "trainable parameters"),
     merit(percent(columns.fraction[row]), null, "of the backbone"),
   ]);
