@@ -11,11 +11,10 @@ from autopeft.front import Front
 from autopeft.front_file import write_front
 from autopeft.objectives import values_of
 from autopeft.record_files import write_jsonl, write_record
-from autopeft.records import SELECTION, Record
+from autopeft.records import FOLD, SELECTION, Record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.cache import RecordCache
-from autopeft.study.contenders import contenders
 from autopeft.study.events import Plan, Watcher
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs, write_job
@@ -262,13 +261,11 @@ class Driver:
             for record in self.known.ordered:
                 if record.is_first and record.state == "complete":
                     self.ledger.prune(record.trial)
-        front, points = self._planner.front(self.known), self._planner.points(self.known)
-        paused = self._planner.paused(self.known)
         selection = selection_of(
             self.known.ordered,
-            contenders(points, front, len(points) + len(paused), paused),
-            points=points,
-            paused=paused,
+            self._planner.contenders(self.known),
+            points=self._planner.points(self.known),
+            paused=self._planner.paused(self.known),
             metric=self.spec.chosen_metric,
             costs=self.spec.costs,
             summarize=self._planner.words,
@@ -278,13 +275,30 @@ class Driver:
 
     def _tidy(self, front: Front) -> None:
         """Delete the weights of what is dominated, and states that were gone on from."""
-        kept = set(_kept(front, self.known))
+        kept = set(self._kept(front))
         for record in self.known.ordered:
             if record.weights is not None and record.key not in kept:
                 (self.study.folder / record.weights).unlink(missing_ok=True)
             if record.rung and not record.replicate:
                 below = paused_file(self.study.folder, record.trial, record.rung - 1)
                 below.unlink(missing_ok=True)
+
+    def _kept(self, front: Front) -> Iterator[Key]:
+        """Records whose weights are kept: each point's at its highest rung, the final selection's.
+
+        What was trained on a part of the rows is not: there whoever the selection may choose is
+        handed over as the search has trained it, so that is kept as long as it may be chosen.
+        """
+        complete = [record for record in self.known.ordered if record.state == "complete"]
+        tops = {record.trial: record.key for record in complete if record.is_searched}
+        trials = {point.trial for point in front.points}
+        if self.setup.facts.unseen == FOLD and self.spec.selection.seeds:
+            trials |= self._planner.contenders(self.known).keys()
+        for trial in trials:
+            yield tops[trial]
+        for record in complete:
+            if record.split == SELECTION:
+                yield record.key
 
     def _check_failures(self) -> None:
         most = self.spec.engine.max_failures
@@ -308,17 +322,3 @@ def check_time(spec: StudySpec, trial_seconds: float) -> None:
             f"the time budget of {spec.budget.time:g} s is less than the {trial_seconds:.1f} s "
             "that one trial is expected to take"
         )
-
-
-def _kept(front: Front, known: Known) -> Iterator[Key]:
-    """Records whose weights are kept: each point's at its highest rung, and the final selection's.
-
-    What was trained on a part of the rows is not.
-    """
-    complete = [record for record in known.ordered if record.state == "complete"]
-    tops = {record.trial: record.key for record in complete if record.is_searched}
-    for point in front.points:
-        yield tops[point.trial]
-    for record in complete:
-        if record.split == SELECTION:
-            yield record.key
