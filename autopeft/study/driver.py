@@ -66,6 +66,7 @@ class Driver:
         )
         self._lines = {key: record.to_json() for key, record in records.items()}
         self._running: set[int] = set()
+        self._n_failed = 0
 
     @property
     def spec(self) -> StudySpec:
@@ -151,11 +152,15 @@ class Driver:
             DataError: it cannot be written.
         """
         self._keep(record)
-        self._check_failures()
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Keep all workers busy."""
+        """Keep all workers busy.
+
+        Raises:
+            TooManyFailuresError: the last trials, measured by other studies, all failed.
+            DataError: a job or a record cannot be written.
+        """
         while self._n_running() < self.engine.n_workers and not self._is_measuring():
             index = self._next_job()
             if index is None:
@@ -212,7 +217,12 @@ class Driver:
             self.ledger.enter(trial, params, self.setup.space)
 
     def _keep(self, record: Record) -> None:
-        """Write a record, then what follows from it."""
+        """Write a record, then what follows from it.
+
+        Raises:
+            TooManyFailuresError: the last trials all failed.
+            DataError: it cannot be written.
+        """
         write_record(self.study.folder, record)
         self.known.records[record.key] = record
         self._lines[record.key] = record.to_json()
@@ -221,6 +231,7 @@ class Driver:
         self._tell(record)
         front = self._publish()
         self.watcher.measured(record, self._planner.words(record.genotype), front)
+        self._check_failures(record)
 
     def _count(self, record: Record) -> None:
         """Count the time of its job that no record tells of."""
@@ -300,14 +311,18 @@ class Driver:
             if record.split == SELECTION:
                 yield record.key
 
-    def _check_failures(self) -> None:
-        most = self.spec.engine.max_failures
-        last = [record for _, record in sorted(self.known.records.items())[-most:]]
-        if len(last) == most and all(record.state == "failed" for record in last):
-            cause = last[-1].failure
+    def _check_failures(self, last: Record) -> None:
+        """Stop after too many failures in a row, whatever failed: promotions and fresh seeds, too.
+
+        In a row is by time. What failed before a search was continued does not count: whoever
+        continues it wants to go on.
+        """
+        self._n_failed = self._n_failed + 1 if last.state == "failed" else 0
+        if self._n_failed >= self.spec.engine.max_failures:
             raise TooManyFailuresError(
-                f"the last {len(last)} trials all failed, the last one by "
-                f"{cause.kind if cause else 'an unknown cause'}; see {self.study.folder}"
+                f"the last {self._n_failed} trials all failed, the last one by "
+                f"{last.failure.kind if last.failure else 'an unknown cause'}; "
+                f"see {self.study.folder}"
             )
 
 

@@ -163,7 +163,8 @@ class EngineSpec(Strict):
         gpus_per_worker: on a cluster, 0, a share of a GPU, or 1; one, where it has any, if "auto".
         cpus_per_worker: on a cluster.
         trial_timeout: seconds without progress after which a trial has failed.
-        max_failures: the search stops when so many trials in a row have failed.
+        max_failures: the search stops when so many trials in a row have failed, those that are
+            trained on or anew included; once continued, it counts from zero.
     """
 
     kind: Literal["local", "ray"] = "local"
