@@ -22,6 +22,7 @@ from autopeft.space.shipped import load_space
 from autopeft.space.spec import SpaceSpec
 from autopeft.study.contenders import FEWEST, affordable
 from autopeft.study.limits import Budget, budget_of
+from autopeft.study.manifest import READING
 from autopeft.study.probes import probes_of
 from autopeft.study.spec import StudySpec
 from autopeft.study.starting import Start, Starts, full_starts, starts_of
@@ -62,6 +63,7 @@ class Setup:
         return {
             "space": hashlib.sha256(canonical.encode()).hexdigest(),
             "model": facts.model_hash,
+            READING: facts.reading_hash,
             "revision": facts.revision,
             "data": facts.data_hash,
             "rows": facts.n_rows,
