@@ -59,7 +59,9 @@ def _percent_or_count(value: object) -> object:
             if not 0 < amount <= 100:  # noqa: PLR2004
                 raise ValueError("a percentage has to be above 0% and at most 100%")
             return f"{amount:.15g}%"
-        value = int(amount) if amount.is_integer() else amount
+        value = amount
+    if isinstance(value, float) and value.is_integer():  # 1e6 in YAML
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError("has to be a whole number of parameters or a percentage like 1%")
     return value

@@ -233,12 +233,14 @@ def test_studies_that_run_at_once_share_one_cache(done, spec_of, tmp_path, train
     assert (trained, notes.notes) == ([], [])
 
 
-def test_what_was_taken_says_nothing_of_what_a_training_costs():
+def test_what_was_taken_or_lost_says_nothing_of_what_a_training_costs():
     origin = Cached("another", 0, 3.0, "2026-01-31T12:00:00Z")
     taken = make_record(trial=0, rung=0, cohort=(0,), seconds=0.0, cached=origin)
     costs = Costs(Rungs((4,), 3), 5.0)
     assert costs.of_rung(0, [taken]) == 5.0
-    assert costs.of_rung(0, [taken, make_record(trial=1, rung=0, seconds=2.0)]) == 2.0
+    lost = make_record(trial=2, rung=0, seconds=0.0)  # by another tuner
+    assert costs.of_rung(0, [taken, lost]) == 5.0
+    assert costs.of_rung(0, [taken, lost, make_record(trial=1, rung=0, seconds=2.0)]) == 2.0
 
 
 def test_file_that_another_study_deletes_meanwhile_is_no_file(
