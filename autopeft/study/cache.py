@@ -21,7 +21,7 @@ from autopeft.errors import AutopeftError, DataError
 from autopeft.files import read_json, write_atomic, write_bytes
 from autopeft.objectives import COSTS
 from autopeft.records import Cached, Record
-from autopeft.study.manifest import Manifest
+from autopeft.study.manifest import Manifest, measuring
 from autopeft.study.setup import Setup
 from autopeft.study.spec import StudySpec
 from autopeft.training.settings import TRAINING_VERSION
@@ -31,7 +31,6 @@ CACHE_VERSION = 1
 MOST_BYTES = 4 * 2**30
 """Of weights and states; beyond it, those that were used least recently are deleted."""
 
-_LIBRARIES = ("torch", "transformers", "scikit-learn")
 _OF_THE_GENOTYPE = {"nan", "diverged"}
 """Failures that would happen again."""
 
@@ -39,14 +38,14 @@ _OF_THE_GENOTYPE = {"nan", "diverged"}
 def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
     """All of a study that its measurements depend on, trials aside, as plain JSON values.
 
-    Company is not among them: a trial does not depend on those that it is trained with.
+    Company is not among them: a trial does not depend on those that it is trained with. Libraries
+    and machine are those of now, whatever the study was begun with.
     """
     spec, facts = setup.spec, setup.facts
     predicts = any(COSTS[name].predicted for name in spec.costs)
     return {
         "version": [CACHE_VERSION, TRAINING_VERSION],
-        "libraries": {name: manifest.versions[name] for name in _LIBRARIES},
-        "machine": manifest.machine,
+        **measuring(facts),
         "model": [
             *(facts.model_hash, facts.reading_hash, facts.model_shape),
             *([spec.quantize] if spec.quantize else []),

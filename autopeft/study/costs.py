@@ -21,8 +21,11 @@ class Costs:
     trial_seconds: float
 
     def of_rung(self, rung: int, records: Iterable[Record]) -> float:
-        """Of a trial from the rung below to this one, full fine-tuning aside."""
-        measured = (r for r in records if not r.cached and not r.is_full)
+        """Of a trial from the rung below to this one, full fine-tuning aside.
+
+        What took no time, as a trial that another tuner has lost, was not measured.
+        """
+        measured = (r for r in records if r.seconds and not r.cached and not r.is_full)
         there = [r.seconds for r in measured if (r.rung, r.replicate) == (rung, 0)]
         return sum(there) / len(there) if there else self.trial_seconds * self.rungs.share(rung)
 

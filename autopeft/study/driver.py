@@ -11,11 +11,10 @@ from autopeft.front import Front
 from autopeft.front_file import write_front
 from autopeft.objectives import values_of
 from autopeft.record_files import write_jsonl, write_record
-from autopeft.records import SELECTION, Record
+from autopeft.records import FOLD, SELECTION, Record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.cache import RecordCache
-from autopeft.study.contenders import contenders
 from autopeft.study.events import Plan, Watcher
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs, write_job
@@ -67,6 +66,7 @@ class Driver:
         )
         self._lines = {key: record.to_json() for key, record in records.items()}
         self._running: set[int] = set()
+        self._n_failed = 0
 
     @property
     def spec(self) -> StudySpec:
@@ -152,11 +152,15 @@ class Driver:
             DataError: it cannot be written.
         """
         self._keep(record)
-        self._check_failures()
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Keep all workers busy."""
+        """Keep all workers busy.
+
+        Raises:
+            TooManyFailuresError: the last trials, measured by other studies, all failed.
+            DataError: a job or a record cannot be written.
+        """
         while self._n_running() < self.engine.n_workers and not self._is_measuring():
             index = self._next_job()
             if index is None:
@@ -213,7 +217,12 @@ class Driver:
             self.ledger.enter(trial, params, self.setup.space)
 
     def _keep(self, record: Record) -> None:
-        """Write a record, then what follows from it."""
+        """Write a record, then what follows from it.
+
+        Raises:
+            TooManyFailuresError: the last trials all failed.
+            DataError: it cannot be written.
+        """
         write_record(self.study.folder, record)
         self.known.records[record.key] = record
         self._lines[record.key] = record.to_json()
@@ -222,6 +231,7 @@ class Driver:
         self._tell(record)
         front = self._publish()
         self.watcher.measured(record, self._planner.words(record.genotype), front)
+        self._check_failures(record)
 
     def _count(self, record: Record) -> None:
         """Count the time of its job that no record tells of."""
@@ -262,13 +272,11 @@ class Driver:
             for record in self.known.ordered:
                 if record.is_first and record.state == "complete":
                     self.ledger.prune(record.trial)
-        front, points = self._planner.front(self.known), self._planner.points(self.known)
-        paused = self._planner.paused(self.known)
         selection = selection_of(
             self.known.ordered,
-            contenders(points, front, len(points) + len(paused), paused),
-            points=points,
-            paused=paused,
+            self._planner.contenders(self.known),
+            points=self._planner.points(self.known),
+            paused=self._planner.paused(self.known),
             metric=self.spec.chosen_metric,
             costs=self.spec.costs,
             summarize=self._planner.words,
@@ -279,7 +287,7 @@ class Driver:
 
     def _tidy(self, front: Front) -> None:
         """Delete the weights of what is dominated, and states that were gone on from."""
-        kept = set(_kept(front, self.known))
+        kept = set(self._kept(front))
         for record in self.known.ordered:
             if record.weights is not None and record.key not in kept:
                 (self.study.folder / record.weights).unlink(missing_ok=True)
@@ -287,14 +295,35 @@ class Driver:
                 below = paused_file(self.study.folder, record.trial, record.rung - 1)
                 below.unlink(missing_ok=True)
 
-    def _check_failures(self) -> None:
-        most = self.spec.engine.max_failures
-        last = [record for _, record in sorted(self.known.records.items())[-most:]]
-        if len(last) == most and all(record.state == "failed" for record in last):
-            cause = last[-1].failure
+    def _kept(self, front: Front) -> Iterator[Key]:
+        """Records whose weights are kept: each point's at its highest rung, the final selection's.
+
+        What was trained on a part of the rows is not: there whoever the selection may choose is
+        handed over as the search has trained it, so that is kept as long as it may be chosen.
+        """
+        complete = [record for record in self.known.ordered if record.state == "complete"]
+        tops = {record.trial: record.key for record in complete if record.is_searched}
+        trials = {point.trial for point in front.points}
+        if self.setup.facts.unseen == FOLD and self.spec.selection.seeds:
+            trials |= self._planner.contenders(self.known).keys()
+        for trial in trials:
+            yield tops[trial]
+        for record in complete:
+            if record.split == SELECTION:
+                yield record.key
+
+    def _check_failures(self, last: Record) -> None:
+        """Stop after too many failures in a row, whatever failed: promotions and fresh seeds, too.
+
+        In a row is by time. What failed before a search was continued does not count: whoever
+        continues it wants to go on.
+        """
+        self._n_failed = self._n_failed + 1 if last.state == "failed" else 0
+        if self._n_failed >= self.spec.engine.max_failures:
             raise TooManyFailuresError(
-                f"the last {len(last)} trials all failed, the last one by "
-                f"{cause.kind if cause else 'an unknown cause'}; see {self.study.folder}"
+                f"the last {self._n_failed} trials all failed, the last one by "
+                f"{last.failure.kind if last.failure else 'an unknown cause'}; "
+                f"see {self.study.folder}"
             )
 
 
@@ -309,17 +338,3 @@ def check_time(spec: StudySpec, trial_seconds: float) -> None:
             f"the time budget of {spec.budget.time:g} s is less than the {trial_seconds:.1f} s "
             "that one trial is expected to take"
         )
-
-
-def _kept(front: Front, known: Known) -> Iterator[Key]:
-    """Records whose weights are kept: each point's at its highest rung, and the final selection's.
-
-    What was trained on a part of the rows is not.
-    """
-    complete = [record for record in known.ordered if record.state == "complete"]
-    tops = {record.trial: record.key for record in complete if record.is_searched}
-    for point in front.points:
-        yield tops[point.trial]
-    for record in complete:
-        if record.split == SELECTION:
-            yield record.key

@@ -63,7 +63,7 @@ class DryRun:
         trials: in all.
         rungs: parts of a whole training at which a trial may pause, and 1.
         rung_metric: what is measured at those below 1; the metric if None.
-        seeds: fresh ones for each contender of the final selection.
+        seeds: fresh ones for each contender of the final selection; 0 if there is none.
         notes: what else the user has to know.
     """
 
@@ -143,7 +143,7 @@ def dry_run(spec: StudySpec, out: Path, base: Path) -> DryRun:
         trials=spec.budget.trials,
         rungs=tuple(round(step / levels.steps[-1], 4) for step in levels.steps),
         rung_metric=spec.rung_metric,
-        seeds=spec.selection.seeds,
+        seeds=setup.seeds,
         notes=setup.notes,
     )
 

@@ -23,6 +23,11 @@ MANIFEST_VERSION = 3
 _PACKAGES = ("autopeft", "torch", "transformers", "optuna", "datasets", "numpy", "scikit-learn")
 _IF_THERE = ("bitsandbytes",)
 """Packages of extras that results depend on."""
+_MEASURING = ("torch", "transformers", "scikit-learn")
+"""Those that measurements depend on most."""
+READING = "configuration_and_tokens"
+"""Of a fingerprint: how the model reads its rows. Older ones lack it, and another version of
+transformers may tell more of the same configuration."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def new_manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         versions={"python": platform.python_version()} | _versions(),
-        machine={"processor": platform.machine(), "device": facts.device},
+        machine=_machine(facts),
         fingerprint=fingerprint,
         model={
             "name": facts.model,
@@ -156,9 +161,13 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
     Raises:
         ConfigError: with every difference.
     """
+    compared = {*old.fingerprint, *fingerprint}
+    is_later = old.versions.get("transformers") != _versions()["transformers"]
+    if is_later or READING not in old.fingerprint:
+        compared.discard(READING)
     differences = [
         f"  {key}: was {_short(old.fingerprint.get(key))}, is now {_short(fingerprint.get(key))}"
-        for key in sorted({*old.fingerprint, *fingerprint})
+        for key in sorted(compared)
         if old.fingerprint.get(key) != fingerprint.get(key)
     ]
     if differences:
@@ -166,6 +175,37 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
             f"{path.parent} holds another study; give another --out. The differences:\n"
             + "\n".join(differences)
         )
+
+
+def measuring(facts: Facts) -> dict[str, dict[str, str]]:
+    """What measures a trial now: versions of libraries, and the machine."""
+    versions = _versions()
+    return {
+        "libraries": {name: versions[name] for name in _MEASURING},
+        "machine": _machine(facts),
+    }
+
+
+def note_on_change(manifest: Manifest, facts: Facts) -> str | None:
+    """What the user has to know where a study goes on with other libraries, or elsewhere."""
+    now = measuring(facts)
+    was = {"libraries": manifest.versions, "machine": manifest.machine}
+    changes = [
+        f"{name} was {was[kind].get(name, 'unknown')} and is {value}"
+        for kind, found in now.items()
+        for name, value in found.items()
+        if was[kind].get(name) != value
+    ]
+    if not changes:
+        return None
+    return (
+        f"since the study was begun, {', '.join(changes)}: the same trial may come to something "
+        "else than it would have then"
+    )
+
+
+def _machine(facts: Facts) -> dict[str, str]:
+    return {"processor": platform.machine(), "device": facts.device}
 
 
 def _versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from autopeft.engines.job import Job, JobTrial
 from autopeft.front import Front, Point, front_of, full_points_of, points_of
 from autopeft.objectives import CostName, cost_of
 from autopeft.records import Record
+from autopeft.selection import Role
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.seed import seed_of
@@ -122,6 +123,10 @@ class Planner:
         others = [record for record in known.ordered if record.trial not in scored]
         return self._points(others, self._spec.low_metric)
 
+    def contenders(self, known: Known, most: int = EVERYBODY) -> dict[int, Role]:
+        """Who would take part in the final selection as it stands, the most important first."""
+        return contenders(self.points(known), self.front(known), most, self.paused(known))
+
     def selected(self, records: Iterable[Record]) -> tuple[int, int]:
         """Contenders at most and seeds of the final selection; (0, 0) if there is none."""
         wanted, budget = self._spec.selection, self._spec.budget
@@ -225,8 +230,8 @@ class Planner:
         most, seeds = self.selected(records)
         if not seeds or any(known.missing(job) for job in known.jobs if not job.replicate):
             return None
-        roles = contenders(self.points(known), self.front(known), most, self.paused(known))
-        found = next_replicate(list(roles), seeds, self._rungs.top, self._cohort, known.asked)
+        chosen = list(self.contenders(known, most))
+        found = next_replicate(chosen, seeds, self._rungs.top, self._cohort, known.asked)
         whole = self.costs.of_whole(records)
         if found is None or self._payable(known, whole, in_search=False) < len(found[1]):
             return None

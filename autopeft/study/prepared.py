@@ -19,6 +19,7 @@ from autopeft.study.manifest import (
     Manifest,
     check_same,
     new_manifest,
+    note_on_change,
     read_manifest,
     write_manifest,
 )
@@ -92,7 +93,8 @@ def prepared(study: Study, setup: Setup, engine: Engine, cohort: CohortSize) -> 
     manifest = _manifest(study, setup, engine, cohort)
     setup = setup.knowing(manifest.costs)
     _write_specs(study, setup)
-    return Prepared(study, setup, manifest)
+    ready, note = Prepared(study, setup, manifest), note_on_change(manifest, setup.facts)
+    return ready if note is None else ready.noting(note)
 
 
 def read_prepared(folder: Path) -> Prepared:

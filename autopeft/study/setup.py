@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from autopeft.space.search_space import SearchSpace
 from autopeft.space.shape import ModelShape
 from autopeft.space.shipped import load_space
 from autopeft.space.spec import SpaceSpec
+from autopeft.study.contenders import FEWEST, affordable
 from autopeft.study.limits import Budget, budget_of
+from autopeft.study.manifest import READING
 from autopeft.study.probes import probes_of
 from autopeft.study.spec import StudySpec
-from autopeft.study.starting import Starts, full_starts, starts_of
+from autopeft.study.starting import Start, Starts, full_starts, starts_of
 from autopeft.study.warm_start import warm_starts
 
 LORA = "lora"
@@ -60,6 +63,7 @@ class Setup:
         return {
             "space": hashlib.sha256(canonical.encode()).hexdigest(),
             "model": facts.model_hash,
+            READING: facts.reading_hash,
             "revision": facts.revision,
             "data": facts.data_hash,
             "rows": facts.n_rows,
@@ -104,6 +108,11 @@ class Setup:
         return set_up(self.spec, self.space.spec, self.facts, self.warm_start, costs)
 
     @property
+    def seeds(self) -> int:
+        """Fresh ones for each contender that the trials pay for; 0 without a final selection."""
+        return 0 if self.facts.unseen is None else _seeds(self.spec)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of a whole training."""
         training = self.spec.training
@@ -136,12 +145,11 @@ def set_up(
     warm, changed = warm_starts(warm_start, bound, budget) if warm_start else ([], [])
     starts, left_out = starts_of(facts.shape, budget, spec.methods, warm)
     if spec.full_finetune:
-        if facts.unseen is None:
-            raise ConfigError("full_finetune: the final selection that it is for has no rows")
-        starts = replace(starts, first=(*starts.first, *full_starts(facts.shape)))
+        full, too_large = _full(facts, budget)
+        starts = replace(starts, first=(*starts.first, *full))
+        left_out += too_large
     notes = (*facts.notes, *bound.notes, *changed, *left_out, *starts.notes)
-    if spec.selection.seeds and facts.unseen is None and spec.data.selection_rows != 0:
-        notes = (*notes, "there are too few training rows for a final selection")
+    notes += _no_selection(spec, facts)
     lora = _lora(spec, facts, budget) if space.name != LORA else None
     return Setup(spec, bound, starts, facts, notes, lora, warm_start)
 
@@ -150,6 +158,42 @@ def _hash_of(front: Front | None) -> str | None:
     if front is None:
         return None
     return hashlib.sha256(json.dumps(front_to_dict(front), sort_keys=True).encode()).hexdigest()
+
+
+def _full(facts: Facts, budget: Budget) -> tuple[tuple[Start, ...], list[str]]:
+    """Full fine-tuning at its learning rates; nothing and a note if it takes too much memory.
+
+    Raises:
+        ConfigError: nobody would be compared with it.
+    """
+    if facts.unseen is None:
+        raise ConfigError("full_finetune: the final selection that it is for has no rows")
+    starts, memory = full_starts(facts.shape), budget.memory
+    one = starts[0].genotype  # learning rates take no memory
+    if memory is None or memory.admits(one, facts.shape):
+        return starts, []
+    taken = amount(memory.model.memory_bytes(one, facts.shape), "B")
+    most = amount(memory.max_bytes, "B")
+    return (), [f"{starts[0].origin} is left out: it takes {taken} of memory, max_memory is {most}"]
+
+
+def _seeds(spec: StudySpec) -> int:
+    return affordable(int(spec.selection.share * spec.budget.trials), spec.selection.seeds)[1]
+
+
+def _no_selection(spec: StudySpec, facts: Facts) -> tuple[str, ...]:
+    """Why there is no final selection, if one is wanted; the time may still be too short for it."""
+    wanted, trials = spec.selection, spec.budget.trials
+    if not wanted.seeds or (facts.unseen is not None and _seeds(spec)):
+        return ()
+    if facts.unseen is None:
+        unwanted = spec.data.selection_rows == 0
+        return () if unwanted else ("there are too few training rows for a final selection",)
+    if wanted.seeds < FEWEST:
+        return (f"there is no final selection: it takes at least {FEWEST} seeds",)
+    least = math.ceil(FEWEST * FEWEST / wanted.share)
+    note = f"{trials} trials pay for no final selection, whose share is {wanted.share:.2g} of "
+    return (f"{note}their cost; from {least} trials on there is one",)
 
 
 def _lora(spec: StudySpec, facts: Facts, budget: Budget) -> SearchSpace | None:

@@ -59,7 +59,9 @@ def _percent_or_count(value: object) -> object:
             if not 0 < amount <= 100:  # noqa: PLR2004
                 raise ValueError("a percentage has to be above 0% and at most 100%")
             return f"{amount:.15g}%"
-        value = int(amount) if amount.is_integer() else amount
+        value = amount
+    if isinstance(value, float) and value.is_integer():  # 1e6 in YAML
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError("has to be a whole number of parameters or a percentage like 1%")
     return value
@@ -163,7 +165,8 @@ class EngineSpec(Strict):
         gpus_per_worker: on a cluster, 0, a share of a GPU, or 1; one, where it has any, if "auto".
         cpus_per_worker: on a cluster.
         trial_timeout: seconds without progress after which a trial has failed.
-        max_failures: the search stops when so many trials in a row have failed.
+        max_failures: the search stops when so many trials in a row have failed, those that are
+            trained on or anew included; once continued, it counts from zero.
     """
 
     kind: Literal["local", "ray"] = "local"

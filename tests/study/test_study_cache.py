@@ -12,7 +12,7 @@ from autopeft.engines.inline import InlineEngine
 from autopeft.engines.workbench import Workbench
 from autopeft.records import Cached
 from autopeft.space.shipped import load_space
-from autopeft.study import cache, rungs
+from autopeft.study import cache, manifest, rungs
 from autopeft.study.cache import FOLDER, conditions_of
 from autopeft.study.costs import Costs
 from autopeft.study.events import Silent
@@ -37,6 +37,13 @@ class Notes(Silent):
             self.left -= 1
             if self.left == 0:
                 raise KeyboardInterrupt
+
+
+class Plans(Silent):
+    """Keeps the notes of a plan."""
+
+    def planned(self, plan):
+        self.notes = plan.notes
 
 
 @pytest.fixture
@@ -95,32 +102,50 @@ def test_other_studies_share_nothing(how, one, spec_of, tmp_path, trained):
 
 
 def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_path):
-    spec, manifest = spec_of(), read_manifest(one.manifest_file)
+    spec, told = spec_of(), read_manifest(one.manifest_file)
     setup = set_up(spec, load_space("unified"), prepare(spec, tmp_path).facts)
-    known = conditions_of(setup, manifest)
-    assert conditions_of(setup, replace(manifest, cohort=9, trial_seconds=9.0, study="x")) == known
+    known = conditions_of(setup, told)
+    assert conditions_of(setup, replace(told, cohort=9, trial_seconds=9.0, study="x")) == known
     other = {"model_hash": "x", "data_hash": "x", "reading_hash": "x", "unseen": None}
+    other |= {"device": "cuda"}
     facts = [setup.facts.model_copy(update={key: value}) for key, value in other.items()]
     setups = [replace(setup, facts=changed) for changed in facts]
     changes = ({"precision": "bf16"}, {"clip": 2.0}, {"accumulation": 2})
-    settings = [replace(manifest.settings, **change) for change in changes]
-    again = replace(manifest.settings, checkpointing=True)
-    assert conditions_of(setup, replace(manifest, settings=again)) == known
-    manifests = [
-        *(replace(manifest, settings=changed) for changed in settings),
-        replace(manifest, versions=manifest.versions | {"torch": "1"}),
-        replace(manifest, machine=manifest.machine | {"device": "cuda"}),
-    ]
+    settings = [replace(told.settings, **change) for change in changes]
+    again = replace(told.settings, checkpointing=True)
+    assert conditions_of(setup, replace(told, settings=again)) == known
+    manifests = [replace(told, settings=changed) for changed in settings]
     memory = spec.model_copy(update={"objectives": ("metric", "peak_memory_bytes")})
     low = spec.model_copy(update={"rung_metric": "likelihood"})
     found = [
-        *(conditions_of(changed, manifest) for changed in setups),
+        *(conditions_of(changed, told) for changed in setups),
         *(conditions_of(setup, changed) for changed in manifests),
-        conditions_of(replace(setup, spec=memory), manifest),
-        conditions_of(replace(setup, spec=memory), replace(manifest, study="x")),
-        conditions_of(replace(setup, spec=low), manifest),
+        conditions_of(replace(setup, spec=memory), told),
+        conditions_of(replace(setup, spec=memory), replace(told, study="x")),
+        conditions_of(replace(setup, spec=low), told),
     ]
     assert len({json.dumps(one, sort_keys=True) for one in [known, *found]}) == len(found) + 1
+
+
+def test_measurements_are_those_of_the_libraries_that_made_them(
+    spec_of, tmp_path, trained, monkeypatch
+):
+    """A study that was begun with others and continued says so, and shares under the new ones."""
+    found = manifest._versions()
+
+    def continued(name, trials, torch):
+        monkeypatch.setattr(manifest, "_versions", lambda: found | {"torch": torch})
+        trained.clear()
+        plans = Plans()
+        run_search(spec_of(trials=trials, cache=True), tmp_path / name, watcher=plans)
+        return [key[0] for key in trained], [note for note in plans.notes if "torch" in note]
+
+    assert continued("one", 2, "1.0") == ([0, 1], [])
+    trials, (note,) = continued("one", 3, "2.0")
+    assert trials == [2]
+    assert note.startswith("since the study was begun, torch was 1.0 and is 2.0: ")
+    assert continued("two", 3, "1.0") == ([2], [])
+    assert continued("three", 3, "2.0") == ([0, 1], [])
 
 
 def test_damaged_entries_are_told_and_not_used(one, spec_of, tmp_path, trained):
@@ -208,12 +233,14 @@ def test_studies_that_run_at_once_share_one_cache(done, spec_of, tmp_path, train
     assert (trained, notes.notes) == ([], [])
 
 
-def test_what_was_taken_says_nothing_of_what_a_training_costs():
+def test_what_was_taken_or_lost_says_nothing_of_what_a_training_costs():
     origin = Cached("another", 0, 3.0, "2026-01-31T12:00:00Z")
     taken = make_record(trial=0, rung=0, cohort=(0,), seconds=0.0, cached=origin)
     costs = Costs(Rungs((4,), 3), 5.0)
     assert costs.of_rung(0, [taken]) == 5.0
-    assert costs.of_rung(0, [taken, make_record(trial=1, rung=0, seconds=2.0)]) == 2.0
+    lost = make_record(trial=2, rung=0, seconds=0.0)  # by another tuner
+    assert costs.of_rung(0, [taken, lost]) == 5.0
+    assert costs.of_rung(0, [taken, lost, make_record(trial=1, rung=0, seconds=2.0)]) == 2.0
 
 
 def test_file_that_another_study_deletes_meanwhile_is_no_file(

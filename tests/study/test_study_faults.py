@@ -1,12 +1,15 @@
 """Trials that fail, memory that runs out, drivers that are stopped."""
 
+import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from study_factory import ledger_states, record_files, results, weights
 
 from autopeft.engines import decide, workbench
+from autopeft.engines.workbench import Workbench
 from autopeft.errors import TooManyFailuresError
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
@@ -61,6 +64,52 @@ def test_failures_in_a_row_end_the_search(spec_of, diverging, tmp_path):
     assert ledger_states(study) == ["FAIL"] * 10
     assert study.front().points == ()
     assert study.front().recommended is None
+
+
+def _fail(monkeypatch, when):
+    """Become NaN, if a job and a trial of it are like that."""
+    train = Workbench._train
+
+    def failing(self, job, progress):
+        trained, seconds = train(self, job, progress)
+        together = zip(job.trials, trained, strict=True)
+        nan = [math.nan]
+        return [replace(t, losses=nan) if when(job, trial) else t for trial, t in together], seconds
+
+    monkeypatch.setattr(Workbench, "_train", failing)
+
+
+def _selecting(spec_of):
+    """Ten trials, and four of them twice with fresh seeds; three failures are too many."""
+    engine = {"workers": 0, "max_failures": 3}
+    return spec_of(trials=10, engine=engine, selection={"seeds": 2, "share": 0.9})
+
+
+def test_whoever_continues_after_failures_gets_to_the_end(spec_of, tmp_path, monkeypatch):
+    """The last trials by number are not the last by time, once the final selection has begun."""
+    _fail(monkeypatch, lambda job, trial: trial.number > 6 and not job.replicate)
+    spec, study = _selecting(spec_of), Study(tmp_path / "study")
+    with pytest.raises(TooManyFailuresError, match="last 3 trials all failed"):
+        run_search(spec, study.folder)
+    assert len(study.records()) == 10
+    assert run_search(spec, study.folder).selection() is not None
+
+
+def test_failures_with_fresh_seeds_end_the_search(spec_of, tmp_path, monkeypatch):
+    _fail(monkeypatch, lambda job, trial: job.replicate)
+    with pytest.raises(TooManyFailuresError, match="last 3 trials all failed"):
+        run_search(_selecting(spec_of), tmp_path / "study")
+    records = Study(tmp_path / "study").records()
+    assert [record.replicate for record in records if record.state == "failed"] == [1, 1, 1]
+
+
+def test_failures_that_another_study_has_measured_end_the_search(spec_of, diverging, tmp_path):
+    more = {"space": diverging, "methods": [], "cache": True}
+    with pytest.raises(TooManyFailuresError, match="all 4 trials failed"):
+        run_search(spec_of(trials=4, **more), tmp_path / "study")
+    engine = {"workers": 0, "max_failures": 3}
+    with pytest.raises(TooManyFailuresError, match="last 3 trials all failed"):
+        run_search(spec_of(trials=4, engine=engine, **more), tmp_path / "beside")
 
 
 def test_search_in_which_all_failed_is_not_a_success(spec_of, diverging, tmp_path):

@@ -14,10 +14,14 @@ from autopeft.errors import ConfigError, DataError
 from autopeft.export.run import export
 from autopeft.front import front_of
 from autopeft.selection import Selection
+from autopeft.space.costs import CostModel, Linear
 from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.shipped import load_space
 from autopeft.study.manifest import read_manifest
 from autopeft.study.planner import words
+from autopeft.study.prepare import prepare
 from autopeft.study.search import run_search
+from autopeft.study.setup import set_up
 from autopeft.study.single import train_one
 from autopeft.study.starting import FULL_RATES
 from autopeft.study.unseen import open_test
@@ -56,6 +60,24 @@ def test_it_is_tuned_and_takes_slots_like_any_method(study):
         assert (record.trainable_params, record.fraction) == (n_params, 1.0)
         assert (record.weights, record.precision, record.cohort) == (None, "fp32", (record.trial,))
         assert words(record.genotype) == "full fine-tuning"
+
+
+def test_it_is_left_out_if_it_takes_too_much_memory(spec, study, tmp_path):
+    facts = prepare(spec, tmp_path).facts
+    costs = CostModel(1000, 1.0, Linear(0.0, 0.0, {}))
+    tuned = genotype_from_dict(full(study)[0].genotype)
+    needed = int(costs.memory_bytes(tuned, facts.shape))
+
+    def tried(max_memory, costs):
+        budget = spec.budget.model_copy(update={"max_memory": max_memory})
+        limited = spec.model_copy(update={"budget": budget})
+        setup = set_up(limited, load_space("unified"), facts, None, costs)
+        told = any(note.startswith("full fine-tuning is left out") for note in setup.notes)
+        return sum(start.genotype.full for start in setup.starts.first), told
+
+    assert tried(needed, costs) == (len(FULL_RATES), False)
+    assert tried(needed - 1, costs) == (0, True)
+    assert tried(needed - 1, None) == (len(FULL_RATES), False), "before it can be predicted"
 
 
 def test_it_is_a_contender_and_nothing_else(study):

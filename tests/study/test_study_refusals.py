@@ -1,5 +1,6 @@
 """What a search refuses, with the reason, and without a trace in the folder."""
 
+import json
 import shutil
 
 import pytest
@@ -54,6 +55,29 @@ def test_other_model_or_data_are_refused(study, spec_of, tmp_path):
     with pytest.raises(ConfigError, match=r"(?m)differences:\n  data: was .*\n  rows: was .*$\Z"):
         run_search(spec_of(data=files), study.folder)
     assert tree(study.folder) == before
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_other_configuration_or_tokenizer_is_refused(study, spec_of, checkpoint, tmp_path, file):
+    """The weights are the same; manifests of before that was compared are continued."""
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    changed = json.loads((model / file).read_text(encoding="utf-8"))
+    if file == "config.json":
+        changed["hidden_act"] = "relu"
+    else:
+        vocabulary = changed["model"]["vocab"]
+        vocabulary["great"], vocabulary["bad"] = vocabulary["bad"], vocabulary["great"]
+    (model / file).write_text(json.dumps(changed), encoding="utf-8")
+    spec = spec_of(model=str(model))
+    with pytest.raises(ConfigError, match=r"(?m)differences:\n  configuration_and_t.*: was .*$\Z"):
+        run_search(spec, study.folder)
+    manifest = json.loads(study.manifest_file.read_text(encoding="utf-8"))
+    later = manifest | {"versions": manifest["versions"] | {"transformers": "1"}}
+    study.manifest_file.write_text(json.dumps(later), encoding="utf-8")
+    run_search(spec, study.folder)
+    del manifest["fingerprint"]["configuration_and_tokens"]
+    study.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
+    run_search(spec, study.folder)
 
 
 def test_same_model_and_data_elsewhere_are_the_same_study(study, spec_of, checkpoint, tmp_path):

@@ -220,6 +220,23 @@ def test_too_few_rows_for_a_final_selection_are_told(spec_of, tmp_path):
     assert note not in set_up(unwanted, load_space("unified"), few).notes
 
 
+def test_too_few_trials_for_a_final_selection_are_told(spec_of, tmp_path):
+    facts = prepare(spec_of(), tmp_path).facts
+
+    def told(trials, seeds):
+        spec = spec_of(trials=trials, selection={"seeds": seeds})
+        setup = set_up(spec, load_space("unified"), facts)
+        return setup.seeds, [note for note in setup.notes if "final selection" in note]
+
+    assert told(10, 3) == (2, [])
+    assert told(30, 3) == (3, [])
+    assert told(9, 0) == (0, [])
+    (few,) = told(9, 2)[1]
+    assert few.startswith("9 trials pay for no final selection, ")
+    assert few.endswith("; from 10 trials on there is one")
+    assert told(99, 1) == (0, ["there is no final selection: it takes at least 2 seeds"])
+
+
 def test_slot_knows_the_genotypes_whose_measurements_it_may_not_know(
     spec_of, tmp_path, monkeypatch
 ):

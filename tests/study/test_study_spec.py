@@ -66,6 +66,9 @@ def test_defaults(study):
         ('"200000"', 200_000),
         ("'200,000'", 200_000),
         ("200_000", 200_000),
+        ("1e6", 1_000_000),
+        ("'1e6'", 1_000_000),
+        ("1.5e3", 1500),
         ("0", 0),
     ],
 )
@@ -103,6 +106,7 @@ def test_percentage_keeps_its_digits(percent):
         ("nan%", "a percentage has to be above 0% and at most 100%"),
         ("-5", "has to be a whole number of parameters or a percentage like 1%"),
         ("0.5", "has to be a whole number of parameters or a percentage like 1%"),
+        ("-5.0", "has to be a whole number of parameters or a percentage like 1%"),
         ("true", "has to be a whole number of parameters or a percentage like 1%"),
         ("[1]", "has to be a whole number of parameters or a percentage like 1%"),
     ],

@@ -25,7 +25,7 @@ from autopeft.study.spec import StudySpec
 FIELDS = (
     *("space", "model", "revision", "data", "rows", "split", "task", "metric", "objectives"),
     *("max_params", "max_trained", "max_memory", "training", "methods", "sampler", "seed"),
-    *("rungs", "reduction", "tunes_lora", "warm_start"),
+    *("rungs", "reduction", "tunes_lora", "warm_start", "configuration_and_tokens"),
 )
 
 

@@ -69,6 +69,20 @@ def test_scores_are_those_of_the_trained_weights(spec_of, data_folder, tmp_path)
         assert tested.metrics == by_trial[tested.trial].metrics
 
 
+def test_whoever_is_selected_with_folds_has_weights(spec_of, tmp_path):
+    """What a fold has trained is not handed over, so what the search has is kept off the front."""
+    methods, selection = ["head", "lora", "bitfit", "ia3"], {"seeds": 3, "share": 0.9}
+    spec = spec_of(trials=10, methods=methods, selection=selection)
+    study = run_search(spec, tmp_path / "study")
+    contenders = {item.trial: item.role for item in study.selection().contenders}
+    on_front = {point.trial for point in study.front().points}
+    assert contenders.keys() - on_front, "or this tests nothing"
+    names = {path.name for path in (study.folder / "weights").iterdir()}
+    assert names >= {f"{trial:06d}-0-0.safetensors" for trial in contenders}
+    assert len(names) < 10, "not everything is kept"
+    assert "tuned LoRA" in {tested.role for tested in open_test(study).results}
+
+
 def test_second_opening_is_labelled_and_the_first_one_kept(copy):
     first, second = open_test(copy), open_test(copy)
     assert (first.nth, second.nth) == (1, 2)
