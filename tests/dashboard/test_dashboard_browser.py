@@ -7,97 +7,14 @@ import threading
 
 import pytest
 from hostile import PAYLOADS, hostile_study
+from in_browser import SHORT, errors, keys, see_everything, selected, until
 from synthetic_study import make_study
 
 from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import render
-from autopeft.dashboard.serve import Server
 from autopeft.handle import Study
 
 pytestmark = pytest.mark.browser
-
-PATIENCE_SECONDS = 90
-SHORT = """
-const all = (selector) => [...document.querySelectorAll(selector)];
-const one = (selector) => document.querySelector(selector);
-"""
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(make_study(tmp_path_factory.mktemp("made") / "sixty", 60).folder)
-
-
-@pytest.fixture(scope="module")
-def info(study):
-    return study_info(study)
-
-
-@pytest.fixture(scope="module")
-def page(study, tmp_path_factory):
-    return study.report().save(tmp_path_factory.mktemp("page") / "report.html")
-
-
-@pytest.fixture
-def view(browser):
-    """Open a page at a width, in a scheme; what it returns runs script in the page."""
-
-    def see(url, *, width=1400, height=1000, scheme="light"):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.get("about:blank")  # the same page with another hash would not be loaded again
-        browser.get_log("browser")
-        browser.get(url if isinstance(url, str) else url.as_uri())
-        until(browser, "document.documentElement.dataset.ready === 'yes'")
-        return lambda script, *given: browser.execute_script(SHORT + script, *given)
-
-    return see
-
-
-def until(browser, condition):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(browser, PATIENCE_SECONDS, 0.05).until(
-        lambda _: browser.execute_script(f"{SHORT} return !!({condition})")
-    )
-
-
-def errors(browser):
-    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-
-
-def see_everything(browser, run):
-    """Scroll through the page, so that every figure is drawn."""
-    for node in run("return all('.plot').map((_, i) => i)"):
-        run("all('.plot')[arguments[0]].scrollIntoView()", node)
-        until(browser, f"all('.plot')[{node}].querySelector('.main-svg')")
-
-
-def selected(run):
-    """What each part of the page says is selected."""
-    return run(
-        """
-        const row = one('#table tr[aria-selected="true"] td');
-        return {
-          hash: location.hash,
-          table: row && row.textContent,
-          details: one("#details-title").textContent,
-          heat: one("#heat .toggle button").textContent,
-          plot: one("#front-plot").data.at(-1).x[0],
-        };
-        """
-    )
-
-
-def keys(browser, *names):
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.keys import Keys
-
-    ActionChains(browser).send_keys(*(getattr(Keys, name) for name in names)).perform()
 
 
 def test_file_opens_without_a_network_or_an_error(browser, view, page, info):
@@ -234,6 +151,7 @@ def test_cost_can_be_chosen(browser, view, page, info):
     until(browser, "one('#front-plot .point')")
     labels = run("return all('#cost option').map((o) => o.textContent)")
     assert labels == [cost.label for cost in info.costs]
+    assert run("return one('#cost').value") == "0"
     run("const c = one('#cost'); c.value = '2'; c.dispatchEvent(new Event('change'))")
     until(browser, "one('#front-title').textContent.endsWith('inference latency')")
     best = info.trial(info.front.recommended)
@@ -344,23 +262,6 @@ def test_notebook_shows_it_inline(browser, study, tmp_path):
     assert browser.execute_script(SHORT + f"return {row}") == "true"
     assert errors(browser) == []
     browser.switch_to.default_content()
-
-
-def test_server_brings_new_trials_without_a_reload(browser, view, tmp_path):
-    folder = make_study(tmp_path / "study", 8).folder
-    with Server(folder, host="127.0.0.1", port=0, token=None) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        run = view(server.url)
-        run("window.same = true; all('#table tbody tr')[4].click()")
-        chosen = selected(run)["details"]
-        assert run("return all('#table tbody tr').length") == 8
-        make_study(folder, 20)
-        until(browser, "all('#table tbody tr').length === 20")
-        assert run("return window.same")
-        assert selected(run)["details"] == chosen
-        assert run("return one('#live').textContent") == "live"
-        server.shutdown()
-    until(browser, "one('#live').textContent.startsWith('the server is gone')")
 
 
 def test_hundred_payloads_in_every_name_run_nothing(browser, view, tmp_path):

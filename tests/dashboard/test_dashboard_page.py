@@ -19,7 +19,6 @@ from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import payload, payload_json, policy, render
 from autopeft.dashboard.report import records_csv, report
 from autopeft.errors import ConfigError
-from autopeft.handle import Study
 from autopeft.selection import Contender, Selection
 
 
@@ -44,16 +43,6 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self._inside:
             self.scripts[-1] += data
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(make_study(tmp_path_factory.mktemp("made") / "sixty", 60).folder)
-
-
-@pytest.fixture(scope="module")
-def info(study):
-    return study_info(study)
 
 
 @pytest.fixture(scope="module")

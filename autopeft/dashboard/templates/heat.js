@@ -38,8 +38,8 @@ function drawHeat() {
 function heatToggle(trial) {
   const modes = [["trial", view.row === null ? "selected trial" : `trial ${study().columns.trial[view.row]}`], ["front", "average of the front"]];
   const buttons = modes.map(([mode, text]) => make("button", {
-    type: "button", "data-mode": mode, "aria-pressed": (trial ? "trial" : "front") === mode ? "true" : "false",
-    onclick: () => { heatMode = mode; drawHeat(); $("heat").querySelector(`[data-mode="${mode}"]`).focus(); },
+    type: "button", "data-mode": mode, "data-focus": `map ${mode}`, "aria-pressed": (trial ? "trial" : "front") === mode ? "true" : "false",
+    onclick: () => { heatMode = mode; keepingFocus(drawHeat); },
   }, text));
   return make("div", { class: "toggle", role: "group", "aria-label": "What the map shows" }, buttons);
 }

@@ -22,7 +22,7 @@ function painted(figure) {
     margin: { l: 56, r: 12, t: 12, b: 48 }, hovermode: "closest", dragmode: innerWidth < 700 ? false : "zoom",
     hoverlabel: { bgcolor: colour("panel"), bordercolor: line, font: { color: ink } },
     shapes: (given.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: soft } })),
-    uirevision: figure.title };
+    uirevision: `${view.study} ${figure.title}` };
   data.push(marked(figure));
   if (figure.kind === "timeline") markJob(data[0]);
   return [data, layout];
@@ -146,29 +146,54 @@ function markAll() { // a key that is held down selects faster than plots are dr
 
 function drawFront() {
   const { costs, metric } = study();
-  const cost = costs[Math.min(view.cost, costs.length - 1)];
+  const cost = costs[view.cost];
   fill($("cost"), costs.map((item, k) => make("option", { value: k, selected: k === view.cost }, item.label)));
   $("front-title").textContent = `Front: ${cost.figure.title}`;
   $("front-said").textContent = study().columns.trial.length ? cost.figure.description : `No trial yet: ${metric} will be here.`;
   place($("front-plot"), cost.figure);
 }
 
-function figureBox(figure, id) {
-  const plot = make("div", { class: "plot", role: "img", id: `${id}-plot`, "aria-labelledby": id, "aria-describedby": `${id}-said` });
-  const box = make("figure", { class: `panel ${figure.kind}` }, make("h2", { id }, figure.title),
-    make("p", { class: "said", id: `${id}-said` }, figure.description), plot, dataTable(figure));
-  place(plot, figure);
-  return box;
+// A figure with its words and data. `renew` takes another state of it, and keeps what is open.
+let boxes = 0;
+function figureBox(first) {
+  const id = `figure-${boxes++}`;
+  const said = make("p", { class: "said", id: `${id}-said` });
+  const plot = make("div", { class: "plot", role: "img", id: `${id}-plot`, "aria-labelledby": id, "aria-describedby": said.id });
+  const data = dataTable(first);
+  const box = make("figure", { class: `panel ${first.kind}` }, make("h2", { id }, first.title), said, plot, data.box);
+  const renew = (figure) => {
+    said.textContent = figure.description;
+    place(plot, figure);
+    data.renew(figure);
+  };
+  renew(first);
+  return { box, plot, renew };
 }
 
-// Figures into a section, in place of those that are there.
+function forget(plot) {
+  sight.unobserve(plot);
+  figures.delete(plot);
+  if (plot.classList.contains("drawn")) Plotly.purge(plot);
+}
+
+// Figures into a section: those of the same study that are there already stay where they are.
+const drawnIn = new Map(); // section -> study and title -> box
 function fillFigures(section, list) {
-  for (const node of section.querySelectorAll(".plot")) {
-    sight.unobserve(node);
-    figures.delete(node);
-    if (node.classList.contains("drawn")) Plotly.purge(node);
+  const before = drawnIn.get(section) || new Map(), now = new Map();
+  for (const figure of list) {
+    const key = `${view.study} ${figure.title}`;
+    if (before.has(key)) before.get(key).renew(figure);
+    now.set(key, before.get(key) || figureBox(figure));
   }
-  fill(section, list.map((figure, k) => figureBox(figure, `${section.id}-${k}`)));
+  for (const [key, { box, plot }] of before) {
+    if (now.has(key)) continue;
+    forget(plot);
+    box.remove();
+  }
+  [...now.values()].forEach(({ box }, k) => {
+    if (section.children[k] !== box) section.insertBefore(box, section.children[k] || null);
+  });
+  drawnIn.set(section, now);
 }
 
 function drawComparison() {

@@ -59,17 +59,31 @@ function shownRows() {
   });
 }
 
-function drawTable() {
-  const all = study().columns;
-  const present = STATES.filter((_, index) => all.state.includes(index));
+// What stands around the table whatever the study is: made once, so that typing is not disturbed.
+function frameTable() {
   const filter = make("input", {
     type: "search", id: "filter", placeholder: "Filter: lora, ffn, r8 …", "aria-label": "Filter trials",
     oninput: (event) => { tableState.text = event.target.value; tableState.page = 0; drawRows(); },
   });
-  filter.value = tableState.text;
-  const boxes = present.map((state) => {
+  const csv = make("button", { type: "button", class: "quiet", id: "csv", onclick: saveCsv }, "Save as CSV");
+  fill(
+    $("trials"),
+    make("div", { class: "head" }, make("h2", { id: "trials-title" }, "Trials"), csv),
+    make("div", { class: "tools" }, filter, make("div", { id: "states" })),
+    make("div", { class: "scroll" }, make("table", { id: "table", class: "trials", "aria-describedby": "keys" })),
+    make("div", { class: "pager", id: "pager" }),
+    make("p", { class: "said", id: "keys" }, "Arrow keys walk through all trials; Home and End go to the first and the last. "
+      + "A trial that is selected here is selected in every plot."),
+  );
+}
+
+function drawTable() {
+  if (!$("table")) frameTable();
+  const all = study().columns;
+  const present = STATES.filter((_, index) => all.state.includes(index));
+  fill($("states"), present.map((state) => {
     const box = make("input", {
-      type: "checkbox", value: state,
+      type: "checkbox", value: state, "data-focus": state,
       onchange: (event) => {
         tableState.states[event.target.checked ? "add" : "delete"](state);
         tableState.page = 0;
@@ -78,21 +92,15 @@ function drawTable() {
     });
     box.checked = tableState.states.has(state);
     return make("label", { class: "check" }, box, stateMark(STATES.indexOf(state)));
-  });
-  const csv = make("button", { type: "button", class: "quiet", id: "csv", onclick: saveCsv }, "Save as CSV");
-  fill(
-    $("trials"),
-    make("div", { class: "head" }, make("h2", { id: "trials-title" }, "Trials"), csv),
-    make("div", { class: "tools" }, filter, boxes),
-    make("div", { class: "scroll" }, make("table", { id: "table", class: "trials", "aria-describedby": "keys" })),
-    make("div", { class: "pager", id: "pager" }),
-    make("p", { class: "said", id: "keys" }, "Arrow keys walk through all trials; Home and End go to the first and the last. "
-      + "A trial that is selected here is selected in every plot."),
-  );
+  }));
   drawRows();
 }
 
 function drawRows() {
+  keepingFocus(fillRows);
+}
+
+function fillRows() {
   const columns = study().columns;
   const rows = shownRows();
   const pages = Math.max(1, Math.ceil(rows.length / tableState.size));
@@ -103,13 +111,12 @@ function drawRows() {
     const title = column.key === "quality" ? study().metric : column.title;
     const arrow = make("span", { class: "arrow", "aria-hidden": "true" }, sorted ? (tableState.down ? " ↓" : " ↑") : "");
     const button = make("button", {
-      type: "button", "data-key": column.key,
+      type: "button", "data-key": column.key, "data-focus": `sort ${column.key}`,
       onclick: () => {
         tableState.down = sorted ? !tableState.down : !!column.down;
         tableState.key = column.key;
         tableState.page = 0;
         drawRows();
-        document.querySelector(`#table button[data-key="${column.key}"]`).focus();
       },
     }, title, arrow);
     const order = sorted ? (tableState.down ? "descending" : "ascending") : null;
@@ -118,7 +125,7 @@ function drawRows() {
   const visible = rows.slice(start, start + tableState.size);
   const reachable = visible.includes(view.row) ? view.row : visible[0];
   const body = visible.map((i) => make("tr", {
-    "data-row": i, tabindex: i === reachable ? "0" : "-1", "aria-selected": i === view.row ? "true" : "false",
+    "data-row": i, "data-focus": `trial ${columns.trial[i]}`, tabindex: i === reachable ? "0" : "-1", "aria-selected": i === view.row ? "true" : "false",
     onclick: () => select(i), onkeydown: walk,
   }, COLUMNS.map((column) => make("td", { class: column.number ? "number" : null }, column.show(columns, i)))));
   const caption = make("caption", { class: "hidden" }, `Trials of ${study().name}`);
@@ -126,11 +133,11 @@ function drawRows() {
   const none = rows.length ? "" : columns.trial.length ? "No trial passes the filter." : "No trial yet.";
   const range = rows.length ? `${whole(start + 1)} to ${whole(start + visible.length)} of ${whole(rows.length)}` : none;
   const turn = (by, text) => make("button", {
-    type: "button", class: "quiet", disabled: tableState.page + by < 0 || tableState.page + by >= pages,
+    type: "button", class: "quiet", "data-focus": text, disabled: tableState.page + by < 0 || tableState.page + by >= pages,
     onclick: () => { tableState.page += by; drawRows(); },
   }, text);
   const sizes = make("select", {
-    "aria-label": "Rows a page",
+    "aria-label": "Rows a page", "data-focus": "size",
     onchange: (event) => { tableState.size = +event.target.value; tableState.page = 0; drawRows(); },
   }, [25, 100, 500].map((n) => make("option", { value: n, selected: n === tableState.size }, `${n} rows`)));
   fill($("pager"), turn(-1, "Previous"), make("span", { role: "status" }, range), turn(1, "Next"), sizes);
@@ -146,10 +153,15 @@ function walk(event) {
   select(rows[Math.max(0, Math.min(rows.length - 1, steps[event.key]))], true);
 }
 
+// The page that has a row, if the filter lets it through.
+function turnTo(row) {
+  const place = shownRows().indexOf(row);
+  if (place >= 0) tableState.page = Math.floor(place / tableState.size);
+}
+
 // Turn to the page of the selected trial and mark it; `focus` follows the keyboard.
 function showInTable(focus) {
-  const place = shownRows().indexOf(view.row);
-  if (place >= 0) tableState.page = Math.floor(place / tableState.size);
+  turnTo(view.row);
   drawRows();
   if (focus) document.querySelector(`#table tr[data-row="${view.row}"]`)?.focus();
 }
