@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 from hostile import PAYLOADS, hostile_study
@@ -13,6 +14,7 @@ from synthetic_study import make_study
 from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import render
 from autopeft.handle import Study
+from autopeft.objectives import PARAMS
 
 pytestmark = pytest.mark.browser
 
@@ -100,6 +102,23 @@ def test_address_selects(browser, view, page, info):
     until(browser, "one('#details-title').textContent === 'Trial 0'")
     run = view(f"{page.as_uri()}#trial=4000&study=%3Cb%3E")
     assert selected(run)["details"] == f"Trial {info.front.recommended}"
+
+
+def test_address_turns_to_a_study_with_fewer_costs(browser, view, info, tmp_path):
+    fewer = replace(info, name="fewer", costs=info.costs[:1], trials=tuple(
+        replace(trial, costs={PARAMS: trial.params}) for trial in info.trials))  # fmt: skip
+    page = tmp_path / "r.html"
+    page.write_text(render([info, fewer]), encoding="utf-8")
+    run = view(page)
+    until(browser, "one('#front-plot .point')")
+    run("const c = one('#cost'); c.value = '2'; c.dispatchEvent(new Event('change'))")
+    until(browser, "one('#front-title').textContent.endsWith('inference latency')")
+    run("location.hash = '#study=1&trial=2'")
+    until(browser, "one('#study-name').textContent === 'fewer'")
+    assert run("return one('#front-title').textContent").endswith(info.costs[0].label)
+    until(browser, f"one('#front-plot').data.at(-1).x[0] === {info.trial(2).params}")
+    assert selected(run)["details"] == "Trial 2"
+    assert errors(browser) == []
 
 
 def test_keyboard_alone_reaches_every_trial(browser, view, page, info):

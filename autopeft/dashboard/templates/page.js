@@ -37,8 +37,9 @@ function keepInAddress() {
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
-  const index = +(given.get("study") ?? 0);
+  const index = +(given.get("study") ?? 0), before = view.study;
   view.study = index in DATA.studies ? index : 0;
+  if (view.study !== before) view.cost = 0; // another study may have other costs
   const trial = given.get("trial");
   view.row = (/^\d+$/.test(trial || "") ? rowOf(+trial) : null) ?? rowOf(study().front.recommended);
 }
