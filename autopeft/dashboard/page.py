@@ -26,7 +26,10 @@ from autopeft.dashboard.trials import STATES, Measurement, TrialInfo
 from autopeft.objectives import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
-SCRIPTS = ("dom.js", "theme.js", "table.js", "heat.js", "details.js", "plots.js", "page.js")
+SCRIPTS = (
+    *("dom.js", "theme.js", "table.js", "heat.js", "details.js", "plots.js", "print.js"),
+    "page.js",
+)
 """The page's own script, in the order in which its parts are joined."""
 
 

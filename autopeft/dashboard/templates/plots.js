@@ -2,6 +2,7 @@
 const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false,
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 const figures = new Map(); // node -> figure
+let paper = null; // size of every figure while the page is printed
 
 function painted(figure) {
   const ink = colour("ink"), soft = colour("soft"), line = colour("line");
@@ -73,7 +74,8 @@ function draw(node) {
   const figure = figures.get(node);
   if (!figure) return;
   const [data, layout] = painted(figure);
-  if (node.clientWidth < 520) layout.legend = { ...layout.legend, font: { size: 11 } };
+  Object.assign(layout, paper);
+  if ((paper?.width || node.clientWidth) < 520) layout.legend = { ...layout.legend, font: { size: 11 } };
   const first = !node.classList.contains("drawn");
   node.classList.add("drawn");
   Plotly.react(node, data, layout, CONFIG).then(() => { if (first) link(node); });
