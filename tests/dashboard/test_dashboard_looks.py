@@ -1,4 +1,4 @@
-"""How the page looks on paper."""
+"""How the page looks: its contrast, and on paper."""
 
 import pytest
 from in_browser import until
@@ -38,3 +38,56 @@ def test_nothing_is_wider_than_the_paper(browser, view, page):
     wide = "return all('.scroll').filter((box) => box.scrollWidth > box.clientWidth).length"
     assert run(wide) == 0
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+CONTRAST = """
+const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+const channels = (colours) => {
+  pen.clearRect(0, 0, 1, 1);
+  for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); }
+  return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255);
+};
+const luminance = (colours) => channels(colours)
+  .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+const ground = (node) => (!node ? []
+  : [...ground(node.parentElement), getComputedStyle(node).backgroundColor]);
+const contrast = (node, colour) => {
+  const two = [luminance(ground(node)), luminance([...ground(node), colour])];
+  return (Math.max(...two) + 0.05) / (Math.min(...two) + 0.05);
+};
+const written = (root) => [root, ...root.querySelectorAll("*")].filter((node) =>
+  node.checkVisibility() && !node.closest("svg, script, option, .hidden, :disabled, [aria-hidden]")
+  && [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()));
+const pale = (root) => written(root).map((node) => {
+  const style = getComputedStyle(node), size = parseFloat(style.fontSize);
+  const least = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
+  const found = contrast(node, style.color) * style.opacity;
+  return found < least ? `${node.className} ${node.textContent}: ${found.toFixed(2)}` : null;
+}).filter(Boolean);
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_is_enough(view, page, scheme):
+    """As WCAG 2 AA asks: 4.5 for text, 3 for large text and for the borders of controls."""
+    run = view(page, scheme=scheme)
+    run("const n = one('#pager select'); n.value = 100; n.dispatchEvent(new Event('change'))")
+    run("one('#live').hidden = false; one('#live').textContent = 'live'")
+    assert run(CONTRAST + "return pale(document.body)") == []
+    every = """
+      const found = [];
+      for (const row of all("#table tbody tr").map((node) => node.dataset.row)) {
+        one(`#table tr[data-row="${row}"]`).click();
+        found.push(...pale(one(`#table tr[data-row="${row}"]`)), ...pale(one("#heat")));
+      }
+      return found;
+    """
+    assert run(CONTRAST + every) == []
+    placeholder = "getComputedStyle(one('#filter'), '::placeholder').color"
+    assert run(f"{CONTRAST} return contrast(one('#filter'), {placeholder})") >= 4.5
+    edges = run(
+        CONTRAST + "return all('button:not(thead *), select, input[type=search]')"
+        ".map((node) => contrast(node.parentElement, getComputedStyle(node).borderTopColor))"
+    )
+    assert min(edges) >= 3

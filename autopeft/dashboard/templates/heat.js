@@ -83,11 +83,12 @@ function heatBody(cells, taps, layers, amount, trial) {
 function heatCell(cell, place, total, most, amount) {
   if (!cell) return make("td", { class: "cell none" }, make("span", { class: "hidden" }, "0"));
   const strength = Math.sqrt(cell.params / most);
-  const shade = strength > 0.8 ? " strong" : strength > 0.6 ? " middling" : "";
+  const part = Math.round(8 + 92 * strength); // of the colour; where black and white are as legible: 65 % on dark, 94 % on light
+  const shade = part >= 94 ? " strong" : part >= 65 ? " middling" : "";
   const size = total ? `${amount(cell.params)} (${percent(cell.params / total)} of all)` : "";
   const node = make("td", { class: `cell${shade}`, title: [place, ...cell.names, size].filter(Boolean).join(": ") },
     make("span", { class: "value" }, total ? amount(cell.params) : "•"), cell.names.map((name) => make("span", { class: "op" }, name)));
-  node.style.setProperty("--t", `${Math.round(8 + 92 * strength)}%`);
+  node.style.setProperty("--t", `${part}%`);
   return node;
 }
 
