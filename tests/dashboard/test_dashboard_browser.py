@@ -146,6 +146,30 @@ def test_keyboard_alone_reaches_every_trial(browser, view, page, info):
     assert errors(browser) == []
 
 
+def accessible(browser, selector):
+    """What a screen reader is told of a node."""
+    root = browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["nodeId"]
+    query = {"nodeId": root, "selector": selector}
+    node = browser.execute_cdp_cmd("DOM.querySelector", query)
+    told = browser.execute_cdp_cmd(
+        "Accessibility.getPartialAXTree", {"nodeId": node["nodeId"], "fetchRelatives": False}
+    )["nodes"][0]
+    return told["role"]["value"], told["name"]["value"], {
+        item["name"]: item["value"].get("value") for item in told["properties"]
+    }  # fmt: skip
+
+
+def test_screen_reader_is_told_the_selection(browser, view, page, info):
+    view(page)
+    best = info.trial(info.front.recommended)
+    role, name, properties = accessible(browser, "#table tr[aria-selected=true]")
+    assert (role, properties["selected"]) == ("row", True)
+    assert name.startswith(f"Trial {best.trial}, front, accuracy {best.quality:.4f}, ")
+    assert accessible(browser, "#table")[:2] == ("grid", "Trials of sixty")
+    assert accessible(browser, "#table tbody td")[0] == "gridcell"
+    assert accessible(browser, "#front-plot")[0] == "group"
+
+
 def test_table_sorts_and_filters(view, page, info):
     run = view(page)
     column = "return all('#table tbody td:nth-child(%d)').map((c) => c.textContent)"

@@ -160,7 +160,7 @@ let boxes = 0;
 function figureBox(first) {
   const id = `figure-${boxes++}`;
   const said = make("p", { class: "said", id: `${id}-said` });
-  const plot = make("div", { class: "plot", role: "img", id: `${id}-plot`, "aria-labelledby": id, "aria-describedby": said.id });
+  const plot = make("div", { class: "plot", role: "group", id: `${id}-plot`, "aria-labelledby": id, "aria-describedby": said.id });
   const data = dataTable(first);
   const box = make("figure", { class: `panel ${first.kind}` }, make("h2", { id }, first.title), said, plot, data.box);
   const renew = (figure) => {

@@ -41,6 +41,11 @@ function words(columns, i) {
   return make("span", {}, columns.summary[i], ...tags.flatMap((tag) => [" ", tag]));
 }
 
+function rowName(columns, i) {
+  const found = columns.quality[i] === null ? "no score" : `${study().metric} ${score(columns.quality[i])}`;
+  return `Trial ${columns.trial[i]}, ${STATES[columns.state[i]]}, ${found}, ${whole(columns.params[i])} parameters: ${columns.summary[i]}`;
+}
+
 // The rows that pass the filter, in the order that is shown.
 function shownRows() {
   const columns = study().columns;
@@ -70,7 +75,7 @@ function frameTable() {
     $("trials"),
     make("div", { class: "head" }, make("h2", { id: "trials-title" }, "Trials"), csv),
     make("div", { class: "tools" }, filter, make("div", { id: "states" })),
-    make("div", { class: "scroll" }, make("table", { id: "table", class: "trials", "aria-describedby": "keys" })),
+    make("div", { class: "scroll" }, make("table", { id: "table", class: "trials", role: "grid", "aria-readonly": "true", "aria-describedby": "keys" })),
     make("div", { class: "pager", id: "pager" }),
     make("p", { class: "said", id: "keys" }, "Arrow keys walk through all trials; Home and End go to the first and the last. "
       + "A trial that is selected here is selected in every plot."),
@@ -106,7 +111,7 @@ function fillRows() {
   const pages = Math.max(1, Math.ceil(rows.length / tableState.size));
   tableState.page = Math.min(tableState.page, pages - 1);
   const start = tableState.page * tableState.size;
-  const head = make("tr", {}, COLUMNS.map((column) => {
+  const head = make("tr", { role: "row", "aria-rowindex": "1" }, COLUMNS.map((column) => {
     const sorted = tableState.key === column.key;
     const title = column.key === "quality" ? study().metric : column.title;
     const arrow = make("span", { class: "arrow", "aria-hidden": "true" }, sorted ? (tableState.down ? " ↓" : " ↑") : "");
@@ -120,16 +125,17 @@ function fillRows() {
       },
     }, title, arrow);
     const order = sorted ? (tableState.down ? "descending" : "ascending") : null;
-    return make("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": order }, button);
+    return make("th", { role: "columnheader", scope: "col", class: column.number ? "number" : null, "aria-sort": order }, button);
   }));
   const visible = rows.slice(start, start + tableState.size);
   const reachable = visible.includes(view.row) ? view.row : visible[0];
-  const body = visible.map((i) => make("tr", {
-    "data-row": i, "data-focus": `trial ${columns.trial[i]}`, tabindex: i === reachable ? "0" : "-1", "aria-selected": i === view.row ? "true" : "false",
+  const body = visible.map((i, k) => make("tr", {
+    role: "row", "aria-rowindex": start + k + 2, "aria-label": rowName(columns, i), "data-row": i, "data-focus": `trial ${columns.trial[i]}`, tabindex: i === reachable ? "0" : "-1", "aria-selected": i === view.row ? "true" : "false",
     onclick: () => select(i), onkeydown: walk,
-  }, COLUMNS.map((column) => make("td", { class: column.number ? "number" : null }, column.show(columns, i)))));
+  }, COLUMNS.map((column) => make("td", { role: "gridcell", class: column.number ? "number" : null }, column.show(columns, i)))));
   const caption = make("caption", { class: "hidden" }, `Trials of ${study().name}`);
-  fill($("table"), caption, make("thead", {}, head), make("tbody", {}, body));
+  $("table").setAttribute("aria-rowcount", rows.length + 1);
+  fill($("table"), caption, make("thead", { role: "rowgroup" }, head), make("tbody", { role: "rowgroup" }, body));
   const none = rows.length ? "" : columns.trial.length ? "No trial passes the filter." : "No trial yet.";
   const range = rows.length ? `${whole(start + 1)} to ${whole(start + visible.length)} of ${whole(rows.length)}` : none;
   const turn = (by, text) => make("button", {
