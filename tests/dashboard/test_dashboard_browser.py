@@ -223,12 +223,23 @@ def test_light_and_dark(browser, view, page, scheme, theme):
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_narrow_screen_and_400_percent_zoom(browser, view, page, width):
+def test_narrow_screen_and_400_percent_zoom(browser, view, page, info, width):
     """1280 pixels at 400 % are 320: nothing but tables may be wider than the screen."""
     run = view(page, width=width, height=800)
     see_everything(browser, run)
     assert run("return document.documentElement.scrollWidth <= innerWidth")
     assert run("return innerWidth") == width
+    axis = "one('#front-plot .yaxislayer-above, #front-plot .yaxislayer')"
+    assert run(f"return {axis}.getBBox().height") > 200
+    cells = run(
+        """
+        const edge = one("#trials .scroll").getBoundingClientRect().right + 1;
+        return [...one("#table tbody tr").children].filter((cell) => cell.checkVisibility())
+          .map((cell) => [cell.getBoundingClientRect().right <= edge, cell.textContent]);
+        """
+    )
+    assert all(inside for inside, _ in cells)
+    assert cells[-1][1].startswith(info.trial(int(cells[0][1])).summary)
 
 
 def test_every_figure_has_title_description_and_data(browser, view, page):

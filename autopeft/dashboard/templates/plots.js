@@ -1,6 +1,9 @@
 // Figures: colours by role, drawn when they come into sight, the selection marked in each.
 const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false,
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const LEGEND_BELOW = { orientation: "h", xref: "container", yref: "container", x: 0, y: 0, yanchor: "bottom",
+  font: { size: 11 } }; // on a narrow screen
+const IN_HALVES = { entrywidth: 0.5, entrywidthmode: "fraction" }; // of the names of states, which are short
 const figures = new Map(); // node -> figure
 let paper = null; // size of every figure while the page is printed
 
@@ -75,7 +78,8 @@ function draw(node) {
   if (!figure) return;
   const [data, layout] = painted(figure);
   Object.assign(layout, paper);
-  if ((paper?.width || node.clientWidth) < 520) layout.legend = { ...layout.legend, font: { size: 11 } };
+  const width = paper?.width || node.clientWidth;
+  if (layout.legend && width < 520) layout.legend = figure.kind === "pareto" && width > 300 ? { ...LEGEND_BELOW, ...IN_HALVES } : LEGEND_BELOW;
   const first = !node.classList.contains("drawn");
   node.classList.add("drawn");
   Plotly.react(node, data, layout, CONFIG).then(() => { if (first) link(node); });

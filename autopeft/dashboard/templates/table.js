@@ -27,8 +27,8 @@ const yesNo = (value) => (value === null ? "–" : value ? "yes" : "no");
 
 function withError(columns, i) {
   if (columns.quality[i] === null) return "–";
-  const error = make("span", { class: "error" }, ` ± ${score(columns.stderr[i])}`);
-  return make("span", {}, score(columns.quality[i]), error);
+  const error = make("span", { class: "error" }, `± ${score(columns.stderr[i])}`);
+  return make("span", {}, `${score(columns.quality[i])} `, error);
 }
 
 function words(columns, i) {
