@@ -1,7 +1,10 @@
-"""How the page looks: its contrast, and on paper."""
+"""How the page looks: what fits, its contrast, and on paper."""
 
 import pytest
 from in_browser import until
+from synthetic_study import make_study
+
+from autopeft.handle import Study
 
 pytestmark = pytest.mark.browser
 
@@ -91,3 +94,23 @@ def test_contrast_is_enough(view, page, scheme):
         ".map((node) => contrast(node.parentElement, getComputedStyle(node).borderTopColor))"
     )
     assert min(edges) >= 3
+
+
+def test_nothing_leaves_a_gap(view, page, study, tmp_path):
+    """Below the front, and beside the only figure of a comparison."""
+    run = view(page, height=900)
+    box = "const box = (selector) => one(selector).getBoundingClientRect();"
+    for _ in range(3):
+        run("one('#table tbody tr[aria-selected=true]').nextSibling.click()")
+        gap = "return box('#front').bottom - box('#front > :last-child').bottom"
+        assert run(box + gap) < 30
+    other = Study(make_study(tmp_path / "other", 12, metric="f1").folder)
+    run = view(study.report(other).save(tmp_path / "r.html"))
+    assert run("return all('#compare figure').length") == 1
+    assert run(f"{box} return box('#compare').width - box('#compare figure').width") < 1
+
+
+def test_heads_break_after_underscores(view, page):
+    heads = "return all('#heat thead tr:last-child th').map((head) => head.innerHTML)"
+    heads = view(page)(heads)
+    assert "<wbr>attn_<wbr>norm" in heads

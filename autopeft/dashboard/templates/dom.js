@@ -27,6 +27,9 @@ function keepingFocus(draw) {
   if (key && !before.isConnected) document.querySelector(`[data-focus="${key}"]`)?.focus({ preventScroll: true });
 }
 
+// A name that may go on in the next line after each of its underscores.
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [make("wbr"), part]);
+
 const whole = (n) => n.toLocaleString("en-US");
 const score = (value) => (value === null ? "–" : value.toFixed(4));
 const percent = (fraction) => (fraction ? `${+(100 * fraction).toPrecision(3)} %` : "0 %");

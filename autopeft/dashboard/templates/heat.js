@@ -62,7 +62,7 @@ function heatHead(taps, trial) {
   const groups = [["attention", taps.filter((tap) => tap.attention)], ["feed-forward", taps.filter((tap) => !tap.attention)]];
   const brackets = groups.filter(([, own]) => own.length).map(([name, own]) => make("th", { colspan: own.length, scope: "colgroup" }, name));
   return make("thead", {}, make("tr", { class: "brackets" }, make("td"), brackets, make("td")),
-    make("tr", {}, make("th", { scope: "col", class: "corner" }, "layer"), taps.map((tap) => make("th", { scope: "col" }, tap.name)),
+    make("tr", {}, make("th", { scope: "col", class: "corner" }, "layer"), taps.map((tap) => make("th", { scope: "col" }, breakable(tap.name))),
       make("th", { scope: "col", class: "sum" }, trial ? "sum" : "share")));
 }
 
