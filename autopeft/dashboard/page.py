@@ -46,7 +46,7 @@ def render(studies: Sequence[StudyInfo], *, live: bool = False) -> str:
         .render(
             studies=studies,
             first=studies[0],
-            front=[trial for trial in studies[0].trials if trial.state == "front"],
+            front=_front(studies[0]),
             duration=duration,
             states=STATES,
             version=importlib.metadata.version("autopeft"),
@@ -57,6 +57,12 @@ def render(studies: Sequence[StudyInfo], *, live: bool = False) -> str:
             data=payload(studies, live=live),
         )
     )
+
+
+def _front(study: StudyInfo) -> list[TrialInfo]:
+    """The trials on the front, the smallest first."""
+    found = (trial for trial in study.trials if trial.state == "front")
+    return sorted(found, key=lambda trial: trial.params)
 
 
 def policy(*, live: bool) -> str:

@@ -114,3 +114,21 @@ def test_heads_break_after_underscores(view, page):
     heads = "return all('#heat thead tr:last-child th').map((head) => head.innerHTML)"
     heads = view(page)(heads)
     assert "<wbr>attn_<wbr>norm" in heads
+
+
+def test_nothing_is_shown_that_needs_a_script(browser, page, info):
+    from selenium.webdriver.common.by import By
+
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get("about:blank")
+        browser.get(page.as_uri())
+        shown = browser.find_element(By.TAG_NAME, "body").text
+        controls = browser.find_elements(By.CSS_SELECTOR, "button, select, input, a")
+        assert not [node for node in controls if node.is_displayed()]
+        empty = browser.find_elements(By.CSS_SELECTOR, ".panel")
+        assert not [node for node in empty if node.is_displayed() and not node.text]
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert info.verdict.headline in shown
+    assert info.trial(info.front.trials[0]).summary in shown

@@ -82,8 +82,12 @@ def test_plotly_is_embedded_once(html):
 
 def test_answer_and_front_need_no_script(html, info):
     assert f'<h1 id="headline">{info.verdict.headline}</h1>' in html
-    (static,) = re.findall(r"<noscript>(.*?)</noscript>", html, re.DOTALL)
-    assert static.count("<tr>") == 1 + len(info.front.trials)
+    _, static = re.findall(r"<noscript>(.*?)</noscript>", html, re.DOTALL)
+    shown = re.findall(r"<tr><td>(\d+)</td>.*?<td>([\d,]+)</td>", static)
+    numbers, params = zip(*shown, strict=True)
+    assert [int(number) for number in numbers] == list(info.front.trials)
+    sizes = [int(text.replace(",", "")) for text in params]
+    assert sizes == sorted(sizes)
 
 
 @pytest.mark.parametrize("text", PAYLOADS[::7])
