@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from synthetic_study import MINILM
 
+from autopeft.dashboard.facts import facts_of
 from autopeft.dashboard.ops import unlike
 from autopeft.space.methods import method
 
@@ -24,3 +25,10 @@ LORA = method("lora").genotype(MINILM)
 )  # fmt: skip
 def test_what_is_as_published_is_not_told(genotype, told):
     assert unlike(genotype, LORA, MINILM) == told
+
+
+def test_facts_tell_what_was_done_to_the_data():
+    notes = ["train: 300 of 5,534 rows are used (train_rows)", "selection: 1.0 answers a row"]
+    facts = facts_of({"data": {"rows": {"train": 300}, "notes": notes}}, None, (), None)
+    assert facts["About the data"] == "; ".join(notes)
+    assert "About the data" not in facts_of({"data": {"notes": []}}, None, (), None)
