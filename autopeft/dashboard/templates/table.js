@@ -130,7 +130,8 @@ function fillRows() {
   const visible = rows.slice(start, start + tableState.size);
   const reachable = visible.includes(view.row) ? view.row : visible[0];
   const body = visible.map((i, k) => make("tr", {
-    role: "row", "aria-rowindex": start + k + 2, "aria-label": rowName(columns, i), "data-row": i, "data-focus": `trial ${columns.trial[i]}`, tabindex: i === reachable ? "0" : "-1", "aria-selected": i === view.row ? "true" : "false",
+    role: "row", "aria-rowindex": start + k + 2, "aria-label": rowName(columns, i),
+    "data-row": i, "data-focus": `trial ${columns.trial[i]}`, tabindex: i === reachable ? "0" : "-1", "aria-selected": i === view.row ? "true" : "false",
     onclick: () => select(i), onkeydown: walk,
   }, COLUMNS.map((column) => make("td", { role: "gridcell", class: column.number ? "number" : null }, column.show(columns, i)))));
   const caption = make("caption", { class: "hidden" }, `Trials of ${study().name}`);
