@@ -44,6 +44,8 @@ def facts_of(
         facts["Model"] = _last(str(name)) + (f", {size:,} parameters" if size else "")
     if text := _data(manifest, spec):
         facts["Data"] = text
+    if notes := manifest.get("data", {}).get("notes"):
+        facts["About the data"] = "; ".join(map(str, notes))
     if max_params is not None:
         share = (
             f" ({100 * max_params / size:.3g} %)" if (size := model.get("backbone_params")) else ""

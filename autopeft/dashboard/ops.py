@@ -148,10 +148,11 @@ def published_lora(shape: ModelShape) -> Genotype | None:
 
 
 def unlike(genotype: Genotype, default: Genotype, shape: ModelShape) -> tuple[str, ...]:
-    """How a genotype differs from another one, in words.
+    """How a genotype differs from a published one, in words.
 
     Returns:
-        What it has beside the other, what it lacks, the ratio of parameters and learning rates.
+        What it has beside the other, what it lacks, the ratio of parameters and of learning rates
+        where they differ; of what differs in nothing, that it is as published.
     """
     theirs = {op.kind: op for op in default.ops}
     ours = {op.kind: op for op in genotype.ops}
@@ -163,13 +164,16 @@ def unlike(genotype: Genotype, default: Genotype, shape: ModelShape) -> tuple[st
         if kind in theirs and op.sizes != theirs[kind].sizes
     ]
     count, reference = genotype.count_params(shape), default.count_params(shape)
-    lines.append(f"{count / reference:.3g} times the parameters ({count:,} against {reference:,})")
-    rate = genotype.learning_rate / default.learning_rate
-    lines.append(
-        f"{rate:.3g} times the learning rate "
-        f"({genotype.learning_rate:.2g} against {default.learning_rate:.2g})"
-    )
-    return tuple(lines)
+    rate, usual = genotype.learning_rate, default.learning_rate
+    lines += _times("parameters", count / reference, f"{count:,} against {reference:,}")
+    lines += _times("learning rate", rate / usual, f"{rate:.2g} against {usual:.2g}")
+    return tuple(lines) or ("as published",)
+
+
+def _times(what: str, ratio: float, values: str) -> list[str]:
+    """A ratio in words, unless it is told as 1."""
+    told = f"{ratio:.3g}"
+    return [] if told == "1" else [f"{told} times the {what} ({values})"]
 
 
 def _words(op: Op) -> str:

@@ -27,7 +27,10 @@ from autopeft.objectives import duration
 from autopeft.space.taps import Tap
 
 TEMPLATES = Path(__file__).with_name("templates")
-SCRIPTS = ("dom.js", "theme.js", "table.js", "heat.js", "details.js", "plots.js", "page.js")
+SCRIPTS = (
+    *("dom.js", "theme.js", "table.js", "heat.js", "details.js", "plots.js", "print.js"),
+    "page.js",
+)
 """The page's own script, in the order in which its parts are joined."""
 
 
@@ -44,7 +47,7 @@ def render(studies: Sequence[StudyInfo], *, live: bool = False) -> str:
         .render(
             studies=studies,
             first=studies[0],
-            front=[trial for trial in studies[0].trials if trial.state == "front"],
+            front=_front(studies[0]),
             duration=duration,
             states=STATES,
             version=importlib.metadata.version("autopeft"),
@@ -55,6 +58,12 @@ def render(studies: Sequence[StudyInfo], *, live: bool = False) -> str:
             data=payload(studies, live=live),
         )
     )
+
+
+def _front(study: StudyInfo) -> list[TrialInfo]:
+    """The trials on the front, the smallest first."""
+    found = (trial for trial in study.trials if trial.state == "front")
+    return sorted(found, key=lambda trial: trial.params)
 
 
 def policy(*, live: bool) -> str:

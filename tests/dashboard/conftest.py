@@ -1,14 +1,19 @@
-"""A browser. Where there is none the tests fail: they are run by name, so somebody wants them."""
+"""A study, its page, and a browser to see it in.
+
+Where there is no browser the tests fail: they are run by name, so somebody wants them.
+"""
 
 import shutil
 from dataclasses import replace
 
 import pytest
+from in_browser import SHORT, until
 from synthetic_study import front_for, make_study
 
+from autopeft.dashboard.info import study_info
 from autopeft.front_file import write_front
+from autopeft.handle import Study
 from autopeft.records import Metric
-from autopeft.study.folder import Study
 
 BY_LIKELIHOOD = """\
 model: tiny
@@ -40,6 +45,21 @@ def by_likelihood(tmp_path_factory) -> Study:
 
 
 @pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(make_study(tmp_path_factory.mktemp("made") / "sixty", 60).folder)
+
+
+@pytest.fixture(scope="module")
+def info(study):
+    return study_info(study)
+
+
+@pytest.fixture(scope="module")
+def page(study, tmp_path_factory):
+    return study.report().save(tmp_path_factory.mktemp("page") / "report.html")
+
+
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Debian's Chromium, which finds no host but this one."""
     from selenium import webdriver
@@ -68,3 +88,23 @@ def browser(tmp_path_factory):
     driver.set_script_timeout(120)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def view(browser):
+    """Open a page at a width, in a scheme; what it returns runs script in the page."""
+
+    def see(url, *, width=1400, height=1000, scheme="light"):
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.get("about:blank")  # the same page with another hash would not be loaded again
+        browser.get_log("browser")
+        browser.get(url if isinstance(url, str) else url.as_uri())
+        until(browser, "document.documentElement.dataset.ready === 'yes'")
+        return lambda script, *given: browser.execute_script(SHORT + script, *given)
+
+    return see

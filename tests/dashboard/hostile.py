@@ -73,7 +73,11 @@ def hostile_study(folder, payload: str) -> StudyInfo:
         versions={payload: payload},
         machine={"device": payload},
         model={"name": payload, **MINILM.to_dict()},
-        data={"rows": {payload: 3, "validation": 4}, "labels": [payload]},
+        data={
+            "rows": {payload: 3, "validation": 4},
+            "labels": [payload],
+            "notes": [payload],
+        },
         settings={"epochs": payload, "precision": payload},
         cohort=payload,
     )

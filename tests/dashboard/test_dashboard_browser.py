@@ -4,100 +4,19 @@ import csv
 import io
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 from hostile import PAYLOADS, hostile_study
+from in_browser import SHORT, errors, keys, see_everything, selected, until
 from synthetic_study import make_study
 
 from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import render
-from autopeft.dashboard.serve import Server
 from autopeft.handle import Study
+from autopeft.objectives import PARAMS
 
 pytestmark = pytest.mark.browser
-
-PATIENCE_SECONDS = 90
-SHORT = """
-const all = (selector) => [...document.querySelectorAll(selector)];
-const one = (selector) => document.querySelector(selector);
-"""
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(make_study(tmp_path_factory.mktemp("made") / "sixty", 60).folder)
-
-
-@pytest.fixture(scope="module")
-def info(study):
-    return study_info(study)
-
-
-@pytest.fixture(scope="module")
-def page(study, tmp_path_factory):
-    return study.report().save(tmp_path_factory.mktemp("page") / "report.html")
-
-
-@pytest.fixture
-def view(browser):
-    """Open a page at a width, in a scheme; what it returns runs script in the page."""
-
-    def see(url, *, width=1400, height=1000, scheme="light"):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.get("about:blank")  # the same page with another hash would not be loaded again
-        browser.get_log("browser")
-        browser.get(url if isinstance(url, str) else url.as_uri())
-        until(browser, "document.documentElement.dataset.ready === 'yes'")
-        return lambda script, *given: browser.execute_script(SHORT + script, *given)
-
-    return see
-
-
-def until(browser, condition):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(browser, PATIENCE_SECONDS, 0.05).until(
-        lambda _: browser.execute_script(f"{SHORT} return !!({condition})")
-    )
-
-
-def errors(browser):
-    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-
-
-def see_everything(browser, run):
-    """Scroll through the page, so that every figure is drawn."""
-    for node in run("return all('.plot').map((_, i) => i)"):
-        run("all('.plot')[arguments[0]].scrollIntoView()", node)
-        until(browser, f"all('.plot')[{node}].querySelector('.main-svg')")
-
-
-def selected(run):
-    """What each part of the page says is selected."""
-    return run(
-        """
-        const row = one('#table tr[aria-selected="true"] td');
-        return {
-          hash: location.hash,
-          table: row && row.textContent,
-          details: one("#details-title").textContent,
-          heat: one("#heat .toggle button").textContent,
-          plot: one("#front-plot").data.at(-1).x[0],
-        };
-        """
-    )
-
-
-def keys(browser, *names):
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.keys import Keys
-
-    ActionChains(browser).send_keys(*(getattr(Keys, name) for name in names)).perform()
 
 
 def test_file_opens_without_a_network_or_an_error(browser, view, page, info):
@@ -185,6 +104,23 @@ def test_address_selects(browser, view, page, info):
     assert selected(run)["details"] == f"Trial {info.front.recommended}"
 
 
+def test_address_turns_to_a_study_with_fewer_costs(browser, view, info, tmp_path):
+    fewer = replace(info, name="fewer", costs=info.costs[:1], trials=tuple(
+        replace(trial, costs={PARAMS: trial.params}) for trial in info.trials))  # fmt: skip
+    page = tmp_path / "r.html"
+    page.write_text(render([info, fewer]), encoding="utf-8")
+    run = view(page)
+    until(browser, "one('#front-plot .point')")
+    run("const c = one('#cost'); c.value = '2'; c.dispatchEvent(new Event('change'))")
+    until(browser, "one('#front-title').textContent.endsWith('inference latency')")
+    run("location.hash = '#study=1&trial=2'")
+    until(browser, "one('#study-name').textContent === 'fewer'")
+    assert run("return one('#front-title').textContent").endswith(info.costs[0].label)
+    until(browser, f"one('#front-plot').data.at(-1).x[0] === {info.trial(2).params}")
+    assert selected(run)["details"] == "Trial 2"
+    assert errors(browser) == []
+
+
 def test_keyboard_alone_reaches_every_trial(browser, view, page, info):
     run = view(page)
     for _ in range(60):
@@ -208,6 +144,30 @@ def test_keyboard_alone_reaches_every_trial(browser, view, page, info):
     keys(browser, "PAGE_UP")
     assert selected(run)["hash"] == seen[-26]
     assert errors(browser) == []
+
+
+def accessible(browser, selector):
+    """What a screen reader is told of a node."""
+    root = browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["nodeId"]
+    query = {"nodeId": root, "selector": selector}
+    node = browser.execute_cdp_cmd("DOM.querySelector", query)
+    told = browser.execute_cdp_cmd(
+        "Accessibility.getPartialAXTree", {"nodeId": node["nodeId"], "fetchRelatives": False}
+    )["nodes"][0]
+    return told["role"]["value"], told["name"]["value"], {
+        item["name"]: item["value"].get("value") for item in told["properties"]
+    }  # fmt: skip
+
+
+def test_screen_reader_is_told_the_selection(browser, view, page, info):
+    view(page)
+    best = info.trial(info.front.recommended)
+    role, name, properties = accessible(browser, "#table tr[aria-selected=true]")
+    assert (role, properties["selected"]) == ("row", True)
+    assert name.startswith(f"Trial {best.trial}, front, accuracy {best.quality:.4f}, ")
+    assert accessible(browser, "#table")[:2] == ("grid", "Trials of sixty")
+    assert accessible(browser, "#table tbody td")[0] == "gridcell"
+    assert accessible(browser, "#front-plot")[0] == "group"
 
 
 def test_table_sorts_and_filters(view, page, info):
@@ -234,6 +194,7 @@ def test_cost_can_be_chosen(browser, view, page, info):
     until(browser, "one('#front-plot .point')")
     labels = run("return all('#cost option').map((o) => o.textContent)")
     assert labels == [cost.label for cost in info.costs]
+    assert run("return one('#cost').value") == "0"
     run("const c = one('#cost'); c.value = '2'; c.dispatchEvent(new Event('change'))")
     until(browser, "one('#front-title').textContent.endsWith('inference latency')")
     best = info.trial(info.front.recommended)
@@ -262,12 +223,23 @@ def test_light_and_dark(browser, view, page, scheme, theme):
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_narrow_screen_and_400_percent_zoom(browser, view, page, width):
+def test_narrow_screen_and_400_percent_zoom(browser, view, page, info, width):
     """1280 pixels at 400 % are 320: nothing but tables may be wider than the screen."""
     run = view(page, width=width, height=800)
     see_everything(browser, run)
     assert run("return document.documentElement.scrollWidth <= innerWidth")
     assert run("return innerWidth") == width
+    axis = "one('#front-plot .yaxislayer-above, #front-plot .yaxislayer')"
+    assert run(f"return {axis}.getBBox().height") > 200
+    cells = run(
+        """
+        const edge = one("#trials .scroll").getBoundingClientRect().right + 1;
+        return [...one("#table tbody tr").children].filter((cell) => cell.checkVisibility())
+          .map((cell) => [cell.getBoundingClientRect().right <= edge, cell.textContent]);
+        """
+    )
+    assert all(inside for inside, _ in cells)
+    assert cells[-1][1].startswith(info.trial(int(cells[0][1])).summary)
 
 
 def test_every_figure_has_title_description_and_data(browser, view, page):
@@ -344,23 +316,6 @@ def test_notebook_shows_it_inline(browser, study, tmp_path):
     assert browser.execute_script(SHORT + f"return {row}") == "true"
     assert errors(browser) == []
     browser.switch_to.default_content()
-
-
-def test_server_brings_new_trials_without_a_reload(browser, view, tmp_path):
-    folder = make_study(tmp_path / "study", 8).folder
-    with Server(folder, host="127.0.0.1", port=0, token=None) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        run = view(server.url)
-        run("window.same = true; all('#table tbody tr')[4].click()")
-        chosen = selected(run)["details"]
-        assert run("return all('#table tbody tr').length") == 8
-        make_study(folder, 20)
-        until(browser, "all('#table tbody tr').length === 20")
-        assert run("return window.same")
-        assert selected(run)["details"] == chosen
-        assert run("return one('#live').textContent") == "live"
-        server.shutdown()
-    until(browser, "one('#live').textContent.startsWith('the server is gone')")
 
 
 def test_hundred_payloads_in_every_name_run_nothing(browser, view, tmp_path):

@@ -19,7 +19,6 @@ from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import payload, payload_json, policy, render
 from autopeft.dashboard.report import records_csv, report
 from autopeft.errors import ConfigError
-from autopeft.handle import Study
 from autopeft.selection import Contender, Selection
 
 
@@ -44,16 +43,6 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self._inside:
             self.scripts[-1] += data
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(make_study(tmp_path_factory.mktemp("made") / "sixty", 60).folder)
-
-
-@pytest.fixture(scope="module")
-def info(study):
-    return study_info(study)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +82,12 @@ def test_plotly_is_embedded_once(html):
 
 def test_answer_and_front_need_no_script(html, info):
     assert f'<h1 id="headline">{info.verdict.headline}</h1>' in html
-    (static,) = re.findall(r"<noscript>(.*?)</noscript>", html, re.DOTALL)
-    assert static.count("<tr>") == 1 + len(info.front.trials)
+    _, static = re.findall(r"<noscript>(.*?)</noscript>", html, re.DOTALL)
+    shown = re.findall(r"<tr><td>(\d+)</td>.*?<td>([\d,]+)</td>", static)
+    numbers, params = zip(*shown, strict=True)
+    assert [int(number) for number in numbers] == list(info.front.trials)
+    sizes = [int(text.replace(",", "")) for text in params]
+    assert sizes == sorted(sizes)
 
 
 @pytest.mark.parametrize("text", PAYLOADS[::7])

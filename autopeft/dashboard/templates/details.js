@@ -97,9 +97,9 @@ function curvePoints(row) {
   return [...bySteps].sort(([a], [b]) => a - b).map(([steps, values]) => [steps, values.reduce((s, v) => s + v, 0) / values.length]);
 }
 
-function copyable(command) {
-  const code = make("code", { tabindex: "0" }, command);
-  const button = make("button", { type: "button", class: "quiet" }, "Copy");
+function copyable(command, k) {
+  const code = make("code", { tabindex: "0", "data-focus": `command ${k}` }, command);
+  const button = make("button", { type: "button", class: "quiet", "data-focus": `copy ${k}` }, "Copy");
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(command);

@@ -12,9 +12,23 @@ function make(tag, attributes, ...children) {
   return node;
 }
 
+// What is the same already stays, with the reader's focus and marks in it.
 function fill(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  const next = children.flat().filter((child) => child !== null && child !== undefined);
+  const there = [...node.childNodes];
+  const same = (child, k) => there[k].isEqualNode(child instanceof Node ? child : new Text(child));
+  if (next.length !== there.length || !next.every(same)) node.replaceChildren(...next);
 }
+
+// Draw, and give the focus to the new node that stands for the one that had it.
+function keepingFocus(draw) {
+  const before = document.activeElement, key = before?.dataset.focus;
+  draw();
+  if (key && !before.isConnected) document.querySelector(`[data-focus="${key}"]`)?.focus({ preventScroll: true });
+}
+
+// A name that may go on in the next line after each of its underscores.
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [make("wbr"), part]);
 
 const whole = (n) => n.toLocaleString("en-US");
 const score = (value) => (value === null ? "–" : value.toFixed(4));
@@ -41,31 +55,24 @@ function short(n) {
   return `${+(n / 1e6).toPrecision(3)}M`;
 }
 
-// A table of plain values that is made when it is opened, its rows in portions.
+// A table of plain values that is made while it is open, its rows in portions. `renew` takes
+// another state of the figure.
 function dataTable(figure) {
   const portion = 200;
-  const box = make("details", { class: "data" }, make("summary", {}, "Data of this figure"));
-  box.addEventListener("toggle", () => {
-    if (!box.open || box.querySelector("table")) return;
+  let shown = portion;
+  const table = make("table");
+  const more = make("button", { type: "button", class: "quiet", onclick: () => { shown += portion; draw(); } });
+  const box = make("details", { class: "data", ontoggle: () => draw() }, make("summary", {}, "Data of this figure"),
+    make("div", { class: "scroll", tabindex: "0" }, table), more);
+  const draw = () => {
+    if (!box.open) return;
     const head = make("tr", {}, figure.head.map((title) => make("th", { scope: "col" }, title)));
-    const body = make("tbody");
-    const more = make("button", { type: "button", class: "quiet" });
-    let shown = 0;
-    const grow = () => {
-      for (const row of figure.rows.slice(shown, shown + portion)) {
-        body.append(make("tr", {}, row.map(cell)));
-      }
-      shown = Math.min(shown + portion, figure.rows.length);
-      more.hidden = shown === figure.rows.length;
-      more.textContent = `Show more (${whole(shown)} of ${whole(figure.rows.length)} rows)`;
-    };
-    more.addEventListener("click", grow);
-    grow();
-    const caption = make("caption", { class: "hidden" }, figure.title);
-    const table = make("table", {}, caption, make("thead", {}, head), body);
-    box.append(make("div", { class: "scroll", tabindex: "0" }, table), more);
-  });
-  return box;
+    const rows = figure.rows.slice(0, shown).map((row) => make("tr", {}, row.map(cell)));
+    fill(table, make("caption", { class: "hidden" }, figure.title), make("thead", {}, head), make("tbody", {}, rows));
+    more.hidden = rows.length === figure.rows.length;
+    more.textContent = `Show more (${whole(rows.length)} of ${whole(figure.rows.length)} rows)`;
+  };
+  return { box, renew: (next) => { figure = next; draw(); } };
 }
 
 function cell(value) {

@@ -38,8 +38,8 @@ function drawHeat() {
 function heatToggle(trial) {
   const modes = [["trial", view.row === null ? "selected trial" : `trial ${study().columns.trial[view.row]}`], ["front", "average of the front"]];
   const buttons = modes.map(([mode, text]) => make("button", {
-    type: "button", "data-mode": mode, "aria-pressed": (trial ? "trial" : "front") === mode ? "true" : "false",
-    onclick: () => { heatMode = mode; drawHeat(); $("heat").querySelector(`[data-mode="${mode}"]`).focus(); },
+    type: "button", "data-mode": mode, "data-focus": `map ${mode}`, "aria-pressed": (trial ? "trial" : "front") === mode ? "true" : "false",
+    onclick: () => { heatMode = mode; keepingFocus(drawHeat); },
   }, text));
   return make("div", { class: "toggle", role: "group", "aria-label": "What the map shows" }, buttons);
 }
@@ -63,7 +63,7 @@ function heatHead(taps, trial) {
   for (const { part } of taps) widths.set(part, (widths.get(part) || 0) + 1);
   const brackets = [...widths].map(([part, width]) => make("th", { colspan: width, scope: "colgroup" }, part));
   return make("thead", {}, make("tr", { class: "brackets" }, make("td"), brackets, make("td")),
-    make("tr", {}, make("th", { scope: "col", class: "corner" }, "layer"), taps.map((tap) => make("th", { scope: "col" }, tap.name)),
+    make("tr", {}, make("th", { scope: "col", class: "corner" }, "layer"), taps.map((tap) => make("th", { scope: "col" }, breakable(tap.name))),
       make("th", { scope: "col", class: "sum" }, trial ? "sum" : "share")));
 }
 
@@ -84,11 +84,12 @@ function heatBody(cells, taps, layers, amount, trial) {
 function heatCell(cell, place, total, most, amount) {
   if (!cell) return make("td", { class: "cell none" }, make("span", { class: "hidden" }, "0"));
   const strength = Math.sqrt(cell.params / most);
-  const shade = strength > 0.8 ? " strong" : strength > 0.6 ? " middling" : "";
+  const part = Math.round(8 + 92 * strength); // of the colour; where black and white are as legible: 65 % on dark, 94 % on light
+  const shade = part >= 94 ? " strong" : part >= 65 ? " middling" : "";
   const size = total ? `${amount(cell.params)} (${percent(cell.params / total)} of all)` : "";
   const node = make("td", { class: `cell${shade}`, title: [place, ...cell.names, size].filter(Boolean).join(": ") },
     make("span", { class: "value" }, total ? amount(cell.params) : "•"), cell.names.map((name) => make("span", { class: "op" }, name)));
-  node.style.setProperty("--t", `${Math.round(8 + 92 * strength)}%`);
+  node.style.setProperty("--t", `${part}%`);
   return node;
 }
 

@@ -17,9 +17,8 @@ function show(index, row) {
   view.study = index;
   view.row = row ?? rowOf(study().front.recommended);
   view.cost = 0;
-  tableState.page = 0;
   keepInAddress();
-  drawAll();
+  openStudy();
 }
 
 function rowOf(trial) {
@@ -38,15 +37,16 @@ function keepInAddress() {
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
-  const index = +(given.get("study") ?? 0);
+  const index = +(given.get("study") ?? 0), before = view.study;
   view.study = index in DATA.studies ? index : 0;
+  if (view.study !== before) view.cost = 0; // another study may have other costs
   const trial = given.get("trial");
   view.row = (/^\d+$/.test(trial || "") ? rowOf(+trial) : null) ?? rowOf(study().front.recommended);
 }
 
 function drawStudies() {
   const buttons = DATA.studies.map((item, k) => make("button", {
-    type: "button", "aria-pressed": k === view.study ? "true" : "false", onclick: () => show(k) }, item.name));
+    type: "button", "data-focus": `study ${k}`, "aria-pressed": k === view.study ? "true" : "false", onclick: () => show(k) }, item.name));
   fill($("studies"), DATA.studies.length > 1 ? buttons : []);
 }
 
@@ -75,8 +75,26 @@ function drawAll() {
   drawDetails();
   drawHeat();
   drawTable();
-  if (view.row !== null) showInTable(false);
   fillFigures($("more"), study().figures);
+}
+
+// Draw it all, the table at the trial that is selected.
+function openStudy() {
+  tableState.page = 0;
+  turnTo(view.row);
+  keepingFocus(drawAll);
+}
+
+// Newer data, with the same trial and cost chosen; whoever is at the recommended trial stays with it.
+function renew(data) {
+  const trial = view.row === null ? null : study().columns.trial[view.row];
+  const followed = trial === study().front.recommended, cost = study().costs[view.cost].name;
+  const walked = study().columns.trial[document.activeElement?.dataset.row];
+  DATA = data;
+  view.row = rowOf(followed ? study().front.recommended : trial);
+  view.cost = Math.max(0, study().costs.findIndex((item) => item.name === cost));
+  if (walked !== undefined) turnTo(rowOf(walked)); // the row with the focus stays in sight
+  keepingFocus(() => { drawAll(); drawComparison(); });
 }
 
 // While it is served: ask for what is new, and keep what the reader had chosen.
@@ -85,17 +103,8 @@ async function refresh(last) {
   try {
     const answer = await fetch(`data.json${location.search}`, { headers: last ? { "If-None-Match": last } : {}, cache: "no-store" });
     if (answer.status === 200) {
-      const trial = view.row === null ? null : study().columns.trial[view.row];
-      const followed = trial === study().front.recommended;
-      DATA = await answer.json();
-      view.row = rowOf(followed ? study().front.recommended : trial);
+      renew(await answer.json());
       tag = answer.headers.get("ETag");
-      const focused = document.activeElement?.dataset?.row;
-      const typed = document.activeElement?.id === "filter";
-      drawAll();
-      drawComparison();
-      if (focused !== undefined) showInTable(true);
-      if (typed) $("filter").focus();
     }
     $("live").textContent = answer.ok || answer.status === 304 ? "live" : "the server refuses";
   } catch {
@@ -106,9 +115,9 @@ async function refresh(last) {
 
 watchTheme(() => { redraw(); });
 readAddress();
-drawAll();
+openStudy();
 drawComparison();
-addEventListener("hashchange", () => { readAddress(); drawAll(); });
+addEventListener("hashchange", () => { readAddress(); openStudy(); });
 $("cost").addEventListener("change", (event) => { view.cost = +event.target.value; drawFront(); });
 for (const link of document.querySelectorAll('a[href="#trials"]')) {
   link.addEventListener("click", (event) => { // the address is the selection's

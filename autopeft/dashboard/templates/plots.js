@@ -1,7 +1,11 @@
 // Figures: colours by role, drawn when they come into sight, the selection marked in each.
 const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false,
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const LEGEND_BELOW = { orientation: "h", xref: "container", yref: "container", x: 0, y: 0, yanchor: "bottom",
+  font: { size: 11 } }; // on a narrow screen
+const IN_HALVES = { entrywidth: 0.5, entrywidthmode: "fraction" }; // of the names of states, which are short
 const figures = new Map(); // node -> figure
+let paper = null; // size of every figure while the page is printed
 
 function painted(figure) {
   const ink = colour("ink"), soft = colour("soft"), line = colour("line");
@@ -22,7 +26,7 @@ function painted(figure) {
     margin: { l: 56, r: 12, t: 12, b: 48 }, hovermode: "closest", dragmode: innerWidth < 700 ? false : "zoom",
     hoverlabel: { bgcolor: colour("panel"), bordercolor: line, font: { color: ink } },
     shapes: (given.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: soft } })),
-    uirevision: figure.title };
+    uirevision: `${view.study} ${figure.title}` };
   data.push(marked(figure));
   if (figure.kind === "timeline") markJobs(data[0]);
   return [data, layout];
@@ -73,7 +77,9 @@ function draw(node) {
   const figure = figures.get(node);
   if (!figure) return;
   const [data, layout] = painted(figure);
-  if (node.clientWidth < 520) layout.legend = { ...layout.legend, font: { size: 11 } };
+  Object.assign(layout, paper);
+  const width = paper?.width || node.clientWidth;
+  if (layout.legend && width < 520) layout.legend = figure.kind === "pareto" && width > 300 ? { ...LEGEND_BELOW, ...IN_HALVES } : LEGEND_BELOW;
   const first = !node.classList.contains("drawn");
   node.classList.add("drawn");
   Plotly.react(node, data, layout, CONFIG).then(() => { if (first) link(node); });
@@ -146,29 +152,54 @@ function markAll() { // a key that is held down selects faster than plots are dr
 
 function drawFront() {
   const { costs, metric } = study();
-  const cost = costs[Math.min(view.cost, costs.length - 1)];
+  const cost = costs[view.cost];
   fill($("cost"), costs.map((item, k) => make("option", { value: k, selected: k === view.cost }, item.label)));
   $("front-title").textContent = `Front: ${cost.figure.title}`;
   $("front-said").textContent = study().columns.trial.length ? cost.figure.description : `No trial yet: ${metric} will be here.`;
   place($("front-plot"), cost.figure);
 }
 
-function figureBox(figure, id) {
-  const plot = make("div", { class: "plot", role: "img", id: `${id}-plot`, "aria-labelledby": id, "aria-describedby": `${id}-said` });
-  const box = make("figure", { class: `panel ${figure.kind}` }, make("h2", { id }, figure.title),
-    make("p", { class: "said", id: `${id}-said` }, figure.description), plot, dataTable(figure));
-  place(plot, figure);
-  return box;
+// A figure with its words and data. `renew` takes another state of it, and keeps what is open.
+let boxes = 0;
+function figureBox(first) {
+  const id = `figure-${boxes++}`;
+  const said = make("p", { class: "said", id: `${id}-said` });
+  const plot = make("div", { class: "plot", role: "group", id: `${id}-plot`, "aria-labelledby": id, "aria-describedby": said.id });
+  const data = dataTable(first);
+  const box = make("figure", { class: `panel ${first.kind}` }, make("h2", { id }, first.title), said, plot, data.box);
+  const renew = (figure) => {
+    said.textContent = figure.description;
+    place(plot, figure);
+    data.renew(figure);
+  };
+  renew(first);
+  return { box, plot, renew };
 }
 
-// Figures into a section, in place of those that are there.
+function forget(plot) {
+  sight.unobserve(plot);
+  figures.delete(plot);
+  if (plot.classList.contains("drawn")) Plotly.purge(plot);
+}
+
+// Figures into a section: those of the same study that are there already stay where they are.
+const drawnIn = new Map(); // section -> study and title -> box
 function fillFigures(section, list) {
-  for (const node of section.querySelectorAll(".plot")) {
-    sight.unobserve(node);
-    figures.delete(node);
-    if (node.classList.contains("drawn")) Plotly.purge(node);
+  const before = drawnIn.get(section) || new Map(), now = new Map();
+  for (const figure of list) {
+    const key = `${view.study} ${figure.title}`;
+    if (before.has(key)) before.get(key).renew(figure);
+    now.set(key, before.get(key) || figureBox(figure));
   }
-  fill(section, list.map((figure, k) => figureBox(figure, `${section.id}-${k}`)));
+  for (const [key, { box, plot }] of before) {
+    if (now.has(key)) continue;
+    forget(plot);
+    box.remove();
+  }
+  [...now.values()].forEach(({ box }, k) => {
+    if (section.children[k] !== box) section.insertBefore(box, section.children[k] || null);
+  });
+  drawnIn.set(section, now);
 }
 
 function drawComparison() {

@@ -27,8 +27,8 @@ const yesNo = (value) => (value === null ? "–" : value ? "yes" : "no");
 
 function withError(columns, i) {
   if (columns.quality[i] === null) return "–";
-  const error = make("span", { class: "error" }, ` ± ${score(columns.stderr[i])}`);
-  return make("span", {}, score(columns.quality[i]), error);
+  const error = make("span", { class: "error" }, `± ${score(columns.stderr[i])}`);
+  return make("span", {}, `${score(columns.quality[i])} `, error);
 }
 
 function words(columns, i) {
@@ -39,6 +39,11 @@ function words(columns, i) {
   if (columns.method[i]) tags.push(make("span", { class: "tag baseline" }, columns.method[i]));
   if (columns.failure[i]) tags.push(make("span", { class: "tag failed" }, columns.failure[i].replaceAll("_", " ")));
   return make("span", {}, columns.summary[i], ...tags.flatMap((tag) => [" ", tag]));
+}
+
+function rowName(columns, i) {
+  const found = columns.quality[i] === null ? "no score" : `${study().metric} ${score(columns.quality[i])}`;
+  return `Trial ${columns.trial[i]}, ${STATES[columns.state[i]]}, ${found}, ${whole(columns.params[i])} parameters: ${columns.summary[i]}`;
 }
 
 // The rows that pass the filter, in the order that is shown.
@@ -59,17 +64,31 @@ function shownRows() {
   });
 }
 
-function drawTable() {
-  const all = study().columns;
-  const present = STATES.filter((_, index) => all.state.includes(index));
+// What stands around the table whatever the study is: made once, so that typing is not disturbed.
+function frameTable() {
   const filter = make("input", {
     type: "search", id: "filter", placeholder: "Filter: lora, ffn, r8 …", "aria-label": "Filter trials",
     oninput: (event) => { tableState.text = event.target.value; tableState.page = 0; drawRows(); },
   });
-  filter.value = tableState.text;
-  const boxes = present.map((state) => {
+  const csv = make("button", { type: "button", class: "quiet", id: "csv", onclick: saveCsv }, "Save as CSV");
+  fill(
+    $("trials"),
+    make("div", { class: "head" }, make("h2", { id: "trials-title" }, "Trials"), csv),
+    make("div", { class: "tools" }, filter, make("div", { id: "states" })),
+    make("div", { class: "scroll" }, make("table", { id: "table", class: "trials", role: "grid", "aria-readonly": "true", "aria-describedby": "keys" })),
+    make("div", { class: "pager", id: "pager" }),
+    make("p", { class: "said", id: "keys" }, "Arrow keys walk through all trials; Home and End go to the first and the last. "
+      + "A trial that is selected here is selected in every plot."),
+  );
+}
+
+function drawTable() {
+  if (!$("table")) frameTable();
+  const all = study().columns;
+  const present = STATES.filter((_, index) => all.state.includes(index));
+  fill($("states"), present.map((state) => {
     const box = make("input", {
-      type: "checkbox", value: state,
+      type: "checkbox", value: state, "data-focus": state,
       onchange: (event) => {
         tableState.states[event.target.checked ? "add" : "delete"](state);
         tableState.page = 0;
@@ -78,59 +97,54 @@ function drawTable() {
     });
     box.checked = tableState.states.has(state);
     return make("label", { class: "check" }, box, stateMark(STATES.indexOf(state)));
-  });
-  const csv = make("button", { type: "button", class: "quiet", id: "csv", onclick: saveCsv }, "Save as CSV");
-  fill(
-    $("trials"),
-    make("div", { class: "head" }, make("h2", { id: "trials-title" }, "Trials"), csv),
-    make("div", { class: "tools" }, filter, boxes),
-    make("div", { class: "scroll" }, make("table", { id: "table", class: "trials", "aria-describedby": "keys" })),
-    make("div", { class: "pager", id: "pager" }),
-    make("p", { class: "said", id: "keys" }, "Arrow keys walk through all trials; Home and End go to the first and the last. "
-      + "A trial that is selected here is selected in every plot."),
-  );
+  }));
   drawRows();
 }
 
 function drawRows() {
+  keepingFocus(fillRows);
+}
+
+function fillRows() {
   const columns = study().columns;
   const rows = shownRows();
   const pages = Math.max(1, Math.ceil(rows.length / tableState.size));
   tableState.page = Math.min(tableState.page, pages - 1);
   const start = tableState.page * tableState.size;
-  const head = make("tr", {}, COLUMNS.map((column) => {
+  const head = make("tr", { role: "row", "aria-rowindex": "1" }, COLUMNS.map((column) => {
     const sorted = tableState.key === column.key;
     const title = column.key === "quality" ? study().metric : column.title;
     const arrow = make("span", { class: "arrow", "aria-hidden": "true" }, sorted ? (tableState.down ? " ↓" : " ↑") : "");
     const button = make("button", {
-      type: "button", "data-key": column.key,
+      type: "button", "data-key": column.key, "data-focus": `sort ${column.key}`,
       onclick: () => {
         tableState.down = sorted ? !tableState.down : !!column.down;
         tableState.key = column.key;
         tableState.page = 0;
         drawRows();
-        document.querySelector(`#table button[data-key="${column.key}"]`).focus();
       },
     }, title, arrow);
     const order = sorted ? (tableState.down ? "descending" : "ascending") : null;
-    return make("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": order }, button);
+    return make("th", { role: "columnheader", scope: "col", class: column.number ? "number" : null, "aria-sort": order }, button);
   }));
   const visible = rows.slice(start, start + tableState.size);
   const reachable = visible.includes(view.row) ? view.row : visible[0];
-  const body = visible.map((i) => make("tr", {
-    "data-row": i, tabindex: i === reachable ? "0" : "-1", "aria-selected": i === view.row ? "true" : "false",
+  const body = visible.map((i, k) => make("tr", {
+    role: "row", "aria-rowindex": start + k + 2, "aria-label": rowName(columns, i),
+    "data-row": i, "data-focus": `trial ${columns.trial[i]}`, tabindex: i === reachable ? "0" : "-1", "aria-selected": i === view.row ? "true" : "false",
     onclick: () => select(i), onkeydown: walk,
-  }, COLUMNS.map((column) => make("td", { class: column.number ? "number" : null }, column.show(columns, i)))));
+  }, COLUMNS.map((column) => make("td", { role: "gridcell", class: column.number ? "number" : null }, column.show(columns, i)))));
   const caption = make("caption", { class: "hidden" }, `Trials of ${study().name}`);
-  fill($("table"), caption, make("thead", {}, head), make("tbody", {}, body));
+  $("table").setAttribute("aria-rowcount", rows.length + 1);
+  fill($("table"), caption, make("thead", { role: "rowgroup" }, head), make("tbody", { role: "rowgroup" }, body));
   const none = rows.length ? "" : columns.trial.length ? "No trial passes the filter." : "No trial yet.";
   const range = rows.length ? `${whole(start + 1)} to ${whole(start + visible.length)} of ${whole(rows.length)}` : none;
   const turn = (by, text) => make("button", {
-    type: "button", class: "quiet", disabled: tableState.page + by < 0 || tableState.page + by >= pages,
+    type: "button", class: "quiet", "data-focus": text, disabled: tableState.page + by < 0 || tableState.page + by >= pages,
     onclick: () => { tableState.page += by; drawRows(); },
   }, text);
   const sizes = make("select", {
-    "aria-label": "Rows a page",
+    "aria-label": "Rows a page", "data-focus": "size",
     onchange: (event) => { tableState.size = +event.target.value; tableState.page = 0; drawRows(); },
   }, [25, 100, 500].map((n) => make("option", { value: n, selected: n === tableState.size }, `${n} rows`)));
   fill($("pager"), turn(-1, "Previous"), make("span", { role: "status" }, range), turn(1, "Next"), sizes);
@@ -146,10 +160,15 @@ function walk(event) {
   select(rows[Math.max(0, Math.min(rows.length - 1, steps[event.key]))], true);
 }
 
+// The page that has a row, if the filter lets it through.
+function turnTo(row) {
+  const place = shownRows().indexOf(row);
+  if (place >= 0) tableState.page = Math.floor(place / tableState.size);
+}
+
 // Turn to the page of the selected trial and mark it; `focus` follows the keyboard.
 function showInTable(focus) {
-  const place = shownRows().indexOf(view.row);
-  if (place >= 0) tableState.page = Math.floor(place / tableState.size);
+  turnTo(view.row);
   drawRows();
   if (focus) document.querySelector(`#table tr[data-row="${view.row}"]`)?.focus();
 }
