@@ -137,13 +137,14 @@ def every_block_hook(n_blocks: int, _: nn.Module, __: tuple[Any, ...], out: Tens
 
 
 def tokens_hook(
-    tokens: Tokens, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    tokens: Tokens, n_blocks: int, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """Tell gates which tokens are real."""
+    """Tell gates which tokens are real, of calls with the same rows for so many blocks."""
     given = inspect.signature(base.forward).bind_partial(*args, **kwargs).arguments
     read = given.get("input_ids")
     like = given["inputs_embeds"][..., 0] if read is None else read
     past, mask = given.get("past_key_values"), given.get("attention_mask")
-    tokens.real = (torch.ones_like(like) if mask is None else mask).float()
+    real = torch.ones_like(like) if mask is None else mask
+    tokens.real = real[: len(real) // n_blocks].float()
     if past is not None and past.get_seq_length():
         tokens.real = None

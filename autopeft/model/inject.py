@@ -134,7 +134,7 @@ class Injection:
         self._route(anatomy, apart=apart)
         if checkpointing:
             self._recompute(anatomy)
-        self._tell_gates(anatomy.base)
+        self._tell_gates(anatomy.base, self.n_trials if apart else 1)
         if anatomy.family.disentangled:
             self._disentangle(anatomy)
         self._put_in(anatomy, first_token=first_token)
@@ -281,14 +281,14 @@ class Injection:
             check = partial(hooks.called_hook, count_calls(attention), self.model.config.model_type)
             self._handles.append(self.model.register_forward_hook(check))
 
-    def _tell_gates(self, base: nn.Module) -> None:
-        """Let gates know which tokens are real, whoever calls the model."""
+    def _tell_gates(self, base: nn.Module, n_blocks: int) -> None:
+        """Let gates know which tokens are real, whoever calls the model with so many blocks."""
         tokens = Tokens()
         gates = list(_gates(self.ops))
         for gate in gates:
             gate.tokens = tokens
         if gates:
-            hook = partial(hooks.tokens_hook, tokens)
+            hook = partial(hooks.tokens_hook, tokens, n_blocks)
             self._handles.append(base.register_forward_pre_hook(hook, with_kwargs=True))
 
     def stacks(self) -> Iterator[Stack]:

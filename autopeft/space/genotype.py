@@ -204,6 +204,14 @@ class Genotype:
         return self.full or any(FORMS[op.form].alone for op in self.ops)
 
     @property
+    def needs_whole_rows(self) -> bool:
+        """It has to see whole rows: it cannot write behind a cache of keys and values.
+
+        A prompt stands before a row's first token, and a gate is a mean over all tokens.
+        """
+        return any(op.write is Tap.EMBED or op.scale == "gated" for op in self.ops)
+
+    @property
     def fork(self) -> int:
         """The lowest layer with an op, below which the model is as pretrained; else the depth."""
         if self.full:
