@@ -385,8 +385,6 @@ def _check(genotypes: Sequence[Genotype], shape: ModelShape) -> None:
             raise ConfigError("full fine-tuning trains the backbone itself, nothing is attached")
         if len(genotypes) > 1 and any(op.write is Tap.EMBED for op in genotype.ops):
             raise ConfigError("a trial with a prompt has longer rows, and no company")
-        if shape.n_encoder_layers and any(op.scale == "gated" for op in genotype.ops):
-            raise ConfigError("gated ops are not for models with an encoder and a decoder")
 
 
 def _gates(module: nn.Module) -> Iterator[Gate]:

@@ -29,8 +29,7 @@ def lengthen(anatomy: Anatomy, prompt: Prompt, *, cut: bool) -> Iterator[Removab
         cut: what the last layer puts out is one token, no longer row.
     """
     prompt.stand_at(Point(anatomy.words, "out"))
-    n_positions = anatomy.longest_row() if anatomy.family.positions else None
-    hook = partial(lengthen_hook, prompt, n_positions)
+    hook = partial(lengthen_hook, prompt, anatomy.n_positions)
     # Gates, which look at the mask, have to see the longer one.
     yield anatomy.base.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
     if not cut:

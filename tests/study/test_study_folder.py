@@ -148,10 +148,11 @@ def test_manifest_tells_what_it_was_made_with(done, spec_of):
         "name": ground.backbone.name,
         "revision": None,
         "sha256": ground.backbone.fingerprint,
-        **ground.backbone.shape.to_dict(),
+        **ground.facts.shape.to_dict(),
     }
+    assert ground.facts.shape.room == 32 - 16
     assert manifest.model["backbone_params"] == 5600
-    assert done.shape() == ground.backbone.shape
+    assert done.shape() == ground.facts.shape
     assert manifest.data["sha256"] == ground.dataset.fingerprint
     assert manifest.data["rows"] == ROWS
     assert manifest.data["labels"] == ["bad", "good"]
