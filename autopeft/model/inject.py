@@ -55,7 +55,7 @@ ATTENTIONS = {Tap.HEAD: "attention", Tap.CROSS_HEAD: "cross_attention"}
 
 
 class Injection:
-    """Ops in a model. `remove` restores the model to the bit.
+    """Ops in a model. `remove` restores the model to the bit, as does whatever is raised here.
 
     Rows of a trial begin at its lowest op. Below, frozen rows run once for all trials, or not at
     all if the states are given.
@@ -125,19 +125,22 @@ class Injection:
         self.ops = nn.ModuleDict({f"layer{i}": layer for i, layer in layers.items()})
         self.ops.to(next(model.parameters()).device)
         self._stacks = [module for module in self.ops.modules() if isinstance(module, Stack)]
-        model.requires_grad_(requires_grad=False)
-        model.add_module(OPS_ATTRIBUTE, self.ops)
-        if kernel is not None and anatomy.family.heads:
-            use_attention(model, kernel)
         self._swapped = ExitStack()
         self._by_block: list[nn.Module] = []
-        self._route(anatomy, apart=apart)
-        if checkpointing:
-            self._recompute(anatomy)
-        self._tell_gates(anatomy.base, self.n_trials if apart else 1)
-        if anatomy.family.disentangled:
-            self._disentangle(anatomy)
-        self._put_in(anatomy, first_token=first_token)
+        model.requires_grad_(requires_grad=False)
+        model.add_module(OPS_ATTRIBUTE, self.ops)
+        with ExitStack() as undoing:
+            undoing.callback(self.remove)
+            if kernel is not None and anatomy.family.heads:
+                use_attention(model, kernel)
+            self._route(anatomy, apart=apart)
+            if checkpointing:
+                self._recompute(anatomy)
+            self._tell_gates(anatomy.base, self.n_trials if apart else 1)
+            if anatomy.family.disentangled:
+                self._disentangle(anatomy)
+            self._put_in(anatomy, first_token=first_token)
+            undoing.pop_all()
 
     def _route(self, anatomy: Anatomy, *, apart: bool) -> None:
         """Lead the rows of trials through the layers."""
