@@ -143,8 +143,17 @@ def tokens_hook(
     given = inspect.signature(base.forward).bind_partial(*args, **kwargs).arguments
     read = given.get("input_ids")
     like = given["inputs_embeds"][..., 0] if read is None else read
-    past, mask = given.get("past_key_values"), given.get("attention_mask")
+    mask = given.get("attention_mask")
     real = torch.ones_like(like) if mask is None else mask
-    tokens.real = real[: len(real) // n_blocks].float()
-    if past is not None and past.get_seq_length():
-        tokens.real = None
+    tokens.real = None if goes_on(given) else real[: len(real) // n_blocks].float()
+
+
+def goes_on(given: Mapping[str, Any]) -> bool:
+    """Whether a call begins behind tokens whose keys and values are kept.
+
+    Args:
+        given: what a base model was called with, by name; which one has the cache depends on the
+            version of transformers.
+    """
+    caches = (given.get(name) for name in ("past_key_values", "cache"))
+    return any(cache is not None and cache.get_seq_length() for cache in caches)
