@@ -38,6 +38,12 @@ def error():
     raise ValueError("a bug\nand its second line")
 
 
+def refuse():
+    from autopeft.errors import DataError
+
+    raise DataError("not with this model")
+
+
 BEFORE = {
     "segfault": lambda: ctypes.string_at(0),
     "exit": lambda: sys.exit(3),
@@ -47,6 +53,7 @@ BEFORE = {
     "memory": no_memory,
     "orphan": orphan,
     "error": error,
+    "refuse": refuse,
 }
 LOSS = {"nan": float("nan"), "inf": float("inf")}
 

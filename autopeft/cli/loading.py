@@ -113,7 +113,7 @@ def _written(
         range(len(texts)),
         n_trials=1,
         generation=outputs.generation,
-        cached=not description.prompted,
+        cached=not description.genotype.needs_whole_rows,
     )
     return [{"text": t, "says": a} for t, a in zip(texts, answers, strict=True)]
 

@@ -11,6 +11,7 @@ import torch
 
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import DataError
+from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import DTYPES, Backbone, Writes, cast, load_backbone
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
@@ -137,12 +138,19 @@ class Ground:
             metric_hash=self.metric_hash,
             constant=constant_of(self.task, dataset.validation, dataset.label_names),
             other_answers=dataset.other_answers,
+            room=self.room,
         )
 
     @property
     def metric_hash(self) -> str | None:
         """SHA-256 of the file whose function is the metric, if it is one."""
         return self.task.own.sha256 if self.task.own else None
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that the longest row leaves of the model's positions; None if they are endless."""
+        n_positions = Anatomy(self.backbone.model, self.backbone.fresh).n_positions
+        return None if n_positions is None else self.work.room(n_positions)
 
     @property
     def _reading_hash(self) -> str:

@@ -16,7 +16,7 @@ from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.language import TARGET_KEY
-from autopeft.tasks.spec import LANGUAGE, GenerationSpec
+from autopeft.tasks.spec import LANGUAGE
 from autopeft.training.footprint import PASSING
 from autopeft.training.memory import OVERHEAD
 from autopeft.training.words import passing_bytes
@@ -50,7 +50,7 @@ def outlined(work: Work) -> Outlined:
     dataset = None if work.data.hub else load(work.data, work.task, Path(), work.seed)
     labels = dataset.label_names if dataset else ()
     found = outline(work.model, max(1, len(labels)), WRITES.get(work.task))
-    n_read, n_written = _lengths(work)
+    n_read, n_written = work.lengths
     for key, longest in (("max_length", n_read), (TARGET_KEY, n_written)):
         if longest > found.longest_row:
             raise ConfigError(
@@ -70,6 +70,7 @@ def outlined(work: Work) -> Outlined:
         notes=(*(dataset.notes if dataset else ()), *found.notes),
         device="meta",
         n_devices=1,
+        room=None if found.n_positions is None else work.room(found.n_positions),
     )
     return Outlined(facts, found.kind, guess(found, work))
 
@@ -88,7 +89,7 @@ def guess(found: Outline, work: Work) -> CostModel:
     """
     training = work.training.settings
     batch = training.part_size
-    n_read, n_written = _lengths(work)
+    n_read, n_written = work.lengths
     precision = work.training.precision
     size = DTYPES["fp32" if precision == "auto" else precision].itemsize
     part = size / DTYPES["fp32"].itemsize
@@ -125,15 +126,6 @@ def _weight_bytes(found: Outline, scheme: Scheme | None, size: int) -> int:
 def _of_ops(n_bytes: float) -> dict[Form, tuple[float, float]]:
     """What ops keep, in terms of `states`: half of the widths that they read and write."""
     return {form: (0.0 if form is Form.BIAS else 0.5 * n_bytes, 2 * n_bytes) for form in Form}
-
-
-def _lengths(work: Work) -> tuple[int, int]:
-    """The longest row that is read, and the longest one that a decoder beside an encoder reads."""
-    longest = work.training.max_length
-    if work.task not in LANGUAGE:
-        return longest, longest
-    answer = (work.generation or GenerationSpec()).max_target_length
-    return (longest, answer) if work.task == "seq2seq" else (longest + answer, 0)
 
 
 def _n_rows(work: Work, dataset: Dataset | None) -> dict[str, int]:

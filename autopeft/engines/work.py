@@ -1,5 +1,6 @@
 """What a worker loads, and what it says of what it loaded. No torch: the driver has none."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from autopeft.constant import Constant
@@ -8,7 +9,7 @@ from autopeft.objectives import PARAMS, CostName
 from autopeft.space.costs import CostModel
 from autopeft.space.shape import ModelShape
 from autopeft.space.spec import Strict
-from autopeft.tasks.spec import DataSpec, GenerationSpec, Kind, Unseen
+from autopeft.tasks.spec import LANGUAGE, DataSpec, GenerationSpec, Kind, Unseen
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.spec import TrainingSpec
 
@@ -42,6 +43,22 @@ class Work(Strict):
     generation: GenerationSpec | None = None
     rung_metric: str | None = None
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """The longest row that is read, and the longest that a decoder beside an encoder reads."""
+        longest = self.training.max_length
+        if self.task not in LANGUAGE:
+            return longest, longest
+        answer = (self.generation or GenerationSpec()).max_target_length
+        return (longest, answer) if self.task == "seq2seq" else (longest + answer, 0)
+
+    def room(self, n_positions: int) -> int:
+        """Tokens that rows can be longer by than the longest one, also while it is written."""
+        n_read = self.lengths[0]
+        if self.task == "causal" and self.generation is not None:
+            n_read = max(n_read, self.training.max_length + self.generation.n_new)
+        return max(0, n_positions - n_read)
+
 
 class Facts(Strict):
     """What was found when the work was loaded.
@@ -64,6 +81,7 @@ class Facts(Strict):
         metric_hash: SHA-256 of the file whose function is the metric, if it is one.
         constant: what one answer to every validation row scores, where that can be told.
         other_answers: why scores of the search and of the final selection do not compare, if so.
+        room: tokens that the longest row leaves of the model's positions; None if they are endless.
     """
 
     model_shape: dict[str, Any]
@@ -81,11 +99,12 @@ class Facts(Strict):
     metric_hash: str | None = None
     constant: Constant | None = None
     other_answers: str | None = None
+    room: int | None = None
 
     @property
     def shape(self) -> ModelShape:
-        """What a search space needs to know of the model."""
-        return ModelShape.from_dict(self.model_shape)
+        """What a search space needs to know of the model, in this study."""
+        return replace(ModelShape.from_dict(self.model_shape), room=self.room)
 
     @property
     def backbone_params(self) -> int:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from autopeft.engines.calibrate import calibrate, measure_alone
 from autopeft.engines.decide import decide, heap_of, most_that_fit
+from autopeft.engines.fault import RefusedTrialError, faults_of_trials
 from autopeft.engines.ground import load_ground
 from autopeft.engines.job import Job, JobTrial, paused_file, weights_name
 from autopeft.engines.outcome import record_of
@@ -128,6 +129,7 @@ class Workbench:
 
         Raises:
             MemoryError: or RuntimeError; it does not fit into memory.
+            RefusedTrialError: a genotype cannot be trained with this model.
             DataError: weights cannot be written.
         """
         for part in job.pieces(self._most or len(job.trials)):
@@ -152,22 +154,24 @@ class Workbench:
         """Train a cohort on the frozen backbone."""
         ground = self._ground
         train, scored, split = self._rows(job.replicate)
-        return train_cohort(
-            ground.backbone,
-            [trial.genotype for trial in job.trials],
-            [trial.seed for trial in job.trials],
-            task=self._task(job),
-            settings=self._decided.settings,
-            train=train,
-            validation=scored,
-            order_seed=job.order_seed,
-            until=job.until,
-            paused=self._paused(job),
-            cache=self._cache if split != FOLD else None,
-            trial_bytes=self._trial_bytes(job),
-            rest_bytes=self._rest_bytes,
-            progress=progress,
-        )
+        task, paused, expected = self._task(job), self._paused(job), self._trial_bytes(job)
+        with faults_of_trials(progress) as tell:
+            return train_cohort(
+                ground.backbone,
+                [trial.genotype for trial in job.trials],
+                [trial.seed for trial in job.trials],
+                task=task,
+                settings=self._decided.settings,
+                train=train,
+                validation=scored,
+                order_seed=job.order_seed,
+                until=job.until,
+                paused=paused,
+                cache=self._cache if split != FOLD else None,
+                trial_bytes=expected,
+                rest_bytes=self._rest_bytes,
+                progress=tell,
+            )
 
     def _train_full(self, job: Job, progress: Progress) -> tuple[list[Trained], float]:
         """Train the whole backbone, one that is loaded for this alone.
@@ -180,18 +184,20 @@ class Workbench:
         needed = 4 * FULL_FLOATS * trial.genotype.count_trained(ground.backbone.shape)
         _check_free(needed, ground.device)
         train, scored, _ = self._rows(job.replicate)
-        trained, seconds = train_full(
-            ground.another_backbone(),
-            trial.genotype,
-            trial.seed,
-            task=self._task(job),
-            settings=self._decided.settings,
-            train=train,
-            validation=scored,
-            order_seed=job.order_seed,
-            until=job.until,
-            progress=progress,
-        )
+        task, backbone = self._task(job), ground.another_backbone()
+        with faults_of_trials(progress) as tell:
+            trained, seconds = train_full(
+                backbone,
+                trial.genotype,
+                trial.seed,
+                task=task,
+                settings=self._decided.settings,
+                train=train,
+                validation=scored,
+                order_seed=job.order_seed,
+                until=job.until,
+                progress=tell,
+            )
         return [trained], seconds
 
     def _task(self, job: Job) -> AnyTask:
@@ -224,13 +230,14 @@ class Workbench:
         if not any(genotype.alone for genotype in genotypes):
             return self._decided.trial_bytes
         ground = self._ground
-        expected = trial_bytes(
-            ground.backbone,
-            genotypes,
-            task=ground.task,
-            settings=self._decided.settings,
-            rows=ground.train,
-        )
+        with faults_of_trials():
+            expected = trial_bytes(
+                ground.backbone,
+                genotypes,
+                task=ground.task,
+                settings=self._decided.settings,
+                rows=ground.train,
+            )
         _check_free(expected, ground.device)
         return expected
 
@@ -286,7 +293,8 @@ class Workbench:
         state = self._ground.state_bytes(settings)
         use_heap("exact", state)
         try:
-            return measure_alone(self._ground, settings, self._decided.costs, genotype)
+            with faults_of_trials():
+                return measure_alone(self._ground, settings, self._decided.costs, genotype)
         finally:
             use_heap(self._heap, state)
 
@@ -357,6 +365,8 @@ def failure_from(error: Exception) -> Failure:
     first = next(iter(str(error).splitlines()), "")
     if is_out_of_memory(error):
         return Failure("out_of_memory", first or "no memory left")
+    if isinstance(error, RefusedTrialError):
+        return Failure("error", first)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return Failure("error", f"{type(error).__name__}: {first}{where}")

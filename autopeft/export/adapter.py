@@ -17,7 +17,7 @@ from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.space.taps import QUERIES, Tap
+from autopeft.space.taps import QUERIES
 from autopeft.tasks.spec import GenerationSpec, Kind
 
 FORMAT_VERSION = 1
@@ -127,11 +127,6 @@ class Description:
     outputs: Outputs
     max_length: int
     scheme: Scheme | None = None
-
-    @property
-    def prompted(self) -> bool:
-        """Rows begin with a prompt."""
-        return any(op.write is Tap.EMBED for op in self.genotype.ops)
 
     def to_dict(self, sha256: str, autopeft: str) -> dict[str, Any]:
         """What `autopeft_config.json` says.

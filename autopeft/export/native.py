@@ -79,8 +79,7 @@ def load(
         model.config.pad_token_id = tokenizer.pad_token_id
     if (generation := description.outputs.generation) is not None:
         speak(tokenizer, generation)
-        # A prompt stands before a row's first token, which kept keys are not.
-        cached = model.config.use_cache = not description.prompted
+        cached = model.config.use_cache = not description.genotype.needs_whole_rows
         told = writing(model, tokenizer, generation, cached=cached)
         model.generation_config = GenerationConfig(**told)
     to_dtype(model, dtype or torch.float32)

@@ -170,7 +170,7 @@ def _keeps_keys(winner: Winner) -> bool:
     n_encoding = shape.n_encoder_layers
     # transformers counts the layers of T5's decoder in its encoder.
     deeper = bool(n_encoding) and shape.n_layers - n_encoding > n_encoding
-    return not deeper and not winner.description.prompted
+    return not deeper and not winner.genotype.needs_whole_rows
 
 
 def ask(question: Mapping[str, Any]) -> tuple[Float[Tensor, "row output"], list[str]]:

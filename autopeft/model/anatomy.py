@@ -224,6 +224,11 @@ class Anatomy:
         return positions.num_embeddings - first
 
     @property
+    def n_positions(self) -> int | None:
+        """Tokens that there are embeddings of positions for; None if no table limits them."""
+        return self.longest_row() if self.family.positions else None
+
+    @property
     def _d_model(self) -> int:
         return Point(self.module(0, "q"), "in").width
 

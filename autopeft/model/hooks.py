@@ -137,13 +137,23 @@ def every_block_hook(n_blocks: int, _: nn.Module, __: tuple[Any, ...], out: Tens
 
 
 def tokens_hook(
-    tokens: Tokens, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    tokens: Tokens, n_blocks: int, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """Tell gates which tokens are real."""
+    """Tell gates which tokens are real, of calls with the same rows for so many blocks."""
     given = inspect.signature(base.forward).bind_partial(*args, **kwargs).arguments
     read = given.get("input_ids")
     like = given["inputs_embeds"][..., 0] if read is None else read
-    past, mask = given.get("past_key_values"), given.get("attention_mask")
-    tokens.real = (torch.ones_like(like) if mask is None else mask).float()
-    if past is not None and past.get_seq_length():
-        tokens.real = None
+    mask = given.get("attention_mask")
+    real = torch.ones_like(like) if mask is None else mask
+    tokens.real = None if goes_on(given) else real[: len(real) // n_blocks].float()
+
+
+def goes_on(given: Mapping[str, Any]) -> bool:
+    """Whether a call begins behind tokens whose keys and values are kept.
+
+    Args:
+        given: what a base model was called with, by name; which one has the cache depends on the
+            version of transformers.
+    """
+    caches = (given.get(name) for name in ("past_key_values", "cache"))
+    return any(cache is not None and cache.get_seq_length() for cache in caches)

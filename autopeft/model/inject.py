@@ -55,7 +55,7 @@ ATTENTIONS = {Tap.HEAD: "attention", Tap.CROSS_HEAD: "cross_attention"}
 
 
 class Injection:
-    """Ops in a model. `remove` restores the model to the bit.
+    """Ops in a model. `remove` restores the model to the bit, as does whatever is raised here.
 
     Rows of a trial begin at its lowest op. Below, frozen rows run once for all trials, or not at
     all if the states are given.
@@ -125,21 +125,24 @@ class Injection:
         self.ops = nn.ModuleDict({f"layer{i}": layer for i, layer in layers.items()})
         self.ops.to(next(model.parameters()).device)
         self._stacks = [module for module in self.ops.modules() if isinstance(module, Stack)]
-        model.requires_grad_(requires_grad=False)
-        model.add_module(OPS_ATTRIBUTE, self.ops)
-        if kernel is not None and anatomy.family.heads:
-            use_attention(model, kernel)
         self._swapped = ExitStack()
         self._by_block: list[nn.Module] = []
-        self._route(anatomy, apart=apart)
-        if checkpointing:
-            self._recompute(anatomy)
-        self._tell_gates(anatomy.base)
-        if anatomy.family.disentangled:
-            self._disentangle(anatomy)
-        self._put_in(anatomy, first_token=first_token)
-        if not apart:
-            self._join_top(anatomy)
+        model.requires_grad_(requires_grad=False)
+        model.add_module(OPS_ATTRIBUTE, self.ops)
+        with ExitStack() as undoing:
+            undoing.callback(self.remove)
+            if kernel is not None and anatomy.family.heads:
+                use_attention(model, kernel)
+            self._route(anatomy, apart=apart)
+            if checkpointing:
+                self._recompute(anatomy)
+            self._tell_gates(anatomy.base, self.n_trials if apart else 1)
+            if anatomy.family.disentangled:
+                self._disentangle(anatomy)
+            self._put_in(anatomy, first_token=first_token)
+            if not apart:
+                self._join_top(anatomy)
+            undoing.pop_all()
 
     def _route(self, anatomy: Anatomy, *, apart: bool) -> None:
         """Lead the rows of trials through the layers."""
@@ -289,13 +292,13 @@ class Injection:
             check = partial(hooks.called_hook, count_calls(attention), self.model.config.model_type)
             self._handles.append(self.model.register_forward_hook(check))
 
-    def _tell_gates(self, base: nn.Module) -> None:
-        """Let gates know which tokens are real, whoever calls the model."""
+    def _tell_gates(self, base: nn.Module, n_blocks: int) -> None:
+        """Let gates know which tokens are real, whoever calls the model with so many blocks."""
         tokens = Tokens()
         for gate in (gates := list(_gates(self.ops))):
             gate.tokens = tokens
         if gates:
-            hook = partial(hooks.tokens_hook, tokens)
+            hook = partial(hooks.tokens_hook, tokens, n_blocks)
             self._handles.append(base.register_forward_pre_hook(hook, with_kwargs=True))
 
     def stacks(self) -> Iterator[Stack]:
@@ -392,8 +395,6 @@ def _check(genotypes: Sequence[Genotype], shape: ModelShape) -> None:
             raise ConfigError("full fine-tuning trains the backbone itself, nothing is attached")
         if len(genotypes) > 1 and any(op.write is Tap.EMBED for op in genotype.ops):
             raise ConfigError("a trial with a prompt has longer rows, and no company")
-        if shape.n_encoder_layers and any(op.scale == "gated" for op in genotype.ops):
-            raise ConfigError("gated ops are not for models with an encoder and a decoder")
 
 
 def _gates(module: nn.Module) -> Iterator[Gate]:

@@ -33,7 +33,8 @@ class Outline:
         model: on meta tensors, in fp32.
         shape: what a search space needs to know of it.
         kind: its family.
-        longest_row: tokens that it has positions for.
+        longest_row: tokens that it reads.
+        n_positions: tokens that it has embeddings of positions for; None if no table limits them.
         notes: what the user has to be told.
     """
 
@@ -41,6 +42,7 @@ class Outline:
     shape: ModelShape
     kind: str
     longest_row: int
+    n_positions: int | None
     notes: tuple[str, ...]
 
     @property
@@ -79,7 +81,7 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
     kind = config.model_type
     notes = () if kind in FAMILIES else (told(kind, anatomy.family),)
     model.eval().requires_grad_(requires_grad=False)
-    return Outline(model, anatomy.shape(), kind, anatomy.longest_row(), notes)
+    return Outline(model, anatomy.shape(), kind, anatomy.longest_row(), anatomy.n_positions, notes)
 
 
 def kept_bytes(model: PreTrainedModel, n_rows: int, n_read: int, n_written: int) -> int:

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.hooks import goes_on
 from autopeft.ops.point import Point
 from autopeft.ops.prompt import Prompt
 
@@ -29,8 +30,7 @@ def lengthen(anatomy: Anatomy, prompt: Prompt, *, cut: bool) -> Iterator[Removab
         cut: what the last layer puts out is one token, no longer row.
     """
     prompt.stand_at(Point(anatomy.words, "out"))
-    n_positions = anatomy.longest_row() if anatomy.family.positions else None
-    hook = partial(lengthen_hook, prompt, n_positions)
+    hook = partial(lengthen_hook, prompt, anatomy.n_positions)
     # Gates, which look at the mask, have to see the longer one.
     yield anatomy.base.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
     if not cut:
@@ -60,13 +60,11 @@ def lengthen_hook(
     """
     given = dict(inspect.signature(base.forward).bind_partial(*args, **kwargs).arguments)
     given |= given.pop("kwargs", {})
-    for name in ("past_key_values", "cache"):
-        past = given.get(name)
-        if past is not None and past.get_seq_length():
-            raise DataError(
-                "a prompt stands before a row's first token, and this call begins behind others; "
-                "generate with use_cache=False"
-            )
+    if goes_on(given):
+        raise DataError(
+            "a prompt stands before a row's first token, and this call begins behind others; "
+            "generate with use_cache=False"
+        )
     ids = given.pop("input_ids", None)
     words: Tensor = given["inputs_embeds"] if ids is None else base.get_input_embeddings()(ids)
     tokens = prompt.tokens().to(words.dtype)

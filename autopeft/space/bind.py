@@ -15,9 +15,9 @@ def bind(
 ) -> SearchSpace:
     """Fit a space to a model and a budget.
 
-    What a slot needs of taps that the model lacks is left out, sizes that do not divide its widths
-    where they have to, and, in a space by construction, slots whose smallest op is over the budget;
-    each with a note.
+    What a slot needs of taps and gates that the model lacks is left out, sizes that it has no place
+    for, and, in a space by construction, slots whose smallest op is over the budget; each with a
+    note.
 
     Args:
         spec: the validated file.
@@ -64,8 +64,8 @@ def _slot(
     listed: SlotSpec, spec: SpaceSpec, shape: ModelShape, exchange: float, notes: list[str]
 ) -> Slot | None:
     """The slot in this model, None if nothing of it remains; `notes` are added to."""
-    slot_spec, note = fit(listed, shape)
-    notes += [note] if note else []
+    slot_spec, lacking = fit(listed, shape)
+    notes += lacking
     if slot_spec is None:
         return None
     sizes, note = fit_sizes(slot_spec, listed_sizes(slot_spec, shape.widths[Tap.ATTN_IN]), shape)

@@ -1,9 +1,8 @@
-"""Cutting the slots of a space down to the taps and the widths that a model has."""
+"""Cutting the slots of a space down to the taps, the gates and the room that a model has."""
 
 from collections.abc import Sequence
 
-from autopeft.space.forms import FORMS
-from autopeft.space.shape import ModelShape
+from autopeft.space.shape import NO_GATES, ModelShape
 from autopeft.space.spec import SlotSpec, resolve_read
 from autopeft.space.taps import Tap
 
@@ -11,10 +10,12 @@ DERIVED = ("weight", "same")
 """Reads that follow from the tap that is written."""
 OWN = "own"
 """The activation of the model's FFN."""
+GATED = "gated"
+"""The scale that is a gate."""
 
 
-def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:
-    """The slot without what the model lacks, and a note on what that is.
+def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, list[str]]:
+    """The slot without what the model lacks, and notes on what that is.
 
     Of taps that are written together those remain that are there; a choice of which nothing
     remains is no choice any more.
@@ -24,14 +25,41 @@ def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]
         shape: of the model.
 
     Returns:
-        The slot, None if nothing of it remains; and the note, None if nothing is lacking.
+        The slot, None if nothing of it remains; and the notes, none if nothing is lacking.
     """
-    if OWN in slot.activation:
-        if shape.ffn_activation is None:
-            why = "the FFN of the model has a gate, no biases or an activation that no op has"
-            return None, f"slot {slot.name} is left out: {why}"
-        known = (shape.ffn_activation if name == OWN else name for name in slot.activation)
-        slot = slot.model_copy(update={"activation": tuple(dict.fromkeys(known))})
+    notes = []
+    for cut in (_activated, _scaled, _placed):
+        fitted, note = cut(slot, shape)
+        notes += [note] if note else []
+        if fitted is None:
+            return None, notes[-1:]
+        slot = fitted
+    return slot, notes
+
+
+def _activated(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:
+    """The slot with the FFN's own activation by its name."""
+    if OWN not in slot.activation:
+        return slot, None
+    if shape.ffn_activation is None:
+        why = "the FFN of the model has a gate, no biases or an activation that no op has"
+        return None, f"slot {slot.name} is left out: {why}"
+    known = (shape.ffn_activation if name == OWN else name for name in slot.activation)
+    return slot.model_copy(update={"activation": tuple(dict.fromkeys(known))}), None
+
+
+def _scaled(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:
+    """The slot without gates, where there can be none."""
+    if shape.gates or GATED not in slot.scale:
+        return slot, None
+    scale = tuple(factor for factor in slot.scale if factor != GATED)
+    if not scale:
+        return None, f"slot {slot.name} is left out: {NO_GATES}"
+    return slot.model_copy(update={"scale": scale}), f"slot {slot.name} goes ungated: {NO_GATES}"
+
+
+def _placed(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:
+    """The slot without taps that are not there."""
     lacking = [tap for tap in Tap if tap in slot.taps() - set(shape.widths)]
     if not lacking:
         return slot, None
@@ -52,6 +80,23 @@ def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]
     return fitted, f"slot {slot.name} goes without {names}, which the model lacks"
 
 
+def misfits(slot: SlotSpec, sizes: Sequence[int], shape: ModelShape) -> dict[int, str]:
+    """The sizes that an op of the slot cannot have in a model, and why.
+
+    Args:
+        slot: cut down to the taps that the model has.
+        sizes: of the slot.
+        shape: of the model.
+    """
+    places = sorted(slot.places())
+    found = {size: [shape.misfit(form, size, *at) for form, *at in places] for size in sizes}
+    return {
+        size: "; ".join(dict.fromkeys(filter(None, reasons)))
+        for size, reasons in found.items()
+        if any(reasons)
+    }
+
+
 def fit_sizes(
     slot: SlotSpec, sizes: Sequence[int], shape: ModelShape
 ) -> tuple[tuple[int, ...], str | None]:
@@ -65,16 +110,12 @@ def fit_sizes(
     Returns:
         The sizes, in their order, and the note, None if all sizes remain.
     """
-    at, places = shape.widths, slot.places()
-    kept = tuple(
-        size
-        for size in sizes
-        if all(FORMS[form].fits.test(size, at[r], at[w]) for form, r, w in places)
-    )
-    if len(kept) == len(sizes):
-        return kept, None
-    others = ", ".join(str(size) for size in sizes if size not in kept)
-    reasons = "; ".join(FORMS[form].fits.words for form in slot.form if FORMS[form].choosy)
-    if not kept:
+    lost = misfits(slot, sizes, shape)
+    if not lost:
+        return tuple(sizes), None
+    others = ", ".join(map(str, lost))
+    reasons = "; ".join(dict.fromkeys(lost.values()))
+    if len(lost) == len(sizes):
         return (), f"slot {slot.name} is left out: no size of {others} fits: {reasons}"
+    kept = tuple(size for size in sizes if size not in lost)
     return kept, f"slot {slot.name} goes without sizes {others}: {reasons}"

@@ -147,11 +147,6 @@ class FormRule:
     learnable: bool = True
     alone: bool = False
 
-    @property
-    def choosy(self) -> bool:
-        """Whether not every size fits everywhere."""
-        return self.fits is not _ANYWHERE
-
 
 def adalora_start(rank: int) -> int:
     """Ranks that AdaLoRA starts with: half as many again as it may keep on average."""

@@ -20,7 +20,7 @@ from autopeft.space.forms import (
     shared_params,
     shared_trained_params,
 )
-from autopeft.space.shape import ModelShape
+from autopeft.space.shape import NO_GATES, ModelShape
 from autopeft.space.taps import Tap
 
 GENOTYPE_VERSION = 1
@@ -109,10 +109,9 @@ class Op:
             return count + shape.widths[gate_tap(self.read)] + 1
         return count + (self.scale == "learned")
 
-    def fits(self, size: int, shape: ModelShape) -> bool:
-        """Whether the op can be of this size where it stands in this model."""
-        widths = shape.widths[self.read], shape.widths[self.write]
-        return size == 0 or FORMS[self.form].fits.test(size, *widths)
+    def misfit(self, size: int, shape: ModelShape) -> str | None:
+        """Why the op cannot be of this size where it stands in this model; None if it can."""
+        return shape.misfit(self.form, size, self.read, self.write) if size else None
 
     @property
     def stored(self) -> "Op":
@@ -206,6 +205,14 @@ class Genotype:
         return self.full or any(FORMS[op.form].alone for op in self.ops)
 
     @property
+    def needs_whole_rows(self) -> bool:
+        """It has to see whole rows: it cannot write behind a cache of keys and values.
+
+        A prompt stands before a row's first token, and a gate is a mean over all tokens.
+        """
+        return any(op.write is Tap.EMBED or op.scale == "gated" for op in self.ops)
+
+    @property
     def fork(self) -> int:
         """The lowest layer with an op, below which the model is as pretrained; else the depth."""
         if self.full:
@@ -216,7 +223,7 @@ class Genotype:
         )
 
     def check_fits(self, shape: ModelShape) -> None:
-        """Refuse a model of another depth, without a tap that an op uses, or of other widths.
+        """Refuse a model of another depth, without what an op needs, or with no room for it.
 
         Raises:
             ConfigError: naming what is missing and what the model has.
@@ -238,12 +245,15 @@ class Genotype:
                     f"op {op.form} {op.read}->{op.write} is in layer {', '.join(outside)}, which "
                     f"has no tap {op.write}; layers {layers.start} to {layers.stop - 1} have it"
                 )
-            if misfits := sorted({size for size in op.sizes if not op.fits(size, shape)}):
+            if op.scale == "gated" and not shape.gates:
+                raise ConfigError(f"op {op.form} {op.read}->{op.write}: {NO_GATES}")
+            reasons = {size: op.misfit(size, shape) for size in sorted(set(op.sizes))}
+            if misfits := {size: reason for size, reason in reasons.items() if reason}:
                 read, write = shape.widths[op.read], shape.widths[op.write]
                 raise ConfigError(
                     f"op {op.form} {op.read}->{op.write} cannot be of size "
                     f"{', '.join(map(str, misfits))} between widths {read} and {write}: "
-                    f"{FORMS[op.form].fits.words}"
+                    f"{'; '.join(dict.fromkeys(misfits.values()))}"
                 )
 
     def to_dict(self) -> dict[str, Any]:

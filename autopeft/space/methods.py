@@ -8,12 +8,11 @@ from pydantic import Field, RootModel
 
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
-from autopeft.space.fit import fit_sizes
-from autopeft.space.forms import FORMS
+from autopeft.space.fit import fit_sizes, misfits
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import within
-from autopeft.space.shape import ModelShape
+from autopeft.space.shape import NO_GATES, ModelShape
 from autopeft.space.slot import Slot
 from autopeft.space.spec import SlotSpec, Strict
 from autopeft.space.taps import Tap
@@ -57,12 +56,20 @@ class Method(Strict):
         """Why the method cannot stand in the model, None if it can."""
         if lacking := self.lacking(shape):
             return f"the model has no tap {', '.join(lacking)}"
-        if shape.n_encoder_layers and any("gated" in slot.scale for slot in self.slots):
-            return "gated ops are not for models with an encoder and a decoder"
-        if not all(_sizes(slot, shape) for slot in self._slots(shape)):
-            forms = {form for slot in self.slots for form in slot.form if FORMS[form].choosy}
-            return "; ".join(FORMS[form].fits.words for form in sorted(forms))
-        return None
+        if not shape.gates and any("gated" in slot.scale for slot in self.slots):
+            return NO_GATES
+        reasons = [
+            reason
+            for slot in self._slots(shape)
+            if not _sizes(slot, shape)
+            for reason in misfits(slot, _listed(slot), shape).values()
+        ]
+        return "; ".join(dict.fromkeys(reasons)) or None
+
+    def shortened(self, shape: ModelShape) -> str | None:
+        """What it has to do without in a model that it can stand in; None if nothing is lacking."""
+        found = [fit_sizes(slot, _listed(slot), shape)[1] for slot in self._slots(shape)]
+        return "; ".join(filter(None, found)) or None
 
     def genotype(self, shape: ModelShape, level: int = 0) -> Genotype:
         """The method at its published size (level 0) or a smaller one.
@@ -120,6 +127,10 @@ def method(name: str) -> Method:
 
 def _sizes(spec: SlotSpec, shape: ModelShape) -> tuple[int, ...]:
     """Its sizes that fit the model, the published one first."""
+    return fit_sizes(spec, _listed(spec), shape)[0]
+
+
+def _listed(spec: SlotSpec) -> tuple[int, ...]:
     if not isinstance(spec.size, tuple):
         raise ConfigError(f"{TABLE.name}: slot {spec.name}: a method lists its sizes")
-    return fit_sizes(spec, spec.size, shape)[0]
+    return spec.size

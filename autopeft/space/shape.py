@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
-from autopeft.space.forms import Activation
+from autopeft.space.forms import FORMS, PROMPTS, Activation, Form
 from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
+
+NO_GATES = "gated ops are not for models with an encoder and a decoder"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class ModelShape:
         biased: taps that are the output of a module with a bias.
         n_encoder_layers: of an encoder-decoder, whose layers come first; 0 for other models.
         shared_inputs: taps whose weight matrices read something else, too.
+        room: tokens that a study's longest row leaves of the positions; None if they are endless,
+            or if nobody knows.
     """
 
     n_layers: int
@@ -31,6 +35,7 @@ class ModelShape:
     biased: frozenset[Tap] = frozenset()
     n_encoder_layers: int = 0
     shared_inputs: frozenset[Tap] = frozenset()
+    room: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
@@ -40,6 +45,23 @@ class ModelShape:
         wanted = set(taps)
         first = self.n_encoder_layers if CROSS & wanted else 0
         return range(first, 1 if Tap.EMBED in wanted else self.n_layers)
+
+    @property
+    def gates(self) -> bool:
+        """Whether ops can be gated: rows have to be of one length in all layers."""
+        return not self.n_encoder_layers
+
+    def misfit(self, form: Form, size: int, read: Tap, write: Tap) -> str | None:
+        """Why an op cannot be of a size between two taps of the model; None if it can."""
+        rule = FORMS[form].fits
+        if not rule.test(size, self.widths[read], self.widths[write]):
+            return rule.words
+        if form in PROMPTS and self.room is not None and size > self.room:
+            return (
+                f"the longest rows leave {self.room} of the model's positions; "
+                "a lower max_length leaves more"
+            )
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -51,6 +73,7 @@ class ModelShape:
             "biased": [str(tap) for tap in Tap if tap in self.biased],
             "shared_inputs": [str(tap) for tap in Tap if tap in self.shared_inputs],
             "n_encoder_layers": self.n_encoder_layers,
+            **({} if self.room is None else {"room": self.room}),
         }
 
     @classmethod
@@ -60,7 +83,7 @@ class ModelShape:
         Raises:
             KeyError, TypeError, ValueError: a key is missing or has another kind of value.
         """
-        activation = data["ffn_activation"]
+        activation, room = data["ffn_activation"], data.get("room")
         return cls(
             n_layers=int(data["n_layers"]),
             widths={Tap(tap): int(width) for tap, width in data["widths"].items()},
@@ -69,6 +92,7 @@ class ModelShape:
             biased=frozenset(Tap(tap) for tap in data["biased"]),
             shared_inputs=frozenset(Tap(tap) for tap in data.get("shared_inputs", ())),
             n_encoder_layers=int(data.get("n_encoder_layers", 0)),
+            room=None if room is None else int(room),
         )
 
 

@@ -94,4 +94,4 @@ def _scaled(op: Op, factor: float, shape: ModelShape) -> Op:
         return op
     sizes = tuple(max(1, int(size * factor)) if size else 0 for size in op.sizes)
     smaller = replace(op, sizes=sizes)
-    return smaller if all(op.fits(size, shape) for size in sizes) else op
+    return op if any(op.misfit(size, shape) for size in sizes) else smaller

@@ -37,6 +37,8 @@ LOOK_SECONDS = 5.0
 
 _CONTINUES = "continues"
 
+REMADE = "move the file away, and it is made again from jobs and records"
+
 T = TypeVar("T")
 
 
@@ -101,8 +103,7 @@ class Ledger:
         for number, found in enumerate(self._hashes):
             if known.get(number) != found:
                 raise DataError(
-                    f"{self._where}: trial {number} is not that of the jobs beside it; move the "
-                    "file away, and it is made again from jobs and records"
+                    f"{self._where}: trial {number} is not that of the jobs beside it; {REMADE}"
                 )
 
     def enter(self, trial: JobTrial, params: Params | None, space: SearchSpace) -> None:
@@ -114,7 +115,7 @@ class Ledger:
             space: gives the coordinates their ranges.
 
         Raises:
-            DataError: the database cannot be written.
+            DataError: the database cannot be written, or knows other choices in the space.
         """
         if trial.number < len(self._hashes):
             return
@@ -142,7 +143,12 @@ class Ledger:
             self._study.add_trial(entry)
             return self._n_trials
 
-        self._numbers.append(self._write(add))
+        try:
+            self._numbers.append(self._write(add))
+        except ValueError as error:  # what Optuna calls a dynamic value space
+            raise DataError(
+                f"{self._where}: an earlier autopeft saw other choices in this space; {REMADE}"
+            ) from error
         self._n_trials = self._numbers[-1] + 1
         self._open.add(trial.number)
         self._hashes.append(trial.genotype.hash)

@@ -68,7 +68,7 @@ class Starts:
 def starts_of(
     shape: ModelShape, budget: Budget, names: Sequence[str], warm: Sequence[Start] = ()
 ) -> tuple[Starts, list[str]]:
-    """What is tried beside the sampler's proposals, and notes on methods that are left out.
+    """What is tried beside the sampler's proposals, and notes on what of methods is left out.
 
     Args:
         shape: of the model.
@@ -91,6 +91,8 @@ def starts_of(
                 f"{budget.spent_by(least, shape)}, the budget is {budget}"
             )
             continue
+        if less := method(name).shortened(shape):
+            notes.append(f"method {name}: {less}")
         sizes = [Start(g, f"method {name}") for g in _spread(fitting, shape)]
         first.append(sizes[0])
         smaller.append(sizes[1:])

@@ -18,7 +18,6 @@ from autopeft.model.inject import Injection, fill
 from autopeft.model.words import Words, word_states
 from autopeft.ops.sending import sent
 from autopeft.space.genotype import Genotype
-from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Batch, Encoded, Places, collate
 from autopeft.tasks.language import Language, Written
 from autopeft.tasks.task import AnyTask
@@ -232,8 +231,8 @@ class Trials(AbstractContextManager[Any, None]):
         Args:
             rows: where the rows are.
             indices: their positions.
-            cached: keep keys and values of what was written. The answers are the same without; a
-                prompt does without.
+            cached: keep keys and values of what was written. The answers are the same without;
+                prompts and gates do without.
 
         Raises:
             TypeError: the answers of this task are no texts.
@@ -242,7 +241,7 @@ class Trials(AbstractContextManager[Any, None]):
         if not isinstance(task, Language):
             raise TypeError("the answers of this task are no texts")
         self._stand_apart()
-        prompted = any(op.write is Tap.EMBED for g in self.genotypes for op in g.ops)
+        whole = any(genotype.needs_whole_rows for genotype in self.genotypes)
         return written(
             self.backbone.model,
             self.backbone.tokenizer,
@@ -250,7 +249,7 @@ class Trials(AbstractContextManager[Any, None]):
             indices,
             n_trials=self.n_trials,
             generation=task.generation,
-            cached=cached and not prompted,
+            cached=cached and not whole,
         )
 
     def _stand_apart(self) -> None:

@@ -7,7 +7,8 @@ import tiny
 from study_factory import write_data
 from tiny_language import CONFIGS, kind_of, language, writing_backbone
 
-from autopeft.engines.outlined import guess
+from autopeft.engines.ground import Ground
+from autopeft.engines.outlined import guess, outlined
 from autopeft.engines.work import Work
 from autopeft.errors import DataError
 from autopeft.model.outline import outline
@@ -102,6 +103,47 @@ def test_counts_are_those_of_the_methods(run, folder, tmp_path):
         assert sized["params"] == genotype.count_params(shape)
         assert sized["fits"] == (sized["params"] <= 900)
     assert {sized["fits"] for sized in found["methods"]} == {True, False}
+
+
+@pytest.mark.parametrize("task", ["classification", "causal"])
+def test_room_for_prompts_is_what_a_worker_finds(task, tmp_path):
+    family = {"classification": "bert", "causal": "gpt2"}[task]
+    backbone = writing_backbone(family) if task == "causal" else tiny.tiny_backbone(family)
+    backbone.model.config.save_pretrained(tmp_path)
+    work = Work(
+        model=str(tmp_path),
+        task=task,
+        metric="exact_match",
+        data=DataSpec(hub="owner/name"),
+        training=TrainingSpec(max_length=16),
+        seed=0,
+        generation=GenerationSpec(max_target_length=5, max_new_tokens=8),
+    )
+    n_positions = backbone.model.config.max_position_embeddings
+    room = n_positions - 16 - (8 if task == "causal" else 0)
+    assert outlined(work).facts.room == room
+    ground = Ground(work, None, backbone, None, None, None, None, ())
+    assert ground.room == room
+
+
+def test_prompts_that_there_is_no_room_for_are_told(run, folder, tmp_path):
+    study = {
+        "model": str(folder),
+        "data": {"hub": "glue/sst2"},
+        "space": "prompts",
+        "methods": ["lora", "prompt_tuning"],
+        "budget": {"max_params": "100%"},
+        "training": {"max_length": 30},
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    flags = ["--dry-run", "--out", "x", "--format", "json"]
+    code, out, err = run("search", tmp_path / "study.yaml", *flags)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["shape"]["room"] == tiny.N_POSITIONS - 30
+    published = next(one for one in found["methods"] if one["name"] == "prompt_tuning")
+    assert (published["level"], published["params"]) == (0, 8 * tiny.D_MODEL)
+    assert sum("leave 10 of the model's positions" in note for note in found["notes"]) == 2
 
 
 def test_hub_is_not_asked_for_rows(run, folder):

@@ -30,6 +30,7 @@ KINDS = {
     "kill": ("crash", "the worker died of SIGKILL"),
     "memory": ("out_of_memory", "DefaultCPUAllocator"),
     "error": ("error", "ValueError: a bug (faulty_worker.py:"),
+    "refuse": ("error", "not with this model"),
     "nan": ("nan", "the loss at step 2 of 3 is not a number"),
     "inf": ("diverged", "the loss at step 2 of 3 is infinite"),
 }
@@ -101,8 +102,8 @@ def test_workers_measure_what_the_driver_would_measure(done, spec_of, tmp_path):
 @pytest.mark.parametrize(
     "by_fault",
     [
-        pytest.param({"segfault": 1, "exit": 2, "nan": 4}, marks=pytest.mark.slow),
-        pytest.param({"orphan": 0, "memory": 3, "inf": 4}, marks=pytest.mark.chaos),
+        pytest.param({"segfault": 1, "refuse": 2, "nan": 4}, marks=pytest.mark.slow),
+        pytest.param({"orphan": 0, "exit": 2, "memory": 3, "inf": 4}, marks=pytest.mark.chaos),
         pytest.param({"hang": 2, "error": 4}, marks=pytest.mark.chaos),
         pytest.param({"stuck": 1, "kill": 3}, marks=pytest.mark.chaos),
     ],

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from export.winners import LORA, MIXED, edit_json, winner_of
+from tiny import lora
 from tiny_language import CONFIGS, kind_of, texts, writing_backbone
 
 import autopeft
@@ -17,9 +18,11 @@ from autopeft.export.card import model_card
 from autopeft.export.native import CONFIG
 from autopeft.export.proof import TOLERANCE, _same_texts, prove, question_of
 from autopeft.export.run import TARGETS
+from autopeft.space.taps import Tap
 from autopeft.study.spec import StudySpec
 
-OPS = {"native": MIXED, "peft": LORA, "merged": LORA}
+GATED = (lora(Tap.V, 4, scale="gated"),)
+OPS = {"native": MIXED, "peft": LORA, "merged": LORA, "gated": GATED}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("target", OPS)
+@pytest.mark.parametrize("target", ["native", "peft", "merged"])
 def test_what_is_loaded_writes_what_was_trained(home, family, target):
     one, folder = winner(home, family, target), exported(home, family, target)
     found, written = reload.answer(question_of(target, folder, one))
@@ -106,6 +109,17 @@ def test_it_generates_as_it_was_scored_unless_it_is_told_otherwise(home, family,
     (found,) = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
     text = tokenizer.decode(found[ids.shape[1] if family == "gpt2" else 0 :], True)
     assert text.strip() == one.answers[0]
+
+
+def test_gates_write_without_kept_keys(home, tmp_path):
+    one = winner(home, "gpt2", "gated")
+    TARGETS["native"](one, tmp_path)
+    _, written = reload.answer(question_of("native", tmp_path, one))
+    assert written == one.answers
+    (text, *_) = one.ground.dataset.validation.texts[0]
+    (told,) = load_and_tell(tmp_path, None, [text])["texts"]
+    assert told["says"] == one.answers[0]
+    assert not autopeft.load(tmp_path)[0].config.use_cache
 
 
 @pytest.mark.parametrize(("family", "auto"), [("t5", "Seq2SeqLM"), ("gpt2", "CausalLM")])

@@ -230,6 +230,9 @@ def test_a_gate_needs_whole_rows(family):
     assert written.shape[1] == batch["input_ids"].shape[1] + 3
     with pytest.raises(DataError, match="generate with use_cache=False"):
         model.generate(**batch, **more, use_cache=True)
+    ids = torch.tensor([[9, 8, 7]])  # without padding `generate` passes no mask
+    with pytest.raises(DataError, match="generate with use_cache=False"):
+        model.generate(ids, attention_mask=torch.ones_like(ids), **more, use_cache=True)
 
 
 def test_query_heads_that_share_keys_share_a_multihead_adapter():

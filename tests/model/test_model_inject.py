@@ -337,6 +337,32 @@ class TestCopies:
         assert not torch.equal(hidden(twin, batch), states)
 
 
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+def test_what_is_raised_half_way_leaves_the_model_as_it_was(family, monkeypatch):
+    model = tiny_model(family)
+    batch = tiny_batch(model)
+    model.requires_grad_(requires_grad=True)
+    before = model(**batch).logits
+    hook = Injection._hook
+
+    def refuse(self, anatomy, index, layer):
+        hook(self, anatomy, index, layer)
+        if index == N_LAYERS - 1:
+            raise ConfigError("not here")
+
+    monkeypatch.setattr(Injection, "_hook", refuse)
+    with pytest.raises(ConfigError, match="not here"):
+        Injection(model, [genotype(lora(), adapter())] * 2, [0, 1], "eager", checkpointing=True)
+    assert not hasattr(model, OPS_ATTRIBUTE)
+    assert not hooks(model)
+    assert model.config._attn_implementation == tiny_model(family).config._attn_implementation
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(model(**batch).logits, before)
+    monkeypatch.undo()
+    inject(model, MIXED if family == "bert" else genotype(lora())).remove()
+    assert torch.equal(model(**batch).logits, before)
+
+
 def test_two_ops_of_almost_one_scale_keep_their_tensors_apart(model):
     near = [op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, 2, scale=2 + i / 1e9) for i in range(2)]
     one = genotype(*near)

@@ -11,9 +11,10 @@ from autopeft.space.encode import encode
 from autopeft.space.forms import Form, misplaced
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.methods import method
-from autopeft.space.shape import ModelShape
+from autopeft.space.shape import NO_GATES, ModelShape
 from autopeft.space.shipped import load_space
 from autopeft.space.taps import CROSS, Tap
+from autopeft.space.transfer import transfer
 from autopeft.space.words import describe
 
 N_ENCODING, N_LAYERS = 2, 5
@@ -89,6 +90,29 @@ def test_methods_are_at_cross_attention_where_there_is_some(name):
     assert all(not any(op.sizes[:N_ENCODING]) for op in crossing(genotype))
     assert all(all(op.sizes) for op in genotype.ops if op not in crossing(genotype))
     assert not crossing(method(name).genotype(BERT_BASE))
+
+
+def test_gates_are_left_out_with_a_note():
+    space = bind(load_space("hybrid"), BART, 3000)
+    assert {slot.name for slot in space.slots} == {"prefix", "adapter", "lora"}
+    assert {f"slot {slot.name} goes ungated: {NO_GATES}" for slot in space.slots} <= {*space.notes}
+    rng = random.Random(0)
+    for _ in range(40):
+        space.decode(draw_uniform(space, rng)).check_fits(BART)
+    gated = TEXT.format(draw="budget", layout="free").replace("lowrank", "lowrank, scale: gated")
+    left = bind_text(gated, BART)
+    assert [slot.name for slot in left.slots] == ["c"]
+    assert left.notes == tuple(f"slot {name} is left out: {NO_GATES}" for name in "ab")
+    assert method("unipelt").misfit(BART) == NO_GATES
+
+
+def test_gated_ops_do_not_go_along_to_another_model():
+    gated = Op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, (2,) * 12, scale="gated")
+    plain = Op(Form.LOWRANK, Tap.ATTN_IN, Tap.V, (2,) * 12)
+    found, changes = transfer(Genotype(12, (gated, plain), 1e-3), BART, NO_LIMIT)
+    assert [(op.write, op.scale) for op in found.ops] == [(Tap.V, 1.0)]
+    assert f"without lowrank attn_in->q (op lowrank attn_in->q: {NO_GATES})" in changes
+    assert transfer(method("unipelt").genotype(BERT_BASE), BART, NO_LIMIT)[0] is None
 
 
 def test_an_op_in_the_encoder_is_refused_with_the_layers_that_there_are():

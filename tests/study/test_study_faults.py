@@ -10,7 +10,7 @@ from study_factory import ledger_states, record_files, results, weights
 
 from autopeft.engines import decide, workbench
 from autopeft.engines.workbench import Workbench
-from autopeft.errors import TooManyFailuresError
+from autopeft.errors import ConfigError, DataError, DiskFullError, TooManyFailuresError
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.ledger import Ledger
@@ -188,6 +188,68 @@ def test_other_error_fails_the_guilty_trial_alone(done, spec_of, tmp_path, monke
     assert re.fullmatch(r"RuntimeError: a bug \(test_study_faults\.py:\d+\)", failure.message)
     expected = results(done)[:4]
     assert [*results(study)[:2], results(study)[3]] == [*expected[:2], expected[3]]
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError])
+def test_genotype_that_is_refused_fails_alone(done, spec_of, tmp_path, monkeypatch, kind):
+    """As one that a model cannot have and that nothing has foreseen."""
+    guilty = done.records()[2].hash
+    refused = _too_large(kind("not\nhere"), lambda gs: guilty in {g.hash for g in gs})
+    monkeypatch.setattr(workbench, "train_cohort", refused)
+    study = run_search(spec_of(trials=4), tmp_path / "study")
+    assert ledger_states(study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    failure = study.records()[2].failure
+    assert (failure.kind, failure.message) == ("error", "not")
+    assert run_search(spec_of(trials=4), tmp_path / "study").records() == study.records()
+
+
+def test_driver_that_cannot_go_on_blames_no_trial(spec_of, tmp_path):
+    class Lost(Silent):
+        def stepped(self, trials, step, steps):
+            raise DataError("another driver has the study")
+
+    with pytest.raises(DataError, match="another driver"):
+        run_search(spec_of(), tmp_path / "study", watcher=Lost())
+    assert not Study(tmp_path / "study").records()
+
+
+@pytest.mark.parametrize("name", ["_save", "_paused", "_rows"])
+def test_what_is_wrong_around_a_trial_ends_the_search(spec_of, tmp_path, monkeypatch, name):
+    def full(*_):
+        raise DiskFullError("no room")
+
+    monkeypatch.setattr(workbench.Workbench, name, full)
+    with pytest.raises(DiskFullError):
+        run_search(spec_of(), tmp_path / "study")
+
+
+def test_prompts_are_as_long_as_there_is_room_for(spec_of, tmp_path):
+    told = []
+
+    class Notes(Silent):
+        def planned(self, plan):
+            told.extend(plan.notes)
+
+    spec = spec_of(
+        trials=10,
+        space="prompts",
+        methods=["prompt_tuning"],
+        max_params="100%",
+        training={"max_length": 24},
+        sampler="random",
+    )
+    study = run_search(spec, tmp_path / "study", watcher=Notes())
+    assert ledger_states(study) == ["COMPLETE"] * 10
+    lengths = [
+        max(op["sizes"])
+        for record in study.records()
+        for op in record.genotype["ops"]
+        if op["write"] == "embed"
+    ]
+    assert lengths[0] == 8, "the method at its largest size that there is room for"
+    assert len(lengths) > 1
+    assert max(lengths) == 8
+    assert sum("leave 8 of the model's positions" in note for note in told) == 2
 
 
 def test_error_while_deciding_is_not_swallowed(spec_of, tmp_path, monkeypatch):

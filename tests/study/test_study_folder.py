@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jsonschema
@@ -12,11 +12,16 @@ import pytest
 from study_factory import ROWS, ledger_states, results, tree
 
 from autopeft import __version__
+from autopeft.engines.job import JobTrial
 from autopeft.errors import DataError
 from autopeft.front import front_of
 from autopeft.front_file import front_to_dict
 from autopeft.record_files import read_jsonl
+from autopeft.space.bind import bind
+from autopeft.space.encode import encode
 from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.methods import method
+from autopeft.space.shape import BERT_BASE
 from autopeft.space.shipped import load_space
 from autopeft.space.words import describe
 from autopeft.study.folder import Study
@@ -26,6 +31,7 @@ from autopeft.study.prepare import prepare
 from autopeft.study.search import run_search
 from autopeft.study.spec import load_study_spec
 
+GATELESS = replace(BERT_BASE, n_encoder_layers=6)
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 SPACE = """
 name: mine
@@ -148,10 +154,11 @@ def test_manifest_tells_what_it_was_made_with(done, spec_of):
         "name": ground.backbone.name,
         "revision": None,
         "sha256": ground.backbone.fingerprint,
-        **ground.backbone.shape.to_dict(),
+        **ground.facts.shape.to_dict(),
     }
+    assert ground.facts.shape.room == 32 - 16
     assert manifest.model["backbone_params"] == 5600
-    assert done.shape() == ground.backbone.shape
+    assert done.shape() == ground.facts.shape
     assert manifest.data["sha256"] == ground.dataset.fingerprint
     assert manifest.data["rows"] == ROWS
     assert manifest.data["labels"] == ["bad", "good"]
@@ -197,3 +204,17 @@ def test_file_lost_between_the_first_writes_is_written_again(spec_of, tmp_path):
 def test_folder_without_a_study_has_no_front(tmp_path):
     with pytest.raises(DataError, match="cannot read"):
         Study(tmp_path).front()
+
+
+def test_database_that_knows_other_choices_is_refused_with_what_to_do(tmp_path):
+    """As that of a study whose space had gates where there can be none by now."""
+    spec = load_space("hybrid")
+    before, now = (bind(spec, shape, 10**6) for shape in (BERT_BASE, GATELESS))
+    path, lora = tmp_path / "study.db", method("lora").genotype(BERT_BASE)
+    with closing(Ledger(path)) as ledger:
+        ledger.enter(JobTrial(0, lora, 0, "random"), encode(before, lora), before)
+    with (
+        closing(Ledger(path)) as ledger,
+        pytest.raises(DataError, match=r"study\.db: .* other choices in this space; move the file"),
+    ):
+        ledger.enter(JobTrial(1, lora, 0, "random"), encode(now, lora), now)

@@ -1,5 +1,6 @@
 """Known methods are tried at several sizes, spread over the front."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -55,6 +56,17 @@ def test_no_genotype_is_tried_twice(starts):
     assert twice == starts
     every = [start.genotype.hash for start in (*starts.first, *starts.later)]
     assert len(set(every)) == len(every)
+
+
+def test_sizes_that_a_method_has_no_place_for_are_told():
+    tight = replace(BERT_BASE, room=10)
+    found, notes = starts_of(tight, BUDGET, ["head", "prompt_tuning"])
+    assert [max(op.sizes) for start in found.first for op in start.genotype.ops] == [8]
+    (note,) = notes
+    assert note.startswith("method prompt_tuning: slot prompt goes without sizes 100, 50, 20, 16: ")
+    _, notes = starts_of(replace(BERT_BASE, room=0), BUDGET, ["head", "prompt_tuning"])
+    assert len(notes) == 1
+    assert notes[0].startswith("method prompt_tuning is left out: the longest rows leave 0 of")
 
 
 def test_sizes_over_the_memory_are_left_out(starts):

@@ -93,6 +93,27 @@ def test_a_prompt_writes_without_kept_keys(family):
     assert [one.text for one in written] == again
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_gates_write_without_kept_keys_and_see_the_rows_of_their_trial(family, beams):
+    gated = genotype(
+        same(Form.PREFIX, Tap.HEAD, 4, scale="gated"),
+        lora(Tap.V, 8, scale="gated"),
+        op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, 8, scale="gated"),
+        learning_rate=0.05,
+    )
+    rows, task = encoded(family, 5, seed=2), language(family, beams=beams)
+    with cohort(family, [LORA, gated], task=task) as trials:
+        trials.train(encoded(family, n_words=9), order_seed=0)
+        written, _ = trials.predict(rows)
+        kept = [trials.tensors(i) for i in range(2)]
+    for i, one in enumerate((LORA, gated)):
+        with cohort(family, [one], [i], task=task) as alone:
+            alone.load(0, kept[i])
+            (again,) = alone.answers(rows, ROWS, cached=False)
+        assert [answer.text for answer in written[i]] == again
+
+
 def test_words_in_passing_count_for_a_trials_memory(monkeypatch):
     backbone, task, rows = writing_backbone("llama"), language("llama"), encoded("llama")
     each = partial(trial_bytes, backbone, [LORA], task=task, settings=SETTINGS, rows=rows)
