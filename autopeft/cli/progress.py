@@ -1,6 +1,7 @@
 """Showing a search while it runs: one live line on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -29,6 +30,8 @@ def tell_plan(console: Console, plan: "Plan") -> None:
     limit = f", at most {duration(plan.time_seconds)} of training" if plan.time_seconds else ""
     if plan.trials_done:
         console.print(f"continuing {escape(plan.folder)}: {plan.trials_done} trials are there")
+    if plan.labels:
+        console.print(escape(told_labels(plan.labels)))
     console.print(
         f"space {plan.space}, {plan.least_params:,} to {plan.max_params:,} parameters "
         f"(budget {100 * plan.fraction:.3g} % of the backbone)"
@@ -46,6 +49,13 @@ def tell_plan(console: Console, plan: "Plan") -> None:
             f"then the final selection: at most {plan.contenders} trials, {plan.seeds} fresh seeds "
             f"each, about {duration(plan.selection_seconds)} of this"
         )
+
+
+def told_labels(labels: Sequence[str]) -> str:
+    """How many classes or tags there are, and which."""
+    from autopeft.tasks.labels import listed
+
+    return f"{len(labels):,} classes: {listed(labels)}"
 
 
 def tell_record(record: "Record", summary: str, front: "Front") -> str:

@@ -73,6 +73,7 @@ def test_search_ends_in_a_front(run, study_file, done):
     lines = err.splitlines()
     told = [line for line in lines if re.match(r"\[\d/3, .* left\] trial \d: accuracy 0\.", line)]
     assert [line[:3] for line in told] == ["[1/", "[2/", "[3/"]
+    assert lines.index("2 classes: 'bad', 'good'") < lines.index(told[0])
     plan = next(line for line in lines if line.startswith("3 trials, about "))
     assert lines.index(plan) < lines.index(told[0]), "the cost is told before the first trial"
     assert "in cohorts of 4 (fp32, eager attention): about" in plan
