@@ -59,6 +59,11 @@ class Constant:
     @property
     def nothing_learnt(self) -> str:
         """What to say where nothing beats it."""
+        if self.value >= 1:  # the most that a metric of ours can be
+            return (
+                f"{self.told}, and no trial can be better: these rows do not tell whether anything "
+                "has been learnt. Score on rows with several labels."
+            )
         return (
             f"{self.told}, and no trial is better beyond noise: nothing has been learnt yet. Train "
             "for more epochs or on more rows, or score on more of them."

@@ -4,6 +4,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from autopeft.cli.console import percent, short_count, stderr, stdout
+from autopeft.cli.progress import told_labels
 from autopeft.objectives import amount
 from autopeft.study.dry_run import DryRun
 
@@ -62,5 +63,6 @@ def _lines(found: DryRun) -> list[tuple[str, str]]:
         ("budget", f"{', '.join(limits)} ({percent(found.max_params / shape['backbone_params'])})"),
         ("space", space),
         ("rows", rows or "of the Hub, not asked for"),
+        *([("labels", told_labels(found.labels))] if found.labels else []),
         ("trials", f"{found.trials} of {steps}, rungs at {rungs}; {found.seeds} fresh seeds"),
     ]

@@ -1,6 +1,8 @@
 """Showing a search while it runs: one live line on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -12,7 +14,7 @@ from autopeft.objectives import duration
 
 if TYPE_CHECKING:
     from autopeft.front import Front
-    from autopeft.records import Record
+    from autopeft.records import Cached, Record
     from autopeft.study.events import Plan
 
 
@@ -29,6 +31,8 @@ def tell_plan(console: Console, plan: "Plan") -> None:
     limit = f", at most {duration(plan.time_seconds)} of training" if plan.time_seconds else ""
     if plan.trials_done:
         console.print(f"continuing {escape(plan.folder)}: {plan.trials_done} trials are there")
+    if plan.labels:
+        console.print(escape(told_labels(plan.labels)))
     console.print(
         f"space {plan.space}, {plan.least_params:,} to {plan.max_params:,} parameters "
         f"(budget {100 * plan.fraction:.3g} % of the backbone)"
@@ -48,8 +52,15 @@ def tell_plan(console: Console, plan: "Plan") -> None:
         )
 
 
-def tell_record(record: "Record", summary: str, front: "Front") -> str:
-    """One line for a finished trial."""
+def told_labels(labels: Sequence[str]) -> str:
+    """How many classes or tags there are, and which."""
+    from autopeft.tasks.labels import listed
+
+    return f"{len(labels):,} classes: {listed(labels)}"
+
+
+def tell_record(record: "Record", summary: str, front: "Front", folder: str | None = None) -> str:
+    """One line for a finished trial of the study in a folder."""
     if record.failure is not None:
         what = f"failed ({record.failure.kind}): {record.failure.message}"
     else:
@@ -61,8 +72,16 @@ def tell_record(record: "Record", summary: str, front: "Front") -> str:
     if record.replicate:
         where = f" with fresh seed {record.replicate} on unseen rows"
     if record.cached:
-        where += f" (as measured by {record.cached.study})"
+        where += f" (as measured by {_origin(record.cached, folder)})"
     return f"trial {record.trial}{where}: {what}, {record.trainable_params:,} parameters, {summary}"
+
+
+def _origin(cached: "Cached", folder: str | None) -> str:
+    """Which trial of which study: its folder, if that lies beside this one's as it did."""
+    from autopeft.study.folder import study_named
+
+    found = study_named(cached.study, Path(folder)) if folder else None
+    return f"trial {cached.trial} of {found.folder if found else cached.study}"
 
 
 def tell_step(console: Console, step: int, steps: int) -> None:
@@ -107,7 +126,8 @@ class PlainWatcher:
             self._selected += record.seconds
         else:
             self._searched += record.seconds
-        line = tell_record(record, summary, front)
+        folder = self._plan.folder if self._plan else None
+        line = tell_record(record, summary, front, folder)
         if self._plan is not None:
             left = duration(self._seconds_left(self._plan))
             line = f"[{self._done}/{self._plan.trials}, {left} left] {line}"
@@ -200,5 +220,6 @@ class LiveWatcher:
         self._done += record.is_first
         self._anew += record.replicate > 0
         self._best = best_of(front)
-        self._console.print(tell_record(record, summary, front), markup=False)
+        folder = self._plan.folder if self._plan else None
+        self._console.print(tell_record(record, summary, front, folder), markup=False)
         self._progress.update(self._trials, completed=self._done)

@@ -45,7 +45,7 @@ def write_again(winner: Winner, folder: Path) -> list[str]:
     study = winner.study
     genotype = yaml.safe_dump(winner.record.genotype, sort_keys=False, default_flow_style=None)
     write_atomic(folder / "genotype.yaml", genotype)
-    for path in (study.spec_file, study.space_file):
+    for path in filter(Path.is_file, (study.spec_file, study.space_file)):  # one trial has no space
         write_atomic(folder / path.name, path.read_text(encoding="utf-8"))
     again = "to train it again: autopeft train genotype.yaml --study study.yaml --out trained"
     if reason := loop_obstacle(genotype_from_dict(winner.record.genotype)):

@@ -10,7 +10,7 @@ from autopeft.export.winner import Winner
 from autopeft.records import SELECTION
 from autopeft.space.forms import Form
 from autopeft.space.words import FROZEN, HEAD, describe
-from autopeft.tasks.spec import GenerationSpec
+from autopeft.tasks.spec import GenerationSpec, metric_range
 
 _Z = 1.96
 """Standard errors to either side of a 95 % interval."""
@@ -158,7 +158,8 @@ def _quality(winner: Winner) -> str:
     record = winner.record
     rows = ["| metric | value | 95 % interval |", "| --- | --- | --- |"]
     for name, metric in record.metrics.items():
-        low, high = metric.value - _Z * metric.stderr, metric.value + _Z * metric.stderr
+        (least, largest), margin = metric_range(name), _Z * metric.stderr
+        low, high = max(least, metric.value - margin), min(largest, metric.value + margin)
         rows.append(f"| {name} | {metric.value:.4f} | {low:.4f} to {high:.4f} |")
     rows_scored = winner.manifest.data["rows"][record.split]
     seen = "which the search has not seen"

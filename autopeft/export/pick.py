@@ -15,7 +15,9 @@ _ALLOWED = (
     f"{', '.join(WAYS)}, the number of a trial, or a condition like params<0.3%, params<=20000 or "
     "quality>0.8, several joined by `and`"
 )
-_CONDITION = re.compile(r"(\w+)\s*(<=|>=|<|>)\s*(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(%?)")
+_CONDITION = re.compile(
+    r"([\w.:-]+)\s*(<=|>=|<|>)\s*([+-]?\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(%?)"
+)
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,

@@ -74,7 +74,8 @@ def export(
     if as_lora is not None and (target != "peft" or as_lora < 1):
         raise ConfigError(f"--as-lora {as_lora}: a rank from 1, with --to peft")
     check_new(out)
-    winner = winner_of(study, how)
+    proven = target in TOLERANCE
+    winner = winner_of(study, how, trained=proven)
     if target == "peft":
         refuse_scheme(winner.backbone.scheme)
     if as_lora is None:
@@ -86,7 +87,6 @@ def export(
             notes, expected = TARGETS[target](winner, temporary), None
         else:
             notes, expected = _as_lora(winner, temporary, as_lora)
-        proven = target in TOLERANCE
         proof = prove(target, temporary, winner, expected) if proven else None
         text = model_card(winner, target, out.name, command, proof, notes)
         write_atomic(temporary / "README.md", text)

@@ -56,7 +56,8 @@ class Winner:
         record: what was measured with the weights.
         ground: model and data.
         genotype: as it is stored.
-        weights: parameters of ops and head, by full name, as they were trained.
+        weights: parameters of ops and head, by full name, as they were trained; empty where only
+            the genotype is exported.
     """
 
     study: Study
@@ -217,17 +218,19 @@ def _in_order(rows: Encoded) -> list[range]:
     return [range(i, min(i + BATCH_SIZE, n_rows)) for i in range(0, n_rows, BATCH_SIZE)]
 
 
-def winner_of(study: Study, how: str) -> Winner:
+def winner_of(study: Study, how: str, *, trained: bool = True) -> Winner:
     """Choose a trial of a study and load what it has become.
 
     Args:
         study: on disk.
         how: see `pick`.
+        trained: with its weights.
 
     Raises:
         ConfigError: no trial is like that, or model or data have changed since the search.
         DataError: the study cannot be read, or the weights are not there.
     """
+    study.check_begun()
     front, records = study.front(), study.records()
     choice = pick(front, records, how)
     if how.strip() == "cheapest" and (selection := study.selection()) is not None:
@@ -235,19 +238,23 @@ def winner_of(study: Study, how: str) -> Winner:
         choice = Choice(selection.recommended, reason)
     record = shipped(records, choice.trial, front.metric)
     manifest = read_manifest(study.manifest_file)
-    path = _weights_file(study, record)
+    path = _weights_file(study, record) if trained else None
     ground = prepare(load_study_spec(study.spec_file), study.folder)
     if ground.dataset.fingerprint != manifest.data["sha256"]:
         raise ConfigError(f"{study.folder}: the data have changed since the search")
     if ground.backbone.fingerprint != manifest.model["sha256"]:
         raise ConfigError(f"{study.folder}: the model has changed since the search")
     genotype = genotype_from_dict(record.stored_genotype)
+    weights = {} if path is None else _read_weights(path, record)
+    return Winner(study, manifest, front, records, choice, record, ground, genotype, weights)
+
+
+def _read_weights(path: Path, record: Record) -> dict[str, Tensor]:
     data, _ = read_kinds(path, record.weights_sha256)
     try:
-        weights = load(data)
+        return load(data)
     except SafetensorError as error:
         raise DataError(f"{path}: {error}") from None
-    return Winner(study, manifest, front, records, choice, record, ground, genotype, weights)
 
 
 def _weights_file(study: Study, record: Record) -> Path:
@@ -256,6 +263,7 @@ def _weights_file(study: Study, record: Record) -> Path:
         raise DataError(
             f"the weights of trial {record.trial} are not kept, only those of the front; to train "
             f"it again: autopeft front {study.folder} --genotype {record.trial} > genotype.yaml "
-            f"&& autopeft train genotype.yaml --study {study.spec_file}"
+            f"&& autopeft train genotype.yaml --study {study.spec_file} --out trained; what that "
+            "writes can be exported like a study"
         )
     return path

@@ -98,6 +98,7 @@ class Driver:
             cardinality=space.cardinality(),
             notes=self.setup.notes,
             rung_metric=self.spec.rung_metric,
+            labels=self.setup.facts.labels,
         )
 
     def run(self, results: Callable[[Stepped], Iterator[Record]]) -> None:

@@ -59,6 +59,7 @@ class DryRun:
         methods: those of the study, each at all of its sizes, the published one first.
         misfits: why a method cannot stand in the model, by name.
         n_rows: of each split, as far as it is known.
+        labels: the classes or tags, as far as they are known.
         steps: of a whole training; None if the number of rows is not known.
         trials: in all.
         rungs: parts of a whole training at which a trial may pause, and 1.
@@ -80,6 +81,7 @@ class DryRun:
     methods: tuple[Sized, ...]
     misfits: dict[str, str]
     n_rows: dict[str, int]
+    labels: tuple[str, ...]
     steps: int | None
     trials: int
     rungs: tuple[float, ...]
@@ -139,6 +141,7 @@ def dry_run(spec: StudySpec, out: Path, base: Path) -> DryRun:
         methods=tuple(_sized(spec.methods, shape, budget, found.costs)),
         misfits={name: why for name in spec.methods if (why := method(name).misfit(shape))},
         n_rows=found.facts.n_rows,
+        labels=found.facts.labels,
         steps=steps,
         trials=spec.budget.trials,
         rungs=tuple(round(step / levels.steps[-1], 4) for step in levels.steps),

@@ -31,6 +31,7 @@ class Plan:
         cardinality: sets of ops in it at most.
         notes: what else the user has to know.
         rung_metric: what rungs below the last are measured by, if it is not the metric.
+        labels: the classes or tags, where there are any.
     """
 
     folder: str
@@ -52,6 +53,7 @@ class Plan:
     cardinality: int
     notes: tuple[str, ...]
     rung_metric: str | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def seconds_left(self) -> float:

@@ -1,6 +1,7 @@
 """A study's folder: what lies where."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,14 +72,22 @@ class Study:
         if not os.path.isfile(self.manifest_file):  # noqa: PTH113 - unlike Path's, it never raises
             check_new(self.folder)
 
+    def check_begun(self) -> None:
+        """Refuse what is no study.
+
+        Raises:
+            DataError: there is none here.
+        """
+        if not os.path.isfile(self.manifest_file):  # noqa: PTH113 - unlike Path's, it never raises
+            raise DataError(f"{self.folder} holds no study: it has no manifest.json")
+
     def check_resumable(self) -> None:
         """Refuse to continue what has not begun.
 
         Raises:
             DataError: there is no study here.
         """
-        if not os.path.isfile(self.manifest_file):  # noqa: PTH113 - unlike Path's, it never raises
-            raise DataError(f"{self.folder} holds no study: it has no manifest.json")
+        self.check_begun()
         if not self.spec_file.is_file():  # killed before it was written; no trial had begun
             raise DataError(f"{self.spec_file} is missing; run the `search` again that began it")
 
@@ -114,6 +123,22 @@ class Study:
     def selection(self) -> Selection | None:
         """The final selection; None if there was none, or not yet."""
         return read_selection(self.selection_file) if self.selection_file.is_file() else None
+
+
+def study_named(name: str, folder: Path) -> Study | None:
+    """The study of a name, if it lies beside another one, as those do that share measurements.
+
+    Args:
+        name: that its manifest gives it.
+        folder: of the other one.
+    """
+    beside = folder.parent if folder.name else folder.absolute().parent
+    for path in sorted(beside.glob("*/manifest.json")):
+        with suppress(DataError):
+            manifest = read_json(path)
+            if isinstance(manifest, dict) and manifest.get("study") == name:
+                return Study(path.parent)
+    return None
 
 
 def check_new(folder: Path) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from autopeft.errors import DataError
 from autopeft.tasks.labels import answers, class_labels, number_labels, tag_labels
 from autopeft.tasks.readers import read_table
+from autopeft.tasks.remarks import decimals, remarks
 from autopeft.tasks.rows import Problems, Table
 from autopeft.tasks.spec import DataSpec, Kind, Unseen, columns_of
-from autopeft.tasks.splits import N_FOLDS, Labels, Split, carve, count_shared, draw
+from autopeft.tasks.splits import N_FOLDS, Labels, Split, carve, draw
 
 MIN_TRAIN_ROWS = 2
 MIN_ROWS_FOR_SELECTION = 1_000
@@ -115,7 +116,7 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
     notes += _limit_train(splits, spec.train_rows, label_names, seed)
     _check_train(splits["train"], f"{source}, what is left to train on")
     if not splits["validation"]:
-        raise DataError(f"{source}: too few rows to set some aside for validation")
+        raise DataError(f"{source}: {_nothing_to_set_aside(label_names)}")
     if "selection" in splits and len(splits["selection"]) < MIN_UNSEEN_ROWS:
         n_rows = len(splits["selection"])
         raise DataError(f"selection: {n_rows} row(s); at least {MIN_UNSEEN_ROWS} are needed")
@@ -126,7 +127,8 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
         splits.get("test"),
         label_names,
     )
-    return replace(found, notes=(*notes, *_leaks(splits), *filter(None, (found.other_answers,))))
+    notes += remarks(splits, label_names, kind)
+    return replace(found, notes=(*notes, *filter(None, (found.other_answers,))))
 
 
 def unseen(spec: DataSpec, dataset: Dataset | None) -> Unseen | None:
@@ -170,6 +172,13 @@ def _check_train(train: Split, source: str) -> None:
         raise DataError(f"{source}: {len(train)} row(s); at least {MIN_TRAIN_ROWS} are needed")
     if len(train.classes) == 1:
         raise DataError(f"{source}: all rows have the same label, so there is nothing to learn")
+
+
+def _nothing_to_set_aside(label_names: tuple[str, ...]) -> str:
+    told = "too few rows to set some aside for validation"
+    if label_names:
+        told += f": none of {len(label_names):,} classes has two"
+    return "; ".join(filter(None, [told, decimals(label_names)]))
 
 
 def _carve_missing(
@@ -220,14 +229,3 @@ def _limit_train(
         names = ", ".join(f"'{name}'" for i, name in enumerate(label_names) if i in lost)
         notes.append(f"train: train_rows leaves no row of {names}")
     return notes
-
-
-def _leaks(splits: Mapping[str, Split]) -> list[str]:
-    names = ("validation", "selection", "test")
-    later = [splits[name] for name in names if name in splits]
-    shared = [(split, count_shared(split, splits["train"])) for split in later]
-    return [
-        f"{split.name}: {n_shared:,} of {len(split):,} rows have a text that is also in train"
-        for split, n_shared in shared
-        if n_shared
-    ]

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from reprlib import repr as shortened
 
 from autopeft.tasks.rows import Problems, Row, Table, fault_of
@@ -22,7 +23,8 @@ def class_labels(
 
     Args:
         tables: by split, with a `train`.
-        problems: receives labels of a wrong or mixed type and labels that are no class.
+        problems: receives labels of a wrong or mixed type, labels that are no class, and classes
+            that differ by blanks alone, unless they are declared.
 
     Returns:
         The names of the classes, and the labels of each split as positions in them.
@@ -32,14 +34,16 @@ def class_labels(
     """
     found = {split: _class_names(table, problems) for split, table in tables.items()}
     problems.raise_if_any()
-    names = tables["train"].label_names or _in_order(set(found["train"]))
+    if (declared := tables["train"].label_names) is None:
+        _check_blanks(tables["train"], found["train"], problems)
+    names = declared or _in_order(set(found["train"]))
     numbers = {name: number for number, name in enumerate(names)}
     labels = {}
     for split, table in tables.items():
         for row, name in zip(table.rows, found[split], strict=True):
             if name not in numbers:
-                message = f"label {shortened(row.label)} is not one of train: {_listed(names)}"
-                problems.add(table.where(row), message)
+                message = f"label {shortened(row.label)} is not one of train: {listed(names)}"
+                problems.add(table.where(row), message + _nearly(name, names))
         labels[split] = tuple(numbers.get(name, -1) for name in found[split])
     problems.raise_if_any()
     return names, labels
@@ -94,6 +98,13 @@ def answers(
     return found, references
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first of some names in quotes, and how many more there are."""
+    told = ", ".join(f"'{name}'" for name in names[:_MAX_NAMED])
+    more = len(names) - _MAX_NAMED
+    return f"{told} and {more:,} more" if more > 0 else told
+
+
 def tag_labels(
     tables: Mapping[str, Table], problems: Problems
 ) -> tuple[tuple[str, ...], dict[str, tuple[tuple[int, ...], ...]]]:
@@ -120,7 +131,7 @@ def tag_labels(
     for split, table in tables.items():
         for row, tags in zip(table.rows, found[split], strict=True):
             if unknown := [tag for tag in tags if tag not in numbers]:
-                message = f"tag {shortened(unknown[0])} is not one of train: {_listed(names)}"
+                message = f"tag {shortened(unknown[0])} is not one of train: {listed(names)}"
                 problems.add(table.where(row), message)
     problems.raise_if_any()
     return names, {
@@ -174,6 +185,26 @@ def _class_names(table: Table, problems: Problems) -> list[str]:
     return names
 
 
+def _check_blanks(table: Table, found: Sequence[str], problems: Problems) -> None:
+    """Refuse classes that nobody can tell apart."""
+    alike = defaultdict(set)
+    for name in found:
+        alike[name.strip()].add(name)
+    for row, name in zip(table.rows, found, strict=True):
+        others = alike[name.strip()] - {name}
+        if others and name != name.strip():
+            message = f"label {name!r} differs from {min(others)!r} by blanks around it alone"
+            problems.add(table.where(row), message)
+
+
+def _nearly(name: str, names: Sequence[str]) -> str:
+    """The class that a label was probably meant to be, as the end of a message."""
+    for differs, form in (("blanks around it", str.strip), ("upper and lower case", str.lower)):
+        if near := [one for one in names if form(one) == form(name)]:
+            return f"; it differs from {near[0]!r} by {differs} alone"
+    return ""
+
+
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
     listed = list(names)
     if all(_INTEGER.fullmatch(name) for name in listed):
@@ -202,9 +233,3 @@ def _number(label: object, *, typed: bool) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    listed = ", ".join(f"'{name}'" for name in names[:_MAX_NAMED])
-    more = len(names) - _MAX_NAMED
-    return f"{listed} and {more:,} more" if more > 0 else listed

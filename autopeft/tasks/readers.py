@@ -82,9 +82,11 @@ def _csv_records(path: Path, columns: Sequence[str], problems: Problems) -> Iter
             positions = [header.index(name) for name in columns]
             line = reader.line_num + 1
             for fields in reader:
-                if len(fields) == len(header):
+                if not any(map(str.strip, fields)):
+                    pass  # a blank line, or one that a spreadsheet fills with commas
+                elif len(fields) == len(header):
                     yield line, tuple(fields[position] for position in positions)
-                elif fields:
+                else:
                     problems.add(
                         f"{path}:{line}", f"{len(fields)} fields, the header has {len(header)}"
                     )

@@ -73,6 +73,7 @@ def test_search_ends_in_a_front(run, study_file, done):
     lines = err.splitlines()
     told = [line for line in lines if re.match(r"\[\d/3, .* left\] trial \d: accuracy 0\.", line)]
     assert [line[:3] for line in told] == ["[1/", "[2/", "[3/"]
+    assert lines.index("2 classes: 'bad', 'good'") < lines.index(told[0])
     plan = next(line for line in lines if line.startswith("3 trials, about "))
     assert lines.index(plan) < lines.index(told[0]), "the cost is told before the first trial"
     assert "in cohorts of 4 (fp32, eager attention): about" in plan
@@ -94,6 +95,17 @@ def test_search_continues_to_the_total(run, study_file):
     code, _, err = run("search", study_file, "--out", "here")
     assert code == 0
     assert "\n0 trials, about " in err
+
+
+def test_total_is_never_less_than_what_is_there(run, study_file):
+    run("search", study_file, "--out", "here")
+    told = "note: 3 trials are there already, so the total is 3, not 2\n"
+    for command in (("resume", "here"), ("search", study_file, "--out", "here")):
+        code, _, err = run(*command, "--trials", 2)
+        assert (code, told in err) == (0, True), err
+        assert load_study_spec(study_file.parent / "here" / "study.yaml").budget.trials == 3
+    _, _, err = run("resume", "here", "--trials", 3)
+    assert "are there already" not in err
 
 
 def test_search_by_flags_alone(run, checkpoint, data_folder, tmp_path):
@@ -247,6 +259,11 @@ def test_genotype_of_the_front_can_be_trained(run, done, tmp_path):
     assert out.startswith("LoRA q,v r8 x2\n")
     assert "3 steps in " in err
     assert_plain(err)
+    code, out, _ = run("test", "again", "--format", "json")
+    (result,) = json.loads(out)["results"]
+    assert (code, result["role"], result["trial"]) == (0, "recommended", 0)
+    code, _, err = run("resume", "again", "--trials", 3)
+    assert (code, "again holds another study" in err) == (2, True)
 
 
 def test_unknown_trial_is_refused(run, done):

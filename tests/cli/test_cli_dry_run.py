@@ -84,6 +84,7 @@ def test_study_is_told_and_nothing_is_written(run, folder, tmp_path):
     assert code == 0, err
     assert "(bert), 26,896 parameters" in out
     assert "40 of" in out
+    assert "\nlabels      2 classes: 'bad', 'good'\n" in out
     assert "Nothing was written" in err
     assert sorted(tmp_path.rglob("*")) == before
 

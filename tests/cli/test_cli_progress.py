@@ -8,6 +8,7 @@ from rich.console import Console
 
 from autopeft.cli import progress
 from autopeft.cli.progress import LiveWatcher, PlainWatcher
+from autopeft.records import Cached
 from autopeft.study.events import Plan
 
 PLAN = Plan(
@@ -63,6 +64,22 @@ def lefts(plan, done, measured):
 def test_time_left_is_at_the_pace_of_what_was_measured(done, plan, expected):
     """Trials take half of what was planned, and so will the selection."""
     assert lefts(plan, done, [*TRIALS, *SELECTION]) == expected
+
+
+@pytest.mark.parametrize("watcher_of", [PlainWatcher, LiveWatcher])
+def test_measurement_of_another_study_is_told_by_its_folder(done, tmp_path, watcher_of):
+    for name, told in [("broken", "{"), ("list", "[]"), ("other", '{"study": "autopeft-7"}')]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(told)
+    screen = StringIO()
+    watcher = watcher_of(Console(file=screen, width=300))
+    watcher.planned(replace(PLAN, folder=str(tmp_path / "mine")))
+    for study in ("autopeft-7", "autopeft-8"):
+        cached = Cached(study, 4, 1.0, "2026-01-31T12:00:00+00:00")
+        watcher.measured(replace(done.records()[1], cached=cached), "LoRA", done.front())
+    told = screen.getvalue()
+    assert f"trial 1 (as measured by trial 4 of {tmp_path / 'other'}): " in told
+    assert "trial 1 (as measured by trial 4 of autopeft-8): " in told
 
 
 def test_time_left_on_a_terminal_counts_the_final_selection(done, monkeypatch):

@@ -8,7 +8,7 @@ from winners import make_winner
 
 from autopeft.export.card import model_card
 from autopeft.export.proof import Proof
-from autopeft.records import SELECTION
+from autopeft.records import SELECTION, Metric
 from autopeft.selection import Contender, Selection, write_selection
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
@@ -46,6 +46,19 @@ def test_it_says_where_everything_comes_from(winner):
     ):
         assert told in card
     assert "final selection" not in card
+
+
+def test_an_interval_ends_where_the_metric_does(winner):
+    scores = {"accuracy": 0.999, "f1": 0.001, "mcc": -0.999, "my.py:fn": 0.999}
+    metrics = {name: Metric(value, 0.01) for name, value in scores.items()}
+    card = card_of(replace(winner, record=replace(winner.record, metrics=metrics)))
+    for row in (
+        "| accuracy | 0.9990 | 0.9794 to 1.0000 |",
+        "| f1 | 0.0010 | 0.0000 to 0.0206 |",
+        "| mcc | -0.9990 | -1.0000 to -0.9794 |",
+        "| my.py:fn | 0.9990 | 0.9794 to 1.0186 |",
+    ):
+        assert row in card
 
 
 def test_what_was_selected_on_unseen_rows_is_not_said_to_be_flattered(winner):

@@ -78,7 +78,8 @@ def test_best_is_told_by_all_rungs_with_conditions_as_without():
         ("7", "trial 7 has not been completed; completed: 0, 1, 2, 3, 4"),
         ("largest", "allowed: cheapest, best, knee, the number of a trial"),
         ("params<", "allowed: cheapest"),
-        ("params<-3", "allowed: cheapest"),
+        ("params<--3", "allowed: cheapest"),
+        ("params<-3", "no point of the front is like that"),
         ("size<3", "no `size`; allowed: params, quality, accuracy"),
         ("quality>0.9", "no point of the front is like that; it has: 0 (0%) with 0.6000"),
         ("params>0 and quality<0.5", "no point of the front"),
@@ -88,6 +89,18 @@ def test_what_cannot_be_picked_is_refused_with_what_can(how, said):
     with pytest.raises(ConfigError) as refusal:
         pick(FRONT, RECORDS, how)
     assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["pearson", "my-own.py:neg_mae"])
+def test_scores_may_be_negative_and_of_a_metric_of_ones_own(name):
+    scores = {0: -0.6, 1: -0.4, 2: 0.1}
+    records = [
+        record(i, 0, 1 + i, metrics={name: Metric(score, 0.02)}) for i, score in scores.items()
+    ]
+    front = front_of(records, name, "maximize", 100_000, lambda _: "ops")
+    for metric in ("quality", name):
+        assert pick(front, records, f"{metric}>-0.5 and params<=2").trial == 1
+        assert pick(front, records, f"{metric} <= -5e-1").trial == 0
 
 
 def test_an_empty_front_has_no_winner():

@@ -103,7 +103,7 @@ def test_what_is_not_equal_does_not_stay(done, tmp_path, monkeypatch):
     assert tree(tmp_path) == {}
 
 
-def with_known_logits(study, how):
+def with_known_logits(study, how, **_):
     """A winner whose outputs were computed before anything is spoilt."""
     winner = winner_of(study, how)
     assert winner.logits.isfinite().all()
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_loaded_is_no_proof(tmp_path):
 )
 def test_what_a_target_cannot_hold_is_refused_by_name(target, said, tmp_path, monkeypatch):
     winner = make_winner(tmp_path, "bert", lora(Tap.Q, 2), same(Form.PREFIX, Tap.HEAD, 2))
-    monkeypatch.setattr(run_module, "winner_of", lambda *_: winner)
+    monkeypatch.setattr(run_module, "winner_of", lambda *_, **__: winner)
     with pytest.raises(ConfigError) as refusal:
         export(Study(tmp_path), how="best", target=target, out=tmp_path / "out", command="")
     assert said in str(refusal.value)
@@ -164,6 +164,16 @@ def test_refusals_before_anything_is_loaded(run, done, tmp_path):
     lost = next(r.trial for r in done.records() if not (done.folder / r.weights).is_file())
     code, _, err = run("export", done.folder, "--pick", lost, "-o", "x")
     assert (code, "to train it again: autopeft front" in err) == (3, True)
+
+
+@pytest.mark.parametrize("target", ["yaml", "adapters"])
+def test_what_holds_no_weights_needs_none(run, done, tmp_path, target):
+    study = shutil.copytree(done.folder, tmp_path / "study")
+    shutil.rmtree(study / "weights")
+    code, out, err = run("export", study, "--pick", 1, "--to", target, "-o", "out")
+    assert (code, out) == (0, f"trial 1 -> out ({target})\n"), err
+    code, _, err = run("export", study, "--pick", 1, "-o", "other")
+    assert (code, "are not kept" in err) == (3, True)
 
 
 @pytest.mark.slow

@@ -127,6 +127,7 @@ def test_a_csv_field_may_be_long_and_the_global_limit_stays(tmp_path):
     ("name", "content"),
     [
         ("t.csv", "text,label\n\na,0\n\nb,1\n\n"),
+        ("t.csv", "text,label,\n,,\na,0,\n , \nb,1,\n,,\n,,,,\n"),
         ("t.jsonl", '{"text": "a", "label": 0}\n \n{"text": "b", "label": 1}\n\n'),
     ],
 )
@@ -396,12 +397,12 @@ def test_what_the_final_selection_scores_on(tmp_path, n_rows, wanted, found):
 
 def test_rows_of_another_split_in_train_are_told(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", ROWS)
-    other = [{"text": "new", "label": 1}]
+    other = [{"text": "new", "label": 1}, {"text": "newer", "label": 0}]
     write_jsonl(tmp_path / "validation.jsonl", [*ROWS[:3], *other])
     write_jsonl(tmp_path / "test.jsonl", other)
     spec = DataSpec(train="train.jsonl", validation="validation.jsonl", test="test.jsonl")
     assert load(spec, "classification", tmp_path, seed=0).notes == (
-        "validation: 3 of 4 rows have a text that is also in train",
+        "validation: 3 of 5 rows have a text that is also in train",
     )
 
 
