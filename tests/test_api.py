@@ -238,6 +238,26 @@ def test_folder_of_files_in_any_format(tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["train.CSV", "train.Jsonl", "train.jsonl"])
+def test_suffix_and_blank_lines_are_read_as_the_reader_does(tmp_path, name):
+    row = '{"text_a": "a", "text_b": "b", "label": 1}\n'
+    content = "text_a,text_b,label\na,b,1\n" if name == "train.CSV" else f"\n \n{row}"
+    (tmp_path / name).write_text(content)
+    for data in (tmp_path, tmp_path / name):
+        assert data_section(data) == {
+            "train": str(tmp_path / name),
+            "text": ["text_a", "text_b"],
+        }
+    assert data_section("none.CSV") == {"train": "none.CSV"}
+
+
+def test_one_file_of_several_is_the_same_on_every_machine(tmp_path):
+    for name in ("train.CSV", "train.csv", "train.PARQUET", "train.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "train.jsonl").mkdir()
+    assert data_section(tmp_path) == {"train": str(tmp_path / "train.csv")}
+
+
 def test_single_text_needs_no_columns(tmp_path):
     file = write_jsonl(tmp_path / "train.jsonl", rows_of(2, 0))
     assert data_section(tmp_path) == {"train": str(file)}

@@ -11,6 +11,7 @@ from autopeft.study.cache import FOLDER, RecordCache, conditions_of
 from autopeft.study.driver import Driver
 from autopeft.study.events import Silent, Watcher
 from autopeft.study.folder import Study
+from autopeft.study.jobs import read_jobs
 from autopeft.study.lock import locked
 from autopeft.study.prepared import Prepared, prepared
 from autopeft.study.setup import read_space, set_up
@@ -49,8 +50,11 @@ def run_search(
         locked(out) as stale,
         closing(make_engine(spec.resolved(base))) as engine,
     ):
-        setup = set_up(spec.resolved(base), space, engine.load(), front)
+        whole, notes = _with_all_trials(spec.resolved(base), study)
+        setup = set_up(whole, space, engine.load(), front)
         ready = prepared(study, setup, engine, spec.training.cohort)
+        for note in notes:
+            ready = ready.noting(note)
         if stale is not None:
             note = f"the last search on this folder was killed ({stale}); it is continued"
             ready = ready.noting(note)
@@ -62,6 +66,17 @@ def run_search(
             driver.watcher.planned(driver.plan())
             driver.run(engine.results)
     return study
+
+
+def _with_all_trials(spec: StudySpec, study: Study) -> tuple[StudySpec, list[str]]:
+    """The study with no fewer trials than it has begun, and what there is to say of that."""
+    n_wanted = spec.budget.trials
+    n_there = len({trial.number for job in read_jobs(study.folder) for trial in job.trials})
+    if n_there <= n_wanted:
+        return spec, []
+    budget = spec.budget.model_copy(update={"trials": n_there})
+    note = f"{n_there} trials are there already, so the total is {n_there}, not {n_wanted}"
+    return spec.model_copy(update={"budget": budget}), [note]
 
 
 def prepare(spec: StudySpec, out: Path, *, base: Path | None = None) -> Prepared:

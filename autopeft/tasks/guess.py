@@ -33,7 +33,7 @@ def data_section(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
             raise DataError(
                 f"{path} has no train file ({', '.join(f'train{s}' for s in SUFFIXES)})"
             )
-    elif path.is_file() or path.suffix in SUFFIXES:
+    elif path.is_file() or path.suffix.lower() in SUFFIXES:
         files = {"train": str(path)}
     else:
         return {"hub": str(data)}
@@ -42,17 +42,25 @@ def data_section(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split_file(folder: Path, name: str) -> Path | None:
-    return next((f for s in SUFFIXES if (f := folder / f"{name}{s}").is_file()), None)
+    known = [f for f in folder.iterdir() if f.stem == name and f.suffix.lower() in SUFFIXES]
+    files = filter(Path.is_file, known)
+    # Of two that differ by case, the one in lower case comes first.
+    return min(files, key=lambda f: (_rank(f), f.name.swapcase()), default=None)
+
+
+def _rank(file: Path) -> int:
+    return SUFFIXES.index(file.suffix.lower())
 
 
 def _columns(path: Path) -> set[str]:
     """Column names of a file; none if it is not sound, which reading it will say better."""
+    suffix = path.suffix.lower()
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             return set(pq.read_schema(path).names)
         with path.open(encoding="utf-8-sig") as handle:
-            first = handle.readline()
-        if path.suffix == ".csv":
+            first = next((line for line in handle if line.strip()), "")
+        if suffix == ".csv":
             return set(next(csv.reader([first]), []))
         row = json.loads(first)
     except (OSError, ValueError, csv.Error):

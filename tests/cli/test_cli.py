@@ -97,6 +97,17 @@ def test_search_continues_to_the_total(run, study_file):
     assert "\n0 trials, about " in err
 
 
+def test_total_is_never_less_than_what_is_there(run, study_file):
+    run("search", study_file, "--out", "here")
+    told = "note: 3 trials are there already, so the total is 3, not 2\n"
+    for command in (("resume", "here"), ("search", study_file, "--out", "here")):
+        code, _, err = run(*command, "--trials", 2)
+        assert (code, told in err) == (0, True), err
+        assert load_study_spec(study_file.parent / "here" / "study.yaml").budget.trials == 3
+    _, _, err = run("resume", "here", "--trials", 3)
+    assert "are there already" not in err
+
+
 def test_search_by_flags_alone(run, checkpoint, data_folder, tmp_path):
     flags = (
         *("--model", checkpoint, "--data", data_folder, "--task", "classification"),
