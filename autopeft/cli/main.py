@@ -97,7 +97,7 @@ def train(
     max_memory: MaxMemoryOption = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for record and weights.")] = Path("trained"),
+    out: Annotated[Path, typer.Option(help="Folder of the study of one trial.")] = Path("trained"),
     output: FormatOption = Format.HUMAN,
 ) -> None:
     """Train one genotype as a search would train it."""

@@ -39,7 +39,7 @@ def write_again(winner: Winner, folder: Path) -> None:
     study = winner.study
     genotype = yaml.safe_dump(winner.record.genotype, sort_keys=False, default_flow_style=None)
     write_atomic(folder / "genotype.yaml", genotype)
-    for path in (study.spec_file, study.space_file):
+    for path in filter(Path.is_file, (study.spec_file, study.space_file)):  # one trial has no space
         write_atomic(folder / path.name, path.read_text(encoding="utf-8"))
     script = SCRIPT.format(
         backbone=winner.description.backbone,

@@ -230,6 +230,7 @@ def winner_of(study: Study, how: str, *, trained: bool = True) -> Winner:
         ConfigError: no trial is like that, or model or data have changed since the search.
         DataError: the study cannot be read, or the weights are not there.
     """
+    study.check_begun()
     front, records = study.front(), study.records()
     choice = pick(front, records, how)
     if how.strip() == "cheapest" and (selection := study.selection()) is not None:
@@ -262,6 +263,7 @@ def _weights_file(study: Study, record: Record) -> Path:
         raise DataError(
             f"the weights of trial {record.trial} are not kept, only those of the front; to train "
             f"it again: autopeft front {study.folder} --genotype {record.trial} > genotype.yaml "
-            f"&& autopeft train genotype.yaml --study {study.spec_file}"
+            f"&& autopeft train genotype.yaml --study {study.spec_file} --out trained; what that "
+            "writes can be exported like a study"
         )
     return path

@@ -72,14 +72,22 @@ class Study:
         if not os.path.isfile(self.manifest_file):  # noqa: PTH113 - unlike Path's, it never raises
             check_new(self.folder)
 
+    def check_begun(self) -> None:
+        """Refuse what is no study.
+
+        Raises:
+            DataError: there is none here.
+        """
+        if not os.path.isfile(self.manifest_file):  # noqa: PTH113 - unlike Path's, it never raises
+            raise DataError(f"{self.folder} holds no study: it has no manifest.json")
+
     def check_resumable(self) -> None:
         """Refuse to continue what has not begun.
 
         Raises:
             DataError: there is no study here.
         """
-        if not os.path.isfile(self.manifest_file):  # noqa: PTH113 - unlike Path's, it never raises
-            raise DataError(f"{self.folder} holds no study: it has no manifest.json")
+        self.check_begun()
         if not self.spec_file.is_file():  # killed before it was written; no trial had begun
             raise DataError(f"{self.spec_file} is missing; run the `search` again that began it")
 

@@ -6,16 +6,24 @@ from autopeft.engines.inline import InlineEngine
 from autopeft.engines.job import Job, JobTrial
 from autopeft.engines.workbench import Progress
 from autopeft.errors import ConfigError
-from autopeft.objectives import amount
+from autopeft.files import write_atomic
+from autopeft.front import Front, front_of
+from autopeft.front_file import write_front
+from autopeft.objectives import MEMORY, amount
 from autopeft.record_files import write_record
 from autopeft.records import Record
 from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
+from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.seed import seed_of
 from autopeft.space.shape import ModelShape
-from autopeft.study.folder import check_new
+from autopeft.space.shipped import shipped_spaces
+from autopeft.space.words import describe
+from autopeft.study.folder import Study, check_new
 from autopeft.study.limits import budget_of, counts_of
+from autopeft.study.manifest import new_manifest, write_manifest
 from autopeft.study.spec import StudySpec
+from autopeft.study.write import spec_yaml
 
 
 def train_one(
@@ -28,10 +36,13 @@ def train_one(
 ) -> Record:
     """Train a genotype with the settings of a study; the same seed as in a search with it.
 
+    What is written is a study of one trial, which can be shown, tested and exported, though not
+    continued.
+
     Args:
         spec: the study; its space and trial budget are not used.
         genotype: what to train.
-        out: folder for the record and the weights; must be new or empty.
+        out: its folder; must be new or empty.
         base: folder that relative paths in `spec` start from.
         progress: called with (steps done, steps in all).
 
@@ -44,9 +55,11 @@ def train_one(
             f"full fine-tuning trains weights, and those in {spec.quantize} stay frozen"
         )
     check_new(out)
-    spec = spec.resolved(base or Path.cwd())
+    base = base or Path.cwd()
+    spec = spec.resolved(base)
     engine = InlineEngine(spec.work)
-    shape = engine.load().shape
+    facts = engine.load()
+    shape = facts.shape
     genotype.check_fits(shape)
     budget = budget_of(spec, shape)
     if not budget.admits(genotype, shape):
@@ -67,7 +80,33 @@ def train_one(
 
     (record,) = engine.results(stepped)
     write_record(out, record)
+    if spec.space not in shipped_spaces():
+        spec = spec.model_copy(update={"space": str((base / spec.space).resolve())})
+    write_atomic(Study(out).spec_file, spec_yaml(spec))
+    write_front(out, _front(spec, record, budget.max_params))
+    write_manifest(
+        Study(out).manifest_file,
+        new_manifest(
+            {"trained": genotype.hash, "metric_sha256": facts.metric_hash},
+            facts,
+            decided,
+            max_params=budget.max_params,
+            rung_steps=(record.steps,),
+        ),
+    )
     return record
+
+
+def _front(spec: StudySpec, record: Record, max_params: int) -> Front:
+    """The trial alone."""
+    return front_of(
+        [record],
+        spec.chosen_metric,
+        "maximize",
+        max_params,
+        lambda genotype: describe(genotype_from_dict(genotype), spec.without_ops),
+        {name: spec.budget.max_memory if name == MEMORY else None for name in spec.costs},
+    )
 
 
 def _check_memory(

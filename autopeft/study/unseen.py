@@ -71,6 +71,7 @@ def open_test(study: Study) -> Opening:
         ConfigError: the study's data have no test split, or changed since.
         DataError: nothing was recommended yet, or weights are missing.
     """
+    study.check_begun()
     front = study.front()
     if front.recommended is None:
         raise DataError(f"{study.folder}: the front has no point yet")

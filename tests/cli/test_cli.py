@@ -259,6 +259,11 @@ def test_genotype_of_the_front_can_be_trained(run, done, tmp_path):
     assert out.startswith("LoRA q,v r8 x2\n")
     assert "3 steps in " in err
     assert_plain(err)
+    code, out, _ = run("test", "again", "--format", "json")
+    (result,) = json.loads(out)["results"]
+    assert (code, result["role"], result["trial"]) == (0, "recommended", 0)
+    code, _, err = run("resume", "again", "--trials", 3)
+    assert (code, "again holds another study" in err) == (2, True)
 
 
 def test_unknown_trial_is_refused(run, done):

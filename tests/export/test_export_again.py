@@ -40,6 +40,27 @@ def test_yaml_trains_the_same_genotype_again(run, done, tmp_path):
     assert trained["metrics"][done.front().metric]["value"] == best.quality
 
 
+def test_what_was_trained_again_is_exported(run, done, tmp_path):
+    """Of a trial whose weights the search has not kept."""
+    lost = next(r for r in done.records() if not (done.folder / r.weights).is_file())
+    _, out, _ = run("front", done.folder, "--genotype", lost.trial)
+    (tmp_path / "genotype.yaml").write_text(out, encoding="utf-8")
+    code, _, err = run("train", "genotype.yaml", "--study", done.spec_file)
+    assert code == 0, err
+    score = lost.metrics[done.front().metric].value
+    code, out, err = run("export", "trained", "-o", "adapter", "--format", "json")
+    assert code == 0, err
+    assert json.loads(out)["proof"]["rows"] == 24
+    assert f"| 0 (this) | {score:.4f} ± " in (tmp_path / "adapter" / "README.md").read_text()
+    code, _, err = run("export", "trained", "-o", "again", "--to", "yaml")
+    assert code == 0, err
+    assert load_genotype(tmp_path / "again" / "genotype.yaml").hash == lost.hash
+    (tmp_path / "trained" / "manifest.json").unlink()
+    for command in (("export", "trained", "-o", "other"), ("test", "trained")):
+        code, _, err = run(*command)
+        assert (code, "trained holds no study: it has no manifest.json" in err) == (3, True)
+
+
 def test_the_script_has_the_ops_in_the_model(done, tmp_path):
     export(done, how="best", target="yaml", out=tmp_path / "out", command="")
     found = runpy.run_path(str(tmp_path / "out" / "finetune.py"))

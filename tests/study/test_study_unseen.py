@@ -146,5 +146,5 @@ def test_study_without_a_test_split_is_refused(spec_of, data_folder, tmp_path):
 
 
 def test_folder_without_a_study_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read .*front\.json"):
+    with pytest.raises(DataError, match=r"holds no study: it has no manifest\.json"):
         open_test(Study(tmp_path))
