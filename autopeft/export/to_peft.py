@@ -20,6 +20,7 @@ from autopeft.export.peft_parts import Parts, Update, approximated_parts, exact_
 from autopeft.export.winner import Winner
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
+from autopeft.model.quantized_linear import be_quiet
 from autopeft.ops.point import Point
 from autopeft.ops.vera import Vera
 from autopeft.space.taps import Tap
@@ -74,6 +75,7 @@ def write_peft(winner: Winner, folder: Path, as_lora: int | None = None) -> PreT
 
 
 def _library() -> Any:
+    be_quiet()  # peft imports bitsandbytes where it is installed
     try:
         import peft  # noqa: PLC0415
     except ImportError:

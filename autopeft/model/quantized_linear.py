@@ -150,14 +150,18 @@ def _unpack(
     return functional.dequantize_4bit(codes, state)  # type: ignore[no-any-return]
 
 
+def be_quiet() -> None:
+    """Let `bitsandbytes` not warn, once imported, of a product that is downloaded and not used."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
 def library(scheme: Scheme) -> ModuleType:
     """Of weights in few bits.
 
     Raises:
         DataError: it is not installed.
     """
-    # It warns of a product that it would have to download, and that is not used here.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    be_quiet()
     try:
         import bitsandbytes  # noqa: PLC0415 - an extra
     except ImportError as error:

@@ -1,6 +1,8 @@
 """The peft format: peft alone computes what the ops compute, and finds a place for every weight."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -185,3 +187,11 @@ def test_as_lora_refuses_what_is_no_update_of_a_weight(home, tmp_path):
     ):
         with pytest.raises(ConfigError, match=f"--as-lora cannot approximate this: .*{said}"):
             write_peft(make_winner(home, "bert", one), tmp_path, as_lora=2)
+
+
+def test_importing_peft_says_nothing():
+    """In a process that has not imported it yet."""
+    code = "from autopeft.export.to_peft import _library; _library()"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
