@@ -10,7 +10,10 @@ from autopeft.errors import ConfigError, DataError
 from autopeft.record_files import read_records
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.study.folder import Study
+from autopeft.study.manifest import read_manifest
 from autopeft.study.single import train_one
+from autopeft.study.spec import load_study_spec
 
 
 def test_training_is_that_of_the_search(done, spec_of, tmp_path):
@@ -60,6 +63,20 @@ def test_genotype_of_exactly_the_budget_is_trained(done, spec_of, tmp_path):
     genotype = genotype_from_dict(done.records()[1].genotype)
     record = train_one(spec_of(max_params=1024), genotype, tmp_path / "out")
     assert record.trainable_params == 1024
+
+
+def test_what_is_written_is_a_study_of_one_trial(done, spec_of, tmp_path):
+    genotype = genotype_from_dict(done.records()[1].genotype)
+    spec = spec_of().model_copy(update={"space": "mine.yaml"})  # which is not asked for
+    record = train_one(spec, genotype, tmp_path / "out", base=tmp_path)
+    study = Study(tmp_path / "out")
+    assert study.records() == [record]
+    (point,) = study.front().points
+    assert (point.trial, point.summary) == (0, "LoRA q,v r8 x2")
+    assert load_study_spec(study.spec_file).space == str(tmp_path / "mine.yaml")
+    theirs, ours = read_manifest(done.manifest_file), read_manifest(study.manifest_file)
+    assert (ours.model, ours.data) == (theirs.model, theirs.data)
+    assert ours.rung_steps == (record.steps,)
 
 
 def test_folder_in_use_is_refused(done, spec_of, tmp_path):
