@@ -320,12 +320,13 @@ def test_genotype_that_is_not_there(refused, study):
     assert "cannot be read" in refused(2, "train", "none.yaml", "--study", "study.yaml")
 
 
-@pytest.mark.parametrize("command", ["front", "test"])
-def test_folder_without_a_study(refused, study, command):
-    message = refused(3, command, "nowhere")
+def test_folder_without_a_study(refused, study):
+    message = refused(3, "front", "nowhere")
     assert message == "cannot read nowhere/front.json: No such file or directory"
     (study.parent / "data" / "front.json").write_text('{"version": 1}', encoding="utf-8")
-    assert refused(3, command, "data").startswith("data/front.json: metric is missing; ")
+    assert refused(3, "front", "data").startswith("data/front.json: metric is missing; ")
+    for command in (("test", "data"), ("export", "data", "-o", "out"), ("resume", "data")):
+        assert refused(3, *command) == "data holds no study: it has no manifest.json"
 
 
 def test_genotype_of_no_study(refused, study):

@@ -100,7 +100,7 @@ def test_finished_search_trains_nothing_and_changes_no_result(done, spec_of, tmp
         assert record_files(study) == before
     assert len(jobs) == n_jobs
     assert results(study) == results(done)[:3]
-    assert [(plan.trials_done, plan.trials) for plan in plans.told] == [(0, 3), (3, 3), (3, 2)]
+    assert [(plan.trials_done, plan.trials) for plan in plans.told] == [(0, 3), (3, 3), (3, 3)]
     assert [plan.seconds_left > 0 for plan in plans.told] == [True, False, False]
     assert min(plan.seconds_left for plan in plans.told) == 0
 
