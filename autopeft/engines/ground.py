@@ -139,6 +139,7 @@ class Ground:
             constant=constant_of(self.task, dataset.validation, dataset.label_names),
             other_answers=dataset.other_answers,
             room=self.room,
+            answered=self.work.task == "causal",
         )
 
     @property

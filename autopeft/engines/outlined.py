@@ -71,6 +71,7 @@ def outlined(work: Work) -> Outlined:
         device="meta",
         n_devices=1,
         room=None if found.n_positions is None else work.room(found.n_positions),
+        answered=work.task == "causal",
     )
     return Outlined(facts, found.kind, guess(found, work))
 

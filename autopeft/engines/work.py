@@ -82,6 +82,7 @@ class Facts(Strict):
         constant: what one answer to every validation row scores, where that can be told.
         other_answers: why scores of the search and of the final selection do not compare, if so.
         room: tokens that the longest row leaves of the model's positions; None if they are endless.
+        answered: rows hold the answers, as a decoder's do.
     """
 
     model_shape: dict[str, Any]
@@ -100,11 +101,13 @@ class Facts(Strict):
     constant: Constant | None = None
     other_answers: str | None = None
     room: int | None = None
+    answered: bool = False
 
     @property
     def shape(self) -> ModelShape:
         """What a search space needs to know of the model, in this study."""
-        return replace(ModelShape.from_dict(self.model_shape), room=self.room)
+        shape = ModelShape.from_dict(self.model_shape)
+        return replace(shape, room=self.room, answered=self.answered)
 
     @property
     def backbone_params(self) -> int:

@@ -21,15 +21,18 @@ _SCORES = "disentangled_attention_bias"
 
 @runtime_checkable
 class OwnPositions(Protocol):
-    """The ops of a layer, as far as they change projected positions.
+    """The ops of a layer, as far as projected positions pass them.
 
     Attributes:
-        writes: the ops by the tap that they write.
+        taps: that ops read or write.
         block: whose positions are projected; None while it is states.
     """
 
-    writes: dict[Tap, Any]
     block: int | None
+
+    @property
+    def taps(self) -> set[Tap]:
+        """Where the layer has hooks."""
 
     def cut(self, rows: Tensor) -> Sequence[Tensor]:
         """The rows of each block."""
@@ -44,13 +47,13 @@ def repeat_mask(attention: nn.Module) -> RemovableHandle:
 
 
 def project_positions_by_block(attention: nn.Module, layer: OwnPositions) -> bool:
-    """Let every trial have positions of its own, if ops change how they are projected.
+    """Let every trial have positions of its own, if ops stand where they are projected.
 
     Returns:
         Whether the attention module was changed; `project_positions_at_once` undoes it.
     """
     shares = getattr(attention, "relative_attention", False) and attention.share_att_key
-    if not shares or not {Tap.Q, Tap.K} & set(layer.writes):
+    if not shares or not {Tap.Q, Tap.K} & layer.taps:
         return False
     object.__setattr__(attention, _SCORES, partial(_scores, attention, layer))
     return True

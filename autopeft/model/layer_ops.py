@@ -115,11 +115,15 @@ class LayerOps(nn.Module):
     def pass_positions(self, tap: Tap, x: Tensor, state: Tensor) -> Tensor:
         """Apply what is written to projected positions, for the trial whose turn it is.
 
+        What is read here is read of states alone.
+
         Args:
             tap: where.
             x: the positions before their projection, one row for all trials.
             state: and after it.
         """
+        if tap not in self.writes:
+            return state
         if tap not in self._positions:
             n = self.n_blocks
             readers = [op.blocks for read, op in self.writes[tap] if read != tap]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from autopeft.space.shape import NO_GATES, ModelShape
+from autopeft.space.shape import ModelShape
 from autopeft.space.spec import SlotSpec, resolve_read
 from autopeft.space.taps import Tap
 
@@ -50,12 +50,13 @@ def _activated(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str 
 
 def _scaled(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:
     """The slot without gates, where there can be none."""
-    if shape.gates or GATED not in slot.scale:
+    why = shape.ungated(write for _, _, write in slot.places()) if GATED in slot.scale else None
+    if why is None:
         return slot, None
     scale = tuple(factor for factor in slot.scale if factor != GATED)
     if not scale:
-        return None, f"slot {slot.name} is left out: {NO_GATES}"
-    return slot.model_copy(update={"scale": scale}), f"slot {slot.name} goes ungated: {NO_GATES}"
+        return None, f"slot {slot.name} is left out: {why}"
+    return slot.model_copy(update={"scale": scale}), f"slot {slot.name} goes ungated: {why}"
 
 
 def _placed(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:

@@ -20,7 +20,7 @@ from autopeft.space.forms import (
     shared_params,
     shared_trained_params,
 )
-from autopeft.space.shape import NO_GATES, ModelShape
+from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
 
 GENOTYPE_VERSION = 1
@@ -245,8 +245,8 @@ class Genotype:
                     f"op {op.form} {op.read}->{op.write} is in layer {', '.join(outside)}, which "
                     f"has no tap {op.write}; layers {layers.start} to {layers.stop - 1} have it"
                 )
-            if op.scale == "gated" and not shape.gates:
-                raise ConfigError(f"op {op.form} {op.read}->{op.write}: {NO_GATES}")
+            if op.scale == "gated" and (reason := shape.ungated([op.write])):
+                raise ConfigError(f"op {op.form} {op.read}->{op.write}: {reason}")
             reasons = {size: op.misfit(size, shape) for size in sorted(set(op.sizes))}
             if misfits := {size: reason for size, reason in reasons.items() if reason}:
                 read, write = shape.widths[op.read], shape.widths[op.write]

@@ -12,7 +12,7 @@ from autopeft.space.fit import fit_sizes, misfits
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import within
-from autopeft.space.shape import NO_GATES, ModelShape
+from autopeft.space.shape import ModelShape
 from autopeft.space.slot import Slot
 from autopeft.space.spec import SlotSpec, Strict
 from autopeft.space.taps import Tap
@@ -56,8 +56,9 @@ class Method(Strict):
         """Why the method cannot stand in the model, None if it can."""
         if lacking := self.lacking(shape):
             return f"the model has no tap {', '.join(lacking)}"
-        if not shape.gates and any("gated" in slot.scale for slot in self.slots):
-            return NO_GATES
+        gated = [slot for slot in self._slots(shape) if "gated" in slot.scale]
+        if gated and (reason := shape.ungated(w for slot in gated for _, _, w in slot.places())):
+            return reason
         reasons = [
             reason
             for slot in self._slots(shape)

@@ -9,6 +9,8 @@ from autopeft.space.forms import FORMS, PROMPTS, Activation, Form
 from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
 
 NO_GATES = "gated ops are not for models with an encoder and a decoder"
+ANSWERED = "a gate is a mean over whole rows, which hold the answers here"
+OF_POSITIONS = "what projects `q` and `k` also projects positions, which no gate belongs to"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class ModelShape:
         shared_inputs: taps whose weight matrices read something else, too.
         room: tokens that a study's longest row leaves of the positions; None if they are endless,
             or if nobody knows.
+        answered: rows of the study hold the answers that are learnt, as a decoder's do.
     """
 
     n_layers: int
@@ -36,6 +39,7 @@ class ModelShape:
     n_encoder_layers: int = 0
     shared_inputs: frozenset[Tap] = frozenset()
     room: int | None = None
+    answered: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
@@ -46,10 +50,15 @@ class ModelShape:
         first = self.n_encoder_layers if CROSS & wanted else 0
         return range(first, 1 if Tap.EMBED in wanted else self.n_layers)
 
-    @property
-    def gates(self) -> bool:
-        """Whether ops can be gated: rows have to be of one length in all layers."""
-        return not self.n_encoder_layers
+    def ungated(self, writes: Iterable[Tap]) -> str | None:
+        """Why ops that write at these taps can have no gate; None if they can."""
+        if self.n_encoder_layers:
+            return NO_GATES
+        if self.answered:
+            return ANSWERED
+        if {Tap.Q, Tap.K} & set(writes) and Tap.ATTN_IN in self.shared_inputs:
+            return OF_POSITIONS
+        return None
 
     def misfit(self, form: Form, size: int, read: Tap, write: Tap) -> str | None:
         """Why an op cannot be of a size between two taps of the model; None if it can."""
@@ -74,6 +83,7 @@ class ModelShape:
             "shared_inputs": [str(tap) for tap in Tap if tap in self.shared_inputs],
             "n_encoder_layers": self.n_encoder_layers,
             **({} if self.room is None else {"room": self.room}),
+            **({"answered": True} if self.answered else {}),
         }
 
     @classmethod
@@ -93,6 +103,7 @@ class ModelShape:
             shared_inputs=frozenset(Tap(tap) for tap in data.get("shared_inputs", ())),
             n_encoder_layers=int(data.get("n_encoder_layers", 0)),
             room=None if room is None else int(room),
+            answered=bool(data.get("answered")),
         )
 
 

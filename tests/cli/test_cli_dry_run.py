@@ -122,7 +122,9 @@ def test_room_for_prompts_is_what_a_worker_finds(task, tmp_path):
     )
     n_positions = backbone.model.config.max_position_embeddings
     room = n_positions - 16 - (8 if task == "causal" else 0)
-    assert outlined(work).facts.room == room
+    facts = outlined(work).facts
+    assert (facts.room, facts.answered) == (room, task == "causal")
+    assert (facts.shape.room, facts.shape.answered) == (room, task == "causal")
     ground = Ground(work, None, backbone, None, None, None, None, ())
     assert ground.room == room
 

@@ -15,6 +15,7 @@ from tiny import (
     assert_same_training,
     genotype,
     lora,
+    op,
     same,
     same_bits,
     state,
@@ -90,6 +91,34 @@ def test_positions_are_projected_with_the_ops_of_their_trial(backbone):
                     weight = Anatomy(plain).point(layer, tap).weight
                     weight += own[f"{path}.b"].T @ own[f"{path}.a"]
         torch.testing.assert_close(found[trial], hidden(plain, batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tap", [Tap.Q, Tap.K])
+def test_what_is_read_behind_the_projection_is_of_states(backbone, tap):
+    """Not of positions, which the same module projects behind them."""
+    model, batch = backbone.model, tiny_batch(backbone.model)
+    one = genotype(op(Form.LOWRANK, tap, Tap.FFN_OUT, (0, 0, 3)))
+    injection = excited(model, one, HEAD, one)
+    found = hidden(model, batch).chunk(3)
+    trials = [{name: t.clone() for name, t in injection.tensors(i).items()} for i in (0, 2)]
+    injection.remove()
+    anatomy, read = Anatomy(model), []
+    handles = [
+        anatomy.point(2, tap).module.register_forward_hook(lambda *args: read.append(args[-1]))
+    ]
+    plain = hidden(model, batch)
+    torch.testing.assert_close(found[1], plain, rtol=0, atol=1e-5)
+    for own, expected in zip(trials, (found[0], found[2]), strict=True):
+        path = f"layers.2.lowrank.{tap}.ffn_out"
+        delta = read[0] @ own[f"{path}.a"].T @ own[f"{path}.b"]
+        handles += [
+            anatomy.point(2, Tap.FFN_OUT).module.register_forward_hook(
+                lambda _, __, out, delta=delta: out + delta
+            )
+        ]
+        torch.testing.assert_close(expected, hidden(model, batch), rtol=0, atol=1e-5)
+        handles.pop().remove()
+    handles.pop().remove()
 
 
 def test_the_head_reads_the_same_where_nothing_else_is_computed(backbone):

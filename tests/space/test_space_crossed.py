@@ -1,6 +1,7 @@
 """Encoder-decoders: what is at cross-attention stands in the decoder's layers and nowhere else."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from space_factory import BERT_BASE, NO_LIMIT, bind_text, draw_uniform
@@ -11,7 +12,7 @@ from autopeft.space.encode import encode
 from autopeft.space.forms import Form, misplaced
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.methods import method
-from autopeft.space.shape import NO_GATES, ModelShape
+from autopeft.space.shape import ANSWERED, NO_GATES, OF_POSITIONS, ModelShape
 from autopeft.space.shipped import load_space
 from autopeft.space.taps import CROSS, Tap
 from autopeft.space.transfer import transfer
@@ -104,6 +105,30 @@ def test_gates_are_left_out_with_a_note():
     assert [slot.name for slot in left.slots] == ["c"]
     assert left.notes == tuple(f"slot {name} is left out: {NO_GATES}" for name in "ab")
     assert method("unipelt").misfit(BART) == NO_GATES
+
+
+def test_gates_that_would_see_the_answers_are_left_out():
+    shape = replace(BERT_BASE, answered=True)
+    space = bind(load_space("hybrid"), shape, NO_LIMIT)
+    assert {f"slot {slot.name} goes ungated: {ANSWERED}" for slot in space.slots} <= {*space.notes}
+    assert method("unipelt").misfit(shape) == ANSWERED
+    with pytest.raises(ConfigError, match=ANSWERED):
+        method("unipelt").genotype(BERT_BASE).check_fits(shape)
+    assert ModelShape.from_dict(shape.to_dict()) == shape
+
+
+def test_gates_that_would_see_positions_are_left_out():
+    """In DeBERTa, where states alone are projected they stay."""
+    shape = replace(BERT_BASE, shared_inputs=frozenset({Tap.ATTN_IN}))
+    space = bind(load_space("hybrid"), shape, NO_LIMIT)
+    assert {note for note in space.notes if "ungated" in note} == {
+        f"slot lora goes ungated: {OF_POSITIONS}"
+    }
+    rng = random.Random(0)
+    drawn = [op for _ in range(40) for op in space.decode(draw_uniform(space, rng)).ops]
+    assert {op.scale == "gated" for op in drawn if op.write is Tap.FFN_OUT} == {True, False}
+    assert not any(op.scale == "gated" for op in drawn if op.write in (Tap.Q, Tap.K))
+    assert method("unipelt").misfit(shape) == OF_POSITIONS
 
 
 def test_gated_ops_do_not_go_along_to_another_model():
