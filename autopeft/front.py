@@ -14,7 +14,7 @@ the hypervolume, and hypervolumes compare only between fronts of the same worst 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, get_args
@@ -332,6 +332,34 @@ def _non_dominated(candidates: list[Point], names: Sequence[CostName]) -> list[P
     in_order = sorted(candidates, key=lambda point: (places[point.trial], point.trial))
     keep = moocore.is_nondominated([places[point.trial] for point in in_order])
     return [point for point, is_kept in zip(in_order, keep, strict=True) if is_kept]
+
+
+def unbeaten(
+    candidates: Iterable[Point], final: Collection[int], names: Sequence[CostName]
+) -> set[int]:
+    """The trials that may be on the front at the end of a search.
+
+    Which others beat them now does not matter: the quality of a trial may still fall at a higher
+    rung, and then what it beat is back.
+
+    Args:
+        candidates: usable trials.
+        final: those whose quality does not change any more.
+        names: of the costs.
+    """
+
+    def at(point: Point) -> tuple[tuple[float, ...], int]:
+        return (*(cost_of(point, name) for name in names), -point.quality), point.trial
+
+    every = {point.trial: at(point) for point in candidates}
+    ends = [every[trial] for trial in final if trial in every]
+    return {
+        trial
+        for trial, here in every.items()
+        if not any(
+            end < here and all(a <= b for a, b in zip(end[0], here[0], strict=True)) for end in ends
+        )
+    }
 
 
 def _recommended(points: Sequence[Point], worst: Mapping[CostName, float]) -> int | None:

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from record_factory import make_failure, make_record
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.front import front_of, hypervolume, place
+from autopeft.front import front_of, hypervolume, place, points_of, unbeaten
 from autopeft.front_file import front_from_dict, front_to_dict, read_front, write_front
 from autopeft.objectives import PARAMS, cost_of, objective
 from autopeft.records import Metric
@@ -68,6 +68,16 @@ def test_front_is_exactly_the_records_that_nothing_in_the_budget_beats(records):
     fitting = [record for record in records if record.trainable_params <= BUDGET]
     unbeaten = [r.trial for r in fitting if not any(beats(other, r) for other in fitting)]
     assert sorted(trials(front(records))) == unbeaten
+
+
+@given(studies, st.sets(st.integers(0, 11)))
+def test_what_only_changing_trials_beat_may_be_on_the_front(records, final):
+    points, names = points_of(records, "accuracy", BUDGET), ("trainable_params",)
+    fitting = [record for record in records if record.trainable_params <= BUDGET]
+    ends = [record for record in fitting if record.trial in final]
+    expected = {r.trial for r in fitting if not any(beats(end, r) for end in ends)}
+    assert unbeaten(points, final, names) == expected
+    assert unbeaten(points, range(12), names) == set(trials(front(records))) <= expected
 
 
 @given(studies)

@@ -1,6 +1,6 @@
 """The driver: sends jobs to the engine; keeps jobs, records, ledger, front and final selection."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -264,7 +264,7 @@ class Driver:
         front = self._planner.front(self.known)
         write_jsonl(self.study.folder, self._lines)
         write_front(self.study.folder, front)
-        self._tidy(front)
+        self._tidy(self._planner.front_to_be(self.known))
         return front
 
     def finish(self) -> None:
@@ -285,8 +285,9 @@ class Driver:
         )
         if selection is not None:
             write_selection(self.study.selection_file, selection)
+        self._tidy({point.trial for point in self._planner.front(self.known).points})
 
-    def _tidy(self, front: Front) -> None:
+    def _tidy(self, front: Iterable[int]) -> None:
         """Delete the weights of what is dominated, and states that were gone on from."""
         kept = set(self._kept(front))
         for record in self.known.ordered:
@@ -296,15 +297,15 @@ class Driver:
                 below = paused_file(self.study.folder, record.trial, record.rung - 1)
                 below.unlink(missing_ok=True)
 
-    def _kept(self, front: Front) -> Iterator[Key]:
-        """Records whose weights are kept: each point's at its highest rung, the final selection's.
+    def _kept(self, front: Iterable[int]) -> Iterator[Key]:
+        """Records whose weights are kept: each trial's at its highest rung, the final selection's.
 
         What was trained on a part of the rows is not: there whoever the selection may choose is
         handed over as the search has trained it, so that is kept as long as it may be chosen.
         """
         complete = [record for record in self.known.ordered if record.state == "complete"]
         tops = {record.trial: record.key for record in complete if record.is_searched}
-        trials = {point.trial for point in front.points}
+        trials = set(front)
         if self.setup.facts.unseen == FOLD and self.spec.selection.seeds:
             trials |= self._planner.contenders(self.known).keys()
         for trial in trials:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from autopeft.engines.job import Job, JobTrial
-from autopeft.front import Front, Point, front_of, full_points_of, points_of
+from autopeft.front import Front, Point, front_of, full_points_of, points_of, unbeaten
 from autopeft.objectives import CostName, cost_of
 from autopeft.records import Record
 from autopeft.selection import Role
@@ -112,6 +112,13 @@ class Planner:
         metric, most = self._spec.chosen_metric, self._setup.space.max_params
         records = self._scored(known)
         return front_of(records, metric, "maximize", most, self.words, self._setup.costs)
+
+    def front_to_be(self, known: Known) -> set[int]:
+        """The trials of the front, and those that would be if others fell at a higher rung."""
+        records = self._scored(known)
+        points = points_of(records, self._spec.chosen_metric, self._setup.space.max_params)
+        final = {record.trial for record in records if record.rung == self._rungs.top}
+        return unbeaten(points, final, tuple(self._setup.costs))
 
     def points(self, known: Known) -> list[Point]:
         """Every usable trial of the search, full fine-tuning included."""

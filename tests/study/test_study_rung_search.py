@@ -4,6 +4,7 @@ import contextlib
 import math
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from study_factory import ledger_states, record_files, results, weights
@@ -12,8 +13,10 @@ from autopeft.engines import workbench
 from autopeft.engines.workbench import Workbench
 from autopeft.front import front_of
 from autopeft.record_files import read_jsonl
+from autopeft.records import Metric
 from autopeft.study import rungs
 from autopeft.study.contenders import kind_of
+from autopeft.study.driver import Driver
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs
@@ -118,6 +121,25 @@ def test_front_and_weights_are_those_of_the_search(whole):
     kept = {tops[point.trial].weights for point in front.points}
     assert {f"weights/{name}" for name in weights(whole)} == kept
     assert read_jsonl(whole.folder / "records.jsonl") == whole.records()
+
+
+def test_what_a_trial_beat_that_fell_later_has_weights(laddered, tmp_path, monkeypatch):
+    """The head, which costs nothing, beats everything at the lowest rung, and nothing above."""
+    take = Driver.take
+
+    def flattered(driver, record):
+        if record.trial == 0 and not record.replicate:
+            quality = Metric(0.0 if record.rung else 1.0, 0.01)
+            record = replace(record, metrics={"accuracy": quality})
+        take(driver, record)
+
+    monkeypatch.setattr(Driver, "take", flattered)
+    study = run_search(laddered(selection={"seeds": 0}), tmp_path / "study")
+    front, tops = study.front(), {record.trial: record for record in searched(study)}
+    assert tops[0].rung > 0
+    assert any(tops[point.trial].rung == 0 for point in front.points), "or this tests nothing"
+    kept = {tops[point.trial].weights for point in front.points}
+    assert {f"weights/{name}" for name in weights(study)} == kept
 
 
 class Stop(Silent):
