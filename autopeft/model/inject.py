@@ -275,8 +275,8 @@ class Injection:
                 handle = module.register_forward_hook(partial(hooks.out_hook, layer, tap))
             self._handles.append(handle)
         for module, parts in fused.items():
-            write = partial(hooks.parts_hook, layer, parts)
-            self._handles.append(module.register_forward_hook(write))
+            hook = partial(hooks.parts_hook, layer, parts)
+            self._handles.append(module.register_forward_hook(hook))
         for tap in layer.through:
             hook = partial(hooks.norm_hook, layer, tap)
             self._before(anatomy.point(index, tap).module, hook)
@@ -295,7 +295,8 @@ class Injection:
     def _tell_gates(self, base: nn.Module, n_blocks: int) -> None:
         """Let gates know which tokens are real, whoever calls the model with so many blocks."""
         tokens = Tokens()
-        for gate in (gates := list(_gates(self.ops))):
+        gates = [module for module in self.ops.modules() if isinstance(module, Gate)]
+        for gate in gates:
             gate.tokens = tokens
         if gates:
             hook = partial(hooks.tokens_hook, tokens, n_blocks)
@@ -395,7 +396,3 @@ def _check(genotypes: Sequence[Genotype], shape: ModelShape) -> None:
             raise ConfigError("full fine-tuning trains the backbone itself, nothing is attached")
         if len(genotypes) > 1 and any(op.write is Tap.EMBED for op in genotype.ops):
             raise ConfigError("a trial with a prompt has longer rows, and no company")
-
-
-def _gates(module: nn.Module) -> Iterator[Gate]:
-    return (gate for gate in module.modules() if isinstance(gate, Gate))
