@@ -275,8 +275,8 @@ class Injection:
                 handle = module.register_forward_hook(partial(hooks.out_hook, layer, tap))
             self._handles.append(handle)
         for module, parts in fused.items():
-            hook = partial(hooks.parts_hook, layer, parts)
-            self._handles.append(module.register_forward_hook(hook))
+            write = partial(hooks.parts_hook, layer, parts)
+            self._handles.append(module.register_forward_hook(write))
         for tap in layer.through:
             hook = partial(hooks.norm_hook, layer, tap)
             self._before(anatomy.point(index, tap).module, hook)
