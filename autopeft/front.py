@@ -335,7 +335,7 @@ def _non_dominated(candidates: list[Point], names: Sequence[CostName]) -> list[P
 
 
 def unbeaten(
-    candidates: Iterable[Point], final: Collection[int], names: Sequence[CostName]
+    candidates: Sequence[Point], final: Collection[int], names: Sequence[CostName]
 ) -> set[int]:
     """The trials that may be on the front at the end of a search.
 
@@ -351,11 +351,10 @@ def unbeaten(
     def at(point: Point) -> tuple[tuple[float, ...], int]:
         return (*(cost_of(point, name) for name in names), -point.quality), point.trial
 
-    every = {point.trial: at(point) for point in candidates}
-    ends = [every[trial] for trial in final if trial in every]
+    ends = [*map(at, _non_dominated([p for p in candidates if p.trial in final], names))]
     return {
-        trial
-        for trial, here in every.items()
+        here[1]
+        for here in map(at, candidates)
         if not any(
             end < here and all(a <= b for a, b in zip(end[0], here[0], strict=True)) for end in ends
         )

@@ -264,7 +264,7 @@ class Driver:
         front = self._planner.front(self.known)
         write_jsonl(self.study.folder, self._lines)
         write_front(self.study.folder, front)
-        self._tidy(self._planner.front_to_be(self.known))
+        self._tidy(self._planner.front_to_be(self.known, front))
         return front
 
     def finish(self) -> None:

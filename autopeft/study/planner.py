@@ -113,8 +113,10 @@ class Planner:
         records = self._scored(known)
         return front_of(records, metric, "maximize", most, self.words, self._setup.costs)
 
-    def front_to_be(self, known: Known) -> set[int]:
-        """The trials of the front, and those that would be if others fell at a higher rung."""
+    def front_to_be(self, known: Known, front: Front) -> set[int]:
+        """The trials of a front, and those that would be on it if others fell at a higher rung."""
+        if not self._rungs.top:
+            return {point.trial for point in front.points}
         records = self._scored(known)
         points = points_of(records, self._spec.chosen_metric, self._setup.space.max_params)
         final = {record.trial for record in records if record.rung == self._rungs.top}
