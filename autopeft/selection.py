@@ -219,7 +219,7 @@ class Selection:
         if (drop := self.drop) is None:
             return ""
         how = "lower" if drop < 0 else "higher"
-        return f"In the search the points of its front scored {abs(drop):.4f} {how} in the mean."
+        return f"In the search the front scored {abs(drop):.4f} {how} in the mean."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the version first; what is not as usual only where it is so."""

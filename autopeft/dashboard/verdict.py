@@ -112,9 +112,8 @@ def _selected(
         f"{chosen.seeds} trainings with fresh seeds on {selection.which_rows}; 95 % interval "
         f"{chosen.low:.4f} to {chosen.high:.4f}."
     )
-    points = [selection.verdict, how_sure]
-    points += filter(None, [selection.flattery])
-    points.append(_caveat(rows, "Scores of the front and of the trials"))
+    caveat = _caveat(rows, "Scores of the front and of the trials")
+    points = [selection.verdict, how_sure, " ".join(filter(None, (caveat, selection.flattery)))]
     points += [f"{note[:1].upper()}{note[1:]}." for note in selection.notes]
     points += _tested(openings)
     if advice.nothing_learnt is not None:

@@ -36,7 +36,7 @@ def test_intervals_drop_and_verdict_are_shown(capsys):
     assert "note: trial 9 is left out" in err
     assert "Means of 3 fresh seeds" in err
     assert "* trial 4 is recommended: " in err
-    assert "its front scored 0.0500 higher in the mean" in err
+    assert "In the search the front scored 0.0500 higher in the mean" in err
     show_selection(replace(selection, search_compares=False), Advice(None))
     _, err = capsys.readouterr()
     assert "* trial 4: " in err

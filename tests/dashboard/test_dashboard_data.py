@@ -320,10 +320,10 @@ def test_final_selection_has_the_last_word(p_value, tone):
     assert left_out.scored_on == "900 left out rows"
     assert "900 training rows, each left out of the training that it scores" in left_out.points[1]
     assert found.points[2:] == (
-        "In the search the points of its front scored 0.0200 higher in the mean.",
         (
             "Scores of the front and of the trials are on the 872 rows that the search selected "
-            "on, so they flatter the winner. ± is one standard error."
+            "on, so they flatter the winner. ± is one standard error. In the search the front "
+            "scored 0.0200 higher in the mean."
         ),
         "Trial 7 is left out: it failed.",
     )

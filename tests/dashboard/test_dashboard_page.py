@@ -94,7 +94,7 @@ def test_answer_and_front_need_no_script(html, info):
 def test_hostile_names_make_no_tag(tmp_path, text, html):
     hostile = render([hostile_study(tmp_path / "study", text)])
     page, plain = Page(hostile), Page(html)
-    known = {tag for tag, _ in plain.tags}
+    known = {tag for tag, _ in plain.tags} | {"details", "summary"}  # of what is long
     assert {tag for tag, _ in page.tags} <= known
     assert len(page.scripts) == len(plain.scripts) == 3
     assert json.loads(page.scripts[0])["studies"][0]["name"] == text

@@ -65,7 +65,8 @@ function drawVerdict() {
     merit(percent(columns.fraction[row]), null, "of the backbone"),
   ]);
   fill($("because"), verdict.points.map((point) => make("li", {}, point)));
-  fill($("facts"), Object.entries(facts).map(([title, text]) => make("div", {}, make("dt", {}, title), make("dd", {}, text))));
+  const fact = (text) => (text.length > 90 ? make("details", {}, make("summary", {}, text)) : text);
+  fill($("facts"), Object.entries(facts).map(([title, text]) => make("div", {}, make("dt", {}, title), make("dd", {}, fact(text)))));
 }
 
 function drawAll() {
