@@ -31,8 +31,6 @@ STATES: tuple[State, ...] = get_args(State)
 SECONDS = "seconds"
 """The cost that every study has beside its parameters: the training time of a trial."""
 
-_PROPERTIES_OF_THE_GENOTYPE = {"nan", "diverged"}
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -253,7 +251,7 @@ def _complete(records: Sequence[Record]) -> list[Record]:
     A trial that ever gave NaN or diverged has none (see `autopeft.front.front_of`).
     """
     searched = [record for record in records if record.is_searched]
-    if any(r.failure and r.failure.kind in _PROPERTIES_OF_THE_GENOTYPE for r in searched):
+    if any(r.failure and not r.failure.is_accident for r in searched):
         return []
     return [record for record in searched if record.state == "complete"]
 

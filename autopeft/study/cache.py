@@ -31,9 +31,6 @@ CACHE_VERSION = 1
 MOST_BYTES = 4 * 2**30
 """Of weights and states; beyond it, those that were used least recently are deleted."""
 
-_OF_THE_GENOTYPE = {"nan", "diverged"}
-"""Failures that would happen again."""
-
 
 def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
     """All of a study that its measurements depend on, trials aside, as plain JSON values.
@@ -144,7 +141,7 @@ class RecordCache:
         failure = record.failure
         if record.cached or not self._is_writable:
             return
-        if failure is not None and failure.kind not in _OF_THE_GENOTYPE:
+        if failure is not None and failure.is_accident:  # which need not happen again
             return
         try:
             self._write(job, trial, record)
