@@ -182,12 +182,15 @@ class Selection:
         if all(item.role != "lora" for item in self.contenders):
             return "There is no tuned LoRA to compare with."
         if not self.comparisons:
-            heads = [f"{i.summary} ({i.quality:.4f})" for i in self.contenders if i.role == "head"]
+            heads = [
+                f'"{c.summary}" ({c.quality:.4f})' for c in self.contenders if c.role == "head"
+            ]
             what = f"Nothing but {' and '.join(heads)}" if heads else "Nothing else"
             return f"{what} was tried again at as few parameters as tuned LoRA has."
         size = {item.trial: f"{item.trainable_params:,} parameters" for item in self.contenders}
         one, *more = {item.baseline for item in self.comparisons}
-        named = "tuned LoRA" if more else f"tuned LoRA (trial {one}, {size[one]})"
+        role = "tuned LoRA" if more or self.contender(one).role == "lora" else "LoRA"
+        named = role if more else f"{role} (trial {one}, {size[one]})"
 
         def told(item: Comparison) -> str:
             against = f" against trial {item.baseline} ({size[item.baseline]})" if more else ""

@@ -95,7 +95,7 @@ def test_every_lora_is_a_baseline_and_none_is_compared_with_another():
     beside = selection_of_loras({1: "lora", 0: "head"})
     (head,) = (item for item in beside.contenders if item.role == "head")
     assert beside.verdict.startswith(
-        f"Nothing but {head.summary} ({head.quality:.4f}) was tried again at as few parameters"
+        f'Nothing but "{head.summary}" ({head.quality:.4f}) was tried again at as few parameters'
     )
 
 
