@@ -182,10 +182,9 @@ class Selection:
         if all(item.role != "lora" for item in self.contenders):
             return "There is no tuned LoRA to compare with."
         if not self.comparisons:
-            heads = [
-                f'"{c.summary}" ({c.quality:.4f})' for c in self.contenders if c.role == "head"
-            ]
-            what = f"Nothing but {' and '.join(heads)}" if heads else "Nothing else"
+            heads = [item for item in self.contenders if item.role == "head"]
+            named = " and ".join(f'"{item.summary}" ({item.quality:.4f})' for item in heads)
+            what = f"Nothing but {named}" if heads else "Nothing else"
             return f"{what} was tried again at as few parameters as tuned LoRA has."
         size = {item.trial: f"{item.trainable_params:,} parameters" for item in self.contenders}
         one, *more = {item.baseline for item in self.comparisons}

@@ -96,7 +96,9 @@ def test_each_is_named_with_the_lora_that_it_was_compared_with():
         "parameters)."
     )
     alone = replace(more, comparisons=comparisons[1:])
-    assert alone.verdict.startswith("Nothing beats tuned LoRA (trial 8, 3,000 parameters) here")
+    assert alone.verdict.startswith("Nothing beats LoRA (trial 8, 3,000 parameters) here"), (
+        "which is not the one that is called tuned in the table"
+    )
 
 
 def test_without_lora_or_without_anything_smaller_the_verdict_says_so():
