@@ -93,7 +93,7 @@ def record_of(
     measured: dict[CostName, float] | None = None,
     head_params: int = 0,
     steps: int = 0,
-    split: str = SPLIT,
+    split: str | None = None,
     row_scores: RowScores | None = None,
     weights: tuple[str, str] | None = None,
     stored: Genotype | None = None,
@@ -116,7 +116,7 @@ def record_of(
         measured: those that were measured with nothing beside the trial.
         head_params: parameters of the head.
         steps: of the optimizer.
-        split: the rows that it was scored on.
+        split: the rows that it was scored on; None for those that it was to be scored on.
         row_scores: what each of them adds to the metric.
         weights: path and SHA-256; only of a complete trial.
         stored: the genotype that the weights are of.
@@ -147,7 +147,7 @@ def record_of(
         worker=worker,
         cohort=job.numbers,
         precision=precision,
-        split=split,
+        split=split or (facts.unseen if job.replicate and facts.unseen else SPLIT),
         failure=failure,
         weights=weights[0] if weights else None,
         weights_sha256=weights[1] if weights else None,

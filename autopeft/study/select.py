@@ -63,9 +63,11 @@ def selection_of(
     """
     searched = {point.trial: point for point in points}
     known = {point.trial: point for point in paused} | searched
-    those = (record for record in records if not record.is_searched and record.trial in roles)
-    unseen = sorted(those, key=lambda record: record.key)
-    crossed = all(record.split == SELECTION for record in unseen)
+    unseen = sorted(
+        (r for r in records if r.trial in roles and _is_of_selection(r)), key=lambda r: r.key
+    )
+    complete = [record for record in unseen if record.state == "complete"]
+    crossed = all(record.split == SELECTION for record in complete)
     scores, notes = _scores(unseen, roles, crossed=crossed)
     if len(scores) < FEWEST:
         return None
@@ -77,9 +79,9 @@ def selection_of(
     kinds = {trial: kind_of(known[trial].genotype) for trial in scores}
     order = sorted(known, key=lambda t: (t not in searched, -known[t].pooled, t))
     roles = _with_a_lora(roles, kinds, order)
-    frozen = {r.trial for r in unseen if r.trainable_params == r.head_params == 0}
+    frozen = {r.trial for r in complete if r.trainable_params == r.head_params == 0}
     seeds, told = _seeds(scores, full, frozen, crossed=crossed)
-    measured = {r.trial: r.objectives for r in reversed(unseen) if r.state == "complete"}
+    measured = {record.trial: record.objectives for record in reversed(complete)}
     found = [
         replace(
             _contender(
@@ -124,6 +126,11 @@ def _cheapest(near: list[Contender], found: list[Contender], names: Sequence[Cos
         return sum(place(name, cost(item, name), end) for name, end in ends.items())
 
     return min(near, key=mean).trial
+
+
+def _is_of_selection(record: Record) -> bool:
+    """Whether it is of a fresh seed; failures of earlier versions tell of the search's rows."""
+    return record.replicate > 0 if record.failure else not record.is_searched
 
 
 def _scores(

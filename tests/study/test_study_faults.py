@@ -103,6 +103,30 @@ def test_failures_with_fresh_seeds_end_the_search(spec_of, tmp_path, monkeypatch
     assert [record.replicate for record in records if record.state == "failed"] == [1, 1, 1]
 
 
+def test_accident_with_a_fresh_seed_leaves_the_others(spec_of, tmp_path, monkeypatch):
+    """The records are those of an engine, which knows which rows it did not come to score."""
+    train = Workbench._train
+
+    def failing(self, job, progress):
+        if job.replicate == 2 and 0 in job.numbers:
+            raise RuntimeError("an accident")
+        return train(self, job, progress)
+
+    monkeypatch.setattr(Workbench, "_train", failing)
+    selection = {"seeds": 3, "share": 0.9}
+    study = run_search(spec_of(trials=14, selection=selection), tmp_path / "study")
+    (failed,) = (record for record in study.records() if record.state == "failed")
+    assert (failed.trial, failed.replicate, failed.split) == (0, 2, "fold")
+    found = study.selection()
+    assert "trial 0 failed with a fresh seed (error): its other seeds count" in found.notes
+    assert found.contender(0).seeds == 2
+    folder = study.folder / "records"
+    (file,) = folder.glob("000000-*-2.json")
+    file.write_text(file.read_text().replace('"fold"', '"validation"'))  # as it was told before
+    (study.folder / "selection.json").unlink()
+    assert run_search(spec_of(trials=14, selection=selection), study.folder).selection() == found
+
+
 def test_failures_that_another_study_has_measured_end_the_search(spec_of, diverging, tmp_path):
     more = {"space": diverging, "methods": [], "cache": True}
     with pytest.raises(TooManyFailuresError, match="all 4 trials failed"):
