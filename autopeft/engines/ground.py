@@ -122,6 +122,7 @@ class Ground:
     def facts(self) -> Facts:
         """What the driver has to know."""
         dataset = self.dataset
+        scored = unseen(self.work.data, dataset)
         return Facts(
             model_shape=self.backbone.shape.to_dict(),
             model=self.backbone.name,
@@ -130,14 +131,14 @@ class Ground:
             data_hash=dataset.fingerprint,
             reading_hash=self._reading_hash,
             n_rows={split.name: len(split) for split in dataset.splits},
-            unseen=unseen(self.work.data, dataset),
+            unseen=scored,
             labels=dataset.label_names,
             notes=self.notes,
             device=self.device.type,
             n_devices=torch.cuda.device_count() if self.device.type == "cuda" else 1,
             metric_hash=self.metric_hash,
             constant=constant_of(self.task, dataset.validation, dataset.label_names),
-            other_answers=dataset.other_answers,
+            other_answers=dataset.other_answers(scored),
             room=self.room,
             answered=self.work.task == "causal",
         )

@@ -261,9 +261,10 @@ def _weights_file(study: Study, record: Record) -> Path:
     path = study.folder / (record.weights or "")
     if record.weights is None or not path.is_file():
         raise DataError(
-            f"the weights of trial {record.trial} are not kept, only those of the front; to train "
-            f"it again: autopeft front {study.folder} --genotype {record.trial} > genotype.yaml "
-            f"&& autopeft train genotype.yaml --study {study.spec_file} --out trained; what that "
+            f"the weights of trial {record.trial} are not kept, only those of the front and of "
+            "what the final selection compares; to train it again: "
+            f"autopeft front {study.folder} --genotype {record.trial} > genotype.yaml && "
+            f"autopeft train genotype.yaml --study {study.spec_file} --out trained; what that "
             "writes can be exported like a study"
         )
     return path

@@ -47,21 +47,24 @@ class Dataset:
         """The splits that are there, train first."""
         return (self.train, self.validation, *filter(None, (self.selection, self.test)))
 
-    @property
-    def other_answers(self) -> str | None:
-        """That rows of the selection have fewer or more answers than those for validation, if so.
+    def other_answers(self, unseen: Unseen | None) -> str | None:
+        """That rows of the final selection have more or fewer answers than validation, if so.
 
         BLEU and its like are the higher the more there are, and rows of train have one.
+
+        Args:
+            unseen: what the final selection scores on.
         """
-        if self.selection is None:
+        rows = self.train if unseen == "fold" else self.selection
+        if unseen is None or rows is None:
             return None
-        selection, validation = (
-            sum(map(len, split.answers)) / len(split) for split in (self.selection, self.validation)
+        there, validation = (
+            sum(map(len, split.answers)) / len(split) for split in (rows, self.validation)
         )
-        if math.isclose(validation, selection, rel_tol=0.1):
+        if math.isclose(validation, there, rel_tol=0.1):
             return None
         return (
-            f"selection: {selection:.1f} answers a row to score against, in validation "
+            f"{rows.name}: {there:.1f} answers a row to score against, in validation "
             f"{validation:.1f}, so that scores on the two do not compare"
         )
 
@@ -128,7 +131,9 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
         label_names,
     )
     notes += remarks(splits, label_names, kind)
-    return replace(found, notes=(*notes, *filter(None, (found.other_answers,))))
+    if told := found.other_answers(unseen(spec, found)):
+        notes.append(told)
+    return replace(found, notes=tuple(notes))
 
 
 def unseen(spec: DataSpec, dataset: Dataset | None) -> Unseen | None:

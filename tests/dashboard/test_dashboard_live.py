@@ -50,7 +50,7 @@ def test_new_trials_leave_the_reader_in_place(browser, view, tmp_path):
             """
             for (const _ of [1, 2]) one('#pager [data-focus="Next"]').click();
             const open = one("#more details");
-            open.open = true;
+            open.open = one("#facts details").open = true;
             window.kept = [open, one("#details h2"), one("#filter"), ...all("#more .plot")];
             one("#filter").focus();
             """
@@ -61,6 +61,7 @@ def test_new_trials_leave_the_reader_in_place(browser, view, tmp_path):
         assert run("return one('#pager').textContent").startswith("Previous51 to 75 of 84")
         assert run("return window.kept.every((node) => node.isConnected)")
         assert run("return one('#more details').open")
+        assert run("return one('#facts details').open")
         assert run("return one('#more details tbody tr').textContent")
         assert run("return document.activeElement.id") == "filter"
 
@@ -73,6 +74,7 @@ FOCUSED = (
     "#details .command button",
     '#heat [data-mode="front"]',
     "#more summary",
+    "#facts summary",
 )
 
 

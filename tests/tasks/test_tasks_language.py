@@ -168,7 +168,7 @@ def test_references_are_read_where_something_is_scored(tmp_path):
 
 
 def test_more_references_on_one_side_are_told(tmp_path):
-    rows = [{"source": f"s{i}", "target": f"t{i}"} for i in range(8)]
+    rows = [{"source": f"s{i}", "target": f"t{i}"} for i in range(12)]
     more = [row | {"references": ["a", "b", "c"][: 1 + i % 3]} for i, row in enumerate(rows[:6])]
     for name, some in (("train", rows), ("validation", more)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
@@ -177,10 +177,16 @@ def test_more_references_on_one_side_are_told(tmp_path):
     with_all = spec.model_copy(update={"references": "references"})
     found = load(with_all, "seq2seq", tmp_path, 0)
     assert told in " ".join(found.notes)
-    assert (found.other_answers or "").startswith(told)
+    assert (found.other_answers("selection") or "").startswith(told)
+    assert (found.other_answers("fold") or "").startswith("train: 1.0 answers a row to score")
+    assert found.other_answers(None) is None
+    folds = load(with_all.model_copy(update={"selection_rows": None}), "seq2seq", tmp_path, 0)
+    assert "train: 1.0 answers a row to score against, in validation 2.0" in " ".join(folds.notes)
+    none = load(with_all.model_copy(update={"selection_rows": 0}), "seq2seq", tmp_path, 0)
+    assert "answers a row" not in " ".join(none.notes)
     found = load(spec, "seq2seq", tmp_path, 0)
     assert "answers a row" not in " ".join(found.notes)
-    assert found.other_answers is None
+    assert found.other_answers("selection") is None
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ function drawDetails() {
     make("tr", {}, make("td", { class: "number" }, `${rung}`), make("td", { class: "number" }, `${replicate}`),
       make("td", { class: "number" }, whole(steps)), make("td", {}, split),
       make("td", { class: failure ? "" : "number" }, failure || `${score(quality)} ± ${score(stderr)}`), make("td", { class: "number" }, span(seconds))));
-  const kept = STATES[columns.state[i]] === "front";
+  const kept = STATES[columns.state[i]] === "front" || columns.trial[i] === front.recommended;
   const commands = kept
     ? ["native", ...(columns.mergeable[i] ? ["merged"] : [])].map((to) => `autopeft export ${folder} --pick ${columns.trial[i]} --to ${to} -o OUT`)
     : [`autopeft front ${folder} --genotype ${columns.trial[i]} > genotype.yaml`];
@@ -53,7 +53,7 @@ function drawDetails() {
     make("div", { class: "scroll" }, make("table", { class: "measured" },
       make("thead", {}, make("tr", {}, ["rung", "seed", "steps", "rows", metric, "time"].map((title) => make("th", { scope: "col", class: title === "rows" ? null : "number" }, title)))),
       make("tbody", {}, measured))),
-    make("h3", {}, kept ? "Take it" : "Take its genotype, to train it again; weights are kept of the front"), commands.map(copyable));
+    make("h3", {}, kept ? "Take it" : "Take its genotype, to train it again; weights are kept of the front and of what is recommended"), commands.map(copyable));
 }
 
 const SVG = "http://www.w3.org/2000/svg";

@@ -65,8 +65,9 @@ function drawVerdict() {
     merit(percent(columns.fraction[row]), null, "of the backbone"),
   ]);
   fill($("because"), verdict.points.map((point) => make("li", {}, point)));
-  const fact = (text) => (text.length > 90 ? make("details", {}, make("summary", {}, text)) : text);
-  fill($("facts"), Object.entries(facts).map(([title, text]) => make("div", {}, make("dt", {}, title), make("dd", {}, fact(text)))));
+  const open = new Set([...$("facts").querySelectorAll("details[open]")].map((node) => node.dataset.fact));
+  const long = (title, text) => make("details", { "data-fact": title, open: open.has(title) ? "" : null }, make("summary", { "data-focus": `fact ${title}` }, text));
+  fill($("facts"), Object.entries(facts).map(([title, text]) => make("div", {}, make("dt", {}, title), make("dd", {}, text.length > 90 ? long(title, text) : text))));
 }
 
 function drawAll() {
