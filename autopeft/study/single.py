@@ -21,7 +21,7 @@ from autopeft.space.shipped import shipped_spaces
 from autopeft.space.words import describe
 from autopeft.study.folder import Study, check_new
 from autopeft.study.limits import budget_of, counts_of
-from autopeft.study.manifest import new_manifest, write_manifest
+from autopeft.study.manifest import Manifest, new_manifest, write_manifest
 from autopeft.study.spec import StudySpec
 from autopeft.study.write import spec_yaml
 
@@ -82,19 +82,23 @@ def train_one(
     write_record(out, record)
     if spec.space not in shipped_spaces():
         spec = spec.model_copy(update={"space": str((base / spec.space).resolve())})
-    write_atomic(Study(out).spec_file, spec_yaml(spec))
-    write_front(out, _front(spec, record, budget.max_params))
-    write_manifest(
-        Study(out).manifest_file,
-        new_manifest(
-            {"trained": genotype.hash, "metric_sha256": facts.metric_hash},
-            facts,
-            decided,
-            max_params=budget.max_params,
-            rung_steps=(record.steps,),
-        ),
+    fingerprint = {"trained": genotype.hash, "metric_sha256": facts.metric_hash}
+    manifest = new_manifest(
+        fingerprint,
+        facts,
+        decided,
+        max_params=budget.max_params,
+        rung_steps=(record.steps,),
     )
+    _write_study(Study(out), spec, record, manifest)
     return record
+
+
+def _write_study(study: Study, spec: StudySpec, record: Record, manifest: Manifest) -> None:
+    """What is beside the record and its weights; the manifest, which makes it a study, last."""
+    write_atomic(study.spec_file, spec_yaml(spec))
+    write_front(study.folder, _front(spec, record, manifest.max_params))
+    write_manifest(study.manifest_file, manifest)
 
 
 def _front(spec: StudySpec, record: Record, max_params: int) -> Front:
