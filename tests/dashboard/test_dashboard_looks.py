@@ -5,6 +5,7 @@ from in_browser import until
 from synthetic_study import make_study
 
 from autopeft.handle import Study
+from autopeft.selection import Contender, Selection, write_selection
 
 pytestmark = pytest.mark.browser
 
@@ -132,3 +133,22 @@ def test_nothing_is_shown_that_needs_a_script(browser, page, info):
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
     assert info.verdict.headline in shown
     assert info.trial(info.front.trials[0]).summary in shown
+
+
+def test_what_is_recommended_can_be_taken_from_beside_the_front(browser, view, tmp_path):
+    """The final selection keeps the weights of those that it compares."""
+    study = Study(make_study(tmp_path / "study", 20, failing=0).folder)
+    on_front = {point.trial for point in study.front().points}
+    chosen, other = [trial for trial in range(20) if trial not in on_front][:2]
+    pair = tuple(
+        Contender(trial, "method", 10, 0.01, "words", 0.9, 0.9, 0.01, 0.8, 1.0, 3)
+        for trial in (chosen, other)
+    )
+    selection = Selection("accuracy", 500, pair, (), recommended=chosen)
+    write_selection(study.selection_file, selection)
+    run = view(study.report().save(tmp_path / "report.html"))
+    told = "return one('#details').textContent"
+    assert f"autopeft export {study.folder} --pick {chosen} --to native" in run(told)
+    run(f"location.hash = '#trial={other}'")
+    until(browser, f"one('#details h2').textContent === 'Trial {other}'")
+    assert "autopeft export" not in run(told)

@@ -62,6 +62,7 @@ def test_answers_to_messages_are_searched(spec_of, model, tmp_path):
         assert 0 <= record.metrics["my.py:first"].value <= 1
         assert record.metrics["likelihood"].value > 0
     winner = winner_of(study, "best")
+    assert winner.ground.facts.answered, "so that there are no gates, which would see the answers"
     (tmp_path / "exported").mkdir()
     TARGETS["native"](winner, tmp_path / "exported")
     asked = [json.loads(text)[0]["content"] for (text,) in winner.ground.dataset.validation.texts]

@@ -27,6 +27,7 @@ from autopeft.study.cache import RecordCache
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs
+from autopeft.study.prepare import prepare
 from autopeft.study.promote import promotions
 from autopeft.study.rungs import standing_of
 from autopeft.study.search import run_search
@@ -264,3 +265,19 @@ def test_only_the_likelihood_and_only_of_texts(laddered, more, message):
     with pytest.raises(ValidationError, match=message) as told:
         laddered(**more)
     assert told.value.error_count() == 1
+
+
+def test_folds_with_fewer_answers_than_validation_are_told(laddered, tmp_path):
+    for seed, (name, n_rows) in enumerate({"train": 32, "validation": 8}.items()):
+        rows = texts(n_rows, seed=seed)
+        told = [
+            {"source": source, "target": answer}
+            | ({"references": [answer, "b", "c"]} if name == "validation" else {})
+            for (source,), answer in zip(rows.texts, rows.labels, strict=True)
+        ]
+        write_jsonl(tmp_path / f"{name}.jsonl", told)
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation")}
+    data = {**files, "references": "references"}
+    facts = prepare(laddered(data=data, metric="exact_match"), tmp_path).facts
+    assert (facts.unseen, facts.answered) == ("fold", True)
+    assert (facts.other_answers or "").startswith("train: 1.0 answers a row to score against")
