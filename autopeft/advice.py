@@ -44,5 +44,5 @@ def advice_of(
         else constant.is_beaten(best.quality, best.stderr, scored)
     )
     if constant is not None and not is_beaten:
-        return Advice(None, constant.nothing_learnt)
+        return Advice(None, constant.nothing_learnt(anew=selection is not None))
     return Advice(front.recommended if selection is None else selection.recommended)

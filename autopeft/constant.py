@@ -56,15 +56,19 @@ class Constant:
         """The answer and what it scores, in words that begin a sentence."""
         return f"Always answering {self.answer} scores {self.value:.4f} ± {self.stderr:.4f}"
 
-    @property
-    def nothing_learnt(self) -> str:
-        """What to say where nothing beats it."""
+    def nothing_learnt(self, *, anew: bool = False) -> str:
+        """What to say where nothing beats it.
+
+        Args:
+            anew: trained with fresh seeds; in the search, with one seed, something may have.
+        """
         if self.value >= 1:  # the most that a metric of ours can be
             return (
                 f"{self.told}, and no trial can be better: these rows do not tell whether anything "
                 "has been learnt. Score on rows with several labels."
             )
+        which = "trained anew with fresh seeds no trial" if anew else "no trial"
         return (
-            f"{self.told}, and no trial is better beyond noise: nothing has been learnt yet. Train "
+            f"{self.told}, and {which} is better beyond noise: nothing has been learnt yet. Train "
             "for more epochs or on more rows, or score on more of them."
         )

@@ -130,6 +130,6 @@ def test_tags_that_words_lack_are_told(tmp_path):
 def test_nothing_can_be_learnt_to_be_seen_on_rows_of_one_class():
     perfect = Constant('"1"', 1.0, 0.0)
     assert not perfect.is_beaten(1.0, 0.0, 1)
-    assert "Score on rows with several labels" in perfect.nothing_learnt
-    assert "more epochs" not in perfect.nothing_learnt
-    assert "more epochs" in Constant('"1"', 0.9, 0.01).nothing_learnt
+    assert "Score on rows with several labels" in perfect.nothing_learnt()
+    assert "more epochs" not in perfect.nothing_learnt()
+    assert "more epochs" in Constant('"1"', 0.9, 0.01).nothing_learnt()
