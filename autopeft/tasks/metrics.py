@@ -11,12 +11,9 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-from autopeft.tasks.spec import METRICS
 
 N_RESAMPLES = 200
 
@@ -60,10 +57,10 @@ def measure_classes(predictions: Ints, labels: Ints, n_labels: int) -> dict[str,
     average = "binary" if n_labels == 2 else "macro"  # noqa: PLR2004
     f1 = float(f1_score(labels, predictions, average=average, zero_division=0.0))
     mcc = 0.0
-    if not (_is_constant(predictions) or _is_constant(labels)):
+    if not (is_constant(predictions) or is_constant(labels)):
         mcc = float(matthews_corrcoef(labels, predictions))
     f1_stderr, mcc_stderr = _bootstrap(
-        lambda rows: _f1_and_mcc(predictions[rows], labels[rows], n_labels), len(labels)
+        lambda rows: f1_and_mcc(predictions[rows], labels[rows], n_labels), len(labels)
     )
     return {
         "accuracy": Measurement(accuracy, _wilson_stderr(accuracy, len(labels))),
@@ -86,77 +83,15 @@ def measure_numbers(predictions: AnyFloats, labels: AnyFloats) -> dict[str, Meas
         undefined = Measurement(float("nan"), float("nan"))
         return {"pearson": undefined, "spearman": undefined}
     pearson = spearman = 0.0
-    if not (_is_constant(x) or _is_constant(y)):
+    if not (is_constant(x) or is_constant(y)):
         pearson, spearman = float(pearsonr(x, y).statistic), float(spearmanr(x, y).statistic)
     pearson_stderr, spearman_stderr = _bootstrap(
-        lambda rows: _correlations(x[rows], y[rows]), len(y)
+        lambda rows: correlations(x[rows], y[rows]), len(y)
     )
     return {
         "pearson": Measurement(pearson, pearson_stderr),
         "spearman": Measurement(spearman, spearman_stderr),
     }
-
-
-def rows_of_classes(
-    metric: str, predictions: Ints, labels: Ints, n_labels: int
-) -> Float[np.ndarray, " row"]:
-    """What each row adds to accuracy, F1 or MCC: numbers whose mean is the metric.
-
-    For the accuracy 1 where the prediction is right. For the others the jackknife's
-    pseudo-values (Tukey 1958): n times the metric less n - 1 times the metric without the row,
-    all moved by one number so that their mean is the metric. Their standard error is the metric's.
-
-    Args:
-        metric: one of the three.
-        predictions: [row], class numbers.
-        labels: [row], class numbers.
-        n_labels: number of classes.
-    """
-    if metric == "accuracy":
-        return np.asarray(predictions == labels, np.float64)
-    which = METRICS["classification"].index(metric) - 1
-    whole = _f1_and_mcc(predictions, labels, n_labels)[which]
-    if len(labels) == 1:
-        return np.array([whole])
-    # Rows with one prediction and label are alike.
-    _, first, kind = np.unique(
-        predictions * n_labels + labels, return_index=True, return_inverse=True
-    )
-    without = [
-        _f1_and_mcc(np.delete(predictions, row), np.delete(labels, row), n_labels)[which]
-        for row in first
-    ]
-    return pseudo_values(whole, np.asarray(without)[kind])
-
-
-def rows_of_numbers(
-    metric: str, predictions: AnyFloats, labels: AnyFloats
-) -> Float[np.ndarray, " row"]:
-    """What each row adds to Pearson's or Spearman's correlation, as `rows_of_classes`.
-
-    Args:
-        metric: one of the two.
-        predictions: [row], finite.
-        labels: [row], finite.
-    """
-    which = METRICS["regression"].index(metric)
-    x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
-    if len(y) == 1:
-        return np.zeros(1)
-    every = [(np.delete(x, row), np.delete(y, row)) for row in range(len(y))]
-    without = [_correlations(*rest)[which] for rest in every]
-    return pseudo_values(_correlations(x, y)[which], np.asarray(without))
-
-
-def pseudo_values(whole: float, without: Floats) -> Floats:
-    """What each row adds to a metric: the jackknife's pseudo-values, whose mean is the metric.
-
-    Args:
-        whole: the metric of all rows.
-        without: [row], those without each row.
-    """
-    added = (len(without) - 1) * (whole - without)
-    return np.asarray(whole + added - added.mean(), np.float64)
 
 
 def _bootstrap(
@@ -173,7 +108,8 @@ def _wilson_stderr(share: float, n_rows: int) -> float:
     return sqrt(share * (1 - share) / n_rows + 1 / (4 * n_rows**2)) / (1 + 1 / n_rows)
 
 
-def _f1_and_mcc(predictions: Ints, labels: Ints, n_labels: int) -> tuple[float, float]:
+def f1_and_mcc(predictions: Ints, labels: Ints, n_labels: int) -> tuple[float, float]:
+    """F1 and Matthews' correlation of class numbers, each [row]; 0 where they are undefined."""
     hits = np.bincount(labels[labels == predictions], minlength=n_labels)
     true = np.bincount(labels, minlength=n_labels)
     predicted = np.bincount(predictions, minlength=n_labels)
@@ -188,16 +124,18 @@ def _f1_and_mcc(predictions: Ints, labels: Ints, n_labels: int) -> tuple[float, 
     )
 
 
-def _correlations(x: Floats, y: Floats) -> tuple[float, float]:
+def correlations(x: Floats, y: Floats) -> tuple[float, float]:
+    """Pearson's and Spearman's correlation of finite numbers, each [row]; 0 of constant ones."""
     return _correlation(x, y), _correlation(rankdata(x), rankdata(y))
 
 
 def _correlation(x: Floats, y: Floats) -> float:
-    if _is_constant(x) or _is_constant(y):
+    if is_constant(x) or is_constant(y):
         return 0.0
     x, y = x - x.mean(), y - y.mean()
     return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
-def _is_constant(values: Floats | Ints) -> bool:
+def is_constant(values: Floats | Ints) -> bool:
+    """Whether they are so near to each other that no correlation can be told."""
     return bool(np.ptp(values) <= _CONSTANT * abs(values.mean()))

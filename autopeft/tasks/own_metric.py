@@ -17,7 +17,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from autopeft.errors import ConfigError, MetricError
-from autopeft.tasks.metrics import Measurement, pseudo_values
+from autopeft.tasks.jackknife import pseudo_values
+from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.spec import metric_name, own_metric_of
 
 MOST_PARTS = 50

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from autopeft.errors import ConfigError
-from autopeft.tasks.metrics import Measurement, pseudo_values
+from autopeft.tasks.jackknife import pseudo_values
+from autopeft.tasks.metrics import Measurement
 
 SPAN_F1 = "span_f1"
 OUTSIDE = "O"

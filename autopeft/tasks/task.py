@@ -12,15 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from autopeft.errors import ConfigError
 from autopeft.tasks.data import Dataset
 from autopeft.tasks.encode import Encoded, encode
+from autopeft.tasks.jackknife import rows_of_classes, rows_of_numbers
 from autopeft.tasks.language import Language
 from autopeft.tasks.losses import mean_cross_entropy
-from autopeft.tasks.metrics import (
-    Measurement,
-    measure_classes,
-    measure_numbers,
-    rows_of_classes,
-    rows_of_numbers,
-)
+from autopeft.tasks.metrics import Measurement, measure_classes, measure_numbers
 from autopeft.tasks.own_metric import OwnMetric, load_own_metric
 from autopeft.tasks.spec import METRICS, GenerationSpec, Kind, metric_name
 from autopeft.tasks.splits import Split

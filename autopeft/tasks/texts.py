@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from autopeft.tasks.metrics import pseudo_values
+from autopeft.tasks.jackknife import pseudo_values
 
 MODULES: Mapping[str, str] = {
     "bleu": "sacrebleu",

@@ -10,14 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from autopeft.tasks.metrics import (
-    _correlations,
-    _f1_and_mcc,
-    measure_classes,
-    measure_numbers,
-    rows_of_classes,
-    rows_of_numbers,
-)
+from autopeft.tasks.metrics import correlations, f1_and_mcc, measure_classes, measure_numbers
 
 
 def classes(n_labels):
@@ -31,7 +24,7 @@ def classes(n_labels):
 def test_resampled_f1_and_mcc_are_those_of_sklearn(case):
     n_labels, (predictions, labels) = case
     average = "binary" if n_labels == 2 else "macro"
-    f1, mcc = _f1_and_mcc(predictions, labels, n_labels)
+    f1, mcc = f1_and_mcc(predictions, labels, n_labels)
     assert f1 == pytest.approx(f1_score(labels, predictions, average=average, zero_division=0.0))
     constant = np.ptp(labels) == 0 or np.ptp(predictions) == 0
     expected = 0.0 if constant else matthews_corrcoef(labels, predictions)
@@ -44,9 +37,9 @@ def test_resampled_f1_and_mcc_are_those_of_sklearn(case):
 def test_resampled_correlations_are_those_of_scipy(case):
     x, y = case
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        assert _correlations(x, y) == (0.0, 0.0)
+        assert correlations(x, y) == (0.0, 0.0)
         return
-    pearson, spearman = _correlations(x, y)
+    pearson, spearman = correlations(x, y)
     assert pearson == pytest.approx(pearsonr(x, y).statistic, abs=1e-12)
     assert spearman == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
 
@@ -150,41 +143,3 @@ def test_measuring_twice_gives_the_same_numbers():
     assert measure_classes(predictions, labels, 3) == measure_classes(predictions, labels, 3)
     x, y = rng.normal(size=(2, 50))
     assert measure_numbers(x, y) == measure_numbers(x, y)
-
-
-@settings(max_examples=25)
-@given(st.integers(2, 4).flatmap(classes), st.sampled_from(["accuracy", "f1", "mcc"]))
-def test_mean_of_the_rows_of_classes_is_the_metric(case, metric):
-    n_labels, (predictions, labels) = case
-    rows = rows_of_classes(metric, predictions, labels, n_labels)
-    measured = measure_classes(predictions, labels, n_labels)[metric]
-    assert rows.shape == labels.shape
-    assert rows.mean() == pytest.approx(measured.value, abs=1e-9)
-
-
-@pytest.mark.parametrize("metric", ["accuracy", "f1", "mcc"])
-@pytest.mark.parametrize("n_labels", [2, 5])
-def test_rows_of_classes_differ_as_the_metric_does_from_sample_to_sample(metric, n_labels):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(n_labels, size=600)
-    predictions = np.where(rng.random(600) < 0.7, labels, rng.integers(n_labels, size=600))
-    rows = rows_of_classes(metric, predictions, labels, n_labels)
-    measured = measure_classes(predictions, labels, n_labels)[metric]
-    assert rows.std(ddof=1) / math.sqrt(600) == pytest.approx(measured.stderr, rel=0.15)
-
-
-@pytest.mark.parametrize("metric", ["pearson", "spearman"])
-def test_rows_of_numbers_have_mean_and_error_of_the_metric(metric):
-    rng = np.random.default_rng(0)
-    labels = rng.normal(size=400)
-    predictions = labels + rng.normal(size=400)
-    rows = rows_of_numbers(metric, predictions, labels)
-    measured = measure_numbers(predictions, labels)[metric]
-    assert rows.mean() == pytest.approx(measured.value, abs=1e-9)
-    assert rows.std(ddof=1) / math.sqrt(400) == pytest.approx(measured.stderr, rel=0.15)
-
-
-def test_rows_of_one_row():
-    one = np.array([1])
-    assert rows_of_classes("f1", one, one, 2).tolist() == [1.0]
-    assert rows_of_numbers("pearson", one.astype(float), one.astype(float)).tolist() == [0.0]
