@@ -1,11 +1,18 @@
-"""From a genotype back to coordinates, so that a sampler can learn from any measured genotype."""
+"""From a genotype back to coordinates, so that a sampler can learn from any measured genotype.
+
+Much of a genotype's coordinates does not matter: how an absent slot would read, where it would
+lie, the activation of a LoRA. Samplers take all coordinates for what has made a trial good or bad.
+If those had some fixed value, TPE would hold that value to be as good as all trials together, and
+propose it hardly ever. So they are as chance would have them, drawn with the genotype's hash.
+"""
 
 from collections.abc import Mapping, Sequence
 
-from autopeft.space.dimension import Choice, Integer, Params, Real
+from autopeft.space.dimension import Categorical, Choice, Dimension, Integer, Params, Real
 from autopeft.space.forms import shared_params
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.search_space import OFF, SearchSpace
+from autopeft.space.seed import seed_of
 from autopeft.space.slot import Slot, Variant
 from autopeft.space.spec import Range
 
@@ -16,7 +23,7 @@ def encode(space: SearchSpace, genotype: Genotype) -> Params | None:
     """Coordinates that decode to this genotype or to one much like it.
 
     Where the space draws totals and shares, the sizes that come back are rounded anew, and
-    numbers are clipped into their ranges.
+    numbers are clipped into their ranges. What does not matter is drawn with the genotype's hash.
 
     Returns:
         The coordinates, or None if the genotype has an op that is not of this space, or none.
@@ -33,18 +40,18 @@ def _coordinates(space: SearchSpace, genotype: Genotype) -> Params | None:
     costs: dict[str, list[int]] = {}
     layers: dict[str, range] = {}
     for slot in space.slots:
-        variant, where, sizes[slot.name] = _match(slot, rest)
-        params |= where
+        variant, sizes[slot.name] = _match(slot, rest)
         layers[slot.name] = slot.layers(variant)
         costs[slot.name] = [slot.cost(variant, size) for size in sizes[slot.name]]
         if any(sizes[slot.name]):
+            ways = slot.variants[variant]
+            params |= ways[int(_chance(genotype, slot.name) * len(ways))]
             for op in variant.ops([0]):
                 del rest[op.kind]
     if rest or not genotype.ops:
         return None
-    shared = shared_params(op.stored.form for op in genotype.ops)
     placed = (
-        _shares(space, costs, layers, shared)
+        _shares(space, genotype, costs, layers)
         if space.by_construction
         else _sizes(space, sizes, layers)
     )
@@ -54,19 +61,22 @@ def _coordinates(space: SearchSpace, genotype: Genotype) -> Params | None:
     for name, value in space.training().items():
         if isinstance(value, Range):
             params[name] = min(max(getattr(genotype, name), value.low), value.high)
-    return _complete(space, params)
+    return {
+        dim.name: params[dim.name] if dim.name in params else _drawn(dim, genotype)
+        for dim in space.dimensions()
+    }
 
 
-def _match(slot: Slot, ops: _Ops) -> tuple[Variant, Params, Sequence[int]]:
-    """The variant of the slot that explains most of the ops, with coordinates and sizes."""
+def _match(slot: Slot, ops: _Ops) -> tuple[Variant, Sequence[int]]:
+    """The variant of the slot that explains most of the ops, with its sizes."""
     empty: Sequence[int] = (0,) * slot.shape.n_layers
     candidates = []
-    for variant, where in slot.variants():
+    for variant in slot.variants:
         found = [ops.get(op.kind) for op in variant.ops(empty)]
         sizes = {op.sizes for op in found if op is not None}
         whole = None not in found and len(sizes) == 1
-        candidates.append((variant, where, sizes.pop() if whole else empty))
-    return max(candidates, key=lambda c: sum(slot.cost(c[0], size) for size in c[2]))
+        candidates.append((variant, sizes.pop() if whole else empty))
+    return max(candidates, key=lambda c: sum(slot.cost(c[0], size) for size in c[1]))
 
 
 def _everywhere(values: Sequence[int], layers: range) -> list[float]:
@@ -76,10 +86,11 @@ def _everywhere(values: Sequence[int], layers: range) -> list[float]:
 
 def _shares(
     space: SearchSpace,
+    genotype: Genotype,
     costs: Mapping[str, list[int]],
     layers: Mapping[str, range],
-    shared: int,
 ) -> Params | None:
+    shared = shared_params(op.stored.form for op in genotype.ops)
     total, most = sum(map(sum, costs.values())) + shared, max(map(sum, costs.values()))
     params: dict[str, Choice] = {
         "total": min(max(float(total), space.least_total()), space.max_params)
@@ -87,7 +98,9 @@ def _shares(
     for slot in space.slots:
         spent = sum(costs[slot.name])
         if len(space.slots) > 1:
-            params[f"{slot.name}.share"] = OFF + (1 - OFF) * spent / most if spent else OFF / 2
+            name = f"{slot.name}.share"
+            absent = OFF * _chance(genotype, name)
+            params[name] = OFF + (1 - OFF) * spent / most if spent else absent
         if not spent:
             continue
         coordinates = slot.layout.coordinates(_everywhere(costs[slot.name], layers[slot.name]))
@@ -118,16 +131,18 @@ def _sizes(
     return params
 
 
-def _complete(space: SearchSpace, params: Mapping[str, Choice]) -> Params:
-    """Give the coordinates that do not matter a neutral value."""
-    out: dict[str, Choice] = {}
-    for dim in space.dimensions():
-        if dim.name in params:
-            out[dim.name] = params[dim.name]
-        elif isinstance(dim, Real):
-            out[dim.name] = (dim.low + dim.high) / 2
-        elif isinstance(dim, Integer):
-            out[dim.name] = dim.high
-        else:
-            out[dim.name] = dim.choices[0]
-    return out
+def _drawn(dim: Dimension, genotype: Genotype) -> Choice:
+    """A coordinate that does not matter, as chance would have it."""
+    share = _chance(genotype, dim.name)
+    match dim:
+        case Real():
+            return dim.low + share * (dim.high - dim.low)
+        case Integer():
+            return dim.low + int(share * (dim.high - dim.low + 1))
+        case Categorical():
+            return dim.choices[int(share * len(dim.choices))]
+
+
+def _chance(genotype: Genotype, name: str) -> float:
+    """From 0 to below 1, the same for a genotype and a name for ever."""
+    return seed_of(0, genotype.hash, name) / 2**56

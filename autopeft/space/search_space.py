@@ -93,7 +93,7 @@ class SearchSpace:
         n_layers, total = self.shape.n_layers, 1
         coupled: dict[Layout, int] = {}
         for slot in self.slots:
-            n_variants = sum(1 for _ in slot.variants())
+            n_variants = len(slot.variants)
             if slot.layout.coupled:
                 ways = coupled.get(slot.layout, 1)
                 coupled[slot.layout] = ways * (1 + n_variants * len(slot.sizes))

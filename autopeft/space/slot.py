@@ -1,7 +1,7 @@
 """A slot bound to a model: its choices resolved, its ops built, its costs known."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -75,22 +75,21 @@ class Slot:
         }
         return self._variant(**picked)
 
-    def variants(self) -> Iterator[tuple[Variant, Params]]:
-        """Every distinct variant with coordinates that select it."""
-        seen = set()
+    @cached_property
+    def variants(self) -> Mapping[Variant, Sequence[Params]]:
+        """Every distinct variant, with all coordinates that select it.
+
+        There are several where a choice does not matter, such as the activation of a LoRA.
+        """
+        found: dict[Variant, list[Params]] = {}
         for values in product(*(self._choices(field) or (None,) for field in _FIELDS)):
-            variant = self._variant(*values)
-            if variant in seen:
-                continue
-            seen.add(variant)
-            yield (
-                variant,
-                {
-                    f"{self.name}.{field}": _plain(value)
-                    for field, value in zip(_FIELDS, values, strict=True)
-                    if len(self._choices(field)) > 1
-                },
-            )
+            params = {
+                f"{self.name}.{field}": _plain(value)
+                for field, value in zip(_FIELDS, values, strict=True)
+                if len(self._choices(field)) > 1
+            }
+            found.setdefault(self._variant(*values), []).append(params)
+        return found
 
     def layers(self, variant: Variant) -> range:
         """The layers where the variant can stand."""
@@ -120,7 +119,7 @@ class Slot:
 
     def least_in_a_layer(self) -> int:
         """Parameters of the cheapest variant at its cheapest size in one layer."""
-        return min(self._cheapest(variant, 1) for variant, _ in self.variants())
+        return min(self._cheapest(variant, 1) for variant in self.variants)
 
     def entry_price(self) -> int:
         """Parameters of the dearest variant at its cheapest size, in all layers if they are tied.
@@ -134,7 +133,7 @@ class Slot:
         tied = self.layout.coupled
         return max(
             self._cheapest(variant, len(self.layers(variant)) if tied else 1)
-            for variant, _ in self.variants()
+            for variant in self.variants
         )
 
     def _cheapest(self, variant: Variant, n_layers: int) -> int:

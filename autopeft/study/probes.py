@@ -39,7 +39,7 @@ def _candidates(
 ) -> Iterator[tuple[Op, ...]]:
     for space in spaces:
         for slot in space.slots:
-            for variant, _ in slot.variants():
+            for variant in slot.variants:
                 for size in slot.sizes:
                     yield slot.ops(variant, [size] * space.shape.n_layers)
     for genotype in points:

@@ -28,7 +28,7 @@ def enumerated(space):
     """All sets of ops, from the choices of each slot, by brute force."""
     n = space.shape.n_layers
     found = set()
-    choices = [[(slot, variant) for variant, _ in slot.variants()] for slot in space.slots]
+    choices = [[(slot, variant) for variant in slot.variants] for slot in space.slots]
     layouts = {slot.layout.name: patterns(slot.layout.kind, n) for slot in space.slots}
     for variants in itertools.product(*choices):
         for drawn in itertools.product(*layouts.values()):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare, kstest
 from space_factory import (
     BY_CONSTRUCTION,
     FILTERABLE,
@@ -27,6 +28,7 @@ from autopeft.space.forms import Activation, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import SHAPES, Layout, LayoutKind
 from autopeft.space.methods import methods
+from autopeft.space.search_space import OFF
 from autopeft.space.shape import BERT_BASE
 from autopeft.space.shipped import load_space
 from autopeft.space.taps import Tap
@@ -211,3 +213,53 @@ def test_a_shape_is_recognised_after_rounding(name):
     layout = Layout("x", LayoutKind.SHAPE)
     weights = [float(int(8 * weight)) for weight in layout.weights({"x.shape": name}, 6)]
     assert layout.coordinates(weights) == {"x.shape": name}
+
+
+SEVERAL = """
+name: several
+description: Slots with choices, in layouts of each kind that is told by coordinates.
+slots:
+  - {name: one, form: lowrank, read: weight, write: [q, k, v], size: [1, 2], layout: free}
+  - {name: two, form: [lowrank, bottleneck], read: ffn_in, write: ffn_out, size: [1, 2],
+     activation: [relu, gelu, tanh], layout: mask}
+  - {name: three, form: bias, read: same, write: ffn_up, layout: shape}
+training: {learning_rate: {low: 1e-4, high: 1e-2}}
+"""
+
+
+def several():
+    """Coordinates of many genotypes that have one slot each, by the slot that they have."""
+    space = bind_text(SEVERAL, max_params=4000)
+    rng, found = random.Random(0), {"one": [], "two": [], "three": []}
+    for _ in range(3000):
+        genotype = space.decode(draw_uniform(space, rng))
+        params = encode(space, genotype)
+        present = [name for name in found if params[f"{name}.share"] > OFF]
+        if len(present) == 1:
+            found[present[0]].append((genotype, params))
+    return found
+
+
+def test_coordinates_that_do_not_matter_are_as_chance_would_have_them():
+    found = several()
+    without = [params for _, params in found["three"]]
+    lora = [p for g, p in found["two"] if g.ops[0].form is Form.LOWRANK]
+    assert min(len(without), len(lora)) > 100
+
+    for params, name, choices in (
+        (without, "one.write", ("q", "k", "v")),
+        (without, "two.form", ("lowrank", "bottleneck")),
+        (without, "two.layer0", (0, 1)),
+        (lora, "two.activation", ("relu", "gelu", "tanh")),
+        (lora, "three.shape", SHAPES),
+    ):
+        counts = [[p[name] for p in params].count(choice) for choice in choices]
+        assert chisquare(counts).pvalue > 1e-4, (name, counts)
+    for name, low, high in (("one.share", 0, OFF), ("one.tilt", -1, 1)):
+        values = [(p[name] - low) / (high - low) for p in without]
+        assert kstest(values, "uniform").pvalue > 1e-4, name
+
+
+def test_a_genotype_has_the_same_coordinates_for_ever():
+    for genotype, params in several()["two"][:20]:
+        assert encode(bind_text(SEVERAL, max_params=4000), genotype) == params
