@@ -141,6 +141,14 @@ def predicted_costs(
     return {name: value for name, value in found.items() if value is not None}
 
 
+def costs_of(
+    genotype: Genotype, shape: ModelShape, model: CostModel | None
+) -> dict[CostName, float]:
+    """All costs that are known of a genotype without training it."""
+    exact = exact_costs(genotype, shape)
+    return exact if model is None else exact | predicted_costs(genotype, shape, model)
+
+
 def objectives_of(
     metric: str,
     metrics: Mapping[str, Metric],

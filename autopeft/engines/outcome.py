@@ -13,9 +13,8 @@ from autopeft.objectives import (
     PARAMS,
     TRAINED,
     CostName,
-    exact_costs,
+    costs_of,
     objectives_of,
-    predicted_costs,
 )
 from autopeft.records import RECORD_VERSION, RECORD_VERSION_STORED, Failure, Metric, Record
 from autopeft.row_scores import RowScores
@@ -121,9 +120,7 @@ def record_of(
         weights: path and SHA-256; only of a complete trial.
         stored: the genotype that the weights are of.
     """
-    costs = exact_costs(trial.genotype, facts.shape)
-    if model is not None:
-        costs |= predicted_costs(trial.genotype, facts.shape, model)
+    costs = costs_of(trial.genotype, facts.shape, model)
     params, trained = (int(costs[name]) for name in (PARAMS, TRAINED))
     becomes = any(op.stored is not op for op in trial.genotype.ops)
     found = {} if failure or metrics is None else dict(metrics)

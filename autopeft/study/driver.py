@@ -63,6 +63,7 @@ class Driver:
             trial_seconds=self.manifest.trial_seconds,
             cohort=self.manifest.cohort,
             n_workers=self.engine.n_workers,
+            cost_model=self.manifest.costs,
         )
         self._lines = {key: record.to_json() for key, record in records.items()}
         self._running: set[int] = set()

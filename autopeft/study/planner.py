@@ -13,9 +13,10 @@ from functools import partial
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.front import Front, Point, front_of, full_points_of, points_of, unbeaten
-from autopeft.objectives import CostName, cost_of
+from autopeft.objectives import CostName, cost_of, costs_of
 from autopeft.records import Record
 from autopeft.selection import Role
+from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.seed import seed_of
@@ -80,6 +81,7 @@ class Planner:
         cohort: trials trained together.
         n_workers: jobs that run at the same time.
         lessons: which records the sampler learns from.
+        cost_model: predicts costs that are not known exactly, if there are any.
     """
 
     def __init__(
@@ -91,10 +93,11 @@ class Planner:
         cohort: int,
         n_workers: int,
         lessons: Lessons = lowest_rung,
+        cost_model: CostModel | None = None,
     ) -> None:
         self._setup, self._spec, self._rungs = setup, setup.spec, rungs
         self._cohort, self._n_workers = cohort, n_workers
-        self._lessons = lessons
+        self._lessons, self._cost_model = lessons, cost_model
         self.costs = Costs(rungs, trial_seconds)
         self.words = partial(words, nothing=self._spec.without_ops)
 
@@ -215,8 +218,13 @@ class Planner:
 
     def _measured(self, record: Record) -> Measured:
         genotype = genotype_from_dict(record.genotype)
-        quality = self.quality(record)
-        return Measured(genotype, quality, {} if quality is None else self.costs_of(record))
+        if record.failure is None:
+            return Measured(genotype, self.quality(record), self.costs_of(record))
+        # Records of failures tell no costs.
+        costs = costs_of(genotype, self._setup.facts.shape, self._cost_model)
+        known = {name: costs[name] for name in self._spec.costs if name in costs}
+        is_bad = not record.failure.is_accident and len(known) == len(self._spec.costs)
+        return Measured(genotype, None, known, is_bad=is_bad)
 
     def _promotion(self, known: Known, fewest: int) -> Job | None:
         """The trials that wait for the highest rung for which so many do."""

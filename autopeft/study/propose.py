@@ -7,6 +7,10 @@ than an uninterrupted one, and no sampler has a state to lose.
 Genotypes that were proposed before and whose measurements this slot may not know stand there as
 running trials: TPE takes them for bad ones (the constant liar), a Gaussian process expects of them
 what its posterior says and looks for what they leave to gain. So the trials of a cohort differ.
+
+Trials that diverged are infeasible ones to TPE and to a Gaussian process. Left out, they would
+leave a place where nothing is bad, and TPE goes there. NSGA-II does without: it breeds from what
+survives.
 """
 
 import math
@@ -44,13 +48,16 @@ class Measured:
 
     Attributes:
         genotype: what was trained.
-        quality: the metric; None if the trial failed.
+        quality: the metric; None if the trial has none.
         costs: what else the study optimises, of the trial.
+        is_bad: it has no quality because of what it is, a loss that went to infinity. If False,
+            that was an accident, which tells a sampler nothing.
     """
 
     genotype: Genotype
     quality: float | None
     costs: Mapping[CostName, float]
+    is_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,10 @@ def propose(
         NoFeasibleTrialError: no draw fitted the budget.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    told = _told(space, history, pending, len(costs))
+    if sampler == "nsga2":
+        history = [one for one in history if not one.is_bad]
+    is_limited = sampler == "gp" and not space.by_construction
+    told = _told(space, history, pending, len(costs), is_limited=is_limited)
     own = GP_ATTEMPTS if sampler == "gp" else NEW_ATTEMPTS
     again: Proposal | None = None
     for attempt in range(ATTEMPTS):
@@ -122,24 +132,37 @@ class _Told:
     """What a sampler is told.
 
     Attributes:
-        measured: coordinates, values of the objectives, and the excess over the limits.
+        measured: coordinates, values of the objectives, and by how much limits are exceeded.
         pending: coordinates.
         n_costs: objectives beside the quality.
     """
 
-    measured: tuple[tuple[Params, tuple[float, ...], float], ...]
+    measured: tuple[tuple[Params, tuple[float, ...], Mapping[str, float]], ...]
     pending: tuple[Params, ...]
     n_costs: int
 
 
 def _told(
-    space: SearchSpace, history: Sequence[Measured], pending: Sequence[Genotype], n_costs: int
+    space: SearchSpace,
+    history: Sequence[Measured],
+    pending: Sequence[Genotype],
+    n_costs: int,
+    *,
+    is_limited: bool,
 ) -> _Told:
-    measured = (
-        (params, values_of(one.quality, one.costs), _excess(space, one.genotype))
-        for one in history
-        if one.quality is not None and (params := encode(space, one.genotype)) is not None
-    )
+    qualities = [one.quality for one in history if one.quality is not None]
+    some_are_bad = any(one.is_bad for one in history)
+    measured = []
+    for one in history:
+        params = encode(space, one.genotype)
+        # What has no quality is infeasible; the values of such trials are asked for all the same.
+        quality = min(qualities, default=0.0) if one.is_bad else one.quality
+        if params is None or quality is None:
+            continue
+        limits = {"excess": _excess(space, one.genotype)} if is_limited else {}
+        if some_are_bad:
+            limits["bad"] = float(one.is_bad)
+        measured.append((params, values_of(quality, one.costs), limits))
     running = (encode(space, genotype) for genotype in pending)
     return _Told(tuple(measured), tuple(p for p in running if p is not None), n_costs)
 
@@ -159,15 +182,14 @@ def _ask(space: SearchSpace, name: SamplerName, seed: int, told: _Told) -> Param
     study = optuna.create_study(directions=directions_of(told.n_costs), sampler=sampler)
     if name == "random":  # it learns nothing
         told = _Told((), (), told.n_costs)
-    is_limited = name == "gp" and not space.by_construction
-    for i, (params, values, excess) in enumerate(told.measured):
+    for i, (params, values, limits) in enumerate(told.measured):
         study.add_trial(
             create_trial(
                 params=dict(params),
                 distributions=distributions,
                 values=list(values),
                 system_attrs=_generation(sampler, i),
-                constraints={"excess": excess} if is_limited else None,
+                constraints=dict(limits) or None,
             )
         )
     for params in told.pending:

@@ -104,12 +104,49 @@ def test_slots_and_seeds_differ(sampler, history):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
-def test_measurements_matter_and_failures_do_not(sampler, history):
+def test_measurements_matter_and_accidents_do_not(sampler, history):
     space = space_of()
     failed = [Measured(m.genotype, None, {}) for m in measured(drawn(space, 9, seed=9))]
     (known,) = drawn(space, 1, sampler, history=history)
     assert [known] == drawn(space, 1, sampler, history=[*failed, *history])
     assert [known] != drawn(space, 1, sampler)
+
+
+EDGE = 6e-3
+"""A learning rate beyond which everything diverges."""
+
+
+def beyond_the_edge(sampler, *, is_bad, quality, cost):
+    """The part of proposals beyond the edge, and that of what they are learnt from."""
+    space = space_of()
+    genotypes = drawn(space, 36, seed=3)
+    told = [
+        Measured(
+            genotype,
+            None if genotype.learning_rate > EDGE else quality(genotype),
+            {"trainable_params": cost(genotype)},
+            is_bad=is_bad and genotype.learning_rate > EDGE,
+        )
+        for genotype in genotypes
+    ]
+    asked = drawn(space, 10 if sampler == "gp" else 40, sampler, history=told, first=36)
+    return [fmean(g.learning_rate > EDGE for g in some) for some in (asked, genotypes)]
+
+
+def test_tpe_keeps_away_from_what_diverged():
+    """The better the higher the rate is, up to the edge."""
+    case = {"quality": lambda g: math.log(g.learning_rate), "cost": lambda g: g.count_params(SHAPE)}
+    untold, by_chance = beyond_the_edge("tpe", is_bad=False, **case)
+    told, _ = beyond_the_edge("tpe", is_bad=True, **case)
+    assert told < by_chance / 2 < untold
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_what_diverged_is_not_good_for_being_small(sampler):
+    """By their values alone such trials would be on the front of quality and parameters."""
+    case = {"quality": lambda _: 0.5, "cost": lambda g: 1 if g.learning_rate > EDGE else 500}
+    told, by_chance = beyond_the_edge(sampler, is_bad=True, **case)
+    assert told < by_chance / 2
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
@@ -134,7 +171,7 @@ def test_gaussian_process_is_told_of_the_limit(monkeypatch):
     told = [Measured(g, g.count_params(SHAPE) / most, costs) for g in genotypes]
 
     def fitting():
-        known = module._told(space, told, (), 1)
+        known = module._told(space, told, (), 1, is_limited=True)
         asked = (space.decode(module._ask(space, "gp", seed, known)) for seed in range(4))
         return sum(genotype.count_params(SHAPE) <= most for genotype in asked)
 

@@ -1,11 +1,15 @@
 """A search is the same whether it ran at once or was continued, and never over its budgets."""
 
+from datetime import UTC, datetime
+
 import optuna
 import pytest
 from study_factory import N_LAYERS, ledger_states, record_files, results, weights, write_jsonl
 
 from autopeft.engines.inline import InlineEngine
+from autopeft.engines.outcome import record_of
 from autopeft.errors import NoFeasibleTrialError
+from autopeft.records import Failure, Metric
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
 from autopeft.study import propose
@@ -258,3 +262,41 @@ def test_slot_knows_the_genotypes_whose_measurements_it_may_not_know(
     hashes = [trial.genotype.hash for trial in known.trials]
     assert told == [(slot, hashes[:slot]) for slot in range(9)]
     assert planner.next_job(known) is None, "the fourth one does"
+
+
+def test_sampler_is_told_who_diverged_and_of_no_accident(spec_of, tmp_path, monkeypatch):
+    told = {}
+
+    def spy(*args, **more):
+        told.update({one.genotype.hash: one for one in more["history"]})
+        return propose.propose(*args, **more)
+
+    monkeypatch.setattr("autopeft.study.planner.propose", spy)
+    spec = spec_of(methods=[], trials=6)
+    facts = prepare(spec, tmp_path).facts
+    setup = set_up(spec, load_space("unified"), facts)
+    planner = Planner(setup, Rungs((1,), 3), trial_seconds=1.0, cohort=3, n_workers=1)
+    job = planner.next_job(Known([], {}))
+    failures = [Failure("nan", "the loss became NaN"), Failure("out_of_memory", "killed"), None]
+    records = {
+        (trial.number, 0, 0): record_of(
+            job,
+            trial,
+            facts=facts,
+            precision="fp32",
+            worker="w",
+            seconds=1.0,
+            started=datetime.now(UTC),
+            failure=failure,
+            metric=spec.chosen_metric,
+            metrics=None if failure else {spec.chosen_metric: Metric(0.5, 0.1)},
+        )
+        for trial, failure in zip(job.trials, failures, strict=True)
+    }
+    planner.next_job(Known([job], records))
+
+    nan, killed, fine = (told[trial.genotype.hash] for trial in job.trials)
+    assert (nan.quality, nan.is_bad) == (None, True)
+    assert nan.costs == {"trainable_params": nan.genotype.count_params(facts.shape)}
+    assert (killed.quality, killed.is_bad) == (None, False)
+    assert (fine.quality, fine.is_bad) == (0.5, False)
