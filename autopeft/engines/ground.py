@@ -23,7 +23,7 @@ from autopeft.tasks.language import Language
 from autopeft.tasks.spec import Kind
 from autopeft.tasks.splits import Split, fold
 from autopeft.tasks.task import AnyTask, encode_for, make_task
-from autopeft.training.memory import use_heap
+from autopeft.training.memory import release_memory, use_heap
 from autopeft.training.settings import TrainingSettings
 
 _OF_THE_PLACE = {"_name_or_path", "_commit_hash", "transformers_version"}
@@ -193,6 +193,7 @@ def load_ground(work: Work, device: int = 0) -> Ground:
 
     train, validation = encoded(dataset.train), encoded(dataset.validation)
     selection = None if dataset.selection is None else encoded(dataset.selection)
+    release_memory()  # that tokenizers took
     notes = [*dataset.notes, *backbone.notes]
     for name, rows in (("train", train), ("validation", validation)):
         if rows.truncated_fraction:

@@ -1,6 +1,7 @@
 """Conversations: rows of messages, the last of which, an assistant's, is the answer."""
 
 import json
+from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +22,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def asked_tokens(split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def asked_tokens(split: Split, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     """What precedes each answer, as the model's template writes it, up to where it has to answer.
 
     Args:
@@ -33,7 +34,6 @@ def asked_tokens(split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[
         DataError: the template refuses a conversation.
     """
     check_template(tokenizer)
-    found = []
     for row, (text,) in enumerate(split.texts, 1):
         try:
             ids: list[int] = tokenizer.apply_chat_template(
@@ -43,5 +43,4 @@ def asked_tokens(split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[
             raise DataError(
                 f"{split.name}: the model's chat template refuses row {row}: {error}"
             ) from error
-        found.append(ids)
-    return found
+        yield ids

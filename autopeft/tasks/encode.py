@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from autopeft.errors import ConfigError
 from autopeft.tasks.splits import Split
+from autopeft.tasks.tokenizing import check_length, tokenized
 
 IGNORED = -100
 """Instead of a label, where nothing is to be put out."""
@@ -179,21 +179,18 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     Raises:
         ConfigError: no room for text in `max_length`, or more than the model can read.
     """
-    n_texts = len(split.texts[0])
-    check_length(max_length, tokenizer, n_texts)
-    columns = tokenize(split.texts, tokenizer)
-    long = [row for row, ids in enumerate(columns["input_ids"]) if len(ids) > max_length]
-    if long:
-        cut = tokenize([split.texts[row] for row in long], tokenizer, max_length)
-        for name, values in cut.items():
-            for row, value in zip(long, values, strict=True):
-                columns[name][row] = value
+    check_length(max_length, tokenizer, len(split.texts[0]))
+    ids, types, n_cut = [], [], 0
+    for row in tokenized(split.texts, tokenizer, max_length):
+        ids.append(row.ids)
+        types.append(row.types)
+        n_cut += row.is_cut
     dtype = torch.float32 if isinstance(split.labels[0], float) else torch.int64
     return Encoded(
-        columns["input_ids"],
-        columns.get("token_type_ids"),
+        ids,
+        types if "token_type_ids" in tokenizer.model_input_names else None,
         torch.tensor(split.labels, dtype=dtype),
-        len(long) / len(split),
+        n_cut / len(split),
     )
 
 
@@ -231,45 +228,6 @@ def _placed(wanted: Int[Tensor, "batch token"]) -> tuple[Int[Tensor, " position"
     told = wanted != IGNORED
     row, token = told.nonzero(as_tuple=True)
     return wanted[told], Places(row * wanted.shape[1] + token, row)
-
-
-def tokenize(
-    texts: Sequence[tuple[str, ...]],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None = None,
-) -> dict[str, list[list[int]]]:
-    """Columns of what the model reads, cut to `max_length` if there is one."""
-    encoding = tokenizer(
-        *(list(column) for column in zip(*texts, strict=True)),
-        truncation=max_length is not None,
-        max_length=max_length,
-        return_attention_mask=False,
-        verbose=False,  # or it warns of rows that are about to be cut
-    )
-    wanted = ("input_ids", "token_type_ids")
-    return {name: encoding[name] for name in wanted if name in tokenizer.model_input_names}
-
-
-def check_length(
-    length: int, tokenizer: PreTrainedTokenizerBase, n_texts: int, key: str = "max_length"
-) -> None:
-    """Refuse a longest row that leaves no room for text, or that the model cannot read.
-
-    Args:
-        length: of it, in tokens.
-        tokenizer: of the model.
-        n_texts: in a row.
-        key: what asked for it.
-
-    Raises:
-        ConfigError: it is one.
-    """
-    shortest = tokenizer.num_special_tokens_to_add(pair=n_texts > 1) + n_texts
-    longest = tokenizer.model_max_length
-    if length < shortest:
-        raise ConfigError(f"{key}: {length} leaves no room for text; at least {shortest}")
-    if length > longest:
-        raise ConfigError(f"{key}: {length} is more than the model reads; at most {longest}")
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "batch token"]:

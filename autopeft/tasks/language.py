@@ -1,7 +1,7 @@
 """Tasks whose answers are text: how rows are encoded, and how good what was written is."""
 
 import importlib.util
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,12 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.tasks.chat import asked_tokens
-from autopeft.tasks.encode import IGNORED, Answers, Encoded, check_length, encode, tokenize
+from autopeft.tasks.encode import IGNORED, Answers, Encoded, encode
 from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.own_metric import OwnMetric
 from autopeft.tasks.spec import METRICS, GenerationSpec
 from autopeft.tasks.splits import Split
 from autopeft.tasks.texts import MODULES, Scores, scores_of
+from autopeft.tasks.tokenizing import answer_tokens, check_length, tokenized
 
 TARGET_KEY = "generation.max_target_length"
 
@@ -102,7 +103,8 @@ class Language:
         check_length(longest, tokenizer, 1, TARGET_KEY)
         speak(tokenizer, self.generation)
         read = encode(split.asked, tokenizer, max_length)
-        targets, n_cut = _cut(_targets(split, tokenizer), longest, _ends(tokenizer))
+        answers = answer_tokens(split, lambda some: tokenizer(text_target=some, verbose=False))
+        targets, n_cut = _cut(answers, longest, _ends(tokenizer))
         return Encoded(
             read.input_ids,
             read.token_type_ids,
@@ -117,16 +119,21 @@ class Language:
         """A text and, behind a separator, its answer; of a text that is too long, the end."""
         both = max_length + self.generation.max_target_length
         check_length(both, tokenizer, 1, f"max_length + {TARGET_KEY}")
-        eos = tokenizer.eos_token_id
         asked = asked_tokens(split, tokenizer) if self.chat else self._asked(split, tokenizer)
-        if not all(asked):
-            nothing = split.texts[asked.index([])]
-            raise DataError(f"the tokenizer makes no token of {nothing}, so nothing can follow it")
-        written = tokenizer(list(split.labels), add_special_tokens=False, verbose=False)
-        ended = [[*ids, eos] for ids in written["input_ids"]]
+        kept, n_long = [], 0
+        for texts, ids in zip(split.texts, asked, strict=True):
+            if not ids:
+                raise DataError(
+                    f"the tokenizer makes no token of {texts}, so nothing can follow it"
+                )
+            n_long += len(ids) > max_length
+            kept.append(ids[-max_length:])
+        written = answer_tokens(
+            split, lambda some: tokenizer(some, add_special_tokens=False, verbose=False)
+        )
+        eos = tokenizer.eos_token_id
+        ended = ([*ids, eos] for ids in written)
         answers, n_cut = _cut(ended, self.generation.max_target_length, {eos})
-        n_long = sum(len(ids) > max_length for ids in asked)
-        kept = [ids[-max_length:] for ids in asked]
         return Encoded(
             [[*ids, *answer] for ids, answer in zip(kept, answers, strict=True)],
             None,
@@ -142,12 +149,12 @@ class Language:
             ),
         )
 
-    def _asked(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    def _asked(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
         """Tokens of each text and the separator behind it, without an end."""
         separator, eos = self.generation.separator, tokenizer.eos_token_id
         texts = [(separator.join(texts) + separator,) for texts in split.texts]
-        asked = tokenize(texts, tokenizer)["input_ids"]
-        return [ids[:-1] if ids and ids[-1] == eos else ids for ids in asked]
+        for row in tokenized(texts, tokenizer):
+            yield row.ids[:-1] if row.ids and row.ids[-1] == eos else row.ids
 
     def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
         """Every metric that can be told of one trial's rows, the chosen one first.
@@ -217,19 +224,14 @@ def _ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return ends if language is None else {*ends, tokenizer.convert_tokens_to_ids(language)}
 
 
-def _targets(split: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    encoding = tokenizer(text_target=list(split.labels), verbose=False)
-    targets: list[list[int]] = encoding["input_ids"]
-    return targets
-
-
 def _cut(
-    rows: Sequence[list[int]], longest: int, ends: Collection[int | None]
+    rows: Iterable[list[int]], longest: int, ends: Collection[int | None]
 ) -> tuple[list[list[int]], int]:
     """Rows of at most this many tokens, which end as they did, and how many were longer."""
-    cut = []
+    cut, n_long = [], 0
     for ids in rows:
         n_end = next((i for i, token in enumerate(reversed(ids)) if token not in ends), len(ids))
         end = ids[len(ids) - n_end :]
         cut.append(ids if len(ids) <= longest else [*ids[: longest - n_end], *end])
-    return cut, sum(len(ids) > longest for ids in rows)
+        n_long += len(ids) > longest
+    return cut, n_long

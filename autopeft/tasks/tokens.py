@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.tasks.encode import IGNORED, Encoded, Tags, check_length
+from autopeft.tasks.encode import IGNORED, Encoded, Tags
 from autopeft.tasks.losses import mean_cross_entropy
 from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.own_metric import OwnMetric
@@ -27,6 +27,7 @@ from autopeft.tasks.spans import (
 )
 from autopeft.tasks.spec import METRICS
 from autopeft.tasks.splits import Split
+from autopeft.tasks.tokenizing import check_length, tokenized
 
 
 @dataclass(frozen=True)
@@ -121,44 +122,31 @@ class TokenClassification:
                 f"the model's tokenizer ({type(tokenizer).__name__}) does not tell which words its "
                 "tokens are of"
             )
-        whole = _tokenized(split, tokenizer, None)
-        n_long = sum(len(ids) > max_length for ids in whole["input_ids"])
-        found = _tokenized(split, tokenizer, max_length) if n_long else whole
-        words, targets = [], []
-        pairs = zip(split.texts, split.labels, found["offset_mapping"], strict=True)
-        for row, (texts, tags, offsets) in enumerate(pairs):
-            first = _first_tokens(texts, offsets)
+        ids, types, words, targets, n_cut = [], [], [], [], 0
+        # As texts, not as words: byte pairs of a word in a text begin with its space.
+        joined = [(" ".join(row),) for row in split.texts]
+        found = tokenized(joined, tokenizer, max_length, with_offsets=True)
+        pairs = zip(split.texts, split.labels, found, strict=True)
+        for row, (texts, tags, tokens) in enumerate(pairs):
+            first = _first_tokens(texts, tokens.offsets)
             if not first:
                 raise DataError(f"{split.name}: no token of row {row + 1} begins in a word")
             numbers = list(tags)  # type: ignore[call-overload]
-            target = [IGNORED] * len(offsets)
+            target = [IGNORED] * len(tokens.offsets)
             for word, token in first.items():
                 target[token] = numbers[word]
+            ids.append(tokens.ids)
+            types.append(tokens.types)
             words.append(list(first))
             targets.append(target)
+            n_cut += tokens.is_cut
         return Encoded(
-            found["input_ids"],
-            found["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else None,
+            ids,
+            types if "token_type_ids" in tokenizer.model_input_names else None,
             torch.tensor([len(row) for row in words]),
-            n_long / len(split),
+            n_cut / len(split),
             tags=Tags(targets, words, tuple(np.array(tags) for tags in split.labels)),
         )
-
-
-def _tokenized(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> dict[str, Any]:
-    # As a text, not as words: byte pairs of a word in a text begin with its space.
-    return dict(
-        tokenizer(
-            [" ".join(words) for words in split.texts],
-            truncation=max_length is not None,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-    )
 
 
 def _first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> dict[int, int]:
