@@ -18,7 +18,13 @@ from autopeft.model.computing import Precision
 from autopeft.space.genotype import Genotype
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import cache_bytes
-from autopeft.training.memory import OVERHEAD, Heap, available_bytes, is_out_of_memory
+from autopeft.training.memory import (
+    OVERHEAD,
+    Heap,
+    available_bytes,
+    is_out_of_memory,
+    unshared_bytes,
+)
 from autopeft.training.probe import probe, trial_seconds
 
 TYPICAL = 4
@@ -46,12 +52,13 @@ def decide(
         ground: in any precision.
         genotypes: typical ones, with ops; all or none of them are to be alone.
         cohort: trials to train together.
-        sharing: workers that share the memory.
+        sharing: workers that share the memory; this one is the first, the others are yet to start.
 
     Raises:
         DataError: not even one trial fits into memory.
     """
     training, rows = ground.work.training, ground.train
+    coming = _coming_bytes(ground.device, sharing)
     probed = probe(
         ground.backbone,
         rows=rows,
@@ -64,13 +71,13 @@ def decide(
         ground.settings,
         precision=probed.precision,
         kernel=probed.kernel,
-        frozen_cache=_keeps_states(ground, probed.precision),
+        frozen_cache=_keeps_states(ground, probed.precision, sharing, coming),
     )
     backbone, task = ground.backbone, ground.task
     alone = any(genotype.alone for genotype in genotypes)
     some = list(genotypes[: 1 if alone else TYPICAL])
     each = trial_bytes(backbone, some, task=task, settings=settings, rows=rows)
-    size = cohort_size(each * sharing, ground.device) if cohort == "auto" else cohort
+    size = cohort_size(each * sharing, ground.device, coming) if cohort == "auto" else cohort
     if (most := ground.work.max_memory) is not None:
         left = most - start_bytes(ground, settings)
         size = max(1, min(size, int(left // (overhead(ground.device) * each))))
@@ -110,14 +117,21 @@ def _halved_until_it_fits(n_trials: int, measure: Callable[[int], float]) -> tup
     return _halved_until_it_fits(n_trials // 2, measure)
 
 
-def cohort_size(each: int, device: torch.device) -> int:
+def _coming_bytes(device: torch.device, sharing: int) -> int:
+    """What the workers that are yet to start will hold of model and rows, each as much as this."""
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else unshared_bytes()
+    return (sharing - 1) * held
+
+
+def cohort_size(each: int, device: torch.device, coming: int = 0) -> int:
     """How many trials to train together, if the study file does not say.
 
     Args:
         each: memory that one trial takes.
         device: where they are trained.
+        coming: memory that is free and will not be.
     """
-    free = available_bytes(device) * MEMORY_SHARE
+    free = (available_bytes(device) - coming) * MEMORY_SHARE
     if device.type == "cuda":
         return max(1, min(MOST_ON_CUDA, int(free // each)))
     fast, tight = (int(free // (OVERHEAD[heap] * each)) for heap in ("pooled", "exact"))
@@ -157,7 +171,7 @@ def heap_for(cohort_bytes: int) -> Heap:
     return "pooled" if OVERHEAD["pooled"] * cohort_bytes <= free else "exact"
 
 
-def _keeps_states(ground: Ground, precision: Precision) -> bool:
+def _keeps_states(ground: Ground, precision: Precision, sharing: int, coming: int) -> bool:
     wanted = ground.work.training.frozen_cache
     if ground.backbone.shape.n_encoder_layers:
         if wanted is True:
@@ -169,5 +183,6 @@ def _keeps_states(ground: Ground, precision: Precision) -> bool:
     if wanted != "auto":
         return wanted
     size = cache_bytes(ground.backbone.shape, (ground.train, *ground.scored), precision)
-    free = min(available_bytes(ground.device), ground.work.max_memory or math.inf)
+    free = (available_bytes(ground.device) - coming) / sharing
+    free = min(free, ground.work.max_memory or math.inf)
     return size <= free * CACHE_SHARE

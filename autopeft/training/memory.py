@@ -100,6 +100,12 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def unshared_bytes() -> int:
+    """Memory that another process of the same kind would take once more, files left aside."""
+    held = psutil.Process().memory_info()
+    return int(held.rss - getattr(held, "shared", 0))
+
+
 def available_bytes(device: torch.device) -> int:
     """Memory that this process could take more than it has."""
     if device.type == "cuda":

@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from study_factory import N_LAYERS
 
 from autopeft.engines import decide as module
 from autopeft.engines.decide import MOST_ON_CPU, cohort_size, heap_for
+from autopeft.engines.ground import load_ground
+from autopeft.engines.workbench import Workbench
+from autopeft.space.genotype import Genotype
 from autopeft.study.manifest import read_manifest
 from autopeft.study.search import run_search
+from autopeft.training.frozen import cache_bytes
+from autopeft.training.memory import OVERHEAD, resident_bytes, unshared_bytes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -31,6 +37,50 @@ def free(monkeypatch):
 def test_cohort_is_as_large_as_is_fast_and_fits(free, n_bytes, device, size):
     free(n_bytes)
     assert cohort_size(1000, device) == size
+
+
+def test_memory_of_workers_that_are_yet_to_start_is_not_free(free):
+    free(10_000)
+    assert cohort_size(1000, CPU, coming=4_000) == 2
+    assert cohort_size(1000, CUDA, coming=4_000) == 3
+    assert cohort_size(1000, CPU, coming=20_000) == 1
+
+
+def test_what_a_worker_holds_beside_files_is_not_shared():
+    before = unshared_bytes()
+    taken = torch.ones(2**24)
+    assert 0.9 * taken.nbytes < unshared_bytes() - before < 1.1 * taken.nbytes
+    assert unshared_bytes() < resident_bytes()
+
+
+@pytest.mark.parametrize(
+    ("sharing", "held", "times", "kept"),
+    [
+        (1, 10**6, 8, True),  # an eighth of the memory
+        (1, 10**6, 7, False),
+        (4, 0, 32, True),  # an eighth for all of them
+        (4, 0, 31, False),
+        (4, 10**6, 32, False),  # three others are yet to load model and rows
+    ],
+)
+def test_workers_share_the_memory_for_frozen_states(spec_of, free, sharing, held, times, kept):
+    ground = load_ground(spec_of().work)
+    size = cache_bytes(ground.backbone.shape, (ground.train, *ground.scored), "fp32")
+    free(times * size + size // 2)
+    assert module._keeps_states(ground, "fp32", sharing, (sharing - 1) * held) is kept
+
+
+def test_four_workers_plan_for_four(spec_of, free, monkeypatch):
+    spec = spec_of(training={"precision": "fp32"})
+    genotypes = [Genotype(N_LAYERS, (), learning_rate=1e-3)]
+    each = Workbench(spec.work).decide(genotypes, 1).trial_bytes
+    monkeypatch.setattr(module, "unshared_bytes", lambda: 100 * each)
+    for_ten = int(10.5 * OVERHEAD["pooled"] * each / module.MEMORY_SHARE)
+    free(for_ten)
+    assert Workbench(spec.work).decide(genotypes, "auto").cohort == MOST_ON_CPU
+    assert Workbench(spec.work, sharing=4).decide(genotypes, "auto").cohort == 1
+    free(for_ten + 300 * each)
+    assert Workbench(spec.work, sharing=4).decide(genotypes, "auto").cohort == 2
 
 
 def test_heap_is_pooled_where_there_is_memory(free):
