@@ -14,11 +14,12 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import psutil
 import torch
+
+from autopeft.training.groups import left_bytes
 
 Heap = Literal["pooled", "exact"]
 
@@ -112,23 +113,14 @@ def available_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     available = int(psutil.virtual_memory().available)
-    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit is None or used is None:
-        return available
-    return max(0, min(available, limit - used))
+    left = left_bytes()
+    return available if left is None else min(available, left)
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out; on a CPU torch says so by a plain RuntimeError."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
-
-
-def _number(file: str) -> int | None:
-    """What a file of the system says; None if it is not there or says `max`."""
-    path = Path(file)
-    text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
-    return int(text) if text.isdigit() else None
 
 
 def _function(name: str) -> Callable[..., int] | None:
