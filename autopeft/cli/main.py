@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -296,6 +297,7 @@ def methods(
 def main() -> None:
     """Run the command line and exit with its code."""
     wait_briefly()
+    _write_anything()
     try:
         code = app(prog_name="autopeft", standalone_mode=False) or 0
     except AutopeftError as error:
@@ -312,3 +314,10 @@ def main() -> None:
     if code == InterruptedSearchError.exit_code:
         console.fail("interrupted")
     sys.exit(code)
+
+
+def _write_anything() -> None:
+    """Spell out what the encoding of the output lacks, as `±` in ASCII, instead of giving up."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

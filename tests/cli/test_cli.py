@@ -443,6 +443,13 @@ def test_python_m(tmp_path):
     assert ran.stderr == "error: cannot read nowhere/front.json: No such file or directory\n"
 
 
+def test_what_an_encoding_lacks_is_spelled_out(done):
+    command = [sys.executable, "-m", "autopeft", "front", done.folder]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=plain, check=True)
+    assert r" \xb1 0." in ran.stdout
+
+
 @pytest.fixture
 def interruptible():
     """A shell starts background jobs with interrupts ignored, and children inherit that."""
