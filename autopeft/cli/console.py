@@ -192,6 +192,8 @@ def show_opening(opening: "Opening") -> None:
             escape(tested.summary),
         )
     out.print(table)
+    for note in opening.notes:
+        tell_note(stderr(), note)
     if opening.nth > 1:
         stderr().print(f"This was look {opening.nth} at the test split; it is no longer unseen.")
 

@@ -81,6 +81,25 @@ class Ground:
         longest = self.work.training.max_length
         return encode_for(self.task, split, self.backbone.tokenizer, longest)
 
+    def cut_note(self, name: str, rows: Encoded) -> str | None:
+        """That rows are cut, if some are; of words with tags, how many that leaves out.
+
+        Args:
+            name: of the split.
+            rows: of it.
+        """
+        if not rows.truncated_fraction:
+            return None
+        note = (
+            f"{100 * rows.truncated_fraction:.1f} % of the {name} rows are cut at "
+            f"{self.work.training.max_length} tokens"
+            f"{self.task.cut if isinstance(self.task, Language) else ''}"
+        )
+        if rows.tags is None or not (behind := rows.tags.behind):
+            return note
+        what = "are not learnt" if rows is self.train else "count as wrong"
+        return f"{note}; the words behind the cut, {100 * behind:.1f} % of all, {what}"
+
     @property
     def scored(self) -> tuple[Encoded, ...]:
         """The splits that trials are scored on."""
@@ -194,14 +213,10 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     train, validation = encoded(dataset.train), encoded(dataset.validation)
     selection = None if dataset.selection is None else encoded(dataset.selection)
     release_memory()  # that tokenizers took
-    notes = [*dataset.notes, *backbone.notes]
-    for name, rows in (("train", train), ("validation", validation)):
-        if rows.truncated_fraction:
-            notes.append(
-                f"{100 * rows.truncated_fraction:.1f} % of the {name} rows are cut at "
-                f"{longest} tokens{task.cut if isinstance(task, Language) else ''}"
-            )
-    return Ground(work, dataset, backbone, task, train, validation, selection, tuple(notes))
+    ground = Ground(work, dataset, backbone, task, train, validation, selection, ())
+    splits = {"train": train, "validation": validation, SELECTION: selection}
+    cut = (ground.cut_note(name, rows) for name, rows in splits.items() if rows is not None)
+    return replace(ground, notes=(*dataset.notes, *backbone.notes, *filter(None, cut)))
 
 
 def _backbone(work: Work, dataset: Dataset, place: str) -> Backbone:

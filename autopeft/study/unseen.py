@@ -18,6 +18,7 @@ from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
+from autopeft.tasks.encode import Encoded
 from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
 from autopeft.training.tensors import read_kinds, tensors_of
@@ -52,6 +53,7 @@ class Opening:
         rows: of the split.
         metric: the study's.
         results: of the trials that were looked at.
+        notes: what the user has to be told of the rows.
     """
 
     opened: str
@@ -59,6 +61,7 @@ class Opening:
     rows: int
     metric: str
     results: tuple[Tested, ...]
+    notes: tuple[str, ...] = ()
 
 
 def open_test(study: Study) -> Opening:
@@ -90,13 +93,15 @@ def open_test(study: Study) -> Opening:
     if ground.dataset.test is None:
         raise ConfigError(f"{study.folder}: the study's data have no test split")
     earlier = _openings(study.test_file)
-    results = tuple(_score(study, ground, role, r, settings) for role, r in chosen.items())
+    rows = ground.encode(ground.dataset.test)
+    results = tuple(_score(study, ground, rows, role, r, settings) for role, r in chosen.items())
     opening = Opening(
         opened=datetime.now(UTC).isoformat(timespec="seconds"),
         nth=len(earlier) + 1,
-        rows=len(ground.dataset.test),
+        rows=len(rows),
         metric=ground.task.metric,
         results=results,
+        notes=tuple(filter(None, [ground.cut_note("test", rows)])),
     )
     ledger = {"version": 1, "openings": [*earlier, asdict(opening)]}
     write_atomic(study.test_file, json.dumps(ledger, indent=2, allow_nan=False) + "\n")
@@ -133,16 +138,19 @@ def _openings(path: Path) -> list[Any]:
 
 
 def _score(
-    study: Study, ground: Ground, role: str, record: Record, settings: TrainingSettings
+    study: Study,
+    ground: Ground,
+    rows: Encoded,
+    role: str,
+    record: Record,
+    settings: TrainingSettings,
 ) -> Tested:
-    test = ground.dataset.test
-    if test is None or record.weights is None:
+    if record.weights is None:
         raise DataError(f"trial {record.trial} has no weights to test")
     path: Path = study.folder / record.weights
     if not path.is_file():
         raise DataError(f"{path}: the weights of trial {record.trial} are missing")
     genotype = genotype_from_dict(record.stored_genotype)
-    rows = ground.encode(test)
     with Cohort(ground.backbone, [genotype], [record.seed], ground.task, settings) as cohort:
         data, kinds = read_kinds(path, record.weights_sha256)
         cohort.load(0, tensors_of(data, kinds, cohort.tensors(0), path))

@@ -125,6 +125,13 @@ class Tags:
     words: list[list[int]]
     truth: tuple[NDArray[np.int64], ...]
 
+    @property
+    def behind(self) -> float:
+        """Share of the words that come behind the last one with a token: where rows are cut."""
+        pairs = zip(self.words, self.truth, strict=True)
+        n_behind = sum(len(tags) - 1 - read[-1] for read, tags in pairs)
+        return n_behind / sum(map(len, self.truth))
+
 
 @dataclass(frozen=True)
 class Places:

@@ -1,14 +1,18 @@
 """A study that tags words, from rows to the test split."""
 
+import json
 from dataclasses import replace
 
 import pytest
+from command_line import run
 from study_factory import BAD, GOOD, rows_of, write_jsonl
 
 from autopeft.export.winner import winner_of
 from autopeft.front_file import write_front
 from autopeft.study.search import run_search
 from autopeft.study.unseen import open_test
+
+__all__ = ["run"]
 
 
 @pytest.fixture
@@ -38,6 +42,22 @@ def test_words_are_tagged_from_rows_to_the_test_split(spec_of, data, tmp_path):
     assert (opening.metric, opening.rows) == ("span_f1", 20)
     winner = winner_of(study, "best")
     assert winner.score(winner.logits) == pytest.approx(winner.record.metrics["span_f1"].value)
+
+
+def test_words_behind_the_cut_of_the_test_rows_are_told(spec_of, data, tmp_path, run):
+    rows = [{"tokens": ["good", "plot"], "tags": ["B-GOOD", "O"]}] * 4
+    rows += [{"tokens": ["plot"] * 12, "tags": ["O"] * 12}]
+    data = {**data, "test": str(write_jsonl(tmp_path / "long.jsonl", rows))}
+    spec = spec_of(task="token_classification", data=data, trials=1, training={"max_length": 10})
+    study = run_search(spec, tmp_path / "study")
+    note = "20.0 % of the test rows are cut at 10 tokens; the words behind the cut, 20.0 % of all, "
+    note += "count as wrong"
+    opening = open_test(study)
+    assert opening.notes == (note,)
+    (ledger,) = json.loads(study.test_file.read_text(encoding="utf-8"))["openings"]
+    assert ledger["notes"] == [note]
+    _, _, err = run("test", study.folder)
+    assert err.splitlines()[0] == f"note: {note}"
 
 
 def test_two_columns_of_words_are_refused(spec_of, data):

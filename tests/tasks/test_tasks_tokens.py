@@ -72,6 +72,8 @@ def test_words_that_are_cut_off_are_wrong():
     split = Split("train", (("w3", "w4", "w5"), ("w6",)), ((1, 3, 1), (4,)))
     rows = TASK.encode(split, tokenizer(), 3)
     assert rows.truncated_fraction == 0.5
+    assert rows.tags.behind == 1 / 4
+    assert TASK.encode(split, tokenizer(), 4).tags.behind == 0
     found = rows.by_row(np.array([[1, 3, 4]]), [0, 1])
     assert found[0, 0].tolist() == [1, 3, IGNORED]
     assert TASK.named(found[0, :1]) == [["B-PER", "I-PER", "O"]]
