@@ -116,7 +116,10 @@ class Language:
     def _continued(
         self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
-        """A text and, behind a separator, its answer; of a text that is too long, the end."""
+        """A text and, behind a separator, its answer.
+
+        Of a text that is too long, the end, behind the token that texts begin with, if one does.
+        """
         both = max_length + self.generation.max_target_length
         check_length(both, tokenizer, 1, f"max_length + {TARGET_KEY}")
         asked = asked_tokens(split, tokenizer) if self.chat else self._asked(split, tokenizer)
@@ -127,7 +130,7 @@ class Language:
                     f"the tokenizer makes no token of {texts}, so nothing can follow it"
                 )
             n_long += len(ids) > max_length
-            kept.append(ids[-max_length:])
+            kept.append(_end_of(ids, max_length, tokenizer.bos_token_id))
         written = answer_tokens(
             split, lambda some: tokenizer(some, add_special_tokens=False, verbose=False)
         )
@@ -222,6 +225,12 @@ def _ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     language = getattr(tokenizer, "tgt_lang", None)
     ends = {tokenizer.eos_token_id}
     return ends if language is None else {*ends, tokenizer.convert_tokens_to_ids(language)}
+
+
+def _end_of(ids: list[int], longest: int, bos: int | None) -> list[int]:
+    """The last of too many tokens, behind the one that texts begin with, if this one does."""
+    first = ids[:1] if ids[0] == bos else []
+    return ids if len(ids) <= longest else [*first, *ids[len(ids) - longest + len(first) :]]
 
 
 def _cut(

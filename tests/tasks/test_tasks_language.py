@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
-from tiny_language import EOS, tokenizer
+from tiny_language import BOS, EOS, tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.tasks.data import load
@@ -70,6 +71,19 @@ def test_texts_that_are_too_long_are_cut_where_least_is_lost():
     assert task.encode(ROWS, tokenizer(), 3).input_ids[0] == [4, 5, 20, 7, 8, EOS]
     apart = Language("seq2seq", "likelihood", GenerationSpec(max_target_length=3))
     assert apart.encode(ROWS, tokenizer(), 8).answers.targets == [[7, 8, EOS], [9, 10, EOS]]
+
+
+def test_a_text_that_is_cut_begins_as_texts_begin():
+    task = Language("causal", "likelihood", GenerationSpec(separator=" w20 ", max_target_length=8))
+    llama = tokenizer()
+    llama.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", BOS)]
+    )
+    whole, cut = (task.encode(ROWS, llama, longest) for longest in (5, 4))
+    assert whole.input_ids == [[BOS, 3, 4, 5, 20, 7, 8, EOS], [BOS, 6, 20, 9, 10, 11, EOS]]
+    assert (whole.truncated_fraction, cut.truncated_fraction) == (0, 0.5)
+    assert cut.input_ids == [[BOS, 4, 5, 20, 7, 8, EOS], whole.input_ids[1]]
+    assert cut.answers.targets[0] == [IGNORED] * 4 + [7, 8, EOS]
 
 
 @pytest.mark.parametrize(("kind", "length"), [("causal", 36), ("seq2seq", 41)])
