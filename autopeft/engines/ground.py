@@ -205,6 +205,7 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     chat = work.data.messages is not None
     task = make_task(work.task, work.metric, dataset, work.generation, chat=chat)
     backbone = _backbone(work, dataset, place)
+    work.check_writing(Anatomy(backbone.model, backbone.fresh).longest_row())
     longest = work.training.max_length
 
     def encoded(split: Split) -> Encoded:

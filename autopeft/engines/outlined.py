@@ -57,6 +57,7 @@ def outlined(work: Work) -> Outlined:
                 f"{key}: rows of {longest} tokens are more than the model reads; at most "
                 f"{found.longest_row}"
             )
+    work.check_writing(found.longest_row)
     facts = Facts(
         model_shape=found.shape.to_dict(),
         model=work.model,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from autopeft.constant import Constant
+from autopeft.errors import ConfigError
 from autopeft.model.computing import Precision, Scheme
 from autopeft.objectives import PARAMS, CostName
 from autopeft.space.costs import CostModel
@@ -58,6 +59,26 @@ class Work(Strict):
         if self.task == "causal" and self.generation is not None:
             n_read = max(n_read, self.training.max_length + self.generation.n_new)
         return max(0, n_positions - n_read)
+
+    def check_writing(self, longest_row: int) -> None:
+        """Refuse answers whose end the model would have no position for.
+
+        Args:
+            longest_row: tokens that the model reads; a decoder reads its answer behind the text.
+
+        Raises:
+            ConfigError: `generation.max_new_tokens` is too large.
+        """
+        if self.generation is None or self.task not in LANGUAGE:
+            return
+        n_read = self.training.max_length if self.task == "causal" else 0
+        n_new, most = self.generation.n_new, longest_row - n_read
+        if n_new > most:
+            behind = f" behind max_length: {n_read}" if n_read else ""
+            raise ConfigError(
+                f"generation.max_new_tokens: {n_new}{behind} is more than the model has positions "
+                f"for; at most {max(0, most)}"
+            )
 
 
 class Facts(Strict):

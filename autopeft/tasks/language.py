@@ -92,11 +92,16 @@ class Language:
             max_length: longest text in tokens; answers have `generation.max_target_length`.
 
         Raises:
-            ConfigError: no room for text in these lengths, or more than the model can read; or
-                messages, and the model has no chat template.
+            ConfigError: no room for text in these lengths, or more than the model can read; no
+                token ends a text; or messages, and the model has no chat template.
             DataError: the model's chat template refuses a conversation, or a text has no tokens, so
                 nothing can follow it.
         """
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(
+                f"task: {self.kind} takes a token that ends a text, and the model's tokenizer has "
+                "none (`eos_token` in tokenizer_config.json), so that answers would have no end"
+            )
         if self.kind == "causal":
             return self._continued(split, tokenizer, max_length)
         longest = self.generation.max_target_length

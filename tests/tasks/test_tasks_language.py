@@ -93,6 +93,14 @@ def test_answers_that_the_model_has_no_positions_for_are_refused(kind, length):
         task.encode(ROWS, tokenizer(), 8)
 
 
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_a_tokenizer_without_an_end_is_refused(kind):
+    endless = tokenizer()
+    endless.eos_token = None
+    with pytest.raises(ConfigError, match=f"task: {kind} takes a token that ends a text"):
+        Language(kind, "likelihood", SHORT).encode(ROWS, endless, 8)
+
+
 @pytest.mark.parametrize("metric", ["bleu", "chrf", "rouge_1", "rouge_2", "rouge_l"])
 def test_metrics_are_those_of_the_libraries(metric):
     task = Language("seq2seq", metric)
