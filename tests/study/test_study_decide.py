@@ -53,6 +53,13 @@ def test_what_a_worker_holds_beside_files_is_not_shared():
     assert unshared_bytes() < resident_bytes()
 
 
+def test_each_worker_that_is_yet_to_start_will_hold_as_much_as_the_first(monkeypatch):
+    monkeypatch.setattr(module, "unshared_bytes", lambda: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 70)
+    assert [module._coming_bytes(CPU, n) for n in (1, 3)] == [0, 1000]
+    assert [module._coming_bytes(CUDA, n) for n in (1, 3)] == [0, 140]
+
+
 @pytest.mark.parametrize(
     ("sharing", "held", "times", "kept"),
     [
