@@ -91,10 +91,15 @@ class Study:
         if not self.spec_file.is_file():  # killed before it was written; no trial had begun
             raise DataError(f"{self.spec_file} is missing; run the `search` again that began it")
 
+    @property
+    def has_record_files(self) -> bool:
+        """Whether each record has a file of its own, as where a study can be continued."""
+        return (self.folder / "records").exists()
+
     def records(self) -> list[Record]:
         """All measurements, by trial; a published study has them in one file."""
         compiled = self.folder / "records.jsonl"
-        if compiled.exists() and not (self.folder / "records").exists():
+        if compiled.exists() and not self.has_record_files:
             return read_jsonl(compiled)
         return read_records(self.folder)
 

@@ -88,6 +88,38 @@ def test_same_model_and_data_elsewhere_are_the_same_study(study, spec_of, checkp
     assert len(study.records()) == 6
 
 
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        (("records", "jobs", "study.db", "weights"), "asked for the record of trial 0"),
+        (("jobs",), "asked for the record of trial 0"),
+        (("records",), "its records are in records.jsonl alone"),
+    ],
+)
+def test_published_study_is_not_continued(study, spec_of, lost, told):
+    """What was measured would not be among what is, and would be lost."""
+    for name in lost:
+        path = study.folder / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    before = tree(study.folder)
+    told = rf"study cannot be continued: .*{told}, as in a .* --warm-start {study.folder} --out"
+    with pytest.raises(DataError, match=told):
+        run_search(spec_of(trials=9), study.folder)
+    assert tree(study.folder) == before
+    assert len(study.records()) == 5
+
+
+def test_study_whose_job_asks_for_another_genotype_is_not_continued(study, spec_of):
+    path, other = (study.folder / "jobs" / f"00000{n}.json" for n in (0, 1))
+    job, last = (json.loads(file.read_text(encoding="utf-8")) for file in (path, other))
+    job["trials"][2]["genotype"] = last["trials"][0]["genotype"]
+    path.write_text(json.dumps(job), encoding="utf-8")
+    before = tree(study.folder)
+    with pytest.raises(DataError, match="no job has asked for the record of trial 2"):
+        run_search(spec_of(trials=9), study.folder)
+    assert tree(study.folder) == before
+
+
 @pytest.mark.parametrize("content", ["notes.txt", "manifest/x", "front.json"])
 def test_foreign_folder_is_refused(spec_of, tmp_path, content):
     file = tmp_path / "mine" / content
