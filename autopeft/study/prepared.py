@@ -125,8 +125,8 @@ def read_prepared(folder: Path) -> Prepared:
 
 def remove_leftovers(study: Study) -> None:
     """Remove what a driver that was killed has left half-written; the folder is to be locked."""
-    for folder in (study.folder, *(study.folder / name for name in ("jobs", "records"))):
-        remove_temporaries(folder)
+    for name in (".", "jobs", "records", "weights", "paused"):
+        remove_temporaries(study.folder / name)
 
 
 def _manifest(study: Study, setup: Setup, engine: Engine, cohort: CohortSize) -> Manifest:

@@ -1,8 +1,11 @@
 """What a study has measured, the studies beside it do not train again; nothing else changes."""
 
+import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from record_factory import make_record
@@ -174,6 +177,40 @@ def test_cache_that_cannot_be_written_harms_nothing(done, spec_of, tmp_path):
     assert results(study) == results(done)
     (note,) = notes.notes
     assert note.startswith("nothing more is kept in the record cache")
+
+
+def test_cache_of_somebody_else_harms_nothing(done, spec_of, tmp_path, monkeypatch):
+    """One that cannot even be entered, and one whose files can be read alone."""
+    run_search(spec_of(cache=True), tmp_path / "one")
+    is_file = Path.is_file
+
+    def refused(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache.os, "utime", refused)
+    two = run_search(spec_of(cache=True), tmp_path / "two")
+    assert all(record.cached for record in two.records())
+    monkeypatch.setattr(
+        Path, "is_file", lambda path: refused(path) if FOLDER in path.parts else is_file(path)
+    )
+    notes = Notes()
+    study = run_search(spec_of(cache=True), tmp_path / "study", watcher=notes)
+    assert results(study) == results(done)
+    assert not any(record.cached for record in study.records())
+    assert notes.notes == [f"the record cache {tmp_path / FOLDER} is left alone: Permission denied"]
+
+
+def test_what_killed_writers_have_left_makes_room(one, spec_of, tmp_path, monkeypatch):
+    files = tmp_path / FOLDER / "files"
+    old = [tmp_path / FOLDER / folder / ".x.0f.tmp" for folder in ("files", "records")]
+    for path in old:
+        path.touch()
+        os.utime(path, (0, 0))
+    (files / ".y.0f.tmp").write_bytes(b"n" * 10**6)
+    monkeypatch.setattr(cache, "MOST_BYTES", 10**6)
+    run_search(spec_of(trials=1, cache=True, seed=1), tmp_path / "two")
+    assert not any(path.exists() for path in old)
+    assert [path.name for path in files.iterdir()] == [".y.0f.tmp"], "it may still be written"
 
 
 def test_files_used_least_recently_make_room(one, spec_of, tmp_path, monkeypatch, trained):

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from study_factory import tree
 
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
@@ -58,3 +59,13 @@ def test_selection_that_the_records_do_not_bear_out_is_removed(selected, done, s
     shutil.copy(selected.selection_file, study.selection_file)
     run_search(spec_of(), study.folder)
     assert study.selection() is None
+
+
+def test_what_killed_writers_have_left_half_written_is_removed(done, spec_of, tmp_path):
+    study = Study(shutil.copytree(done.folder, tmp_path / "study"))
+    (study.folder / "paused").mkdir()
+    before = set(tree(study.folder))
+    for folder in ("", "jobs", "records", "weights", "paused"):
+        (study.folder / folder / ".x.00ff.tmp").write_bytes(b"torn")
+    run_search(spec_of(), study.folder)
+    assert set(tree(study.folder)) == before
