@@ -62,6 +62,12 @@ class Study:
         """When the test split was opened and what was found."""
         return self.folder / "test.json"
 
+    @property
+    def beside(self) -> Path:
+        """The folder that it lies in, and the studies that it shares measurements with."""
+        is_named = self.folder.name not in ("", "..")
+        return (self.folder if is_named else self.folder.resolve()).parent
+
     def check_usable(self) -> None:
         """Refuse to begin where something else lies.
 
@@ -137,8 +143,7 @@ def study_named(name: str, folder: Path) -> Study | None:
         name: that its manifest gives it.
         folder: of the other one.
     """
-    beside = folder.parent if folder.name else folder.absolute().parent
-    for path in sorted(beside.glob("*/manifest.json")):
+    for path in sorted(Study(folder).beside.glob("*/manifest.json")):
         with suppress(DataError):
             manifest = read_json(path)
             if isinstance(manifest, dict) and manifest.get("study") == name:

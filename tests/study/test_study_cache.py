@@ -19,6 +19,7 @@ from autopeft.study import cache, manifest, rungs
 from autopeft.study.cache import FOLDER, conditions_of
 from autopeft.study.costs import Costs
 from autopeft.study.events import Silent
+from autopeft.study.folder import study_named
 from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.rungs import Rungs
@@ -177,6 +178,20 @@ def test_cache_that_cannot_be_written_harms_nothing(done, spec_of, tmp_path):
     assert results(study) == results(done)
     (note,) = notes.notes
     assert note.startswith("nothing more is kept in the record cache")
+
+
+def test_cache_lies_beside_a_study_however_its_folder_is_named(
+    one, spec_of, tmp_path, monkeypatch, trained
+):
+    monkeypatch.chdir(one.folder / "weights")
+    name = read_manifest(one.manifest_file).study
+    for folder in (Path(".."), one.folder, Path("../../one")):
+        run_search(spec_of(trials=3, cache=True), folder)
+        assert study_named(name, folder).folder.resolve() == one.folder
+    run_search(spec_of(trials=4, cache=True), Path(".."))
+    assert {path.name for path in tmp_path.iterdir()} == {"one", FOLDER}
+    assert not list(one.folder.rglob(FOLDER))
+    assert len(list((tmp_path / FOLDER / "records").iterdir())) == 4
 
 
 def test_cache_of_somebody_else_harms_nothing(done, spec_of, tmp_path, monkeypatch):
