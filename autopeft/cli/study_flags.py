@@ -8,7 +8,7 @@ from typing import Any
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
 from autopeft.space.shipped import shipped_spaces
-from autopeft.study.spec import StudySpec
+from autopeft.study.spec import OF_A_CLUSTER, StudySpec
 from autopeft.tasks.guess import data_section
 from autopeft.tasks.spec import absolute_metric
 
@@ -33,6 +33,8 @@ def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
         raise ConfigError(f"{study}: has to be keys and values")
     if data is not None:
         values["data"] = _absolute(data_section(data))
+    if flags.get(("engine", "kind")) == "local":
+        _leave_cluster(values)
     for key, value in flags.items():
         if value is not None:
             _put(values, key, value)
@@ -89,6 +91,13 @@ def _put(values: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
         values[parent] = dict(inner) if isinstance(inner, dict) else {}
         values = values[parent]
     values[last] = value
+
+
+def _leave_cluster(values: dict[str, Any]) -> None:
+    """Leave out what a file says of a cluster that is not to be used."""
+    engine = values.get("engine")
+    if isinstance(engine, dict):
+        values["engine"] = {k: v for k, v in engine.items() if k not in OF_A_CLUSTER}
 
 
 def _absolute(section: dict[str, Any]) -> dict[str, Any]:

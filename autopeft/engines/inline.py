@@ -5,12 +5,11 @@ import socket
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from autopeft.engines.engine import Stepped
 from autopeft.engines.job import Job
-from autopeft.engines.outcome import Attempt, Mishap, after, attempts_of, record_of
+from autopeft.engines.outcome import Attempt, Mishap, Moment, after, attempts_of, record_of
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.engines.workbench import Workbench, failure_from, rising
 from autopeft.errors import AutopeftError
@@ -66,7 +65,7 @@ class InlineEngine:
         self._attempts.clear()
 
     def _run(self, attempt: Attempt, stepped: Stepped) -> Iterator[Record]:
-        job, started = attempt.job, datetime.now(UTC)
+        job, began = attempt.job, Moment()
         progress = rising(lambda step, steps: stepped(job.numbers, step, steps))
         missing = set(attempt.wanted)
         try:
@@ -88,7 +87,7 @@ class InlineEngine:
                 facts=self._bench.facts,
                 precision=self._precision,
                 worker=self._name,
-                seconds=(datetime.now(UTC) - started).total_seconds(),
-                started=started,
+                seconds=began.seconds,
+                started=began.told,
                 failure=mishap.failure,
             )

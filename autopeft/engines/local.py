@@ -9,8 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -18,7 +17,7 @@ from typing import Literal, TypeVar
 from autopeft import errors
 from autopeft.engines.engine import Stepped
 from autopeft.engines.job import Job
-from autopeft.engines.outcome import Attempt, Mishap, after, attempts_of, record_of
+from autopeft.engines.outcome import Attempt, Mishap, Moment, after, attempts_of, record_of
 from autopeft.engines.process import WorkerProcess
 from autopeft.engines.protocol import (
     Begin,
@@ -57,7 +56,7 @@ class _Running:
     """An attempt in a worker."""
 
     attempt: Attempt
-    started: datetime
+    began: Moment = field(default_factory=Moment)
     step: int = 0
 
 
@@ -177,7 +176,7 @@ class LocalEngine:
                 self._workers[i].send(self._begin)
             attempt = self._attempts.popleft()
             self._workers[i].send(Run(job=attempt.job.to_dict(), wanted=attempt.wanted))
-            self._running[i] = _Running(attempt, datetime.now(UTC))
+            self._running[i] = _Running(attempt)
 
     def _hear(self, i: int, stepped: Stepped) -> Iterator[Record]:
         """One message of a worker at work."""
@@ -205,8 +204,13 @@ class LocalEngine:
             del self._running[i]
 
     def _silent(self, worker: WorkerProcess) -> Mishap | None:
-        """What is wrong with a worker that says nothing."""
-        if worker.ended and not worker.connection.poll():
+        """What is wrong with a worker that says nothing.
+
+        What it has said is read first: perhaps it was this process that did not listen.
+        """
+        if worker.connection.poll():
+            return None
+        if worker.ended:
             return worker.mishap()
         if time.monotonic() - worker.alive_at <= self._timeout:
             return None
@@ -230,8 +234,8 @@ class LocalEngine:
             facts=self._facts,
             precision=self._begin.decided.precision,
             worker=f"{os.uname().nodename}:{os.getpid()}",
-            seconds=(datetime.now(UTC) - running.started).total_seconds(),
-            started=running.started,
+            seconds=running.began.seconds,
+            started=running.began.told,
             failure=mishap.failure,
         )
 

@@ -3,9 +3,10 @@
 A cohort that fails is split until the guilty trial is alone; the others are trained again.
 """
 
+import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.engines.work import Facts
@@ -26,6 +27,23 @@ SPLIT = "validation"
 
 MOST_KILLS = 3
 """Times that a job is repeated whole after its worker was killed by somebody else."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something began, for those who read of it, and to tell how long it takes.
+
+    Attributes:
+        told: by the clock of the machine, which may be set back meanwhile.
+    """
+
+    told: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _at: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since then."""
+        return time.monotonic() - self._at
 
 
 @dataclass(frozen=True)

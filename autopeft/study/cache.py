@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -30,6 +31,9 @@ FOLDER = ".autopeft-cache"
 CACHE_VERSION = 1
 MOST_BYTES = 4 * 2**30
 """Of weights and states; beyond it, those that were used least recently are deleted."""
+
+STALE_SECONDS = 24 * 3600
+"""A file that nobody has finished for so long was left by a writer that was killed."""
 
 
 def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
@@ -95,7 +99,7 @@ class RecordCache:
     ) -> None:
         self._folder, self._study, self._name = folder, study, name
         self._conditions, self._note = conditions, note
-        self._is_writable = True
+        self._is_readable = self._is_writable = True
 
     def take(self, job: Job, trial: JobTrial) -> Record | None:
         """The record of a trial, as if it had been measured here, its files in place.
@@ -107,7 +111,12 @@ class RecordCache:
         """
         key = self._key(job, trial)
         path = self._entry(key)
-        if not path.is_file():
+        try:
+            if not self._is_readable or not path.is_file():
+                return None
+        except OSError as error:  # it is somebody else's
+            self._is_readable = self._is_writable = False
+            self._note(f"the record cache {self._folder} is left alone: {error.strerror or error}")
             return None
         try:
             found, paused = self._read(path, key)
@@ -212,7 +221,8 @@ class RecordCache:
         path = self._file(str(sha))
         try:
             content = path.read_bytes()
-            os.utime(path)
+            with contextlib.suppress(PermissionError):  # its owner alone says when it was used
+                os.utime(path)
         except OSError:  # not there, or another study has just made room
             return None
         if hashlib.sha256(content).hexdigest() != sha:
@@ -230,9 +240,21 @@ class RecordCache:
             with contextlib.suppress(FileNotFoundError):  # another study makes room as well
                 stat = path.stat()
                 files.append((stat.st_mtime_ns, stat.st_size, path))
-        total = sum(size for _, size, _ in files)
+        total = self._unfinished_bytes() + sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= MOST_BYTES:
                 return
             path.unlink(missing_ok=True)
             total -= size
+
+    def _unfinished_bytes(self) -> int:
+        """Of files that are being written; what writers have left that were killed is removed."""
+        total = 0
+        for path in self._folder.glob("*/.*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # it has just been finished
+                stat = path.stat()
+                if time.time() - stat.st_mtime > STALE_SECONDS:
+                    path.unlink()
+                else:
+                    total += stat.st_size
+        return total

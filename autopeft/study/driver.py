@@ -168,6 +168,8 @@ class Driver:
             if index is None:
                 return
             job = self.known.jobs[index]
+            if not job.replicate:
+                self._remove_selection()
             self._take_over(job)
             if missing := self.known.missing(job):
                 self._running.add(index)
@@ -284,9 +286,15 @@ class Driver:
             summarize=self._planner.words,
             other_answers=self.setup.facts.other_answers,
         )
-        if selection is not None:
+        if selection is None:
+            self._remove_selection()
+        else:
             write_selection(self.study.selection_file, selection)
         self._tidy({point.trial for point in self._planner.front(self.known).points})
+
+    def _remove_selection(self) -> None:
+        """Remove what an earlier search has selected among fewer trials, or at lower rungs."""
+        self.study.selection_file.unlink(missing_ok=True)
 
     def _tidy(self, front: Iterable[int]) -> None:
         """Delete the weights of what is dominated, and states that were gone on from."""

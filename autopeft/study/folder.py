@@ -62,6 +62,12 @@ class Study:
         """When the test split was opened and what was found."""
         return self.folder / "test.json"
 
+    @property
+    def beside(self) -> Path:
+        """The folder that it lies in, and the studies that it shares measurements with."""
+        is_named = self.folder.name not in ("", "..")
+        return (self.folder if is_named else self.folder.resolve()).parent
+
     def check_usable(self) -> None:
         """Refuse to begin where something else lies.
 
@@ -91,10 +97,15 @@ class Study:
         if not self.spec_file.is_file():  # killed before it was written; no trial had begun
             raise DataError(f"{self.spec_file} is missing; run the `search` again that began it")
 
+    @property
+    def has_record_files(self) -> bool:
+        """Whether each record has a file of its own, as where a study can be continued."""
+        return (self.folder / "records").exists()
+
     def records(self) -> list[Record]:
         """All measurements, by trial; a published study has them in one file."""
         compiled = self.folder / "records.jsonl"
-        if compiled.exists() and not (self.folder / "records").exists():
+        if compiled.exists() and not self.has_record_files:
             return read_jsonl(compiled)
         return read_records(self.folder)
 
@@ -132,8 +143,7 @@ def study_named(name: str, folder: Path) -> Study | None:
         name: that its manifest gives it.
         folder: of the other one.
     """
-    beside = folder.parent if folder.name else folder.absolute().parent
-    for path in sorted(beside.glob("*/manifest.json")):
+    for path in sorted(Study(folder).beside.glob("*/manifest.json")):
         with suppress(DataError):
             manifest = read_json(path)
             if isinstance(manifest, dict) and manifest.get("study") == name:

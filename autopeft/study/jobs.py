@@ -11,6 +11,7 @@ from pathlib import Path
 from autopeft.engines.job import Job
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_new
+from autopeft.study.folder import Study
 
 
 def write_job(folder: Path, index: int, job: Job) -> None:
@@ -50,3 +51,28 @@ def read_jobs(folder: Path) -> list[Job]:
             raise DataError(f"{path}: trials are numbered {sorted(seen)}, not from 0 without gaps")
         jobs.append(job)
     return jobs
+
+
+def check_whole(study: Study) -> None:
+    """Refuse to continue a study whose jobs do not ask for its records, as one that is published.
+
+    Raises:
+        DataError: it lacks jobs, or the files of its records.
+    """
+    asked = {
+        key: trial.genotype.hash
+        for job in read_jobs(study.folder)
+        for key, trial in zip(job.keys, job.trials, strict=True)
+    }
+    records = study.records()
+    strange = next((record for record in records if asked.get(record.key) != record.hash), None)
+    if strange is not None:
+        lack = f"no job has asked for the record of trial {strange.trial}"
+    elif records and not study.has_record_files:
+        lack = "its records are in records.jsonl alone"
+    else:
+        return
+    raise DataError(
+        f"{study.folder} cannot be continued: {lack}, as in a study that is published; begin a new "
+        f"one with what it found: --warm-start {study.folder} --out ANOTHER"
+    )

@@ -16,8 +16,8 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import create_engine, event
-from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
+from sqlalchemy import URL, create_engine, event
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from autopeft.engines.job import Job, JobTrial
 from autopeft.errors import DataError, DiskFullError
@@ -65,8 +65,7 @@ class Ledger:
                 self._holder.close()
             if isinstance(error, DataError):
                 raise
-            cause = str(error).splitlines()[0]
-            raise DataError(f"{where}: not a study database: {cause}") from error
+            raise _no_study(where, error) from error
         firsts, self._n_trials = _firsts(trials), len(trials)
         self._numbers = [trial.number for trial in firsts]
         self._hashes = [str(trial.user_attrs.get("hash")) for trial in firsts]
@@ -273,19 +272,30 @@ def _firsts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def _storage(where: Path | str) -> RDBStorage:
     if isinstance(where, str):
         return RDBStorage(psycopg_url(where), engine_kwargs={"pool_pre_ping": True})
-    url = f"sqlite:///{where}"
+    url = URL.create("sqlite", database=str(where))  # a path may have what a URL gives a meaning
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _durable)
     try:
-        return RDBStorage(url, engine_kwargs={"pool": engine.pool})
+        return RDBStorage("sqlite://", engine_kwargs={"pool": engine.pool})
     except BaseException:
         engine.dispose()  # Optuna leaves open what it refuses
         raise
 
 
-def _refusal(where: Path | str, error: Exception) -> DataError:
+def _no_study(where: Path | str, error: Exception) -> DataError:
+    told = f"{where}: not a study database: {_told(error)}"
+    is_damaged = isinstance(where, Path) and not isinstance(cause_of(error), OperationalError)
+    return DataError(f"{told}; {REMADE}" if is_damaged else told)
+
+
+def _told(error: Exception) -> str:
+    """What the database said, or else Optuna, in a line."""
     cause = cause_of(error)
-    told = str(error if cause is None else cause.orig).splitlines()[0]
+    return str(error if cause is None else cause.orig).splitlines()[0]
+
+
+def _refusal(where: Path | str, error: Exception) -> DataError:
+    told = _told(error)
     kind = DiskFullError if "disk is full" in told or "No space left" in told else DataError
     return kind(f"{where} cannot be written: {told}")
 

@@ -6,8 +6,10 @@ import json
 import platform
 import secrets
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,11 @@ _MEASURING = ("torch", "transformers", "scikit-learn")
 READING = "configuration_and_tokens"
 """Of a fingerprint: how the model reads its rows. Older ones lack it, and another version of
 transformers may tell more of the same configuration."""
+
+_NAMES = {"tunes_lora": "selection.seeds above 0"}
+"""What users know keys of a fingerprint by, where that is another name."""
+_MOST_TOLD = 60
+"""Characters of a value in a refusal."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +172,10 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
     is_later = old.versions.get("transformers") != _versions()["transformers"]
     if is_later or READING not in old.fingerprint:
         compared.discard(READING)
-    differences = [
-        f"  {key}: was {_short(old.fingerprint.get(key))}, is now {_short(fingerprint.get(key))}"
-        for key in sorted(compared)
-        if old.fingerprint.get(key) != fingerprint.get(key)
-    ]
+    differences: list[str] = []
+    for key in sorted(compared):
+        was, now = old.fingerprint.get(key), fingerprint.get(key)
+        differences += _differences(_NAMES.get(key, key), was, now)
     if differences:
         raise ConfigError(
             f"{path.parent} holds another study; give another --out. The differences:\n"
@@ -221,6 +227,22 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
+def _differences(name: str, was: Any, now: Any) -> Iterator[str]:
+    """What differs, a line each, key by key where both are keys and values."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in sorted({*was, *now}):
+            yield from _differences(f"{name}.{key}", was.get(key), now.get(key))
+    elif was != now:
+        texts = [json.dumps(value, sort_keys=True, default=str) for value in (was, now)]
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+        told_was, told_now = (_short(text, same) for text in texts)
+        yield f"  {name}: was {told_was}, is now {told_now}"
+
+
+def _short(text: str, same: int) -> str:
+    """A text; of a long one what is around the place where it begins to differ."""
+    if len(text) <= _MOST_TOLD:
+        return text
+    begin = max(0, same - _MOST_TOLD // 2)
+    end = begin + _MOST_TOLD
+    return f"{'...' if begin else ''}{text[begin:end]}{'...' if end < len(text) else ''}"

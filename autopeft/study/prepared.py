@@ -14,6 +14,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.shipped import shipped_spaces
 from autopeft.study.driver import check_time
 from autopeft.study.folder import Study
+from autopeft.study.jobs import check_whole
 from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import (
     Manifest,
@@ -124,8 +125,8 @@ def read_prepared(folder: Path) -> Prepared:
 
 def remove_leftovers(study: Study) -> None:
     """Remove what a driver that was killed has left half-written; the folder is to be locked."""
-    for folder in (study.folder, *(study.folder / name for name in ("jobs", "records"))):
-        remove_temporaries(folder)
+    for name in (".", "jobs", "records", "weights", "paused"):
+        remove_temporaries(study.folder / name)
 
 
 def _manifest(study: Study, setup: Setup, engine: Engine, cohort: CohortSize) -> Manifest:
@@ -133,6 +134,7 @@ def _manifest(study: Study, setup: Setup, engine: Engine, cohort: CohortSize) ->
     if study.manifest_file.exists():
         manifest = read_manifest(study.manifest_file)
         check_same(study.manifest_file, manifest, setup.fingerprint)
+        check_whole(study)
         remove_leftovers(study)
         return manifest
     decided = engine.decide(_typical(setup), cohort)

@@ -164,10 +164,10 @@ def _pausing(study: Study) -> Iterator[None]:
 
 def _cache(ready: Prepared, watcher: Watcher) -> RecordCache:
     """That of the folder which the study's folder lies in."""
-    folder = ready.study.folder
+    study = ready.study
     return RecordCache(
-        folder.absolute().parent / FOLDER,
-        folder,
+        study.beside.absolute() / FOLDER,
+        study.folder,
         name=ready.manifest.study,
         conditions=conditions_of(ready.setup, ready.manifest),
         note=watcher.noted,

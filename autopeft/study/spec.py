@@ -153,6 +153,10 @@ class BudgetSpec(Strict):
     time: Seconds | None = None
 
 
+OF_A_CLUSTER = ("address", "gpus_per_worker", "cpus_per_worker")
+"""Keys of an engine that go with `ray` alone."""
+
+
 class EngineSpec(Strict):
     """Where trials run. Results do not depend on it, as long as there is one worker.
 
@@ -185,7 +189,7 @@ class EngineSpec(Strict):
             raise ValueError("`workers: 0` is the driver's own process, and goes without `ray`")
         if self.kind == "local":
             fields = type(self).model_fields
-            for name in ("address", "gpus_per_worker", "cpus_per_worker"):
+            for name in OF_A_CLUSTER:
                 if getattr(self, name) != fields[name].default:
                     raise ValueError(f"`{name}` is of a cluster, and goes with `kind: ray` alone")
         return self

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from autopeft.engines import local
 from autopeft.engines.local import LocalEngine
 from autopeft.errors import DataError
 from autopeft.study.events import Silent
+from autopeft.study.prepare import prepare
 from autopeft.study.search import run_search
 
 TIMEOUT = 30.0
@@ -188,6 +190,26 @@ def test_warden_that_is_killed_takes_the_worker_along(spec_of, tmp_path, mark):
         assert engine._start(0) == facts
     finally:
         engine.close()
+
+
+@pytest.mark.usefixtures("mark")
+def test_worker_is_not_to_blame_for_a_driver_that_does_not_listen(spec_of, tmp_path, monkeypatch):
+    """As one that waits for its database."""
+    script = Path(__file__).parents[1] / "stub_worker.py"
+    monkeypatch.setattr(local, "WORKER", (sys.executable, str(script)))
+    facts = prepare(spec_of(), tmp_path).facts
+    monkeypatch.setenv("STUB_FACTS", facts.model_dump_json())
+    monkeypatch.setenv("STUB_SECONDS", "1")
+
+    class Slow(Silent):
+        def measured(self, record, summary, front):
+            if record.trial == 0:
+                time.sleep(4)
+
+    spec = in_workers(spec_of(trials=8), workers=2, trial_timeout=3.0)
+    study = run_search(spec, tmp_path / "study", watcher=Slow())
+    cohorts = {record.cohort for record in study.records()}
+    assert cohorts == {(0, 1, 2, 3), (4, 5, 6, 7)}, "nothing was tried again"
 
 
 @pytest.mark.usefixtures("mark")

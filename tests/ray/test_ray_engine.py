@@ -1,10 +1,15 @@
 """The Ray engine on a cluster of this machine: what it measures is what the driver would."""
 
+import time
+from contextlib import nullcontext
+
 import pytest
 from study_factory import results, weights
 
+from autopeft.engines.outcome import attempts_of
 from autopeft.errors import DataError
 from autopeft.study.events import Silent
+from autopeft.study.jobs import read_jobs
 from autopeft.study.search import run_search
 
 pytestmark = pytest.mark.ray
@@ -71,6 +76,31 @@ def test_cluster_without_room_is_told(spec_of, tmp_path, monkeypatch):
         assert ray.is_initialized(), "a connection of somebody else's is left"
     finally:
         ray.shutdown()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_worker_is_not_to_blame_for_a_driver_that_does_not_listen(
+    done, spec_of, monkeypatch, is_there
+):
+    """An answer that waits was given in time, however late it is read."""
+    from autopeft.engines.ray import engine as module
+    from autopeft.engines.ray.settings import RaySettings
+    from autopeft.engines.ray.slot import Slot
+
+    monkeypatch.setattr(module.ray, "wait", lambda some, timeout: (some if is_there else [], []))
+    monkeypatch.setattr(module.ray, "kill", lambda actor: None)
+    engine = module.RayEngine(spec_of().work, RaySettings())
+    silent, (attempt,) = time.monotonic() - 1000, attempts_of(read_jobs(done.folder)[0], {0})
+    engine._slots = [Slot("running", since=silent, attempt=attempt)]
+    engine._waiting = {"answer": engine._slots[0]}
+    assert list(engine._look()) == []
+    assert len(engine._attempts) == (not is_there), "whether it is tried again"
+    engine._slots = [Slot("placing", since=silent)]
+    engine._waiting = {"answer": engine._slots[0]}
+    engine._share = free = "1 CPU"
+    monkeypatch.setattr(module, "free", lambda: free)
+    with nullcontext() if is_there else pytest.raises(DataError, match="has had no room"):
+        list(engine._look())
 
 
 @pytest.mark.parametrize(("told", "times"), [("Starting Ray client server failed", 3), ("no", 1)])

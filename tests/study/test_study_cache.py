@@ -1,8 +1,11 @@
 """What a study has measured, the studies beside it do not train again; nothing else changes."""
 
+import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from record_factory import make_record
@@ -16,6 +19,7 @@ from autopeft.study import cache, manifest, rungs
 from autopeft.study.cache import FOLDER, conditions_of
 from autopeft.study.costs import Costs
 from autopeft.study.events import Silent
+from autopeft.study.folder import study_named
 from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.rungs import Rungs
@@ -174,6 +178,54 @@ def test_cache_that_cannot_be_written_harms_nothing(done, spec_of, tmp_path):
     assert results(study) == results(done)
     (note,) = notes.notes
     assert note.startswith("nothing more is kept in the record cache")
+
+
+def test_cache_lies_beside_a_study_however_its_folder_is_named(
+    one, spec_of, tmp_path, monkeypatch, trained
+):
+    monkeypatch.chdir(one.folder / "weights")
+    name = read_manifest(one.manifest_file).study
+    for folder in (Path(".."), one.folder, Path("../../one")):
+        run_search(spec_of(trials=3, cache=True), folder)
+        assert study_named(name, folder).folder.resolve() == one.folder
+    run_search(spec_of(trials=4, cache=True), Path(".."))
+    assert {path.name for path in tmp_path.iterdir()} == {"one", FOLDER}
+    assert not list(one.folder.rglob(FOLDER))
+    assert len(list((tmp_path / FOLDER / "records").iterdir())) == 4
+
+
+def test_cache_of_somebody_else_harms_nothing(done, spec_of, tmp_path, monkeypatch):
+    """One that cannot even be entered, and one whose files can be read alone."""
+    run_search(spec_of(cache=True), tmp_path / "one")
+    is_file = Path.is_file
+
+    def refused(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache.os, "utime", refused)
+    two = run_search(spec_of(cache=True), tmp_path / "two")
+    assert all(record.cached for record in two.records())
+    monkeypatch.setattr(
+        Path, "is_file", lambda path: refused(path) if FOLDER in path.parts else is_file(path)
+    )
+    notes = Notes()
+    study = run_search(spec_of(cache=True), tmp_path / "study", watcher=notes)
+    assert results(study) == results(done)
+    assert not any(record.cached for record in study.records())
+    assert notes.notes == [f"the record cache {tmp_path / FOLDER} is left alone: Permission denied"]
+
+
+def test_what_killed_writers_have_left_makes_room(one, spec_of, tmp_path, monkeypatch):
+    files = tmp_path / FOLDER / "files"
+    old = [tmp_path / FOLDER / folder / ".x.0f.tmp" for folder in ("files", "records")]
+    for path in old:
+        path.touch()
+        os.utime(path, (0, 0))
+    (files / ".y.0f.tmp").write_bytes(b"n" * 10**6)
+    monkeypatch.setattr(cache, "MOST_BYTES", 10**6)
+    run_search(spec_of(trials=1, cache=True, seed=1), tmp_path / "two")
+    assert not any(path.exists() for path in old)
+    assert [path.name for path in files.iterdir()] == [".y.0f.tmp"], "it may still be written"
 
 
 def test_files_used_least_recently_make_room(one, spec_of, tmp_path, monkeypatch, trained):

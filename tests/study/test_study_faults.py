@@ -3,12 +3,13 @@
 import math
 import re
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 import torch
 from study_factory import ledger_states, record_files, results, weights
 
-from autopeft.engines import decide, workbench
+from autopeft.engines import decide, outcome, workbench
 from autopeft.engines.workbench import Workbench
 from autopeft.errors import ConfigError, DataError, DiskFullError, TooManyFailuresError
 from autopeft.study.events import Silent
@@ -212,6 +213,25 @@ def test_other_error_fails_the_guilty_trial_alone(done, spec_of, tmp_path, monke
     assert re.fullmatch(r"RuntimeError: a bug \(test_study_faults\.py:\d+\)", failure.message)
     expected = results(done)[:4]
     assert [*results(study)[:2], results(study)[3]] == [*expected[:2], expected[3]]
+
+
+def test_clock_that_is_set_back_while_a_trial_fails_harms_nothing(spec_of, tmp_path, monkeypatch):
+    told = []
+
+    class SetBack(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            told.append(datetime.now(tz) - timedelta(hours=len(told)))
+            return told[-1]
+
+    monkeypatch.setattr(outcome, "datetime", SetBack)
+    train = _too_large(RuntimeError("a bug"), lambda _: True)
+    monkeypatch.setattr(workbench, "train_cohort", train)
+    with pytest.raises(TooManyFailuresError, match="all 2 trials failed"):
+        run_search(spec_of(trials=2), tmp_path / "study")
+    records = Study(tmp_path / "study").records()
+    assert all(0 <= record.seconds < 600 for record in records)
+    assert {record.started for record in records} <= {moment.isoformat() for moment in told}
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError])

@@ -131,6 +131,14 @@ def test_database_survives_a_crash(done):
     assert not list(done.folder.glob("study.db-*")), "nothing is left open"
 
 
+@pytest.mark.parametrize("name", ["what?x=1", "50% of %20 it", "run%41", "a#b"])
+def test_database_lies_in_the_folder_whatever_that_is_called(tmp_path, name):
+    """Some names would mean something in a URL."""
+    (tmp_path / name).mkdir()
+    Ledger(tmp_path / name / "study.db").close()
+    assert set(tree(tmp_path)) == {name, f"{name}/study.db"}
+
+
 @pytest.mark.parametrize("table", [None, "alembic_version", "studies"])
 def test_other_database_is_refused_and_closed(tmp_path, table):
     path = tmp_path / "study.db"
@@ -141,6 +149,8 @@ def test_other_database_is_refused_and_closed(tmp_path, table):
             connection.execute(f"CREATE TABLE {table} (other)")
     with pytest.raises(DataError, match=r"study\.db: not a study database") as refused:
         Ledger(path)
+    made_again = "file is not a database; move the file away, and it is made again from jobs and"
+    assert (made_again in str(refused.value)) == (table is None)
     assert refused.value.__cause__, "which keeps alive what was opened"
     assert str(path) not in {file.path for file in psutil.Process().open_files()}
 

@@ -30,7 +30,15 @@ def study(done, tmp_path):
         ({"max_params": "20%"}, ["max_params: was 1680, is now 1120"]),
         ({"sampler": "random"}, ['sampler: was "tpe", is now "random"']),
         ({"methods": ["head"]}, ['methods: was ["head", "lora"], is now ["head"]']),
-        ({"training": {"epochs": 2}}, ["training: was"]),
+        ({"training": {"epochs": 2}}, ["training.epochs: was 1, is now 2"]),
+        (
+            {"training": {"cohort": "auto", "accumulation": 2}},
+            [
+                'training.cohort: was 4, is now "auto"',
+                "training.accumulation: was null, is now 2",
+            ],
+        ),
+        ({"selection": {"seeds": 3}}, ["selection.seeds above 0: was false, is now true"]),
         ({"seed": 1, "metric": "f1"}, ["seed: was 0, is now 1", "metric: was"]),
     ],
 )
@@ -45,6 +53,14 @@ def test_other_study_is_refused_with_the_differences(study, spec_of, change, tol
     assert tree(study.folder) == before
 
 
+def test_long_values_are_told_where_they_differ(spec_of, tmp_path):
+    methods = ["head", "lora", "ia3", "bitfit", "pfeiffer", "houlsby", "parallel", "prefix"]
+    run_search(spec_of(trials=1, methods=methods), tmp_path / "study")
+    told = r'methods: was \.\.\..*"prefix"\], is now \.\.\..*"ln_tuning"\]$'
+    with pytest.raises(ConfigError, match=told):
+        run_search(spec_of(trials=1, methods=[*methods[:-1], "ln_tuning"]), tmp_path / "study")
+
+
 def test_other_model_or_data_are_refused(study, spec_of, tmp_path):
     before = tree(study.folder)
     model = save_checkpoint(tmp_path / "model", seed=1)
@@ -52,7 +68,8 @@ def test_other_model_or_data_are_refused(study, spec_of, tmp_path):
         run_search(spec_of(model=str(model)), study.folder)
     data = write_data(tmp_path / "data", test=ROWS["test"] + 1)
     files = {name: str(data / f"{name}.jsonl") for name in ROWS}
-    with pytest.raises(ConfigError, match=r"(?m)differences:\n  data: was .*\n  rows: was .*$\Z"):
+    told = r"(?m)differences:\n  data: was .*\n  rows\.test: was 20, .*$\Z"
+    with pytest.raises(ConfigError, match=told):
         run_search(spec_of(data=files), study.folder)
     assert tree(study.folder) == before
 
@@ -86,6 +103,38 @@ def test_same_model_and_data_elsewhere_are_the_same_study(study, spec_of, checkp
     files = {name: str(data / f"{name}.jsonl") for name in ROWS}
     run_search(spec_of(model=str(model), data=files, trials=6), study.folder)
     assert len(study.records()) == 6
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        (("records", "jobs", "study.db", "weights"), "asked for the record of trial 0"),
+        (("jobs",), "asked for the record of trial 0"),
+        (("records",), "its records are in records.jsonl alone"),
+    ],
+)
+def test_published_study_is_not_continued(study, spec_of, lost, told):
+    """What was measured would not be among what is, and would be lost."""
+    for name in lost:
+        path = study.folder / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    before = tree(study.folder)
+    told = rf"study cannot be continued: .*{told}, as in a .* --warm-start {study.folder} --out"
+    with pytest.raises(DataError, match=told):
+        run_search(spec_of(trials=9), study.folder)
+    assert tree(study.folder) == before
+    assert len(study.records()) == 5
+
+
+def test_study_whose_job_asks_for_another_genotype_is_not_continued(study, spec_of):
+    path, other = (study.folder / "jobs" / f"00000{n}.json" for n in (0, 1))
+    job, last = (json.loads(file.read_text(encoding="utf-8")) for file in (path, other))
+    job["trials"][2]["genotype"] = last["trials"][0]["genotype"]
+    path.write_text(json.dumps(job), encoding="utf-8")
+    before = tree(study.folder)
+    with pytest.raises(DataError, match="no job has asked for the record of trial 2"):
+        run_search(spec_of(trials=9), study.folder)
+    assert tree(study.folder) == before
 
 
 @pytest.mark.parametrize("content", ["notes.txt", "manifest/x", "front.json"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from autopeft.cli.study_flags import merge
 from autopeft.errors import ConfigError
 from autopeft.study.spec import (
     DEFAULT_METHODS,
@@ -260,6 +261,16 @@ def test_cluster(study):
     engine = study(text).engine
     assert (engine.kind, engine.workers, engine.gpus_per_worker) == ("ray", 3, 0.5)
     assert study("engine: {kind: ray}\n").engine.address == "auto"
+
+
+def test_local_engine_takes_nothing_of_the_cluster_in_a_file(study, tmp_path):
+    file, flags = tmp_path / "study.yaml", {("engine", "kind"): "local"}
+    cluster = "address: head:6379, cpus_per_worker: 4, gpus_per_worker: 0.5"
+    assert study(f"engine: {{kind: ray, workers: 3, {cluster}}}\n") == merge(file, {}, None)
+    engine = merge(file, flags, None).engine
+    assert (engine.kind, engine.address, engine.workers) == ("local", "auto", 3)
+    with pytest.raises(ConfigError, match="`address` is of a cluster"):
+        merge(file, {**flags, ("engine", "address"): "head:6379"}, None)
 
 
 @pytest.mark.parametrize(

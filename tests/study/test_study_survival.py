@@ -50,7 +50,8 @@ def test_other_fingerprint_is_refused_before_the_database_is_opened(
     study.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
     before = tree(study.folder)
     monkeypatch.setattr(prepared, "Ledger", None)
-    with pytest.raises(ConfigError, match=rf'\n  {field}: was "another", is now '):
+    name = "selection.seeds above 0" if field == "tunes_lora" else field
+    with pytest.raises(ConfigError, match=rf'\n  {name}: was "another", is now '):
         run_search(spec_of(trials=9), study.folder)
     assert tree(study.folder) == before
 

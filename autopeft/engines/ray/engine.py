@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -187,14 +186,16 @@ class RayEngine:
     def _look(self) -> Iterator[Record]:
         """See to workers that say nothing, and to a cluster that has no room."""
         for answer, slot in list(self._waiting.items()):
-            if slot.phase == "running" and slot.silent_seconds > _SILENT_SECONDS:
+            if slot.phase == "running" and _is_silent(answer, slot, _SILENT_SECONDS):
                 del self._waiting[answer]
                 failure = Failure("crash", f"nothing heard of it in {_SILENT_SECONDS:g} s")
                 yield from self._lost(slot, Mishap(failure, from_outside=True))
-        there = [slot for slot in self._slots if slot.phase != "absent"]
-        if there and all(
-            slot.phase == "placing" and slot.silent_seconds > ROOM_SECONDS for slot in there
-        ):
+        n_there = sum(slot.phase != "absent" for slot in self._slots)
+        n_without_room = sum(
+            slot.phase == "placing" and _is_silent(answer, slot, ROOM_SECONDS)
+            for answer, slot in self._waiting.items()
+        )
+        if n_there and n_without_room == n_there:
             raise DataError(
                 f"the cluster has had no room for a worker for {ROOM_SECONDS:g} s: each takes "
                 f"{self._share}, and {free()} are free"
@@ -269,10 +270,15 @@ class RayEngine:
             facts=self._facts,
             precision=self._decided.precision,
             worker=slot.node,
-            seconds=(datetime.now(UTC) - slot.started).total_seconds(),
-            started=slot.started,
+            seconds=slot.began.seconds,
+            started=slot.began.told,
             failure=mishap.failure,
         )
+
+
+def _is_silent(answer: Any, slot: Slot, seconds: float) -> bool:
+    """Whether a worker has said nothing for so long, not even what is still to be read."""
+    return slot.silent_seconds > seconds and not ray.wait([answer], timeout=0)[0]
 
 
 def _message(wire: Wire) -> Message:

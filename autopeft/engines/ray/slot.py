@@ -3,7 +3,6 @@
 import contextlib
 import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import ray
@@ -18,7 +17,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from autopeft.engines.outcome import Attempt, Mishap
+from autopeft.engines.outcome import Attempt, Mishap, Moment
 from autopeft.engines.ray.cluster import Share
 from autopeft.engines.ray.station import Station
 from autopeft.errors import AutopeftError, DataError
@@ -49,7 +48,7 @@ class Slot:
         since: of the last news of it, by the monotonic clock.
         losses: actors lost before they were ready, in a row.
         attempt: what it runs.
-        started: when it began with that.
+        began: when it began with that.
         step: that its cohort has come to.
     """
 
@@ -58,7 +57,7 @@ class Slot:
     since: float = 0.0
     losses: int = 0
     attempt: Attempt | None = None
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    began: Moment = field(default_factory=Moment)
     actor: Any = None
 
     def place(self, share: Share, trial_timeout_seconds: float) -> None:
@@ -72,7 +71,7 @@ class Slot:
 
     def begin(self, attempt: Attempt) -> None:
         """Remember what it runs."""
-        self.phase, self.attempt, self.started = "running", attempt, datetime.now(UTC)
+        self.phase, self.attempt, self.began = "running", attempt, Moment()
 
     def brought(self, trial: int) -> None:
         """A record that is no longer wanted of it.

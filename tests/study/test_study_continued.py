@@ -1,0 +1,71 @@
+"""A finished study that goes on: what it has selected, and what it was begun with."""
+
+import shutil
+
+import pytest
+from study_factory import tree
+
+from autopeft.study.events import Silent
+from autopeft.study.folder import Study
+from autopeft.study.search import run_search
+
+
+class Stop(Silent):
+    """Presses Ctrl-C in the first training."""
+
+    def stepped(self, trials, step, steps):
+        raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def selecting(spec_of):
+    """Studies of so many trials with a final selection."""
+    return lambda trials: spec_of(trials=trials, selection={"seeds": 2, "share": 0.9})
+
+
+@pytest.fixture(scope="module")
+def selected(selecting, tmp_path_factory):
+    """Such a study that is finished; to be read only."""
+    return run_search(selecting(10), tmp_path_factory.mktemp("selected") / "study")
+
+
+@pytest.fixture
+def study(selected, tmp_path):
+    return Study(shutil.copytree(selected.folder, tmp_path / "study"))
+
+
+def test_selection_among_fewer_trials_is_gone_as_soon_as_a_study_goes_on(
+    study, selected, selecting
+):
+    run_search(selecting(10), study.folder)
+    assert study.selection_file.read_bytes() == selected.selection_file.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run_search(selecting(13), study.folder, watcher=Stop())
+    assert study.records() == selected.records(), "nothing was measured yet"
+    assert study.selection() is None
+    assert run_search(selecting(13), study.folder).selection() is not None
+
+
+def test_selection_that_is_only_repeated_stays_meanwhile(study, selected, selecting):
+    last = max((study.folder / "records").glob("*-2.json"))
+    last.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run_search(selecting(10), study.folder, watcher=Stop())
+    assert study.selection() == selected.selection()
+
+
+def test_selection_that_the_records_do_not_bear_out_is_removed(selected, done, spec_of, tmp_path):
+    study = Study(shutil.copytree(done.folder, tmp_path / "study"))
+    shutil.copy(selected.selection_file, study.selection_file)
+    run_search(spec_of(), study.folder)
+    assert study.selection() is None
+
+
+def test_what_killed_writers_have_left_half_written_is_removed(done, spec_of, tmp_path):
+    study = Study(shutil.copytree(done.folder, tmp_path / "study"))
+    (study.folder / "paused").mkdir()
+    before = set(tree(study.folder))
+    for folder in ("", "jobs", "records", "weights", "paused"):
+        (study.folder / folder / ".x.00ff.tmp").write_bytes(b"torn")
+    run_search(spec_of(), study.folder)
+    assert set(tree(study.folder)) == before
