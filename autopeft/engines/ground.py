@@ -19,6 +19,7 @@ from autopeft.space.taps import Tap
 from autopeft.tasks.constant import constant_of
 from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.encode import Encoded
+from autopeft.tasks.ideal import remark_on_ideal
 from autopeft.tasks.language import Language
 from autopeft.tasks.spec import Kind
 from autopeft.tasks.splits import Split, fold
@@ -185,6 +186,7 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     place = f"cuda:{device}" if torch.cuda.is_available() else "cpu"
     chat = work.data.messages is not None
     task = make_task(work.task, work.metric, dataset, work.generation, chat=chat)
+    remark = remark_on_ideal(task, dataset.validation) if isinstance(task, Language) else None
     backbone = _backbone(work, dataset, place)
     longest = work.training.max_length
 
@@ -193,7 +195,7 @@ def load_ground(work: Work, device: int = 0) -> Ground:
 
     train, validation = encoded(dataset.train), encoded(dataset.validation)
     selection = None if dataset.selection is None else encoded(dataset.selection)
-    notes = [*dataset.notes, *backbone.notes]
+    notes = [*dataset.notes, *filter(None, [remark]), *backbone.notes]
     for name, rows in (("train", train), ("validation", validation)):
         if rows.truncated_fraction:
             notes.append(
