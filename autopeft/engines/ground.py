@@ -13,6 +13,7 @@ from autopeft.engines.work import Facts, Work
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import DTYPES, Backbone, Writes, cast, load_backbone
+from autopeft.model.brought import Meaning
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
 from autopeft.space.taps import Tap
@@ -23,7 +24,7 @@ from autopeft.tasks.ideal import remark_on_ideal
 from autopeft.tasks.language import Language
 from autopeft.tasks.spec import Kind
 from autopeft.tasks.splits import Split, fold
-from autopeft.tasks.task import AnyTask, encode_for, make_task
+from autopeft.tasks.task import AnyTask, Regression, encode_for, make_task
 from autopeft.training.memory import use_heap
 from autopeft.training.settings import TrainingSettings
 
@@ -98,8 +99,9 @@ class Ground:
         Raises:
             DataError: it cannot be loaded, or is another one by now.
         """
-        found = _backbone(self.work, self.dataset, str(self.device))
-        if found.fingerprint != self.backbone.fingerprint:
+        found = _backbone(self.work, self.task, self.dataset, str(self.device))
+        hashes = [(one.fingerprint, one.head_sha256) for one in (found, self.backbone)]
+        if hashes[0] != hashes[1]:
             raise DataError(f"model `{self.work.model}` has changed while the search ran")
         return found
 
@@ -142,6 +144,7 @@ class Ground:
             other_answers=dataset.other_answers(scored),
             room=self.room,
             answered=self.work.task == "causal",
+            head_hash=self.backbone.head_sha256,
         )
 
     @property
@@ -187,7 +190,7 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     chat = work.data.messages is not None
     task = make_task(work.task, work.metric, dataset, work.generation, chat=chat)
     remark = remark_on_ideal(task, dataset.validation) if isinstance(task, Language) else None
-    backbone = _backbone(work, dataset, place)
+    backbone = _backbone(work, task, dataset, place)
     longest = work.training.max_length
 
     def encoded(split: Split) -> Encoded:
@@ -205,6 +208,9 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     return Ground(work, dataset, backbone, task, train, validation, selection, tuple(notes))
 
 
-def _backbone(work: Work, dataset: Dataset, place: str) -> Backbone:
-    n_outputs = max(1, len(dataset.label_names))
-    return load_backbone(work.model, n_outputs, place, WRITES.get(work.task), work.quantize)
+def _backbone(work: Work, task: AnyTask, dataset: Dataset, place: str) -> Backbone:
+    meaning = None if isinstance(task, Language) else Meaning(dataset.label_names)
+    if isinstance(task, Regression):
+        meaning = Meaning(mean=task.label_mean, std=task.label_std)
+    writes, n_outputs = WRITES.get(work.task), max(1, len(dataset.label_names))
+    return load_backbone(work.model, n_outputs, place, writes, work.quantize, meaning)

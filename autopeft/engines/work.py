@@ -83,6 +83,8 @@ class Facts(Strict):
         other_answers: why scores of the search and of the final selection do not compare, if so.
         room: tokens that the longest row leaves of the model's positions; None if they are endless.
         answered: rows hold the answers, as a decoder's do.
+        head_hash: SHA-256 of the head that the checkpoint brought, as trials begin with it; None if
+            it brought none.
     """
 
     model_shape: dict[str, Any]
@@ -102,6 +104,7 @@ class Facts(Strict):
     other_answers: str | None = None
     room: int | None = None
     answered: bool = False
+    head_hash: str | None = None
 
     @property
     def shape(self) -> ModelShape:

@@ -47,6 +47,7 @@ def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
             *(facts.model_hash, facts.reading_hash, facts.model_shape),
             *([spec.quantize] if spec.quantize else []),
         ],
+        **({"head": facts.head_hash} if facts.head_hash else {}),
         "data": [facts.data_hash, facts.n_rows, facts.unseen, list(facts.labels)],
         "task": [
             *(spec.task, spec.chosen_metric, *_generation(spec)),

@@ -107,7 +107,7 @@ def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_pat
     known = conditions_of(setup, told)
     assert conditions_of(setup, replace(told, cohort=9, trial_seconds=9.0, study="x")) == known
     other = {"model_hash": "x", "data_hash": "x", "reading_hash": "x", "unseen": None}
-    other |= {"device": "cuda"}
+    other |= {"device": "cuda", "head_hash": "x"}
     facts = [setup.facts.model_copy(update={key: value}) for key, value in other.items()]
     setups = [replace(setup, facts=changed) for changed in facts]
     changes = ({"precision": "bf16"}, {"clip": 2.0}, {"accumulation": 2})
