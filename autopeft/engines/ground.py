@@ -145,6 +145,7 @@ class Ground:
             room=self.room,
             answered=self.work.task == "causal",
             head_hash=self.backbone.head_sha256,
+            seen=dataset.count_seen(dataset.selection) if dataset.selection else 0,
         )
 
     @property

@@ -85,6 +85,7 @@ class Facts(Strict):
         answered: rows hold the answers, as a decoder's do.
         head_hash: SHA-256 of the head that the checkpoint brought, as trials begin with it; None if
             it brought none.
+        seen: rows of the selection split with a text of train or validation.
     """
 
     model_shape: dict[str, Any]
@@ -105,6 +106,7 @@ class Facts(Strict):
     room: int | None = None
     answered: bool = False
     head_hash: str | None = None
+    seen: int = 0
 
     @property
     def shape(self) -> ModelShape:

@@ -283,6 +283,7 @@ class Driver:
             costs=self.spec.costs,
             summarize=self._planner.words,
             other_answers=self.setup.facts.other_answers,
+            seen=self.setup.facts.seen,
         )
         if selection is not None:
             write_selection(self.study.selection_file, selection)

@@ -52,6 +52,7 @@ class Opening:
         rows: of the split.
         metric: the study's.
         results: of the trials that were looked at.
+        seen: rows with a text that is in another split, too.
     """
 
     opened: str
@@ -59,6 +60,7 @@ class Opening:
     rows: int
     metric: str
     results: tuple[Tested, ...]
+    seen: int = 0
 
 
 def open_test(study: Study) -> Opening:
@@ -97,6 +99,7 @@ def open_test(study: Study) -> Opening:
         rows=len(ground.dataset.test),
         metric=ground.task.metric,
         results=results,
+        seen=ground.dataset.count_seen(ground.dataset.test),
     )
     ledger = {"version": 1, "openings": [*earlier, asdict(opening)]}
     write_atomic(study.test_file, json.dumps(ledger, indent=2, allow_nan=False) + "\n")

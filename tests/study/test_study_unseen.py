@@ -65,7 +65,9 @@ def test_scores_are_those_of_the_trained_weights(spec_of, data_folder, tmp_path)
     data = {name: str(data_folder / f"{file}.jsonl") for name, file in files.items()}
     study = run_search(spec_of(data=data), tmp_path / "study")
     by_trial = {record.trial: record for record in study.records()}
-    for tested in open_test(study).results:
+    opening = open_test(study)
+    assert opening.seen == opening.rows == ROWS["validation"]
+    for tested in opening.results:
         assert tested.metrics == by_trial[tested.trial].metrics
 
 

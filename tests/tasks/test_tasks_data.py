@@ -403,7 +403,54 @@ def test_rows_of_another_split_in_train_are_told(tmp_path):
     spec = DataSpec(train="train.jsonl", validation="validation.jsonl", test="test.jsonl")
     assert load(spec, "classification", tmp_path, seed=0).notes == (
         "validation: 3 of 5 rows have a text that is also in train",
+        "test: 2 of 2 rows have a text that is also in validation",
     )
+
+
+def test_rows_that_the_search_has_seen_are_counted(tmp_path):
+    for name, some in {"train": ROWS[:8], "validation": ROWS[6:], "selection": ROWS[8:]}.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", some)
+    write_jsonl(tmp_path / "test.jsonl", [*ROWS[-2:], {"text": "new", "label": 1}])
+    names = ("train", "validation", "selection", "test")
+    found = load(
+        DataSpec(**{name: f"{name}.jsonl" for name in names}), "classification", tmp_path, 0
+    )
+    assert found.notes[-4:] == (
+        "validation: 2 of 14 rows have a text that is also in train",
+        "selection: 12 of 12 rows have a text that is also in validation",
+        "test: 2 of 3 rows have a text that is also in validation",
+        "test: 2 of 3 rows have a text that is also in selection",
+    )
+    assert [found.count_seen(split) for split in found.splits] == [0, 2, 12, 2]
+
+
+@pytest.mark.parametrize("n_same", [2, 3, 8])
+def test_folds_train_on_no_text_that_they_score(tmp_path, n_same):
+    rows = [{"text": f"t{i // n_same}", "label": i % 2} for i in range(160)]
+    rows[-1] = {"text": "once", "label": 0}
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
+    other = write_jsonl(tmp_path / "other.jsonl", ROWS)
+    data = load(DataSpec(train=path, validation=other), "classification", tmp_path, seed=0)
+    parts = [fold(data.train, number, 0) for number in range(N_FOLDS)]
+    assert [len(part) for _, part in parts] == [32] * N_FOLDS
+    scored = [count_shared(part, rest) for rest, part in parts]
+    does = "trains on none that has the text of a row it scores"
+    if n_same == 8:  # a part has nearly all texts
+        does = "scores rows whose text it has trained on, as else there were too few"
+    assert any(scored) == (n_same == 8)
+    n_repeated = 160 - (2 if n_same == 2 else 1)
+    told = (
+        f"train: {n_repeated} of 160 rows have the text of another one; the final selection {does}"
+    )
+    assert data.notes[-1] == told
+
+
+def test_rows_that_are_there_twice_are_not_told_where_nothing_is_parted(tmp_path):
+    rows = [{"text": f"t{i // 2}", "label": i % 2} for i in range(160)]
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
+    other = write_jsonl(tmp_path / "other.jsonl", ROWS)
+    none = DataSpec(train=path, validation=other, selection_rows=0)
+    assert load(none, "classification", tmp_path, seed=0).notes == ()
 
 
 def test_train_rows(tmp_path):
