@@ -22,6 +22,7 @@ from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.ideal import remark_on_ideal
 from autopeft.tasks.language import Language
+from autopeft.tasks.remarks import of_which_class
 from autopeft.tasks.spec import Kind
 from autopeft.tasks.splits import Split, fold
 from autopeft.tasks.task import AnyTask, Regression, encode_for, make_task
@@ -189,8 +190,10 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     dataset = load(work.data, work.task, Path(), work.seed)
     place = f"cuda:{device}" if torch.cuda.is_available() else "cpu"
     chat = work.data.messages is not None
-    task = make_task(work.task, work.metric, dataset, work.generation, chat=chat)
-    remark = remark_on_ideal(task, dataset.validation) if isinstance(task, Language) else None
+    task = make_task(
+        work.task, work.metric, dataset, work.generation, chat=chat, positive=work.positive
+    )
+    remark = _remark(work, task, dataset)
     backbone = _backbone(work, task, dataset, place)
     longest = work.training.max_length
 
@@ -207,6 +210,16 @@ def load_ground(work: Work, device: int = 0) -> Ground:
                 f"{longest} tokens{task.cut if isinstance(task, Language) else ''}"
             )
     return Ground(work, dataset, backbone, task, train, validation, selection, tuple(notes))
+
+
+def _remark(work: Work, task: AnyTask, dataset: Dataset) -> str | None:
+    """What has to be known of the metric on these rows."""
+    if isinstance(task, Language):
+        return remark_on_ideal(task, dataset.validation)
+    if task.metric == "f1" and len(names := dataset.label_names) == 2:  # noqa: PLR2004
+        positive = names.index(work.positive) if work.positive else 1
+        return of_which_class(positive, names, chosen=work.positive is not None)
+    return None
 
 
 def _backbone(work: Work, task: AnyTask, dataset: Dataset, place: str) -> Backbone:

@@ -22,6 +22,7 @@ class Work(Strict):
         quantize: how the weight matrices of its layers are kept in few bits; None for as they are.
         task: the kind of task.
         metric: what the study optimises; a function with the absolute path of its file.
+        positive: the class that F1 is of, where there are two; the second if None.
         costs: what it optimises beside.
         max_memory: hard limit in bytes on what training alone may take, or None.
         data: where the rows are, in absolute paths.
@@ -35,6 +36,7 @@ class Work(Strict):
     quantize: Scheme | None = None
     task: Kind
     metric: str
+    positive: str | None = None
     costs: tuple[CostName, ...] = (PARAMS,)
     max_memory: int | None = None
     data: DataSpec

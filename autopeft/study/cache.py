@@ -54,6 +54,7 @@ def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
         "task": [
             *(spec.task, spec.chosen_metric, *_generation(spec)),
             *([facts.metric_hash] if facts.metric_hash else []),
+            *([{"positive": spec.positive}] if spec.positive else []),
         ],
         **({"rung_metric": spec.rung_metric} if spec.rung_metric else {}),
         **({"folds": _FOLDS_VERSION} if facts.unseen == FOLD else {}),

@@ -48,8 +48,25 @@ def repeats(train: Split, seed: int) -> str | None:
     if any(count_shared(part, rest) for rest, part in parts):
         does = "scores rows whose text it has trained on, as else there were too few"
     return (
-        f"train: {n_repeated:,} of {len(train):,} rows have the text of another one; the final "
-        f"selection {does}"
+        f"train: {n_repeated:,} of {len(train):,} rows have the text of another one; a final "
+        f"selection by folds {does}"
+    )
+
+
+def of_which_class(positive: int, label_names: Sequence[str], *, chosen: bool) -> str:
+    """That F1 is of one of two classes alone.
+
+    Args:
+        positive: its number.
+        label_names: both.
+        chosen: the user has named it.
+    """
+    told = f"metric: f1 is that of the class '{label_names[positive]}'"
+    if chosen:
+        return told
+    return (
+        f"{told}; `positive: {label_names[1 - positive]}` takes the other one, `metric: f1_macro` "
+        "the mean of both"
     )
 
 

@@ -118,7 +118,9 @@ def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_pat
     manifests = [replace(told, settings=changed) for changed in settings]
     memory = spec.model_copy(update={"objectives": ("metric", "peak_memory_bytes")})
     low = spec.model_copy(update={"rung_metric": "likelihood"})
+    positive = spec.model_copy(update={"positive": "bad"})
     found = [
+        conditions_of(replace(setup, spec=positive), told),
         *(conditions_of(changed, told) for changed in setups),
         *(conditions_of(setup, changed) for changed in manifests),
         conditions_of(replace(setup, spec=memory), told),

@@ -439,10 +439,8 @@ def test_folds_train_on_no_text_that_they_score(tmp_path, n_same):
         does = "scores rows whose text it has trained on, as else there were too few"
     assert any(scored) == (n_same == 8)
     n_repeated = 160 - (2 if n_same == 2 else 1)
-    told = (
-        f"train: {n_repeated} of 160 rows have the text of another one; the final selection {does}"
-    )
-    assert data.notes[-1] == told
+    told = f"train: {n_repeated} of 160 rows have the text of another one; a final selection by "
+    assert data.notes[-1] == f"{told}folds {does}"
 
 
 def test_rows_that_are_there_twice_are_not_told_where_nothing_is_parted(tmp_path):
