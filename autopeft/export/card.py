@@ -167,8 +167,16 @@ def _quality(winner: Winner) -> str:
     which += "flatter it"
     if record.split == SELECTION:
         which = which_rows(n_rows, f"rows of `{SELECTION}`", selection.seen if selection else 0)
-    said = f"On {which}. Precision while training: {record.precision}."
+    said = f"On {which}. {_read(winner)} Precision while training: {record.precision}."
     return "\n".join([*rows, "", said, *_selected(winner)])
+
+
+def _read(winner: Winner) -> str:
+    """How long rows were when they were trained on and scored."""
+    longest = winner.description.max_length
+    if winner.outputs.kind != "causal":
+        return f"What is longer than {longest:,} tokens was cut there, in training and scoring."
+    return f"Of what is asked, the last {longest:,} tokens were read, in training and scoring."
 
 
 def _selected(winner: Winner) -> list[str]:
