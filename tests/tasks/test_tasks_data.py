@@ -209,6 +209,21 @@ def test_a_bad_number_is_refused_with_its_place(refusal, label, says):
     assert message == f"train.jsonl:2: label {says} is not a finite number"
 
 
+@pytest.mark.parametrize("label", ["1e39", "-3.5e38"])
+def test_a_number_beyond_fp32_is_refused_with_its_place(refusal, label):
+    message = refusal(f"text,label\na,1.5\nb,{label}\nc,3.4e38\n", "train.csv", kind="regression")
+    told = f"label '{label}' is beyond 3.4e+38, the largest number of fp32"
+    assert message == f"train.csv:3: {told}"
+
+
+def test_classes_of_thousands_of_digits_are_in_the_order_of_texts(tmp_path):
+    long = "1" * 5_000
+    rows = [{"text": f"t{i}", "label": label} for i, label in enumerate([long, "2", "10"] * 9)]
+    write_csv(tmp_path / "t.csv", rows)
+    found = load(DataSpec(train=tmp_path / "t.csv"), "classification", tmp_path, 0)
+    assert found.label_names == ("10", long, "2")
+
+
 @pytest.mark.parametrize("label", ["nan", "-inf", "many", "1,5"])
 def test_a_bad_number_in_csv(refusal, label):
     content = f'text,label\n"two\nlines",1.5\nb,"{label}"\n'
