@@ -172,12 +172,9 @@ def show_record(record: "Record", folder: Path) -> None:
 def show_opening(opening: "Opening") -> None:
     """What the test split said."""
     out = stdout()
-    table = Table(
-        title=f"On {which_rows(opening.rows, 'test rows', opening.seen)}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    title = f"On {which_rows(opening.rows, 'test rows', opening.seen)}"
+    out.print(f"[italic]{title}[/]", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("trial", justify="right")
     table.add_column(opening.metric, justify="right")
