@@ -30,6 +30,7 @@ def search(
     quantize: str | None = None,
     task: str = "classification",
     metric: str | None = None,
+    positive: str | None = None,
     space: str | Path = "unified",
     max_params: int | str = "1%",
     max_trained: int | str | None = None,
@@ -61,6 +62,7 @@ def search(
         quantize: keep the weight matrices of the backbone's layers in few bits: "nf4" or "int8".
         task: "classification", "regression", "token_classification", "seq2seq" or "causal".
         metric: the task's default one if None, or a function of one's own, `my.py:fn`.
+        positive: the class that "f1" is of, where there are two; the second if None.
         space: a shipped name or a path.
         max_params: parameters of the ops at most, a number or a percentage like "1%".
         max_trained: likewise of those that are trained, where a method trains more than it stores.
@@ -95,6 +97,7 @@ def search(
         "task": task,
         "data": data_section(data),
         "metric": metric,
+        "positive": positive,
         "generation": None if generation is None else dict(generation),
         "objectives": list(objectives),
         "space": str(space),

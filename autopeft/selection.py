@@ -129,6 +129,7 @@ class Selection:
         search_compares: scores of the search are of rows like these, so that they can be set
             against one another.
         folds: the rows are parts of the training rows, each left out of a training of its own.
+        seen: rows with a text that is also among those of the search.
     """
 
     metric: str
@@ -139,6 +140,7 @@ class Selection:
     notes: tuple[str, ...] = ()
     search_compares: bool = True
     folds: bool = False
+    seen: int = 0
 
     def contender(self, trial: int) -> Contender:
         """The one of this number."""
@@ -155,7 +157,7 @@ class Selection:
         """What was scored, in words."""
         if self.folds:
             return f"{self.rows:,} training rows, each left out of the training that it scores"
-        return f"{self.rows:,} rows that the search has not seen"
+        return which_rows(self.rows, "rows", self.seen)
 
     @property
     def verdict(self) -> str:
@@ -229,7 +231,7 @@ class Selection:
         lists = {name: list(data[name]) for name in ("comparisons", "notes")}
         lists["contenders"] = [item.to_dict() for item in self.contenders]
         told = {"version": SELECTION_VERSION, **data, **lists, "verdict": self.verdict}
-        usual = {"search_compares": True, "folds": False}
+        usual = {"search_compares": True, "folds": False, "seen": 0}
         return {k: v for k, v in told.items() if k not in usual or v != usual[k]}
 
     @classmethod
@@ -249,7 +251,15 @@ class Selection:
             notes=tuple(data["notes"]),
             search_compares=data.get("search_compares", True),
             folds=data.get("folds", False),
+            seen=data.get("seen", 0),
         )
+
+
+def which_rows(n_rows: int, what: str, seen: int) -> str:
+    """Rows that were kept from a search, in words, with how many of them it knew all the same."""
+    if not seen:
+        return f"{n_rows:,} {what} that the search has not seen"
+    return f"{n_rows:,} {what}, {seen:,} of them with a text that the search has seen"
 
 
 def candidates(contenders: Iterable[Contender]) -> list[Contender]:
@@ -346,5 +356,9 @@ _check_fields = checks.fields(
         "notes": checks.list_of(checks.TEXT),
         "verdict": checks.TEXT,
     },
-    may_have={"search_compares": checks.one_of(False), "folds": checks.one_of(True)},
+    may_have={
+        "search_compares": checks.one_of(False),
+        "folds": checks.one_of(True),
+        "seen": checks.COUNT,
+    },
 )

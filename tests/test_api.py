@@ -117,6 +117,7 @@ def test_search_continues(by_folder, search, data_folder, tmp_path):
         ({"rungs": 0}, "arguments: rungs: 0: has to be"),
         ({"seeds": -1}, "arguments: selection.seeds: -1: has to be"),
         ({"generation": {}}, "`generation` is for causal and seq2seq alone"),
+        ({"positive": "good"}, "`positive` is the class that `metric: f1` of"),
         ({"rung_metric": "bleu"}, "arguments: rung_metric: 'bleu': has to be"),
         ({"full_finetune": True, "seeds": 0}, "`full_finetune` is of the final selection"),
         ({"data": {"train": "t.jsonl", "valid": "v.jsonl"}}, "arguments: data.valid: unknown key"),

@@ -108,6 +108,13 @@ def test_without_lora_or_without_anything_smaller_the_verdict_says_so():
     assert "no tuned LoRA" in replace(found, contenders=rest, comparisons=()).verdict
 
 
+def test_rows_that_the_search_has_seen_are_told():
+    found = replace(selection(), seen=3)
+    rows = f"{found.rows:,} rows"
+    assert found.which_rows == f"{rows}, 3 of them with a text that the search has seen"
+    assert replace(found, seen=0).which_rows == f"{rows} that the search has not seen"
+
+
 def test_drop_is_what_the_front_lost():
     found = selection()
     assert found.contender(7).drop == pytest.approx(0.05)
@@ -116,7 +123,7 @@ def test_drop_is_what_the_front_lost():
     assert replace(found, contenders=baselines).drop is None
 
 
-@pytest.mark.parametrize("more", [{}, {"search_compares": False}, {"folds": True}])
+@pytest.mark.parametrize("more", [{}, {"search_compares": False}, {"folds": True}, {"seen": 3}])
 def test_file_is_what_was_written_and_fits_the_schema(tmp_path, more):
     path = tmp_path / "selection.json"
     written = replace(selection(), **more)

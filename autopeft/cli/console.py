@@ -16,6 +16,7 @@ from autopeft.advice import Advice
 from autopeft.cli.progress import LiveWatcher, PlainWatcher, tell_note, tell_step
 from autopeft.front import Front
 from autopeft.objectives import COSTS, PARAMS, amount, cost_of
+from autopeft.selection import which_rows
 
 if TYPE_CHECKING:
     from autopeft.export.run import Exported
@@ -171,12 +172,9 @@ def show_record(record: "Record", folder: Path) -> None:
 def show_opening(opening: "Opening") -> None:
     """What the test split said."""
     out = stdout()
-    table = Table(
-        title=f"On {opening.rows:,} test rows that the search has not seen",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    title = f"On {which_rows(opening.rows, 'test rows', opening.seen)}"
+    out.print(f"[italic]{title}[/]", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("trial", justify="right")
     table.add_column(opening.metric, justify="right")

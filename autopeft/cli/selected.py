@@ -19,12 +19,7 @@ def show_selection(selection: Selection, advice: Advice) -> None:
         selection: of a study.
         advice: what is recommended.
     """
-    table = Table(
-        title=f"Trained anew, on {selection.which_rows}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "role", selection.metric, "95 % interval", "in the search"):
         table.add_column(name, justify="right" if name in {"trial", "in the search"} else "left")
     table.add_column("parameters", justify="right")
@@ -47,6 +42,7 @@ def show_selection(selection: Selection, advice: Advice) -> None:
             escape(item.summary),
         )
     out = stdout()
+    out.print(f"[italic]Trained anew, on {selection.which_rows}[/]", soft_wrap=True)
     out.print(table)
     out.print(escape(selection.verdict))
     hints = stderr()

@@ -12,6 +12,7 @@ from autopeft.study.spec import OF_A_CLUSTER, StudySpec
 from autopeft.tasks.guess import data_section
 from autopeft.tasks.spec import absolute_metric
 
+_FILES = ("train", "validation", "selection", "test")
 _DECIMAL = re.compile(r"\d*\.\d+|\d+\.")
 
 Flags = Mapping[tuple[str, ...], Any]
@@ -32,7 +33,7 @@ def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
     if not isinstance(values, dict):
         raise ConfigError(f"{study}: has to be keys and values")
     if data is not None:
-        values["data"] = _absolute(data_section(data))
+        values["data"] = _instead(values.get("data"), _absolute(data_section(data)))
     if flags.get(("engine", "kind")) == "local":
         _leave_cluster(values)
     for key, value in flags.items():
@@ -100,6 +101,17 @@ def _leave_cluster(values: dict[str, Any]) -> None:
         values["engine"] = {k: v for k, v in engine.items() if k not in OF_A_CLUSTER}
 
 
+def _instead(old: object, section: dict[str, Any]) -> dict[str, Any]:
+    """Other rows under what the file says of them: columns, and how many are used."""
+    if not isinstance(old, dict):
+        return section
+    kept = {key: value for key, value in old.items() if key not in ("hub", *_FILES)}
+    if "selection" in section:
+        kept.pop("selection_rows", None)
+    if "messages" in kept:
+        section = {key: value for key, value in section.items() if key != "text"}
+    return section | kept
+
+
 def _absolute(section: dict[str, Any]) -> dict[str, Any]:
-    files = ("train", "validation", "selection", "test")
-    return {k: str(Path(v).resolve()) if k in files else v for k, v in section.items()}
+    return {k: str(Path(v).resolve()) if k in _FILES else v for k, v in section.items()}

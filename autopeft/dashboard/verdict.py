@@ -11,7 +11,7 @@ from autopeft.advice import Advice
 from autopeft.constant import Constant
 from autopeft.dashboard.trials import TrialInfo
 from autopeft.front import Front
-from autopeft.selection import Selection
+from autopeft.selection import Selection, which_rows
 from autopeft.space.words import FROZEN
 
 Tone = Literal["gain", "tie", "none"]
@@ -127,8 +127,14 @@ def _selected(
         trial=chosen.trial,
         quality=chosen.quality,
         stderr=chosen.stderr,
-        scored_on=f"{selection.rows:,} {'left out' if selection.folds else 'unseen'} rows",
+        scored_on=f"{selection.rows:,} {_kind_of(selection)}rows",
     )
+
+
+def _kind_of(selection: Selection) -> str:
+    if selection.folds:
+        return "left out "
+    return "" if selection.seen else "unseen "
 
 
 def _nothing_learnt(points: Sequence[str]) -> Verdict:
@@ -229,4 +235,5 @@ def _tested(openings: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     if not told:
         return []
-    return [f"On {opening['rows']:,} test rows that the search has not seen: {', '.join(told)}."]
+    rows = which_rows(opening["rows"], "test rows", opening.get("seen", 0))
+    return [f"On {rows}: {', '.join(told)}."]

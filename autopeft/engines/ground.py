@@ -13,16 +13,19 @@ from autopeft.engines.work import Facts, Work
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.backbone import DTYPES, Backbone, Writes, cast, load_backbone
+from autopeft.model.brought import Meaning
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
 from autopeft.space.taps import Tap
 from autopeft.tasks.constant import constant_of
 from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.encode import Encoded
+from autopeft.tasks.ideal import remark_on_ideal
 from autopeft.tasks.language import Language
+from autopeft.tasks.remarks import of_which_class
 from autopeft.tasks.spec import Kind
 from autopeft.tasks.splits import Split, fold
-from autopeft.tasks.task import AnyTask, encode_for, make_task
+from autopeft.tasks.task import AnyTask, Regression, encode_for, make_task
 from autopeft.training.memory import release_memory, use_heap
 from autopeft.training.settings import TrainingSettings
 
@@ -116,8 +119,9 @@ class Ground:
         Raises:
             DataError: it cannot be loaded, or is another one by now.
         """
-        found = _backbone(self.work, self.dataset, str(self.device))
-        if found.fingerprint != self.backbone.fingerprint:
+        found = _backbone(self.work, self.task, self.dataset, str(self.device))
+        hashes = [(one.fingerprint, one.head_sha256) for one in (found, self.backbone)]
+        if hashes[0] != hashes[1]:
             raise DataError(f"model `{self.work.model}` has changed while the search ran")
         return found
 
@@ -160,6 +164,8 @@ class Ground:
             other_answers=dataset.other_answers(scored),
             room=self.room,
             answered=self.work.task == "causal",
+            head_hash=self.backbone.head_sha256,
+            seen=dataset.count_seen(dataset.selection) if dataset.selection else 0,
         )
 
     @property
@@ -203,8 +209,11 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     dataset = load(work.data, work.task, Path(), work.seed)
     place = f"cuda:{device}" if torch.cuda.is_available() else "cpu"
     chat = work.data.messages is not None
-    task = make_task(work.task, work.metric, dataset, work.generation, chat=chat)
-    backbone = _backbone(work, dataset, place)
+    task = make_task(
+        work.task, work.metric, dataset, work.generation, chat=chat, positive=work.positive
+    )
+    remark = _remark(work, task, dataset)
+    backbone = _backbone(work, task, dataset, place)
     work.check_writing(Anatomy(backbone.model, backbone.fresh).longest_row())
     longest = work.training.max_length
 
@@ -217,9 +226,23 @@ def load_ground(work: Work, device: int = 0) -> Ground:
     ground = Ground(work, dataset, backbone, task, train, validation, selection, ())
     splits = {"train": train, "validation": validation, SELECTION: selection}
     cut = (ground.cut_note(name, rows) for name, rows in splits.items() if rows is not None)
-    return replace(ground, notes=(*dataset.notes, *backbone.notes, *filter(None, cut)))
+    notes = (*dataset.notes, remark, *backbone.notes, *cut)
+    return replace(ground, notes=tuple(filter(None, notes)))
 
 
-def _backbone(work: Work, dataset: Dataset, place: str) -> Backbone:
-    n_outputs = max(1, len(dataset.label_names))
-    return load_backbone(work.model, n_outputs, place, WRITES.get(work.task), work.quantize)
+def _remark(work: Work, task: AnyTask, dataset: Dataset) -> str | None:
+    """What has to be known of the metric on these rows."""
+    if isinstance(task, Language):
+        return remark_on_ideal(task, dataset.validation)
+    if task.metric == "f1" and len(names := dataset.label_names) == 2:  # noqa: PLR2004
+        positive = names.index(work.positive) if work.positive else 1
+        return of_which_class(positive, names, chosen=work.positive is not None)
+    return None
+
+
+def _backbone(work: Work, task: AnyTask, dataset: Dataset, place: str) -> Backbone:
+    meaning = None if isinstance(task, Language) else Meaning(dataset.label_names)
+    if isinstance(task, Regression):
+        meaning = Meaning(mean=task.label_mean, std=task.label_std)
+    writes, n_outputs = WRITES.get(work.task), max(1, len(dataset.label_names))
+    return load_backbone(work.model, n_outputs, place, writes, work.quantize, meaning)

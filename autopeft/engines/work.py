@@ -23,6 +23,7 @@ class Work(Strict):
         quantize: how the weight matrices of its layers are kept in few bits; None for as they are.
         task: the kind of task.
         metric: what the study optimises; a function with the absolute path of its file.
+        positive: the class that F1 is of, where there are two; the second if None.
         costs: what it optimises beside.
         max_memory: hard limit in bytes on what training alone may take, or None.
         data: where the rows are, in absolute paths.
@@ -36,6 +37,7 @@ class Work(Strict):
     quantize: Scheme | None = None
     task: Kind
     metric: str
+    positive: str | None = None
     costs: tuple[CostName, ...] = (PARAMS,)
     max_memory: int | None = None
     data: DataSpec
@@ -104,6 +106,9 @@ class Facts(Strict):
         other_answers: why scores of the search and of the final selection do not compare, if so.
         room: tokens that the longest row leaves of the model's positions; None if they are endless.
         answered: rows hold the answers, as a decoder's do.
+        head_hash: SHA-256 of the head that the checkpoint brought, as trials begin with it; None if
+            it brought none.
+        seen: rows of the selection split with a text of train or validation.
     """
 
     model_shape: dict[str, Any]
@@ -123,6 +128,8 @@ class Facts(Strict):
     other_answers: str | None = None
     room: int | None = None
     answered: bool = False
+    head_hash: str | None = None
+    seen: int = 0
 
     @property
     def shape(self) -> ModelShape:

@@ -8,6 +8,7 @@ from autopeft.export.adapter import Outputs
 from autopeft.export.proof import Proof
 from autopeft.export.winner import Winner
 from autopeft.records import SELECTION
+from autopeft.selection import which_rows
 from autopeft.space.forms import Form
 from autopeft.space.words import FROZEN, HEAD, describe
 from autopeft.tasks.spec import GenerationSpec, metric_range
@@ -161,15 +162,21 @@ def _quality(winner: Winner) -> str:
         (least, largest), margin = metric_range(name), _Z * metric.stderr
         low, high = max(least, metric.value - margin), min(largest, metric.value + margin)
         rows.append(f"| {name} | {metric.value:.4f} | {low:.4f} to {high:.4f} |")
-    rows_scored = winner.manifest.data["rows"][record.split]
-    seen = "which the search has not seen"
-    if record.split != SELECTION:
-        seen = "on which the search selected, so they flatter it"
-    said = (
-        f"On the {rows_scored:,} rows of `{record.split}`, {seen}. Precision while training: "
-        f"{record.precision}."
-    )
+    n_rows, selection = winner.manifest.data["rows"][record.split], winner.study.selection()
+    which = f"the {n_rows:,} rows of `{record.split}`, on which the search selected, so they "
+    which += "flatter it"
+    if record.split == SELECTION:
+        which = which_rows(n_rows, f"rows of `{SELECTION}`", selection.seen if selection else 0)
+    said = f"On {which}. {_read(winner)} Precision while training: {record.precision}."
     return "\n".join([*rows, "", said, *_selected(winner)])
+
+
+def _read(winner: Winner) -> str:
+    """How long rows were when they were trained on and scored."""
+    longest = winner.description.max_length
+    if winner.outputs.kind != "causal":
+        return f"What is longer than {longest:,} tokens was cut there, in training and scoring."
+    return f"Of what is asked, the last {longest:,} tokens were read, in training and scoring."
 
 
 def _selected(winner: Winner) -> list[str]:

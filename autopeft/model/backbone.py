@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.brought import Meaning, adopt
 from autopeft.model.check import check
 from autopeft.model.computing import Precision, Scheme
 from autopeft.model.families import FAMILIES
@@ -73,6 +74,8 @@ class Backbone:
         precision: of the weights in memory, and so of all products with them.
         scheme: how the weight matrices of the layers are kept in few bits; None if they are not.
         notes: what the user has to be told.
+        head_sha256: of the head that the checkpoint brought, as trials begin with it; None if it
+            brought none, or nobody said what its outputs are for.
     """
 
     model: PreTrainedModel
@@ -85,6 +88,7 @@ class Backbone:
     precision: Precision = "fp32"
     scheme: Scheme | None = None
     notes: tuple[str, ...] = ()
+    head_sha256: str | None = None
 
 
 def load_backbone(
@@ -93,6 +97,7 @@ def load_backbone(
     device: str = "cpu",
     writes: Writes | None = None,
     scheme: Scheme | None = None,
+    meaning: Meaning | None = None,
 ) -> Backbone:
     """Load a model for classification (or regression with one output), or one that writes, in fp32.
 
@@ -102,6 +107,8 @@ def load_backbone(
         device: where the model goes.
         writes: how it writes; None for a model whose head reads a row.
         scheme: how the weight matrices of its layers are kept in few bits; None for as they are.
+        meaning: what the outputs of the head are for; None leaves one that the checkpoint brings as
+            it is.
 
     Raises:
         DataError: it cannot be loaded, its family is not known, it needs code of its own, or the
@@ -138,6 +145,8 @@ def load_backbone(
     if writes == "tags":
         check_tags(name, model)
     fresh = _fresh(name, model, loading)
+    brought = None if meaning is None else adopt(model, fresh, meaning)
+    fresh = tuple(sorted((*fresh, *(brought.fresh if brought else ()))))
     anatomy = Anatomy(model, fresh)
     tokenizer.model_max_length = min(tokenizer.model_max_length, anatomy.longest_row())
     model.config.use_cache = False  # decoders would keep keys and values of every batch
@@ -146,6 +155,8 @@ def load_backbone(
     if (kind := model.config.model_type) not in FAMILIES:
         check(model, fresh, pools=writes is None)
         notes = (told(kind, anatomy.family),)
+    if brought and brought.note:
+        notes = (*notes, brought.note)
     if writes not in HEADED:
         check_words(model)
     if scheme is not None:
@@ -163,6 +174,7 @@ def load_backbone(
         fingerprint=fingerprint(model, fresh),
         scheme=scheme,
         notes=notes,
+        head_sha256=brought.sha256 if brought else None,
     )
 
 

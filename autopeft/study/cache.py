@@ -21,7 +21,7 @@ from autopeft.engines.job import Job, JobTrial, paused_file
 from autopeft.errors import AutopeftError, DataError
 from autopeft.files import read_json, write_atomic, write_bytes
 from autopeft.objectives import COSTS
-from autopeft.records import Cached, Record
+from autopeft.records import FOLD, Cached, Record
 from autopeft.study.manifest import Manifest, measuring
 from autopeft.study.setup import Setup
 from autopeft.study.spec import StudySpec
@@ -29,6 +29,8 @@ from autopeft.training.settings import TRAINING_VERSION
 
 FOLDER = ".autopeft-cache"
 CACHE_VERSION = 1
+_FOLDS_VERSION = 2
+"""To be raised when the same rows are parted otherwise for the final selection."""
 MOST_BYTES = 4 * 2**30
 """Of weights and states; beyond it, those that were used least recently are deleted."""
 
@@ -51,12 +53,15 @@ def conditions_of(setup: Setup, manifest: Manifest) -> dict[str, Any]:
             *(facts.model_hash, facts.reading_hash, facts.model_shape),
             *([spec.quantize] if spec.quantize else []),
         ],
+        **({"head": facts.head_hash} if facts.head_hash else {}),
         "data": [facts.data_hash, facts.n_rows, facts.unseen, list(facts.labels)],
         "task": [
             *(spec.task, spec.chosen_metric, *_generation(spec)),
             *([facts.metric_hash] if facts.metric_hash else []),
+            *([{"positive": spec.positive}] if spec.positive else []),
         ],
         **({"rung_metric": spec.rung_metric} if spec.rung_metric else {}),
+        **({"folds": _FOLDS_VERSION} if facts.unseen == FOLD else {}),
         "settings": _settings(manifest),
         "costs": list(spec.costs),
         "cost_model": manifest.study if predicts else None,  # each study has its own
@@ -167,6 +172,8 @@ class RecordCache:
             "replicate": job.replicate,
         }
         key = {**self._conditions, **own}
+        if not job.replicate:
+            key.pop("folds", None)
         if job.until is None:  # what has come to its end is measured by the metric in any study
             key.pop("rung_metric", None)
         return key

@@ -285,6 +285,7 @@ class Driver:
             costs=self.spec.costs,
             summarize=self._planner.words,
             other_answers=self.setup.facts.other_answers,
+            seen=self.setup.facts.seen,
         )
         if selection is None:
             self._remove_selection()

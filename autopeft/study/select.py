@@ -42,6 +42,7 @@ def selection_of(
     costs: Sequence[CostName] = (PARAMS,),
     paused: Iterable[Point] = (),
     other_answers: str | None = None,
+    seen: int = 0,
 ) -> Selection | None:
     """What the final selection says.
 
@@ -54,6 +55,7 @@ def selection_of(
         costs: what the study optimises beside the metric.
         paused: usable trials that the search has measured by another one alone.
         other_answers: why scores of the search do not compare with these, if so.
+        seen: rows of the selection split with a text that is also among those of the search.
 
     Returns:
         None if fewer than two contenders have two seeds each.
@@ -111,6 +113,7 @@ def selection_of(
         notes=(*notes, *told, *filter(None, (other_answers,))),
         search_compares=other_answers is None,
         folds=not crossed,
+        seen=seen,
     )
 
 

@@ -85,6 +85,8 @@ class Setup:
             **({"full_finetune": True} if spec.full_finetune else {}),
             **({"rung_metric": spec.rung_metric} if spec.rung_metric else {}),
             **({"metric_sha256": facts.metric_hash} if facts.metric_hash else {}),
+            **({"positive": spec.positive} if spec.positive else {}),
+            **({"head": facts.head_hash} if facts.head_hash else {}),
             **({"quantize": spec.quantize} if spec.quantize else {}),
             **({"generation": spec.generation.model_dump(mode="json")} if spec.generation else {}),
         }

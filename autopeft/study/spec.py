@@ -122,6 +122,13 @@ def _without_password(url: str) -> str:
         raise yaml.ProblemsError([((), str(error))]) from None
 
 
+def _class(value: object) -> object:
+    """A class as it is read from data, where YAML takes it for a number or a truth value."""
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    return value
+
+
 def _scheme(name: object) -> object:
     if name in _MIXING:
         raise ValueError(
@@ -213,6 +220,7 @@ class StudySpec(Strict):
     Attributes:
         metric: of the task; the task's default one if None; or a function of one's own, `my.py:fn`
             (`autopeft.tasks.own_metric`), whose file is run.
+        positive: the class that `metric: f1` is of, where there are two; the second if None.
         quantize: keeps the weight matrices of the backbone's layers in few bits, `nf4` or `int8`.
         generation: how answers are encoded, learnt and written, where they are texts.
         objectives: two to four, the metric among them; in the order of `autopeft.objectives`.
@@ -230,6 +238,7 @@ class StudySpec(Strict):
     task: Kind = "classification"
     data: DataSpec
     metric: str | None = None
+    positive: Annotated[str, BeforeValidator(_class)] | None = None
     generation: GenerationSpec | None = None
     objectives: Annotated[tuple[ObjectiveName, ...], BeforeValidator(_objectives)] = DEFAULT
     space: str = "unified"
@@ -257,6 +266,12 @@ class StudySpec(Strict):
                 f"metric `{metric}` is not for {self.task}; allowed: {', '.join(allowed)}, or a "
                 "function of your own, `file.py:function`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _positive_of_f1(self) -> Self:
+        if self.positive is not None and (self.task, self.metric) != ("classification", "f1"):
+            raise ValueError("`positive` is the class that `metric: f1` of classification is of")
         return self
 
     @model_validator(mode="after")
@@ -332,6 +347,7 @@ class StudySpec(Strict):
             quantize=self.quantize,
             task=self.task,
             metric=self._metric,
+            positive=self.positive,
             costs=self.costs,
             max_memory=self.budget.max_memory,
             data=self.data,

@@ -54,6 +54,7 @@ class Opening:
         metric: the study's.
         results: of the trials that were looked at.
         notes: what the user has to be told of the rows.
+        seen: rows with a text that is in another split, too.
     """
 
     opened: str
@@ -62,6 +63,7 @@ class Opening:
     metric: str
     results: tuple[Tested, ...]
     notes: tuple[str, ...] = ()
+    seen: int = 0
 
 
 def open_test(study: Study) -> Opening:
@@ -102,6 +104,7 @@ def open_test(study: Study) -> Opening:
         metric=ground.task.metric,
         results=results,
         notes=tuple(filter(None, [ground.cut_note("test", rows)])),
+        seen=ground.dataset.count_seen(ground.dataset.test),
     )
     ledger = {"version": 1, "openings": [*earlier, asdict(opening)]}
     write_atomic(study.test_file, json.dumps(ledger, indent=2, allow_nan=False) + "\n")

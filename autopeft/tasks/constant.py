@@ -27,8 +27,8 @@ def constant_of(task: AnyTask, split: Split, label_names: tuple[str, ...]) -> Co
     if isinstance(task, Classification):
         truth = np.asarray(split.labels)
         commonest = int(np.bincount(truth).argmax())
-        # Of two classes, F1 counts the hits of the second alone.
-        classes = {commonest, 1} if task.n_labels == 2 else {commonest}  # noqa: PLR2004
+        # Of two classes, F1 counts the hits of one alone.
+        classes = {commonest, task.positive} if task.n_labels == 2 else {commonest}  # noqa: PLR2004
         scored = {one: task.metrics(np.full_like(truth, one), truth) for one in sorted(classes)}
     elif isinstance(task, TokenClassification):
         rows = [np.asarray(tags) for tags in split.labels]

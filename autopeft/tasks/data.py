@@ -10,7 +10,7 @@ from pathlib import Path
 from autopeft.errors import DataError
 from autopeft.tasks.labels import answers, class_labels, number_labels, tag_labels
 from autopeft.tasks.readers import read_table
-from autopeft.tasks.remarks import decimals, remarks
+from autopeft.tasks.remarks import decimals, remarks, repeats
 from autopeft.tasks.rows import Problems, Table
 from autopeft.tasks.spec import DataSpec, Kind, Unseen, columns_of
 from autopeft.tasks.splits import N_FOLDS, Labels, Split, carve, draw
@@ -67,6 +67,12 @@ class Dataset:
             f"{rows.name}: {there:.1f} answers a row to score against, in validation "
             f"{validation:.1f}, so that scores on the two do not compare"
         )
+
+    def count_seen(self, split: Split) -> int:
+        """How many rows of a split have a text of one before it, which the search has seen."""
+        before = self.splits[: self.splits.index(split)]
+        known = {texts for other in before for texts in other.texts}
+        return sum(texts in known for texts in split.texts)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -131,8 +137,9 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
         label_names,
     )
     notes += remarks(splits, label_names, kind)
-    if told := found.other_answers(unseen(spec, found)):
-        notes.append(told)
+    scored = unseen(spec, found)
+    told = (found.other_answers(scored), repeats(found.train, seed) if scored == "fold" else None)
+    notes += filter(None, told)
     return replace(found, notes=tuple(notes))
 
 

@@ -36,19 +36,21 @@ def rows_of_classes(
     For the accuracy 1 where the prediction is right, for the others the pseudo-values.
 
     Args:
-        metric: one of the three.
+        metric: `accuracy`, `f1`, `f1_macro` or `mcc`.
         predictions: [row], class numbers.
         labels: [row], class numbers.
         n_labels: number of classes.
     """
     if metric == "accuracy":
         return np.asarray(predictions == labels, np.float64)
-    f1, mcc = f1_and_mcc(predictions, labels, n_labels)
-    whole = f1 if metric == "f1" else mcc
+    macro = metric == "f1_macro"
+    f1, mcc = f1_and_mcc(predictions, labels, n_labels, macro=macro)
+    whole = mcc if metric == "mcc" else f1
     if len(labels) == 1:
         return np.array([whole])
-    without = _f1_without if metric == "f1" else _mcc_without
-    return pseudo_values(whole, without(predictions, labels, n_labels))
+    if metric == "mcc":
+        return pseudo_values(whole, _mcc_without(predictions, labels, n_labels))
+    return pseudo_values(whole, _f1_without(predictions, labels, n_labels, macro=macro))
 
 
 def rows_of_numbers(
@@ -71,7 +73,7 @@ def rows_of_numbers(
     return pseudo_values(correlations(x, y)[which], without)
 
 
-def _f1_without(predictions: Ints, labels: Ints, n_labels: int) -> Floats:
+def _f1_without(predictions: Ints, labels: Ints, n_labels: int, *, macro: bool) -> Floats:
     """[row], F1 without each row: that of the row's two classes changes."""
     true = np.bincount(labels, minlength=n_labels)
     predicted = np.bincount(predictions, minlength=n_labels)
@@ -83,7 +85,7 @@ def _f1_without(predictions: Ints, labels: Ints, n_labels: int) -> Floats:
     for classes in (labels, predictions):
         left = either[classes] - 1 - is_right
         sides.append((2 * (hits[classes] - is_right) / np.maximum(left, 1), left > 0))
-    if n_labels == 2:  # noqa: PLR2004
+    if n_labels == 2 and not macro:  # noqa: PLR2004
         of_one = np.where(predictions == 1, sides[1][0], f1[1])
         return np.asarray(np.where(labels == 1, sides[0][0], of_one), np.float64)
     total, n_classes = np.full(len(labels), f1.sum()), np.full(len(labels), (either > 0).sum())

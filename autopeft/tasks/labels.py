@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from reprlib import repr as shortened
 
+import numpy as np
+
 from autopeft.tasks.rows import Problems, Row, Table, fault_of
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,999})")  # Python reads few digits more
+_LARGEST = float(np.finfo(np.float32).max)
 _MAX_NAMED = 10
 
 
@@ -54,7 +57,8 @@ def number_labels(tables: Mapping[str, Table], problems: Problems) -> dict[str, 
 
     Args:
         tables: by split.
-        problems: receives labels that are not finite numbers; a string is one in CSV alone.
+        problems: receives labels that are not finite numbers, or beyond those of fp32; a string is
+            one in CSV alone.
 
     Returns:
         The labels of each split.
@@ -218,6 +222,9 @@ def _numbers(table: Table, problems: Problems) -> tuple[float, ...]:
         number = _number(row.label, typed=table.typed)
         if number is None:
             problems.add(table.where(row), f"label {shortened(row.label)} is not a finite number")
+        elif abs(number) > _LARGEST:
+            most = f"{_LARGEST:.1e}, the largest number of fp32"
+            problems.add(table.where(row), f"label {shortened(row.label)} is beyond {most}")
         else:
             numbers.append(number)
     return tuple(numbers)

@@ -39,12 +39,14 @@ class Measurement:
     stderr: float
 
 
-def measure_classes(predictions: Ints, labels: Ints, n_labels: int) -> dict[str, Measurement]:
+def measure_classes(
+    predictions: Ints, labels: Ints, n_labels: int, *, macro: bool = False
+) -> dict[str, Measurement]:
     """Accuracy, F1 and Matthews correlation.
 
-    F1 is that of class 1 where there are two classes, otherwise the unweighted mean over the
-    classes that occur in the labels or predictions (macro). F1 and MCC are 0 where they are
-    undefined. The standard error of the accuracy is half the Wilson interval at z = 1, which is
+    F1 is that of class 1 where there are two classes, otherwise, or if wanted, the unweighted mean
+    over the classes that occur in the labels or predictions (macro). F1 and MCC are 0 where they
+    are undefined. The standard error of the accuracy is half the Wilson interval at z = 1, which is
     close to sqrt(p (1 - p) / n) but not 0 at p = 0 or 1; those of F1 and MCC are 0 if every
     prediction is right.
 
@@ -52,15 +54,17 @@ def measure_classes(predictions: Ints, labels: Ints, n_labels: int) -> dict[str,
         predictions: [row], class numbers.
         labels: [row], class numbers.
         n_labels: number of classes.
+        macro: F1 is the mean over the classes, also of two.
     """
     accuracy = float(accuracy_score(labels, predictions))
-    average = "binary" if n_labels == 2 else "macro"  # noqa: PLR2004
+    average = "binary" if n_labels == 2 and not macro else "macro"  # noqa: PLR2004
     f1 = float(f1_score(labels, predictions, average=average, zero_division=0.0))
     mcc = 0.0
     if not (is_constant(predictions) or is_constant(labels)):
         mcc = float(matthews_corrcoef(labels, predictions))
     f1_stderr, mcc_stderr = _bootstrap(
-        lambda rows: f1_and_mcc(predictions[rows], labels[rows], n_labels), len(labels)
+        lambda rows: f1_and_mcc(predictions[rows], labels[rows], n_labels, macro=macro),
+        len(labels),
     )
     return {
         "accuracy": Measurement(accuracy, _wilson_stderr(accuracy, len(labels))),
@@ -108,7 +112,9 @@ def _wilson_stderr(share: float, n_rows: int) -> float:
     return sqrt(share * (1 - share) / n_rows + 1 / (4 * n_rows**2)) / (1 + 1 / n_rows)
 
 
-def f1_and_mcc(predictions: Ints, labels: Ints, n_labels: int) -> tuple[float, float]:
+def f1_and_mcc(
+    predictions: Ints, labels: Ints, n_labels: int, *, macro: bool = False
+) -> tuple[float, float]:
     """F1 and Matthews' correlation of class numbers, each [row]; 0 where they are undefined."""
     hits = np.bincount(labels[labels == predictions], minlength=n_labels)
     true = np.bincount(labels, minlength=n_labels)
@@ -119,7 +125,7 @@ def f1_and_mcc(predictions: Ints, labels: Ints, n_labels: int) -> tuple[float, f
     covariance = hits.sum() * n_rows - true @ predicted  # Gorodkin (2004), times n squared
     variances = float(n_rows**2 - true @ true) * float(n_rows**2 - predicted @ predicted)
     return (
-        float(f1[1] if n_labels == 2 else f1[either > 0].mean()),  # noqa: PLR2004
+        float(f1[1] if n_labels == 2 and not macro else f1[either > 0].mean()),  # noqa: PLR2004
         float(covariance / sqrt(variances)) if variances else 0.0,
     )
 

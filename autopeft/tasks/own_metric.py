@@ -121,7 +121,7 @@ class OwnMetric:
         values = [float(value) for value in given.values() if _is_score(value)]
         if not given or len(values) < len(given):
             raise self._refused(
-                f"returned {shortened(returned)}; it has to be a finite number, or a dictionary of "
+                f"returned {_shown(returned)}; it has to be a finite number, or a dictionary of "
                 "such"
             )
         names = [self.name, *(f"{self.name}.{key}" for key in list(given)[1:])]
@@ -170,4 +170,16 @@ def _stderr(parts: NDArray[np.float64]) -> float:
 
 
 def _is_score(value: Any) -> TypeGuard[Real]:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # of a whole number
+        return False
+
+
+def _shown(returned: object) -> str:
+    try:
+        return shortened(returned)
+    except ValueError:  # Python writes no whole number of so many digits
+        return "a number of too many digits"

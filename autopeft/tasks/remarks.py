@@ -7,7 +7,7 @@ from reprlib import repr as shortened
 
 from autopeft.tasks.labels import listed
 from autopeft.tasks.spec import Kind
-from autopeft.tasks.splits import Split, count_shared
+from autopeft.tasks.splits import N_FOLDS, Split, count_repeated, count_shared, fold
 
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)*")
 _FRACTION = re.compile(r"[.,]\d*[1-9]\d*$")
@@ -15,7 +15,7 @@ _FEW_CLASSES = 2
 
 
 def remarks(splits: Mapping[str, Split], label_names: Sequence[str], kind: Kind) -> list[str]:
-    """What is odd about the labels, and rows that are in train, too; a sentence each.
+    """What is odd about the labels, and rows that are in an earlier split, too; a sentence each.
 
     Args:
         splits: by name, with a `train`.
@@ -28,7 +28,46 @@ def remarks(splits: Mapping[str, Split], label_names: Sequence[str], kind: Kind)
         told += [*_single(splits["train"]), *filter(None, [decimals(label_names)])]
     for split in later:
         told += _lacking(split, splits["train"], label_names, kind)
-    return told + [note for split in later for note in _leaks(split, splits["train"])]
+    every = [splits["train"], *later]
+    pairs = [(split, other) for i, split in enumerate(every) for other in every[:i]]
+    return told + [note for pair in pairs for note in _leaks(*pair)]
+
+
+def repeats(train: Split, seed: int) -> str | None:
+    """That rows are there more than once, and what a final selection by folds makes of them.
+
+    Args:
+        train: whose parts are left out in turn.
+        seed: draws the parts.
+    """
+    n_repeated = count_repeated(train)
+    if not n_repeated:
+        return None
+    parts = [fold(train, number, seed) for number in range(N_FOLDS)]
+    does = "trains on none that has the text of a row it scores"
+    if any(count_shared(part, rest) for rest, part in parts):
+        does = "scores rows whose text it has trained on, as else there were too few"
+    return (
+        f"train: {n_repeated:,} of {len(train):,} rows have the text of another one; a final "
+        f"selection by folds {does}"
+    )
+
+
+def of_which_class(positive: int, label_names: Sequence[str], *, chosen: bool) -> str:
+    """That F1 is of one of two classes alone.
+
+    Args:
+        positive: its number.
+        label_names: both.
+        chosen: the user has named it.
+    """
+    told = f"metric: f1 is that of the class '{label_names[positive]}'"
+    if chosen:
+        return told
+    return (
+        f"{told}; `positive: {label_names[1 - positive]}` takes the other one, `metric: f1_macro` "
+        "the mean of both"
+    )
 
 
 def decimals(label_names: Sequence[str]) -> str | None:
@@ -66,8 +105,9 @@ def _lacking(split: Split, train: Split, label_names: Sequence[str], kind: Kind)
     return [f"{split.name}: no {each[:-1]} has the label {listed(names)}"]
 
 
-def _leaks(split: Split, train: Split) -> list[str]:
-    n_shared = count_shared(split, train)
+def _leaks(split: Split, earlier: Split) -> list[str]:
+    n_shared = count_shared(split, earlier)
     if not n_shared:
         return []
-    return [f"{split.name}: {n_shared:,} of {len(split):,} rows have a text that is also in train"]
+    rows = f"{n_shared:,} of {len(split):,} rows"
+    return [f"{split.name}: {rows} have a text that is also in {earlier.name}"]

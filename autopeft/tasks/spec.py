@@ -18,7 +18,7 @@ LANGUAGE: frozenset[Kind] = frozenset({"seq2seq", "causal"})
 _OF_TEXT = ("bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "exact_match", "likelihood")
 
 METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
-    "classification": ("accuracy", "f1", "mcc"),
+    "classification": ("accuracy", "f1", "mcc", "f1_macro"),
     "regression": ("pearson", "spearman"),
     "token_classification": ("span_f1", "accuracy"),
     "seq2seq": _OF_TEXT,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,6 +120,8 @@ def carve(
 def fold(split: Split, number: int, seed: int) -> tuple[Split, Split]:
     """Leave one of `N_FOLDS` parts of equal size out, each row in at most one of them.
 
+    Rows that have a text of the part are in neither, unless that would take most of what is left.
+
     Args:
         split: what to part.
         number: of the part, from 0; beyond the last one it begins anew.
@@ -131,11 +133,18 @@ def fold(split: Split, number: int, seed: int) -> tuple[Split, Split]:
     size = len(split) // N_FOLDS
     first = number % N_FOLDS * size
     left_out = sorted(shuffled(len(split), f"folds {seed}")[first : first + size])
-    kept = sorted(set(range(len(split))) - set(left_out))
-    return split.take(kept), split.take(left_out, "fold")
+    rest, part = sorted(set(range(len(split))) - set(left_out)), split.take(left_out, "fold")
+    known = set(part.texts)
+    others = [row for row in rest if split.texts[row] not in known]
+    return split.take(others if 2 * len(others) > len(rest) else rest), part
 
 
 def count_shared(split: Split, other: Split) -> int:
     """How many rows of `split` have the texts of a row of `other`."""
     known = set(other.texts)
     return sum(texts in known for texts in split.texts)
+
+
+def count_repeated(split: Split) -> int:
+    """How many rows have the texts of another row of theirs."""
+    return sum(count for count in Counter(split.texts).values() if count > 1)

@@ -1,6 +1,6 @@
 """A task: what a model's outputs mean, what they cost, how good they are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +13,7 @@ from autopeft.errors import ConfigError
 from autopeft.tasks.data import Dataset
 from autopeft.tasks.encode import Encoded, encode
 from autopeft.tasks.jackknife import rows_of_classes, rows_of_numbers
+from autopeft.tasks.labels import listed
 from autopeft.tasks.language import Language
 from autopeft.tasks.losses import mean_cross_entropy
 from autopeft.tasks.metrics import Measurement, measure_classes, measure_numbers
@@ -20,6 +21,8 @@ from autopeft.tasks.own_metric import OwnMetric, load_own_metric
 from autopeft.tasks.spec import METRICS, GenerationSpec, Kind, metric_name
 from autopeft.tasks.splits import Split
 from autopeft.tasks.tokens import TokenClassification
+
+MACRO = "f1_macro"
 
 
 class Scoring(Protocol):
@@ -78,15 +81,17 @@ class Classification:
 
     Attributes:
         n_labels: number of classes.
-        metric: `accuracy`, `f1`, `mcc` or the name of `own`.
+        metric: `accuracy`, `f1`, `f1_macro`, `mcc` or the name of `own`.
         own: the function that is the metric, if it is one.
         label_names: the classes as it is told them.
+        positive: the class that F1 is of, where there are two.
     """
 
     n_labels: int
     metric: str = METRICS["classification"][0]
     own: OwnMetric | None = None
     label_names: tuple[str, ...] = ()
+    positive: int = 1
 
     def __post_init__(self) -> None:
         _check_metric(self.metric, "classification", self.own)
@@ -109,15 +114,18 @@ class Classification:
         return logits.argmax(dim=-1)
 
     def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
-        """Accuracy, F1 and MCC, the chosen one first.
+        """Accuracy, F1 and MCC, and perhaps the mean F1 of the classes; the chosen one first.
 
         Args:
             predictions: [row], class numbers of one trial.
             truth: [row], class numbers.
         """
-        found = measure_classes(predictions, truth, self.n_labels)
+        sides = self._turned(predictions), self._turned(truth)
+        found = measure_classes(*sides, self.n_labels)
         if self.own is not None:
             return self.own.measure(self._named(predictions), self._named(truth)) | found
+        if self.metric == MACRO:
+            found[MACRO] = measure_classes(*sides, self.n_labels, macro=True)["f1"]
         return _first(self.metric, found)
 
     def row_scores(
@@ -126,7 +134,12 @@ class Classification:
         """What each row adds to the chosen metric; their mean is the metric."""
         if self.own is not None:
             return self.own.row_scores(self._named(predictions), self._named(truth))
-        return rows_of_classes(self.metric, predictions, truth, self.n_labels)
+        sides = self._turned(predictions), self._turned(truth)
+        return rows_of_classes(self.metric, *sides, self.n_labels)
+
+    def _turned(self, classes: NDArray[Any]) -> NDArray[Any]:
+        """Class numbers as the metrics count them: of two, the positive one is the second."""
+        return 1 - classes if self.positive == 0 else classes
 
     def _named(self, classes: NDArray[Any]) -> list[str]:
         return [self.label_names[number] for number in classes]
@@ -199,6 +212,7 @@ def make_task(
     generation: GenerationSpec | None = None,
     *,
     chat: bool = False,
+    positive: str | None = None,
 ) -> AnyTask:
     """The task of a data set.
 
@@ -209,13 +223,17 @@ def make_task(
         dataset: tells the number of classes, or the labels' mean and standard deviation.
         generation: how texts are written, where answers are texts; as usual if None.
         chat: what is answered are messages.
+        positive: the class that F1 is of; the second of two if None.
 
     Raises:
-        ConfigError: the metric does not suit the kind, or is a function that cannot be called.
+        ConfigError: the metric does not suit the kind, or is a function that cannot be called; or
+            there is no such class.
     """
     metric = METRICS[kind][0] if metric is None else metric
     own = load_own_metric(metric)
     task = _make_task(kind, metric_name(metric), dataset, generation, own, chat=chat)
+    if positive is not None and isinstance(task, Classification):
+        task = replace(task, positive=_place_of(positive, dataset.label_names))
     if own is not None:
         own(*_ideal(task, dataset.validation))
     return task
@@ -252,6 +270,16 @@ def _ideal(task: AnyTask, split: Split) -> tuple[list[Any], list[Any]]:
         return named, named
     numbers = list(split.labels)
     return numbers, numbers
+
+
+def _place_of(positive: str, label_names: tuple[str, ...]) -> int:
+    if len(label_names) != 2:  # noqa: PLR2004
+        raise ConfigError(
+            f"positive: there are {len(label_names):,} classes, and f1 is the mean over them"
+        )
+    if positive not in label_names:
+        raise ConfigError(f"positive: '{positive}' is not one of the classes {listed(label_names)}")
+    return label_names.index(positive)
 
 
 def _check_metric(metric: str, kind: Kind, own: OwnMetric | None) -> None:

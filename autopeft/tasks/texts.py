@@ -124,7 +124,8 @@ def _rouge(name: str) -> Callable[[Sequence[str], References], NDArray[np.float6
 
         scorer: Any = RougeScorer([name], use_stemmer=True)
         pairs = zip(texts, references, strict=True)
-        return np.array([scorer.score_multi(list(r), t)[name].fmeasure for t, r in pairs])
+        found = [scorer.score_multi(list(r), t)[name].fmeasure for t, r in pairs]
+        return np.array(found, np.float64)  # 0 comes as an integer
 
     return of
 

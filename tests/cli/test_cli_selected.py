@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from autopeft.advice import Advice
+from autopeft.cli.console import show_opening
 from autopeft.cli.selected import show_selection
 from autopeft.selection import Comparison, Contender, Selection, write_selection
+from autopeft.study.unseen import Opening
 
 
 def contender(trial, role, params, quality):
@@ -37,6 +39,9 @@ def test_intervals_drop_and_verdict_are_shown(capsys):
     assert "Means of 3 fresh seeds" in err
     assert "* trial 4 is recommended: " in err
     assert "In the search the front scored 0.0500 higher in the mean" in err
+    show_selection(replace(selection, seen=500), Advice(4))
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "Trained anew, on 500 rows, 500 of them with a text that the search has seen"
     show_selection(replace(selection, search_compares=False), Advice(None))
     _, err = capsys.readouterr()
     assert "* trial 4: " in err
@@ -60,3 +65,9 @@ def test_front_tells_whether_its_final_selection_has_learnt_anything(
     assert f"trial {done.front().recommended} is recommended" not in err
     assert ("--genotype 1 > genotype.yaml" in err) == (not is_told)
     assert ("Next:" in err) == (not is_told)
+
+
+def test_test_rows_that_the_search_has_seen_are_told_in_one_line(capsys):
+    show_opening(Opening("2026-01-01", 1, 20_000, "accuracy", (), seen=10_000))
+    told = "On 20,000 test rows, 10,000 of them with a text that the search has seen"
+    assert capsys.readouterr().out.splitlines()[0].rstrip() == told

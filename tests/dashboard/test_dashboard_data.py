@@ -316,6 +316,8 @@ def test_final_selection_has_the_last_word(p_value, tone):
     assert found.points[0] == selection.verdict
     assert "900 rows that the search has not seen" in found.points[1]
     assert found.scored_on == "900 unseen rows"
+    seen = verdict([record_of(trial=0)], selection=replace(selection, seen=9))
+    assert seen.scored_on == "900 rows"
     left_out = verdict([record_of(trial=0)], selection=replace(selection, folds=True))
     assert left_out.scored_on == "900 left out rows"
     assert "900 training rows, each left out of the training that it scores" in left_out.points[1]

@@ -41,6 +41,7 @@ def test_it_says_where_everything_comes_from(winner):
         "| searched with | python 3.11.7 |",
         "transformers ",
         "in the ops (",
+        "What is longer than 16 tokens was cut there, in training and scoring.",
         "Note: mind",
         "by 1.0e-07 at most",
     ):
@@ -70,7 +71,7 @@ def test_what_was_selected_on_unseen_rows_is_not_said_to_be_flattered(winner):
     again = replace(winner, record=selected, manifest=manifest, records=records)
     write_selection(winner.study.selection_file, Selection("accuracy", 30, (CONTENDER,), (), 0, ()))
     card = card_of(again)
-    assert "On the 30 rows of `selection`, which the search has not seen." in card
+    assert "On 30 rows of `selection` that the search has not seen." in card
     assert "flatter" not in card
     assert "the one with the median score of 3" in card
     assert (

@@ -129,6 +129,8 @@ def test_card_says_how_to_load_and_how_it_wrote(home, family, auto):
     assert "num_labels" not in text
     assert "Texts were written greedily, 12 tokens at most." in text
     assert ("stands ' '" in text) == (family == "gpt2")
+    assert ("Of what is asked, the last" in text) == (family == "gpt2")
+    assert ("tokens was cut there" in text) == (family != "gpt2")
 
 
 def test_bank_refuses_what_writes(home):

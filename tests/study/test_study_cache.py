@@ -13,13 +13,14 @@ from study_factory import results, weights
 
 from autopeft.engines.inline import InlineEngine
 from autopeft.engines.workbench import Workbench
-from autopeft.records import Cached
+from autopeft.records import Cached, Failure
 from autopeft.space.shipped import load_space
 from autopeft.study import cache, manifest, rungs
-from autopeft.study.cache import FOLDER, conditions_of
+from autopeft.study.cache import FOLDER, RecordCache, conditions_of
 from autopeft.study.costs import Costs
 from autopeft.study.events import Silent
 from autopeft.study.folder import study_named
+from autopeft.study.jobs import read_jobs
 from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import prepare
 from autopeft.study.rungs import Rungs
@@ -111,7 +112,7 @@ def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_pat
     known = conditions_of(setup, told)
     assert conditions_of(setup, replace(told, cohort=9, trial_seconds=9.0, study="x")) == known
     other = {"model_hash": "x", "data_hash": "x", "reading_hash": "x", "unseen": None}
-    other |= {"device": "cuda"}
+    other |= {"device": "cuda", "head_hash": "x"}
     facts = [setup.facts.model_copy(update={key: value}) for key, value in other.items()]
     setups = [replace(setup, facts=changed) for changed in facts]
     changes = ({"precision": "bf16"}, {"clip": 2.0}, {"accumulation": 2})
@@ -121,7 +122,9 @@ def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_pat
     manifests = [replace(told, settings=changed) for changed in settings]
     memory = spec.model_copy(update={"objectives": ("metric", "peak_memory_bytes")})
     low = spec.model_copy(update={"rung_metric": "likelihood"})
+    positive = spec.model_copy(update={"positive": "bad"})
     found = [
+        conditions_of(replace(setup, spec=positive), told),
         *(conditions_of(changed, told) for changed in setups),
         *(conditions_of(setup, changed) for changed in manifests),
         conditions_of(replace(setup, spec=memory), told),
@@ -129,6 +132,28 @@ def test_whatever_decides_a_measurement_is_part_of_the_key(one, spec_of, tmp_pat
         conditions_of(replace(setup, spec=low), told),
     ]
     assert len({json.dumps(one, sort_keys=True) for one in [known, *found]}) == len(found) + 1
+
+
+def test_how_rows_are_parted_decides_what_is_scored_on_parts_alone(one, spec_of, tmp_path):
+    spec, told = spec_of(), read_manifest(one.manifest_file)
+    facts = prepare(spec, tmp_path).facts
+    setup = set_up(spec, load_space("unified"), facts.model_copy(update={"unseen": "fold"}))
+    now = conditions_of(setup, told)
+    before = {key: value for key, value in now.items() if key != "folds"}
+    assert now != before
+
+    def cache(conditions):
+        known = {"conditions": conditions, "name": "study", "note": pytest.fail}
+        return RecordCache(tmp_path, one.folder, **known)
+
+    job = read_jobs(one.folder)[0]
+    without = dict.fromkeys(("weights", "weights_sha256", "row_scores"))
+    failed = {"state": "failed", "failure": Failure("nan", "no"), "metrics": {}, "objectives": {}}
+    record = replace(one.records()[0], **failed, **without)
+    for replicate, is_shared in ((0, True), (1, False)):
+        again = replace(job, replicate=replicate)
+        cache(before).keep(again, job.trials[0], record)
+        assert (cache(now).take(again, job.trials[0]) is not None) == is_shared
 
 
 def test_measurements_are_those_of_the_libraries_that_made_them(

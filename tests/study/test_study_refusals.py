@@ -28,6 +28,7 @@ def study(done, tmp_path):
         ({"metric": "mcc"}, ['metric: was "accuracy", is now "mcc"']),
         ({"seed": 1}, ["seed: was 0, is now 1"]),
         ({"max_params": "20%"}, ["max_params: was 1680, is now 1120"]),
+        ({"metric": "f1", "positive": "bad"}, ["metric: was", 'positive: was null, is now "bad"']),
         ({"sampler": "random"}, ['sampler: was "tpe", is now "random"']),
         ({"methods": ["head"]}, ['methods: was ["head", "lora"], is now ["head"]']),
         ({"training": {"epochs": 2}}, ["training.epochs: was 1, is now 2"]),

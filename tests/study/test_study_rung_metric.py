@@ -281,3 +281,30 @@ def test_folds_with_fewer_answers_than_validation_are_told(laddered, tmp_path):
     facts = prepare(laddered(data=data, metric="exact_match"), tmp_path).facts
     assert (facts.unseen, facts.answered) == ("fold", True)
     assert (facts.other_answers or "").startswith("train: 1.0 answers a row to score against")
+
+
+def short_answers(laddered, folder, metric, **answers):
+    """A study whose rows have these answers."""
+    for name in ("train", "validation"):
+        rows = [{"source": f"w{i}", "target": one} for i, one in enumerate(answers[name], 3)]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    files = {name: str(folder / f"{name}.jsonl") for name in answers}
+    return laddered(data=files, metric=metric, rung_metric=None)
+
+
+@pytest.mark.parametrize("model", [None, "absent"])
+def test_a_metric_of_no_use_for_these_answers_is_refused_before_the_model(
+    laddered, tmp_path, model
+):
+    spec = short_answers(laddered, tmp_path, "bleu", train=["w3", "w4"], validation=["w3", "w4"])
+    spec = spec.model_copy(update={"model": model or spec.model})
+    with pytest.raises(ConfigError, match=r"'bleu' of perfect answers .* is 0\.00"):
+        prepare(spec, tmp_path)
+
+
+def test_a_metric_that_misses_some_answers_is_told(laddered, tmp_path):
+    some = ["w3 w4 w5", "w3"]
+    notes = prepare(
+        short_answers(laddered, tmp_path, "rouge_2", train=some, validation=some), tmp_path
+    ).notes
+    assert sum("'rouge_2' of perfect answers" in note for note in notes) == 1

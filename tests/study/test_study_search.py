@@ -230,7 +230,8 @@ def test_too_few_trials_for_a_final_selection_are_told(spec_of, tmp_path):
     def told(trials, seeds):
         spec = spec_of(trials=trials, selection={"seeds": seeds})
         setup = set_up(spec, load_space("unified"), facts)
-        return setup.seeds, [note for note in setup.notes if "final selection" in note]
+        notes = [note for note in setup.notes if note not in facts.notes]
+        return setup.seeds, [note for note in notes if "final selection" in note]
 
     assert told(10, 3) == (2, [])
     assert told(30, 3) == (3, [])
@@ -300,3 +301,14 @@ def test_sampler_is_told_who_diverged_and_of_no_accident(spec_of, tmp_path, monk
     assert nan.costs == {"trainable_params": nan.genotype.count_params(facts.shape)}
     assert (killed.quality, killed.is_bad) == (None, False)
     assert (fine.quality, fine.is_bad) == (0.5, False)
+
+
+def test_which_class_f1_is_of_is_told(spec_of, tmp_path):
+    of_good, of_bad, macro = (
+        [note for note in prepare(spec_of(**more), tmp_path).notes if note.startswith("metric")]
+        for more in ({"metric": "f1"}, {"metric": "f1", "positive": "bad"}, {"metric": "f1_macro"})
+    )
+    told = "metric: f1 is that of the class 'good'; `positive: bad` takes the other one, "
+    assert [note.startswith(told) for note in of_good] == [True]
+    assert of_bad == ["metric: f1 is that of the class 'bad'"]
+    assert macro == []

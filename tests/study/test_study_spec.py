@@ -166,6 +166,8 @@ def test_times_that_are_none(refusal, text):
         ("training: {epoch: 1}\n", "study.yaml:3: training.epoch: unknown key; ", "batch_size, "),
         ("metric: rouge\n", "study.yaml:", "accuracy, f1, mcc"),
         ("task: regression\nmetric: f1\n", "study.yaml:", "pearson, spearman"),
+        ("positive: good\n", "study.yaml:", "`positive` is the class that `metric: f1`"),
+        ("metric: f1\npositive: 0.5\n", "study.yaml:4: positive", "has to be a text"),
         ("task: summarisation\n", "study.yaml:3: task", "'classification', 'regression'"),
         ("methods: [head, loraa]\n", "study.yaml:3: methods.1", "did you mean `lora`?"),
         ("sampler: cmaes\n", "study.yaml:3: sampler", "'tpe', 'nsga2', 'gp' or 'random'"),
@@ -286,3 +288,8 @@ def test_local_engine_takes_nothing_of_the_cluster_in_a_file(study, tmp_path):
 )
 def test_bad_cluster(refusal, engine, told):
     assert told in refusal(f"engine: {engine}\n")
+
+
+@pytest.mark.parametrize(("given", "name"), [("1", "1"), ("true", "true"), ("fraud", "fraud")])
+def test_the_class_of_f1_is_read_as_classes_are(study, given, name):
+    assert study(f"metric: f1\npositive: {given}\n").positive == name

@@ -65,8 +65,20 @@ def test_scores_are_those_of_the_trained_weights(spec_of, data_folder, tmp_path)
     data = {name: str(data_folder / f"{file}.jsonl") for name, file in files.items()}
     study = run_search(spec_of(data=data), tmp_path / "study")
     by_trial = {record.trial: record for record in study.records()}
-    for tested in open_test(study).results:
+    opening = open_test(study)
+    assert opening.seen == opening.rows == ROWS["validation"]
+    for tested in opening.results:
         assert tested.metrics == by_trial[tested.trial].metrics
+
+
+def test_rows_of_the_selection_that_the_search_has_seen_are_told(spec_of, data_folder, tmp_path):
+    files = {"train": "train", "validation": "validation", "selection": "validation"}
+    data = {name: str(data_folder / f"{file}.jsonl") for name, file in files.items()}
+    methods, selection = ["head", "lora", "bitfit"], {"seeds": 2, "share": 0.9}
+    spec = spec_of(trials=6, data=data, methods=methods, selection=selection)
+    found = run_search(spec, tmp_path / "study").selection()
+    assert found.seen == found.rows == ROWS["validation"]
+    assert found.which_rows == "24 rows, 24 of them with a text that the search has seen"
 
 
 def test_whoever_is_selected_with_folds_has_weights(spec_of, tmp_path):

@@ -32,6 +32,13 @@ def test_best_of_two_classes_depends_on_the_metric(metric, labels, answer, value
     assert found.value == pytest.approx(value)
 
 
+def test_f1_of_the_first_class_counts_its_hits():
+    task = Classification(2, "f1", positive=0)
+    found = constant_of(task, split_of([0] * 3 + [1] * 7), ("fraud", "legit"))
+    assert found.answer == '"fraud"'
+    assert found.value == pytest.approx(2 * 0.3 / 1.3)
+
+
 def test_best_of_many_classes_is_the_commonest():
     task = Classification(3, "f1")
     found = constant_of(task, split_of([2, 2, 2, 0, 1]), ("a", "b", "c"))

@@ -209,6 +209,21 @@ def test_a_bad_number_is_refused_with_its_place(refusal, label, says):
     assert message == f"train.jsonl:2: label {says} is not a finite number"
 
 
+@pytest.mark.parametrize("label", ["1e39", "-3.5e38"])
+def test_a_number_beyond_fp32_is_refused_with_its_place(refusal, label):
+    message = refusal(f"text,label\na,1.5\nb,{label}\nc,3.4e38\n", "train.csv", kind="regression")
+    told = f"label '{label}' is beyond 3.4e+38, the largest number of fp32"
+    assert message == f"train.csv:3: {told}"
+
+
+def test_classes_of_thousands_of_digits_are_in_the_order_of_texts(tmp_path):
+    long = "1" * 5_000
+    rows = [{"text": f"t{i}", "label": label} for i, label in enumerate([long, "2", "10"] * 9)]
+    write_csv(tmp_path / "t.csv", rows)
+    found = load(DataSpec(train=tmp_path / "t.csv"), "classification", tmp_path, 0)
+    assert found.label_names == ("10", long, "2")
+
+
 @pytest.mark.parametrize("label", ["nan", "-inf", "many", "1,5"])
 def test_a_bad_number_in_csv(refusal, label):
     content = f'text,label\n"two\nlines",1.5\nb,"{label}"\n'
@@ -403,7 +418,52 @@ def test_rows_of_another_split_in_train_are_told(tmp_path):
     spec = DataSpec(train="train.jsonl", validation="validation.jsonl", test="test.jsonl")
     assert load(spec, "classification", tmp_path, seed=0).notes == (
         "validation: 3 of 5 rows have a text that is also in train",
+        "test: 2 of 2 rows have a text that is also in validation",
     )
+
+
+def test_rows_that_the_search_has_seen_are_counted(tmp_path):
+    for name, some in {"train": ROWS[:8], "validation": ROWS[6:], "selection": ROWS[8:]}.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", some)
+    write_jsonl(tmp_path / "test.jsonl", [*ROWS[-2:], {"text": "new", "label": 1}])
+    names = ("train", "validation", "selection", "test")
+    found = load(
+        DataSpec(**{name: f"{name}.jsonl" for name in names}), "classification", tmp_path, 0
+    )
+    assert found.notes[-4:] == (
+        "validation: 2 of 14 rows have a text that is also in train",
+        "selection: 12 of 12 rows have a text that is also in validation",
+        "test: 2 of 3 rows have a text that is also in validation",
+        "test: 2 of 3 rows have a text that is also in selection",
+    )
+    assert [found.count_seen(split) for split in found.splits] == [0, 2, 12, 2]
+
+
+@pytest.mark.parametrize("n_same", [2, 3, 8])
+def test_folds_train_on_no_text_that_they_score(tmp_path, n_same):
+    rows = [{"text": f"t{i // n_same}", "label": i % 2} for i in range(160)]
+    rows[-1] = {"text": "once", "label": 0}
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
+    other = write_jsonl(tmp_path / "other.jsonl", ROWS)
+    data = load(DataSpec(train=path, validation=other), "classification", tmp_path, seed=0)
+    parts = [fold(data.train, number, 0) for number in range(N_FOLDS)]
+    assert [len(part) for _, part in parts] == [32] * N_FOLDS
+    scored = [count_shared(part, rest) for rest, part in parts]
+    does = "trains on none that has the text of a row it scores"
+    if n_same == 8:  # a part has nearly all texts
+        does = "scores rows whose text it has trained on, as else there were too few"
+    assert any(scored) == (n_same == 8)
+    n_repeated = 160 - (2 if n_same == 2 else 1)
+    told = f"train: {n_repeated} of 160 rows have the text of another one; a final selection by "
+    assert data.notes[-1] == f"{told}folds {does}"
+
+
+def test_rows_that_are_there_twice_are_not_told_where_nothing_is_parted(tmp_path):
+    rows = [{"text": f"t{i // 2}", "label": i % 2} for i in range(160)]
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
+    other = write_jsonl(tmp_path / "other.jsonl", ROWS)
+    none = DataSpec(train=path, validation=other, selection_rows=0)
+    assert load(none, "classification", tmp_path, seed=0).notes == ()
 
 
 def test_train_rows(tmp_path):

@@ -32,16 +32,16 @@ def one_at_a_time(metric, whole, *rows):
     return pseudo_values(whole, np.array(without))
 
 
-@given(st.integers(2, 5).flatmap(classes), st.sampled_from([0, 1]))
-def test_rows_of_classes_are_as_if_each_were_left_out(case, which):
+@given(st.integers(2, 5).flatmap(classes), st.sampled_from(["f1", "f1_macro", "mcc"]))
+def test_rows_of_classes_are_as_if_each_were_left_out(case, name):
     n_labels, (predictions, labels) = case
     if len(labels) == 1:
         return
 
     def metric(some, truth):
-        return f1_and_mcc(some, truth, n_labels)[which]
+        return f1_and_mcc(some, truth, n_labels, macro=name == "f1_macro")[name == "mcc"]
 
-    rows = rows_of_classes(("f1", "mcc")[which], predictions, labels, n_labels)
+    rows = rows_of_classes(name, predictions, labels, n_labels)
     expected = one_at_a_time(metric, metric(predictions, labels), predictions, labels)
     np.testing.assert_allclose(rows, expected, atol=1e-9)
 

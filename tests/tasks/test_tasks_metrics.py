@@ -63,6 +63,16 @@ def test_f1_is_that_of_class_one_or_macro():
     assert measure_classes(predictions, labels, 3)["f1"].value == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
+def test_f1_of_two_classes_is_their_mean_if_wanted():
+    labels, predictions = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 0])
+    found = measure_classes(predictions, labels, 2, macro=True)["f1"]
+    assert found.value == pytest.approx(f1_score(labels, predictions, average="macro"))
+    rng = np.random.default_rng(0)
+    rows = rng.integers(5, size=(2_000, 5))
+    spread = np.std([f1_and_mcc(predictions[r], labels[r], 2, macro=True)[0] for r in rows])
+    assert found.stderr == pytest.approx(spread, rel=0.2)
+
+
 def test_f1_and_mcc_are_0_where_they_are_undefined():
     negative = np.zeros(5, np.int64)
     measured = measure_classes(negative, negative, 2)

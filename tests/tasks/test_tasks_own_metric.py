@@ -129,6 +129,8 @@ def test_it_is_told_what_a_user_sees(own, tmp_path, kind, labels, more, ideal):
         ("return None", r"returned None; it has to be a finite number, or a dictionary of such"),
         ("return float('nan')", "returned nan; it has to be"),
         ("return True", "returned True; it has to be"),
+        ("return 10**400", r"returned 1000+\.\.\.0+; it has to be"),
+        ("return 10**5000", "returned a number of too many digits; it has to be"),
         ("return {}", r"returned \{\}; it has to be"),
         ("return {'a': 1.0, 'b': 'x'}", r"returned \{'a': 1.0, 'b': 'x'\}; it has to be"),
         ("return 1 / 0", r"fails on 1 rows: ZeroDivisionError: division by zero \(my\.py:1\)"),

@@ -102,6 +102,14 @@ class TestClassification(TaskContract):
         assert self.task.predictions(logits).tolist() == [[1, 0]]
 
 
+class TestMacro(TaskContract):
+    task = Classification(n_labels=2, metric="f1_macro")
+    names = frozenset({"f1_macro", "accuracy", "f1", "mcc"})
+
+    def labels(self, n_rows):
+        return torch.arange(n_rows) % 2
+
+
 class TestRegression(TaskContract):
     task = Regression(metric="spearman", label_mean=2.5, label_std=1.5)
     names = frozenset({"pearson", "spearman"})
@@ -134,10 +142,37 @@ def test_the_builder_reads_the_data_set():
     assert make_task("regression", "spearman", dataset([1.0, 2.0])).metric == "spearman"
 
 
+def test_f1_is_of_the_class_that_is_asked_for():
+    names, truth = ("fraud", "legit"), np.array([0, 1, 1, 1])
+    predictions = np.array([1, 1, 1, 0])
+    data = dataset([0, 1, 1, 1], names)
+    usual = make_task("classification", "f1", data)
+    asked = make_task("classification", "f1", data, positive="fraud")
+    assert make_task("classification", "f1", data, positive="legit") == usual
+    for task, value in ((usual, 2 / 3), (asked, 0.0)):
+        assert task.metrics(predictions, truth)["f1"].value == pytest.approx(value)
+        assert task.row_scores(predictions, truth).mean() == pytest.approx(value)
+    same = ("accuracy", "mcc")
+    mine, theirs = (task.metrics(predictions, truth) for task in (usual, asked))
+    assert [mine[name].value for name in same] == pytest.approx([theirs[n].value for n in same])
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("legit", "scam"), "'fraud' is not one of the classes 'legit', 'scam'"),
+        (("a", "b", "fraud"), "there are 3 classes, and f1 is the mean over them"),
+    ],
+)
+def test_a_class_that_f1_cannot_be_of_is_refused(names, told):
+    with pytest.raises(ConfigError, match=f"positive: {told}"):
+        make_task("classification", "f1", dataset([0, 1], names), positive="fraud")
+
+
 @pytest.mark.parametrize(
     ("kind", "metric", "allowed"),
     [
-        ("classification", "pearson", "accuracy, f1, mcc"),
+        ("classification", "pearson", "accuracy, f1, mcc, f1_macro"),
         ("regression", "accuracy", "pearson, spearman"),
         ("regression", "", "pearson, spearman"),
     ],
