@@ -15,7 +15,7 @@ from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.words import FROZEN, HEAD, describe
 from autopeft.study.folder import Study
 from autopeft.study.manifest import read_manifest
-from autopeft.study.prepare import prepare
+from autopeft.study.prepare import check_unchanged, prepare
 from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
 from autopeft.training.cohort import Cohort
@@ -68,7 +68,7 @@ def open_test(study: Study) -> Opening:
     `test.json` before it is returned.
 
     Raises:
-        ConfigError: the study's data have no test split, or changed since.
+        ConfigError: there is no test split, or data, model or metric have changed since.
         DataError: nothing was recommended yet, or weights are missing.
     """
     study.check_begun()
@@ -81,12 +81,7 @@ def open_test(study: Study) -> Opening:
     settings = manifest.training_settings()
     ground = prepare(spec, study.folder)
     ground = ground.computing_in(settings.precision)
-    if ground.dataset.fingerprint != manifest.data["sha256"]:
-        raise ConfigError(f"{study.folder}: the data have changed since the search")
-    if ground.backbone.fingerprint != manifest.model["sha256"]:
-        raise ConfigError(f"{study.folder}: the model has changed since the search")
-    if ground.metric_hash != manifest.fingerprint.get("metric_sha256"):
-        raise ConfigError(f"{study.folder}: the metric's file has changed since the search")
+    check_unchanged(ground, manifest, study.folder)
     if ground.dataset.test is None:
         raise ConfigError(f"{study.folder}: the study's data have no test split")
     earlier = _openings(study.test_file)

@@ -3,6 +3,8 @@
 import pytest
 from study_factory import results, weights
 
+from autopeft.engines.inline import InlineEngine
+from autopeft.engines.protocol import Loaded
 from autopeft.errors import DataError
 from autopeft.study.events import Silent
 from autopeft.study.search import run_search
@@ -71,6 +73,21 @@ def test_cluster_without_room_is_told(spec_of, tmp_path, monkeypatch):
         assert ray.is_initialized(), "a connection of somebody else's is left"
     finally:
         ray.shutdown()
+
+
+def test_node_with_another_metric_gets_no_job(spec_of):
+    from autopeft.engines.ray.engine import RayEngine
+    from autopeft.engines.ray.settings import RaySettings
+    from autopeft.engines.ray.slot import Slot
+
+    work = spec_of().work
+    facts = InlineEngine(work).load()
+    engine, slot = RayEngine(work, RaySettings()), Slot(node="b")
+    engine._loaded(Slot(node="a"), Loaded(facts=facts))
+    engine._loaded(slot, Loaded(facts=facts))
+    other = facts.model_copy(update={"metric_hash": "1" * 64})
+    with pytest.raises(DataError, match="b has another file of the metric than the first node"):
+        engine._loaded(slot, Loaded(facts=other))
 
 
 @pytest.mark.parametrize(("told", "times"), [("Starting Ray client server failed", 3), ("no", 1)])
