@@ -186,6 +186,27 @@ def test_attached_genotype_trains_in_a_plain_loop(family):
         assert not torch.equal(model(**batch).logits, changed), "the ops did something"
 
 
+LORA = genotype(op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, 2))
+
+
+@pytest.mark.parametrize(
+    ("one", "asked", "attention"),
+    [
+        (LORA, {}, "sdpa"),
+        (MIXED, {}, "autopeft_sdpa"),
+        (LORA, {"kernel": "eager"}, "autopeft_eager"),
+        (MIXED, {"kernel": "eager"}, "autopeft_eager"),
+    ],
+)
+def test_attach_leaves_attention_as_it_is_unless_an_op_acts_inside(one, asked, attention):
+    model = tiny_model("llama")
+    model.set_attn_implementation("sdpa")
+    injection = autopeft.attach(model, one, seed=0, **asked)
+    assert model.config._attn_implementation == attention
+    injection.remove()
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_attach_depends_on_its_seed():
     tensors = []
     for seed in (0, 0, 1):
