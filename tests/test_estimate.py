@@ -153,6 +153,16 @@ def test_seeds_may_differ_in_number():
         pooled_seeds([one, one])
 
 
+def test_each_of_a_difference_is_a_mean_of_its_own_seeds():
+    rng = np.random.default_rng(4)
+    one, other = (crossed(rng, seeds=n, seed_sd=1.0, rest_sd=1.0) for n in (2, 3))
+    pooled = pooled_seeds([one, other])
+    rows = (one.mean(axis=0) - other.mean(axis=0)).var(ddof=1) / 40
+    for pair in ((one, other), (other, one)):
+        found = difference(*pair, pooled)
+        assert found.stderr**2 == pytest.approx(pooled.variance * (1 / 2 + 1 / 3) + rows)
+
+
 def of_spread(*variances, seeds=3, rows=20):
     """Contenders whose means over rows have these variances between seeds."""
     steps = np.linspace(-1, 1, seeds)

@@ -1,5 +1,7 @@
 """The contract of every op: the invariants of the design, for each form in each model family."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -471,6 +473,17 @@ class TestPhm(ScaledContract):
 
     def make(self, sizes, scale=1.0):
         return op(Form.PHM, Tap.FFN_OUT, Tap.FFN_OUT, sizes, scale=scale)
+
+    def test_second_factors_begin_by_glorot_over_each_of_them(self, backbone):
+        """There are four of them, each of a fourth of the state."""
+        width = backbone.shape.widths[Tap.FFN_OUT]
+        bounds = {"down_in": width / 4, "down_out": 8 / 4, "up_in": 8 / 4}
+        with Cohort(backbone, [genotype(self.make(8))], [0], TASK, TrainingSettings()) as cohort:
+            for part, n_in in bounds.items():
+                found = [t for k, t in cohort.injection.tensors(0).items() if k.endswith(part)]
+                largest = torch.cat([t.flatten() for t in found]).abs().max().item()
+                bound = math.sqrt(6 / (n_in + 1))
+                assert 0.8 * bound < largest <= bound
 
     def test_layers_share_one_rule_for_each_trial(self, backbone):
         company = self.company()

@@ -159,6 +159,12 @@ def test_schedule_rises_to_one_and_falls_to_zero():
     assert schedule(10, 10, 0.3) == 0
 
 
+def test_warm_up_has_the_nearest_number_of_steps():
+    assert [schedule(step, 10, 0.28) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert [schedule(step, 10, 0.32) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert [schedule(step, 100, 0.29) for step in (28, 29)] == [1, 1], "0.29 * 100 is below 29"
+
+
 def test_schedule_is_that_of_transformers_but_for_a_first_step_at_zero():
     total, rising = 20, 4
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
