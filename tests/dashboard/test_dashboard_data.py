@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 from record_factory import make_failure, make_record
 from synthetic_study import MINILM, front_for, make_study, write_manifest
 
+from autopeft import constant
 from autopeft.advice import Advice, advice_of
 from autopeft.constant import Constant
 from autopeft.dashboard.compare import attainment, differing
@@ -20,7 +22,7 @@ from autopeft.front import front_of, hypervolume
 from autopeft.front_file import write_front
 from autopeft.record_files import compile_jsonl, write_record
 from autopeft.records import Metric, Objective
-from autopeft.selection import Comparison, Contender, Selection
+from autopeft.selection import LEVEL, Comparison, Contender, Selection
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.methods import method
@@ -283,6 +285,13 @@ def test_verdict_beyond_the_noise_of_lora():
     found = verdict([record_of(trial=0), record_of(SMALL, 0.84, trial=1)])
     assert found.tone == "gain"
     assert found.points[1].startswith("Trial 1 scores higher than LoRA alone")
+
+
+@pytest.mark.parametrize(("level", "tone"), [(0.052, "tie"), (0.048, "gain")])
+def test_beyond_noise_is_what_it_is_in_the_final_selection(level, tone):
+    assert LEVEL == constant.LEVEL == 0.05
+    best = 0.8 + NormalDist().inv_cdf(1 - level) * math.hypot(0.01, 0.01)
+    assert verdict([record_of(trial=0), record_of(SMALL, best, trial=1)]).tone == tone
 
 
 def test_more_comparisons_need_a_larger_difference():
