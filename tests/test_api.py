@@ -154,7 +154,6 @@ def test_attached_genotype_trains_in_a_plain_loop(family):
     ops = {name for name, _ in model.named_parameters() if name.startswith("autopeft_ops.")}
     assert trained == head | ops
     assert ops
-    assert injection.count(0) == sum(tensor.numel() for tensor in injection.tensors(0).values())
 
     rows = tiny_rows(24)
     batch = tiny_batch(model, 24)

@@ -99,9 +99,9 @@ def test_without_differences_between_rows_seeds_are_all():
     estimate = quality(scores[0], pooled)
     assert estimate.stderr == pytest.approx(math.sqrt(pooled.variance / 3))
     assert estimate.df == pytest.approx(4)
-    low, high = estimate.interval(0.9)
+    low, high = estimate.interval()
     assert (low + high) / 2 == pytest.approx(0.6)
-    assert high - 0.6 == pytest.approx(stats.t.ppf(0.95, 4) * estimate.stderr)
+    assert high - 0.6 == pytest.approx(stats.t.ppf(0.975, 4) * estimate.stderr)
 
 
 def test_without_differences_between_seeds_rows_are_all():

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from record_factory import make_failure, make_record
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.front import front_of, hypervolume, place, points_of, unbeaten, volume
+from autopeft.front import front_of, place, points_of, unbeaten, volume
 from autopeft.front_file import front_from_dict, front_to_dict, read_front, write_front
 from autopeft.objectives import PARAMS, cost_of, objective
 from autopeft.records import Metric
@@ -171,8 +171,8 @@ def test_recommendation_goes_by_the_scores_of_all_rungs():
     assert [point.pooled for point in result.points] == pytest.approx(expected)
     assert result.judged == ", by the scores at all rungs"
     assert (result.best.trial, result.recommended, result.knee) == (0, 0, 0)
-    places = [(place(PARAMS, p.trainable_params, BUDGET), p.quality) for p in result.points]
-    assert result.hypervolume == volume(places), "which is of what was measured"
+    measured_there = [(point.trainable_params, point.quality) for point in result.points]
+    assert result.hypervolume == hypervolume(measured_there, BUDGET)
     at_the_top = front([record for record in records if record.rung == 1 or record.trial == 2])
     assert not at_the_top.judged
     assert (at_the_top.best.trial, at_the_top.recommended) == (1, 1)
@@ -269,6 +269,11 @@ def test_front_of_nothing_is_empty(records):
     result = front(records)
     assert (result.points, result.hypervolume) == ((), 0.0)
     assert (result.recommended, result.knee) == (None, None)
+
+
+def hypervolume(points, max_params):
+    """Of (parameters, quality), dominated ones allowed."""
+    return volume([(place(PARAMS, params, max_params), quality) for params, quality in points])
 
 
 def area_cell_by_cell(points, max_params):

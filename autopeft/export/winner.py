@@ -204,7 +204,7 @@ class Winner:
     @contextmanager
     def _trained(self) -> Iterator[Cohort]:
         """The trial in fp32."""
-        settings = self.manifest.training_settings()
+        settings = self.manifest.settings
         settings = replace(settings, precision="fp32", frozen_cache=False)
         task, seed = self.ground.task, self.record.seed
         with Cohort(self.backbone, [self.genotype], [seed], task, settings) as trial:

@@ -70,10 +70,6 @@ class Manifest:
     rung_steps: tuple[int, ...]
     costs: CostModel | None = None
 
-    def training_settings(self) -> TrainingSettings:
-        """The settings to train with."""
-        return self.settings
-
     @property
     def decided(self) -> Decided:
         """How the study is computed."""

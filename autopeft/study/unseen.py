@@ -78,7 +78,7 @@ def open_test(study: Study) -> Opening:
     spec = load_study_spec(study.spec_file)
     chosen = _chosen(study, front, front.recommended, spec.without_ops)
     manifest = read_manifest(study.manifest_file)
-    settings = manifest.training_settings()
+    settings = manifest.settings
     ground = prepare(spec, study.folder)
     ground = ground.computing_in(settings.precision)
     check_unchanged(ground, manifest, study.folder)

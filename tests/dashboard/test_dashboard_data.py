@@ -18,9 +18,10 @@ from autopeft.dashboard.ops import average_share, params_by_place
 from autopeft.dashboard.trials import trial_infos
 from autopeft.dashboard.verdict import verdict_of
 from autopeft.errors import DataError
-from autopeft.front import front_of, hypervolume
+from autopeft.front import front_of, place, volume
 from autopeft.front_file import write_front
-from autopeft.record_files import compile_jsonl, write_record
+from autopeft.objectives import PARAMS
+from autopeft.record_files import write_jsonl, write_record
 from autopeft.records import Metric, Objective
 from autopeft.selection import LEVEL, Comparison, Contender, Selection
 from autopeft.space.genotype import Genotype, Op
@@ -168,11 +169,11 @@ def test_hypervolume_grows_to_that_of_all_trials(info):
     assert list(seconds) == sorted(seconds)
     assert list(volumes) == sorted(volumes)
     scored = [
-        (trial.params, trial.quality)
+        (place(PARAMS, trial.params, info.max_params), trial.quality)
         for trial in info.trials
         if trial.quality is not None and trial.params <= info.max_params
     ]
-    assert volumes[-1] == pytest.approx(hypervolume(scored, info.max_params))
+    assert volumes[-1] == pytest.approx(volume(scored))
     assert seconds[-1] == pytest.approx(sum(trial.seconds for trial in info.trials))
 
 
@@ -246,8 +247,9 @@ def test_folder_that_is_no_study_is_refused(tmp_path):
 
 
 def test_compiled_records_stand_in_for_their_files(tmp_path):
-    write_record(tmp_path, record_of())
-    compile_jsonl(tmp_path)
+    record = record_of()
+    write_record(tmp_path, record)
+    write_jsonl(tmp_path, {record.key: record.to_json()})
     apart = tmp_path / "apart"
     apart.mkdir()
     (tmp_path / "records.jsonl").rename(apart / "records.jsonl")

@@ -16,7 +16,9 @@ from tiny import (
     assert_same_training,
     genotype,
     lora,
+    numbers,
     op,
+    op_params,
     same_bits,
     state,
     tiny_backbone,
@@ -169,20 +171,20 @@ class OpContract:
             one = genotype(*ops)
             company = self.beside(one)
             with Cohort(backbone, company, range(len(company)), TASK, TrainingSettings()) as cohort:
-                *without, counted = map(cohort.injection.count, range(len(company)))
+                of_each = [cohort.injection.tensors(trial) for trial in range(len(company))]
+                *without, counted = map(numbers, of_each)
                 assert not any(without)
                 assert counted == one.count_trained(backbone.shape) > 0
                 stored, tensors = cohort.injection.stored(len(company) - 1)
-            counted = [tensor.numel() for tensor in tensors.values() if tensor.is_floating_point()]
-            assert sum(counted) == one.count_params(backbone.shape)
+            assert numbers(tensors) == one.count_params(backbone.shape)
             assert stored.count_params(backbone.shape) == one.count_params(backbone.shape)
 
     def test_what_is_stored_predicts_what_was_trained(self, backbone):
         for ops in self.ops():
             one = genotype(*ops)
             (trained,) = train(backbone, [one], [0])
-            assert trained.op_params == one.count_params(backbone.shape)
-            assert trained.stored.count_trained(backbone.shape) == trained.op_params
+            assert op_params(trained) == one.count_params(backbone.shape)
+            assert trained.stored.count_trained(backbone.shape) == op_params(trained)
             seed = 0 if self.seeded else 5
             with Cohort(backbone, [trained.stored], [seed], TASK, TrainingSettings()) as cohort:
                 cohort.load(0, trained.tensors)
