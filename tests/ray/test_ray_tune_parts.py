@@ -84,6 +84,16 @@ def test_failed_trial_never_goes_on_and_one_that_is_tried_again_has_not_failed(r
     assert list(brackets.going_on(is_all=True)) == []
 
 
+def test_tune_asks_whether_results_may_come_several_at_once(ready):
+    """By a name of its own: where it has another one, ours would say nothing."""
+    from ray.tune.schedulers import TrialScheduler
+
+    from autopeft.tune import Brackets, PromotionScheduler
+
+    assert TrialScheduler._supports_buffered_results is True
+    assert PromotionScheduler(Brackets(ready, 9)).supports_buffered_results is False
+
+
 def test_other_trainable_is_told_apart(ready):
     from autopeft.tune import Brackets, PromotionScheduler
 
