@@ -161,6 +161,8 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
     is_later = old.versions.get("transformers") != _versions()["transformers"]
     if is_later or READING not in old.fingerprint:
         compared.discard(READING)
+    if old.fingerprint.get("revision") is None:  # it was not known, or a folder has none
+        compared.discard("revision")
     differences = [
         f"  {key}: was {_short(old.fingerprint.get(key))}, is now {_short(fingerprint.get(key))}"
         for key in sorted(compared)
