@@ -7,6 +7,7 @@ import pytest
 from selected_study import BESIDE, BITFIT, LORA, STUDY, genotype, scores_of, searched, selected, who
 
 from autopeft.front import front_of, points_of
+from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.study.contenders import affordable, contenders, kind_of
 
 
@@ -22,6 +23,7 @@ from autopeft.study.contenders import affordable, contenders, kind_of
 )
 def test_kind_of_a_genotype(ops, kind):
     assert kind_of(genotype(*ops)) == kind
+    assert genotype_from_dict(genotype(*ops)).is_lora == (kind == "lora")
 
 
 def test_most_important_come_first():
