@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigError
 from autopeft.handle import Study
+from autopeft.model.attention import kernel_for
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
@@ -125,7 +126,7 @@ def search(
 
 
 def attach(
-    model: PreTrainedModel, genotype: Genotype, *, seed: int, kernel: Kernel = "eager"
+    model: PreTrainedModel, genotype: Genotype, *, seed: int, kernel: Kernel | None = None
 ) -> Injection:
     """Put a genotype into a model, for a training loop of one's own.
 
@@ -138,7 +139,8 @@ def attach(
         model: a transformers model of a known family; changed in place.
         genotype: what to put in.
         seed: initialises the ops.
-        kernel: how attention is computed.
+        kernel: how attention is computed; if None, as the model does it, or by "sdpa" where an op
+            acts inside of it.
 
     Returns:
         The ops; `.remove()` takes them out again.
@@ -153,7 +155,7 @@ def attach(
         raise ConfigError(f"{reason}; autopeft train genotype.yaml --study study.yaml does")
     check_gradients(model)
     head = [module for _, module in head_modules(model, ())]
-    injection = Injection(model, [genotype], [seed], kernel)
+    injection = Injection(model, [genotype], [seed], kernel or kernel_for(genotype))
     for module in head:
         module.requires_grad_(requires_grad=True)
     return injection

@@ -34,7 +34,7 @@ class NoFeasibleTrialError(AutopeftError):
 
 
 class TooManyFailuresError(AutopeftError):
-    """So many trials failed that going on makes no sense."""
+    """So many trials failed that going on makes no sense, or the only one that there was to be."""
 
     exit_code = 5
 

@@ -49,9 +49,9 @@ class Estimate:
     stderr: float
     df: float
 
-    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """The ends of Student's interval."""
-        half = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.stderr
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.df)) * self.stderr
         return self.mean - half, self.mean + half
 
     def no_surer_than(self, stderr: float) -> "Estimate":

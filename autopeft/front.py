@@ -198,16 +198,6 @@ def full_points_of(records: Iterable[Record], metric: str) -> list[Point]:
     return _points([group for group in _comparable(records) if group[0].is_full], metric)
 
 
-def hypervolume(values: Sequence[tuple[int, float]], max_params: int) -> float:
-    """Share of the plane of quality and parameters that these points dominate.
-
-    Args:
-        values: (trainable parameters, quality) of each point, dominated ones allowed.
-        max_params: the budget, where the cost is 1.
-    """
-    return volume([(place(PARAMS, params, max_params), quality) for params, quality in values])
-
-
 def volume(places: Sequence[tuple[float, ...]]) -> float:
     """Share of the space described in the module that these points dominate.
 

@@ -1,4 +1,4 @@
-"""What a study can optimise, with units and directions: the metric up, two to three costs down."""
+"""What a study can optimise, with units and directions: the metric up, one to three costs down."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -44,15 +44,6 @@ def read_records(folder: Path) -> list[Record]:
     return sorted(records, key=lambda record: record.key)
 
 
-def compile_jsonl(folder: Path) -> Path:
-    """Write `records.jsonl` from the record files.
-
-    Raises:
-        DataError: a record cannot be read, or the file cannot be written.
-    """
-    return write_jsonl(folder, {record.key: record.to_json() for record in read_records(folder)})
-
-
 def write_jsonl(folder: Path, lines: Mapping[tuple[int, int, int], str]) -> Path:
     """Write `records.jsonl`, one object a line, sorted by key.
 

@@ -123,8 +123,8 @@ class Selection:
         contenders: by ascending trainable parameters.
         comparisons: with tuned LoRA, by ascending p-value.
         recommended: trial of the cheapest contender within one standard error of the best; with
-            several costs, of that with the least mean of them, each as a part of the largest.
-            Full fine-tuning is a baseline and no candidate.
+            several costs, of that with the least mean of them, each on its axis, which ends at
+            the largest. Full fine-tuning is a baseline and no candidate.
         notes: what has to be known beside, a sentence each.
         search_compares: scores of the search are of rows like these, so that they can be set
             against one another.

@@ -153,7 +153,11 @@ def train(
         seconds = time.perf_counter() - start
         peak = peak_mib()
         scores = _score(cohort, setup)
-        counts = {"op_params": cohort.injection.count(0), "head_params": cohort.head.count()}
+        ops = cohort.injection.tensors(0).values()
+        counts = {
+            "op_params": sum(tensor.numel() for tensor in ops if tensor.is_floating_point()),
+            "head_params": cohort.head.count(),
+        }
     lengths = setup.train.lengths
     return (
         scores

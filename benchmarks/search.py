@@ -42,7 +42,8 @@ from autopeft.demo.model import embedded_model
 from autopeft.engines.job import Job
 from autopeft.engines.work import Facts
 from autopeft.files import write_atomic
-from autopeft.front import hypervolume
+from autopeft.front import place, volume
+from autopeft.objectives import PARAMS
 from autopeft.records import Record
 from autopeft.space.methods import method
 from autopeft.space.shipped import load_space
@@ -132,9 +133,11 @@ def run_study(
             trainings += rungs.share(item.record.rung)
             seconds += item.record.seconds
         front = planner.front(known)
-        tested = [(p.trainable_params, tops[p.trial].test_quality) for p in front.points]
-        test = hypervolume(tested, setup.space.max_params)
-        steps.append(Step(trainings, seconds, test, front.hypervolume))
+        tested = [
+            (place(PARAMS, p.trainable_params, setup.space.max_params), tops[p.trial].test_quality)
+            for p in front.points
+        ]
+        steps.append(Step(trainings, seconds, volume(tested), front.hypervolume))
 
 
 def make_table(args: argparse.Namespace) -> None:

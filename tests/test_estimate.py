@@ -99,9 +99,9 @@ def test_without_differences_between_rows_seeds_are_all():
     estimate = quality(scores[0], pooled)
     assert estimate.stderr == pytest.approx(math.sqrt(pooled.variance / 3))
     assert estimate.df == pytest.approx(4)
-    low, high = estimate.interval(0.9)
+    low, high = estimate.interval()
     assert (low + high) / 2 == pytest.approx(0.6)
-    assert high - 0.6 == pytest.approx(stats.t.ppf(0.95, 4) * estimate.stderr)
+    assert high - 0.6 == pytest.approx(stats.t.ppf(0.975, 4) * estimate.stderr)
 
 
 def test_without_differences_between_seeds_rows_are_all():
@@ -151,6 +151,16 @@ def test_seeds_may_differ_in_number():
     assert quality(one, pooled).stderr > quality(two, pooled).stderr
     with pytest.raises(ValueError, match="two of them"):
         pooled_seeds([one, one])
+
+
+def test_each_of_a_difference_is_a_mean_of_its_own_seeds():
+    rng = np.random.default_rng(4)
+    one, other = (crossed(rng, seeds=n, seed_sd=1.0, rest_sd=1.0) for n in (2, 3))
+    pooled = pooled_seeds([one, other])
+    rows = (one.mean(axis=0) - other.mean(axis=0)).var(ddof=1) / 40
+    for pair in ((one, other), (other, one)):
+        found = difference(*pair, pooled)
+        assert found.stderr**2 == pytest.approx(pooled.variance * (1 / 2 + 1 / 3) + rows)
 
 
 def of_spread(*variances, seeds=3, rows=20):

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from record_factory import make_failure, make_record
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.front import front_of, hypervolume, place, points_of, unbeaten
+from autopeft.front import front_of, place, points_of, unbeaten, volume
 from autopeft.front_file import front_from_dict, front_to_dict, read_front, write_front
 from autopeft.objectives import PARAMS, cost_of, objective
 from autopeft.records import Metric
@@ -171,6 +171,8 @@ def test_recommendation_goes_by_the_scores_of_all_rungs():
     assert [point.pooled for point in result.points] == pytest.approx(expected)
     assert result.judged == ", by the scores at all rungs"
     assert (result.best.trial, result.recommended, result.knee) == (0, 0, 0)
+    measured_there = [(point.trainable_params, point.quality) for point in result.points]
+    assert result.hypervolume == hypervolume(measured_there, BUDGET)
     at_the_top = front([record for record in records if record.rung == 1 or record.trial == 2])
     assert not at_the_top.judged
     assert (at_the_top.best.trial, at_the_top.recommended) == (1, 1)
@@ -189,6 +191,25 @@ def test_knee_goes_by_the_scores_of_all_rungs():
     at_the_top = front([record for record in records if record.rung == 1])
     assert (trials(at_the_top), at_the_top.knee) == ([0, 1, 2, 3], 2)
     assert front(records).knee == 1
+
+
+def of_two_rungs(scores, **more):
+    """Records of trials by (parameters, quality at the lower rung, quality at the top)."""
+    return [
+        measured(trial, quality, params, rung=rung, **more)
+        for trial, (params, *qualities) in enumerate(scores)
+        for rung, quality in enumerate(qualities)
+    ]
+
+
+def test_recommendation_is_near_what_is_best_at_all_rungs():
+    """The cheapest is within one standard error of the best at the top alone, which is another."""
+    records = of_two_rungs([(10, 0.725, 0.70), (100, 0.72, 0.80), (500, 0.60, 0.82)], stderr=0.01)
+    result = front(records)
+    cheapest, best, last = result.points
+    assert result.best == best
+    assert last.pooled - last.stderr < cheapest.pooled < best.pooled - best.stderr
+    assert result.recommended == best.trial
 
 
 def test_single_replicate_keeps_its_bits():
@@ -250,6 +271,11 @@ def test_front_of_nothing_is_empty(records):
     assert (result.recommended, result.knee) == (None, None)
 
 
+def hypervolume(points, max_params):
+    """Of (parameters, quality), dominated ones allowed."""
+    return volume([(place(PARAMS, params, max_params), quality) for params, quality in points])
+
+
 def area_cell_by_cell(points, max_params):
     """The plane cut at every coordinate; a cell counts if some point dominates its far corner."""
     scaled = [(math.log10(1 + p) / math.log10(1 + max_params), max(q, 0)) for p, q in points]
@@ -309,6 +335,18 @@ def test_knee_is_farthest_above_the_chord():
 )
 def test_knee_is_the_best_where_nothing_bulges(points):
     assert front(study(*points)).knee == len(points) - 1
+
+
+def test_knee_counts_a_negative_correlation_as_nothing():
+    """From -0.8 the second point would rise most, from 0 the third."""
+    assert front(study((-0.8, 0), (0.1, 9), (0.5, 99), (0.6, 999))).knee == 2
+
+
+def test_knee_of_negative_correlations_alone_is_the_best_at_all_rungs():
+    """And that is not the last one, which is the best at the top."""
+    result = front(of_two_rungs([(0, -0.1, -0.5), (9, -0.9, -0.2)]))
+    assert [point.pooled for point in result.points] == pytest.approx([-0.225, -0.475])
+    assert result.knee == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, BUDGET), fractions), min_size=1, max_size=8))

@@ -17,7 +17,7 @@ from record_factory import make_failure, make_record
 
 from autopeft import files
 from autopeft.errors import ConfigError, DataError
-from autopeft.record_files import compile_jsonl, read_jsonl, read_records, write_record
+from autopeft.record_files import read_jsonl, read_records, write_jsonl, write_record
 from autopeft.records import Cached, Failure, Metric, Objective, Record
 from autopeft.row_scores import RowScores
 
@@ -301,7 +301,7 @@ def test_files_are_named_sorted_and_read_back(tmp_path):
 
 def test_study_without_records_has_none(tmp_path):
     assert read_records(tmp_path) == []
-    assert compile_jsonl(tmp_path).read_text() == ""
+    assert write_jsonl(tmp_path, {}).read_text() == ""
     assert read_jsonl(tmp_path / "records.jsonl") == []
 
 
@@ -430,7 +430,7 @@ def test_jsonl_holds_every_record_sorted(tmp_path_factory, written):
     folder = tmp_path_factory.mktemp("study")
     for record in written:
         write_record(folder, record)
-    path = compile_jsonl(folder)
+    path = write_jsonl(folder, {record.key: record.to_json() for record in written})
     assert path == folder / "records.jsonl"
     assert read_jsonl(path) == read_records(folder) == sorted(written, key=lambda r: r.key)
     assert path.read_bytes().count(b"\n") == len(written)

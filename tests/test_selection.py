@@ -2,12 +2,15 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from autopeft.constant import Constant
 from autopeft.errors import DataError
 from autopeft.selection import (
     Comparison,
@@ -113,6 +116,18 @@ def test_rows_that_the_search_has_seen_are_told():
     rows = f"{found.rows:,} rows"
     assert found.which_rows == f"{rows}, 3 of them with a text that the search has seen"
     assert replace(found, seen=0).which_rows == f"{rows} that the search has not seen"
+
+
+def test_best_of_several_has_to_be_farther_above_a_constant():
+    """Of three candidates each is allowed a third of the errors; full fine-tuning is none."""
+    found = selection()
+    candidates = [item for item in found.contenders if item.trial != 7]
+    noise = math.hypot(0.01, 0.02)
+    for among, more in ((3, ()), (3, (contender(8, "full", 10**6, 0.99),))):
+        some = replace(found, contenders=(*candidates, *more))
+        needed = NormalDist().inv_cdf(1 - 0.05 / among) * noise
+        assert not some.beats(Constant("x", 0.84 - needed + 1e-6, 0.02))
+        assert some.beats(Constant("x", 0.84 - needed - 1e-6, 0.02))
 
 
 def test_drop_is_what_the_front_lost():

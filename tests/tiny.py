@@ -324,6 +324,16 @@ def state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+def numbers(tensors):
+    """Parameters in tensors by name; integers are none."""
+    return sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def op_params(trained):
+    """Parameters of the ops, counted in what was trained."""
+    return numbers(trained.tensors) - trained.head_params
+
+
 def same_bits(one, other):
     """Whether two dictionaries of tensors are equal to the last bit, NaN included."""
     return one.keys() == other.keys() and all(_bits(one[key], other[key]) for key in one)

@@ -10,7 +10,7 @@ from autopeft.space.forms import FORMS, Activation, Form
 from autopeft.space.genotype import Genotype, Op, Scale
 from autopeft.space.methods import method, methods
 from autopeft.space.shape import ModelShape
-from autopeft.space.taps import CROSS, LINEAR_INPUT, ORDER, Tap
+from autopeft.space.taps import CROSS, ORDER, Tap
 from autopeft.space.words import describe
 
 Part = Literal["embeddings", "attention", "cross-attention", "feed-forward"]
@@ -131,14 +131,6 @@ def named_methods(shape: ModelShape) -> dict[tuple[Op, ...], str]:
             for level in range(item.n_sizes(shape)):
                 found.setdefault(item.genotype(shape, level).ops, name)
     return found
-
-
-def is_lora(genotype: Genotype) -> bool:
-    """Whether it is LoRA and nothing else, of whatever ranks on whatever weights."""
-    on_weights = (
-        op.form is Form.LOWRANK and LINEAR_INPUT.get(op.write) == op.read for op in genotype.ops
-    )
-    return bool(genotype.ops) and all(on_weights)
 
 
 def published_lora(shape: ModelShape) -> Genotype | None:

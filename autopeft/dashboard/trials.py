@@ -8,7 +8,6 @@ from typing import Literal, get_args
 from autopeft.dashboard.ops import (
     OpInfo,
     attention_share,
-    is_lora,
     mean_depth,
     named_methods,
     op_infos,
@@ -233,7 +232,7 @@ def _trial_info(
         weight_decay=genotype.weight_decay,
         summary=describe(genotype, nothing),
         method=name_of(genotype),
-        is_lora=is_lora(genotype),
+        is_lora=genotype.is_lora,
         hash=first.hash,
         ops=ops,
         attention_share=attention_share(ops),

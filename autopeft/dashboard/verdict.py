@@ -11,12 +11,10 @@ from autopeft.advice import Advice
 from autopeft.constant import Constant
 from autopeft.dashboard.trials import TrialInfo
 from autopeft.front import Front
-from autopeft.selection import Selection, which_rows
+from autopeft.selection import LEVEL, Selection, which_rows
 from autopeft.space.words import FROZEN
 
 Tone = Literal["gain", "tie", "none"]
-
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -167,9 +165,10 @@ def _scored(chosen: TrialInfo, best: TrialInfo, judged: str) -> str:
 def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tuple[Tone, str]:
     """Compare the front with the best LoRA at no more parameters than it has.
 
-    Two scores differ beyond noise if their difference exceeds what a normal variable of their
-    summed variances exceeds in 5 % of all cases, divided among the comparisons (Bonferroni). The
-    rows are the same for both, so the true interval is narrower; selection is not corrected for.
+    A score is better beyond noise if the difference exceeds what a normal variable of the summed
+    variances exceeds in 5 % of all cases, divided among the comparisons (Bonferroni): the level of
+    the final selection and of what beats a constant. The rows are the same for both, so the true
+    noise is less; selection is not corrected for.
     """
     tried = [t for t in trials if t.is_lora and t.quality is not None and t.state != "over budget"]
     if not tried:
@@ -185,7 +184,7 @@ def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tu
     rivals = [t for t in front if t.params <= lora.params and t.trial != lora.trial]
     if not rivals:
         return "tie", f"Nothing on the front with as few parameters can be set against {name}."
-    z = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2 / len(rivals))
+    z = NormalDist().inv_cdf(1 - LEVEL / len(rivals))
     winners = [t for t in rivals if _difference(t, lora) > z * _noise(t, lora)]
     if winners:
         numbers = ", ".join(str(trial.trial) for trial in winners)

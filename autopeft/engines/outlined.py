@@ -6,7 +6,7 @@ from pathlib import Path
 from autopeft.engines.ground import WRITES
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import ConfigError
-from autopeft.model.backbone import DTYPES
+from autopeft.model.backbone import DTYPES, commit_of
 from autopeft.model.computing import Scheme
 from autopeft.model.outline import Outline, kept_bytes, outline
 from autopeft.model.quantized import quantizable
@@ -61,7 +61,7 @@ def outlined(work: Work) -> Outlined:
     facts = Facts(
         model_shape=found.shape.to_dict(),
         model=work.model,
-        revision=getattr(found.model.config, "_commit_hash", None),
+        revision=commit_of(work.model),
         model_hash="",
         data_hash=dataset.fingerprint if dataset else "",
         reading_hash="",

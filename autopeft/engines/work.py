@@ -142,6 +142,18 @@ class Facts(Strict):
         """Parameters of the model without its head."""
         return self.shape.backbone_params
 
+    def differs_from(self, other: "Facts") -> str | None:
+        """What makes measurements here other ones than there, in words; None if nothing does."""
+        told = (
+            (("model_hash", "reading_hash", "model_shape"), "another model"),
+            (("data_hash", "labels"), "other rows"),
+            (("metric_hash",), "another file of the metric"),
+        )
+        for names, what in told:
+            if any(getattr(self, name) != getattr(other, name) for name in names):
+                return what
+        return None
+
 
 class Decided(Strict):
     """How a study is computed, decided once.

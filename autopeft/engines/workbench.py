@@ -36,8 +36,7 @@ from autopeft.tasks.task import AnyTask
 from autopeft.training.cohort import Trained
 from autopeft.training.footprint import trial_bytes
 from autopeft.training.frozen import FrozenCache
-from autopeft.training.full import FLOATS_PER_PARAMETER as FULL_FLOATS
-from autopeft.training.full import train_full
+from autopeft.training.full import FULL_FLOATS, train_full
 from autopeft.training.memory import (
     available_bytes,
     is_out_of_memory,

@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from autopeft import checks
 from autopeft.engines.ground import WRITES
 from autopeft.errors import ConfigError
+from autopeft.model.attention import kernel_for
 from autopeft.model.backbone import CLASSES, Writes
-from autopeft.model.computing import Kernel, Scheme
+from autopeft.model.computing import Scheme
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.space.taps import QUERIES
 from autopeft.tasks.spec import GenerationSpec, Kind
 
 FORMAT_VERSION = 1
@@ -174,10 +174,7 @@ class Description:
 
 
 def mount(
-    model: PreTrainedModel,
-    fresh: Sequence[str],
-    description: Description,
-    kernel: Kernel | None = None,
+    model: PreTrainedModel, fresh: Sequence[str], description: Description
 ) -> tuple[Injection, dict[str, Tensor]]:
     """Put an adapter on a model, as it was before its training.
 
@@ -185,7 +182,6 @@ def mount(
         model: the backbone with a head of the right size.
         fresh: parameters that were not in its checkpoint.
         description: of the adapter.
-        kernel: of attention; None for the model's own, where no op acts inside of it.
 
     Returns:
         The ops, and views of the parameters of ops and head by name, to be filled.
@@ -194,8 +190,7 @@ def mount(
         ConfigError: the genotype does not fit the model.
     """
     genotype = description.genotype
-    if kernel is None and any(op.write in QUERIES for op in genotype.ops):
-        kernel = "sdpa"
+    kernel = kernel_for(genotype)
     injection = Injection(model, [genotype], [description.seed], kernel, fresh=fresh)
     name_outputs(model, description.outputs)
     return injection, injection.tensors(0) | head_tensors(model, fresh)

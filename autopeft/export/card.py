@@ -220,6 +220,7 @@ def _origin(winner: Winner, command: str) -> str:
         r
         for r in winner.records
         if (r.trial, r.rung, r.split) == (record.trial, record.rung, record.split)
+        and r.state == "complete"
     ]
     backbone = winner.description
     revision = f" at revision {backbone.revision}" if backbone.revision else ""

@@ -131,9 +131,9 @@ def _config(
     if not parts.updates:
         # peft has no type for biases, or a head, alone: a LoRA that is zero carries them.
         weight = Anatomy(model).point(0, Tap.ATTN_OUT)
-        zero = Update(weight.weight.new_zeros(1, weight.weight.shape[1]), torch.zeros(1, 1))
-        zero.up = weight.weight.new_zeros(1, len(weight.weight))
-        parts.updates[names_of(model)[weight.module]] = zero
+        d_out, d_in = weight.weight.shape
+        zeros = weight.weight.new_zeros
+        parts.updates[names_of(model)[weight.module]] = Update(zeros(1, d_in), zeros(1, d_out))
     anchored = {f"^{re.escape(name)}$": len(one.down) for name, one in parts.updates.items()}
     return peft.LoraConfig(
         r=max(anchored.values()),

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.engines.ground import Ground
-from autopeft.errors import ConfigError, DataError
+from autopeft.errors import DataError
 from autopeft.export.adapter import Description, Outputs, head_tensors, name_outputs
 from autopeft.export.pick import Choice, pick
 from autopeft.front import Front
@@ -28,7 +28,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.study.folder import Study
 from autopeft.study.manifest import Manifest, read_manifest
-from autopeft.study.prepare import prepare
+from autopeft.study.prepare import check_unchanged, prepare
 from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
 from autopeft.tasks.encode import Encoded
@@ -204,7 +204,7 @@ class Winner:
     @contextmanager
     def _trained(self) -> Iterator[Cohort]:
         """The trial in fp32."""
-        settings = self.manifest.training_settings()
+        settings = self.manifest.settings
         settings = replace(settings, precision="fp32", frozen_cache=False)
         task, seed = self.ground.task, self.record.seed
         with Cohort(self.backbone, [self.genotype], [seed], task, settings) as trial:
@@ -227,7 +227,7 @@ def winner_of(study: Study, how: str, *, trained: bool = True) -> Winner:
         trained: with its weights.
 
     Raises:
-        ConfigError: no trial is like that, or model or data have changed since the search.
+        ConfigError: no trial is like that, or model, data or metric have changed since.
         DataError: the study cannot be read, or the weights are not there.
     """
     study.check_begun()
@@ -240,10 +240,7 @@ def winner_of(study: Study, how: str, *, trained: bool = True) -> Winner:
     manifest = read_manifest(study.manifest_file)
     path = _weights_file(study, record) if trained else None
     ground = prepare(load_study_spec(study.spec_file), study.folder)
-    if ground.dataset.fingerprint != manifest.data["sha256"]:
-        raise ConfigError(f"{study.folder}: the data have changed since the search")
-    if ground.backbone.fingerprint != manifest.model["sha256"]:
-        raise ConfigError(f"{study.folder}: the model has changed since the search")
+    check_unchanged(ground, manifest, study.folder)
     genotype = genotype_from_dict(record.stored_genotype)
     weights = {} if path is None else _read_weights(path, record)
     return Winner(study, manifest, front, records, choice, record, ground, genotype, weights)

@@ -24,6 +24,8 @@ from autopeft.model.computing import Kernel
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, apart, change
+from autopeft.space.genotype import Genotype
+from autopeft.space.taps import QUERIES
 
 KERNELS: tuple[Kernel, ...] = ("eager", "sdpa")
 
@@ -38,6 +40,14 @@ _VECTOR = 16
 """Numbers in fp32 that the widest instructions of a CPU take at once."""
 _FEW = 8
 """Queries that stand for one: products of one to three rows would have other bits than of more."""
+
+
+def kernel_for(genotype: Genotype) -> Kernel | None:
+    """How attention is computed that is to stay as it is: by the model itself (None) if it can.
+
+    What acts inside of it needs a kernel of ours, and then the fast one.
+    """
+    return "sdpa" if any(op.write in QUERIES for op in genotype.ops) else None
 
 
 def use_attention(model: PreTrainedModel, kernel: Kernel) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
@@ -170,7 +171,7 @@ def load_backbone(
         shape=anatomy.shape(),
         fresh=fresh,
         name=name,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=commit_of(name),
         fingerprint=fingerprint(model, fresh),
         scheme=scheme,
         notes=notes,
@@ -195,6 +196,18 @@ def source_of(name: str) -> tuple[str, dict[str, str]]:
         return name, {}
     source, _, revision = name.partition("@")
     return source, {"revision": revision} if revision else {}
+
+
+def commit_of(name: str) -> str | None:
+    """The commit on the Hub of what has just been loaded, None for a folder.
+
+    Transformers keeps none in a configuration any more, but its files are where that names one.
+    """
+    source, arguments = source_of(name)
+    if Path(source).is_dir():
+        return None
+    file = try_to_load_from_cache(source, "config.json", **arguments)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def check_full(name: str, config: PretrainedConfig) -> None:

@@ -353,11 +353,6 @@ class Injection:
         """
         fill(self.tensors(trial), tensors)
 
-    def count(self, trial: int) -> int:
-        """The parameters of one trial's ops, counted in the tensors; integers are none."""
-        own = self.tensors(trial).values()
-        return sum(tensor.numel() for tensor in own if tensor.is_floating_point())
-
     def remove(self) -> None:
         """Take all ops out; weights, hooks and attention are as before."""
         for handle in self._handles:

@@ -15,13 +15,12 @@ from autopeft.space.forms import (
     Activation,
     Form,
     gate_tap,
-    is_sequential,
     misplaced,
     shared_params,
     shared_trained_params,
 )
 from autopeft.space.shape import ModelShape
-from autopeft.space.taps import Tap
+from autopeft.space.taps import LINEAR_INPUT, Tap
 
 GENOTYPE_VERSION = 1
 
@@ -80,11 +79,6 @@ class Op:
             yield f"the scale of a {self.form} is a number"
         if not isinstance(self.scale, str) and not (math.isfinite(self.scale) and self.scale > 0):
             yield f"scale {self.scale} is not a positive number"
-
-    @property
-    def sequential(self) -> bool:
-        """Read and written at the same place; parallel otherwise. Derived, never stored."""
-        return is_sequential(self.read, self.write)
 
     @property
     def kind(self) -> tuple[str, str, str, str, str]:
@@ -198,6 +192,13 @@ class Genotype:
             largest[op.form] = max(*op.sizes, largest.get(op.form, 0))
         d_model = shape.widths[Tap.ATTN_IN]
         return in_layers + sum(shared_trained_params(*item, d_model) for item in largest.items())
+
+    @property
+    def is_lora(self) -> bool:
+        """It is LoRA and nothing else, of whatever ranks on whatever weights."""
+        return bool(self.ops) and all(
+            op.form is Form.LOWRANK and LINEAR_INPUT.get(op.write) == op.read for op in self.ops
+        )
 
     @property
     def alone(self) -> bool:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autopeft.engines.job import Job, JobTrial, paused_file
+from autopeft.engines.job import Job, JobTrial, paused_file, weights_name
 from autopeft.errors import AutopeftError, DataError
 from autopeft.files import read_json, write_atomic, write_bytes
 from autopeft.objectives import COSTS
@@ -133,7 +133,7 @@ class RecordCache:
         contents = [self._content(sha) for sha in needs if has_files]
         if None in contents:
             return None
-        weights = f"weights/{trial.number:06d}-{job.rung}-{job.replicate}.safetensors"
+        weights = weights_name(trial.number, job.rung, job.replicate)
         places = [self._study / weights, paused_file(self._study, trial.number, job.rung)]
         for place, content in zip(places, contents, strict=False):
             place.parent.mkdir(exist_ok=True)

@@ -5,9 +5,7 @@ from typing import Any
 
 from autopeft.front import Front, Point
 from autopeft.selection import Role
-from autopeft.space.forms import Form
 from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.space.taps import LINEAR_INPUT
 
 MOST_OF_THE_FRONT = 10
 FEWEST = 2
@@ -85,12 +83,11 @@ def _best_of_each_kind(points: Iterable[Point]) -> dict[str, Point]:
 def kind_of(genotype: dict[str, Any]) -> str | None:
     """`head`, `full`, `lora`, the form that all ops have, or None for a mixture."""
     read = genotype_from_dict(genotype)
-    ops = read.ops
     if read.full:
         return "full"
-    if not ops:
+    if not read.ops:
         return "head"
-    if all(op.form is Form.LOWRANK and LINEAR_INPUT.get(op.write) == op.read for op in ops):
+    if read.is_lora:
         return "lora"
-    forms = {op.form for op in ops}
+    forms = {op.form for op in read.ops}
     return str(forms.pop()) if len(forms) == 1 else None

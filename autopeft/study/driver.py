@@ -76,7 +76,7 @@ class Driver:
 
     def plan(self) -> Plan:
         """What is to come."""
-        space, settings = self.setup.space, self.manifest.training_settings()
+        space, settings = self.setup.space, self.manifest.settings
         costs, records = self._planner.costs, self.known.records.values()
         most, seeds = self._planner.selected(records)
         return Plan(

@@ -77,10 +77,6 @@ class Manifest:
     rung_steps: tuple[int, ...]
     costs: CostModel | None = None
 
-    def training_settings(self) -> TrainingSettings:
-        """The settings to train with."""
-        return self.settings
-
     @property
     def decided(self) -> Decided:
         """How the study is computed."""
@@ -172,6 +168,8 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
     is_later = old.versions.get("transformers") != _versions()["transformers"]
     if is_later or READING not in old.fingerprint:
         compared.discard(READING)
+    if old.fingerprint.get("revision") is None:  # it was not known, or a folder has none
+        compared.discard("revision")
     differences: list[str] = []
     for key in sorted(compared):
         was, now = old.fingerprint.get(key), fingerprint.get(key)

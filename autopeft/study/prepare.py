@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from autopeft.engines.ground import Ground, load_ground
+from autopeft.errors import ConfigError
+from autopeft.study.manifest import Manifest
 from autopeft.study.spec import StudySpec
 
 
@@ -18,3 +20,23 @@ def prepare(spec: StudySpec, base: Path) -> Ground:
         DataError: data or model cannot be used.
     """
     return load_ground(spec.resolved(base).work)
+
+
+def check_unchanged(ground: Ground, manifest: Manifest, folder: Path) -> None:
+    """Refuse what a study did not measure with.
+
+    Args:
+        ground: model, data and metric as they are now.
+        manifest: of the study.
+        folder: of the study.
+
+    Raises:
+        ConfigError: one of them has changed.
+    """
+    for what, now, was in (
+        ("data have", ground.dataset.fingerprint, manifest.data["sha256"]),
+        ("model has", ground.backbone.fingerprint, manifest.model["sha256"]),
+        ("metric's file has", ground.metric_hash, manifest.fingerprint.get("metric_sha256")),
+    ):
+        if now != was:
+            raise ConfigError(f"{folder}: the {what} changed since the search")

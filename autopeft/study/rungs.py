@@ -45,13 +45,6 @@ class Rungs:
         """Where the training of a job for this rung ends; None for the end of all."""
         return None if rung == self.top else self.steps[rung]
 
-    @property
-    def mean_share(self) -> float:
-        """The part of a whole training that a trial takes in the mean, promotions included."""
-        return sum(
-            self.share(rung) * float(self.reduction) ** -rung for rung in range(len(self.steps))
-        )
-
     def waiting(
         self,
         records: Iterable[Record],

@@ -118,7 +118,10 @@ def selection_of(
 
 
 def _cheapest(near: list[Contender], found: list[Contender], names: Sequence[CostName]) -> int:
-    """The contender with the least mean of its costs, each as a part of the largest of all."""
+    """The contender with the least mean of its costs, each on its axis, see `place`.
+
+    An axis ends at the largest cost of all that can be recommended.
+    """
 
     def cost(item: Contender, name: CostName) -> float:
         return float(item.trainable_params) if name == PARAMS else item.costs[name].value

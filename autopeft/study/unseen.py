@@ -15,7 +15,7 @@ from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.words import FROZEN, HEAD, describe
 from autopeft.study.folder import Study
 from autopeft.study.manifest import read_manifest
-from autopeft.study.prepare import prepare
+from autopeft.study.prepare import check_unchanged, prepare
 from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
 from autopeft.tasks.encode import Encoded
@@ -73,7 +73,7 @@ def open_test(study: Study) -> Opening:
     `test.json` before it is returned.
 
     Raises:
-        ConfigError: the study's data have no test split, or changed since.
+        ConfigError: there is no test split, or data, model or metric have changed since.
         DataError: nothing was recommended yet, or weights are missing.
     """
     study.check_begun()
@@ -83,15 +83,10 @@ def open_test(study: Study) -> Opening:
     spec = load_study_spec(study.spec_file)
     chosen = _chosen(study, front, front.recommended, spec.without_ops)
     manifest = read_manifest(study.manifest_file)
-    settings = manifest.training_settings()
+    settings = manifest.settings
     ground = prepare(spec, study.folder)
     ground = ground.computing_in(settings.precision)
-    if ground.dataset.fingerprint != manifest.data["sha256"]:
-        raise ConfigError(f"{study.folder}: the data have changed since the search")
-    if ground.backbone.fingerprint != manifest.model["sha256"]:
-        raise ConfigError(f"{study.folder}: the model has changed since the search")
-    if ground.metric_hash != manifest.fingerprint.get("metric_sha256"):
-        raise ConfigError(f"{study.folder}: the metric's file has changed since the search")
+    check_unchanged(ground, manifest, study.folder)
     if ground.dataset.test is None:
         raise ConfigError(f"{study.folder}: the study's data have no test split")
     earlier = _openings(study.test_file)

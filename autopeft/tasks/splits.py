@@ -21,7 +21,7 @@ class Split:
     """Rows that are used for one purpose.
 
     Attributes:
-        name: `train`, `validation`, `selection` or `test`.
+        name: `train`, `validation`, `selection`, `fold` or `test`.
         texts: one string a row, the two of a pair, the words that have tags, or messages as JSON.
         labels: a class number from 0, a finite number, the answer to give, or the tags' numbers.
         references: one or several answers to score against; None where that is the label.

@@ -47,7 +47,6 @@ class Trained:
         predictions: one for each evaluation row.
         stored: the genotype that the tensors are of; of most methods the one that was trained.
         tensors: parameters of ops and head, without padding, on the CPU.
-        op_params: parameters of the ops in `tensors`, counted.
         head_params: parameters of the head, counted.
         finite: all losses and logits were.
         paused: what it needs to go on, if it is to.
@@ -58,7 +57,6 @@ class Trained:
     predictions: np.ndarray
     stored: Genotype
     tensors: dict[str, Tensor]
-    op_params: int
     head_params: int
     finite: bool
     paused: Paused | None = None
@@ -298,7 +296,6 @@ class Cohort(Trials):
             predictions=predictions,
             stored=stored,
             tensors={name: tensor.detach().cpu().clone() for name, tensor in own.items()},
-            op_params=sum(tensor.numel() for tensor in ops.values() if tensor.is_floating_point()),
             head_params=self.head.count(),
             finite=finite,
         )

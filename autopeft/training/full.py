@@ -23,8 +23,8 @@ from autopeft.training.memory import release_memory
 from autopeft.training.optimizer import BETA1, BETA2, EPS, schedule
 from autopeft.training.settings import TrainingSettings
 
-FLOATS_PER_PARAMETER = 4
-"""A parameter, its gradient and two moments."""
+FULL_FLOATS = 4
+"""For each parameter: itself, its gradient and two moments."""
 
 
 def train_full(
@@ -81,7 +81,6 @@ def train_full(
             predictions=predictions[0],
             stored=genotype,
             tensors={},
-            op_params=sum(p.numel() for p in parameters) - cohort.head.count(),
             head_params=cohort.head.count(),
             finite=bool(finite[0]) and all(map(math.isfinite, losses)),
         )

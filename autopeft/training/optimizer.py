@@ -168,11 +168,8 @@ class CohortAdamW:
         rows_of = [[row for _, rows in sorted(named.items()) for row in rows] for named in where]
         return [torch.tensor(rows, dtype=torch.long, device=device) for rows in rows_of]
 
-    def gradient_norms(self) -> Float[Tensor, "trial"]:
-        """The norm of each trial's gradient."""
-        return self._norms([group.gradient() for group in self._groups])
-
     def _norms(self, gradients: Sequence[Tensor]) -> Float[Tensor, "trial"]:
+        """The norm of each trial's gradient."""
         rows = torch.cat([_row_sums(gradient.square()) for gradient in gradients])
         return torch.stack([rows[own].sum() for own in self._own_rows]).sqrt()
 

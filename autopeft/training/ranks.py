@@ -48,7 +48,7 @@ class RankBudget:
         Args:
             step: steps that are done.
         """
-        if step <= WARMUP * self._steps and step < self._steps:
+        if step <= WARMUP * self._steps:
             return
         if not self._settled:
             self._choose(step)

@@ -20,7 +20,6 @@ from autopeft.study.reports import PAUSED, REPORT, WEIGHTS, Report
 
 _REPORT = "report.json"
 """What is known of a trial, in a checkpoint."""
-_FACTS = ("model_hash", "data_hash", "reading_hash", "model_shape", "labels")
 
 
 def trainable(ready: Prepared) -> type["PeftTrainable"]:
@@ -46,15 +45,12 @@ class PeftTrainable(tune.Trainable):  # type: ignore[misc]
         """Load model and data.
 
         Raises:
-            DataError: they are not those that the study was prepared with.
+            DataError: they, or the metric, are not those that the study was prepared with.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="autopeft-tune-"))
         self._engine = InlineEngine(self.ready.setup.spec.work)
-        facts = self._engine.load()
-        for name in _FACTS:
-            if getattr(facts, name) != getattr(self.ready.setup.facts, name):
-                what = "rows" if name in ("data_hash", "labels") else "model"
-                raise DataError(f"the {what} on this node differ from those of the study")
+        if what := self._engine.load().differs_from(self.ready.setup.facts):
+            raise DataError(f"this node has {what} than the study")
         self._engine.begin(self.ready.manifest.decided, self._folder)
         self.reset_config(config)
 

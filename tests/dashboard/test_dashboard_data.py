@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 from record_factory import make_failure, make_record
 from synthetic_study import MINILM, front_for, make_study, write_manifest
 
+from autopeft import constant
 from autopeft.advice import Advice, advice_of
 from autopeft.constant import Constant
 from autopeft.dashboard.compare import attainment, differing
@@ -16,11 +18,12 @@ from autopeft.dashboard.ops import average_share, params_by_place
 from autopeft.dashboard.trials import trial_infos
 from autopeft.dashboard.verdict import verdict_of
 from autopeft.errors import DataError
-from autopeft.front import front_of, hypervolume
+from autopeft.front import front_of, place, volume
 from autopeft.front_file import write_front
-from autopeft.record_files import compile_jsonl, write_record
+from autopeft.objectives import PARAMS
+from autopeft.record_files import write_jsonl, write_record
 from autopeft.records import Metric, Objective
-from autopeft.selection import Comparison, Contender, Selection
+from autopeft.selection import LEVEL, Comparison, Contender, Selection
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.methods import method
@@ -166,11 +169,11 @@ def test_hypervolume_grows_to_that_of_all_trials(info):
     assert list(seconds) == sorted(seconds)
     assert list(volumes) == sorted(volumes)
     scored = [
-        (trial.params, trial.quality)
+        (place(PARAMS, trial.params, info.max_params), trial.quality)
         for trial in info.trials
         if trial.quality is not None and trial.params <= info.max_params
     ]
-    assert volumes[-1] == pytest.approx(hypervolume(scored, info.max_params))
+    assert volumes[-1] == pytest.approx(volume(scored))
     assert seconds[-1] == pytest.approx(sum(trial.seconds for trial in info.trials))
 
 
@@ -244,8 +247,9 @@ def test_folder_that_is_no_study_is_refused(tmp_path):
 
 
 def test_compiled_records_stand_in_for_their_files(tmp_path):
-    write_record(tmp_path, record_of())
-    compile_jsonl(tmp_path)
+    record = record_of()
+    write_record(tmp_path, record)
+    write_jsonl(tmp_path, {record.key: record.to_json()})
     apart = tmp_path / "apart"
     apart.mkdir()
     (tmp_path / "records.jsonl").rename(apart / "records.jsonl")
@@ -283,6 +287,13 @@ def test_verdict_beyond_the_noise_of_lora():
     found = verdict([record_of(trial=0), record_of(SMALL, 0.84, trial=1)])
     assert found.tone == "gain"
     assert found.points[1].startswith("Trial 1 scores higher than LoRA alone")
+
+
+@pytest.mark.parametrize(("level", "tone"), [(0.052, "tie"), (0.048, "gain")])
+def test_beyond_noise_is_what_it_is_in_the_final_selection(level, tone):
+    assert LEVEL == constant.LEVEL == 0.05
+    best = 0.8 + NormalDist().inv_cdf(1 - level) * math.hypot(0.01, 0.01)
+    assert verdict([record_of(trial=0), record_of(SMALL, best, trial=1)]).tone == tone
 
 
 def test_more_comparisons_need_a_larger_difference():

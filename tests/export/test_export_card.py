@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from record_factory import make_failure
 from tiny import lora, op
 from winners import make_winner
 
@@ -67,7 +68,8 @@ def test_what_was_selected_on_unseen_rows_is_not_said_to_be_flattered(winner):
     data = {**winner.manifest.data, "rows": {**winner.manifest.data["rows"], SELECTION: 30}}
     manifest = replace(winner.manifest, data=data)
     others = [replace(selected, replicate=i) for i in (1, 3)]
-    records = [winner.record, selected, *others]
+    failed = make_failure("crash", trial=0, rung=0, replicate=4, split=SELECTION)
+    records = [winner.record, selected, *others, failed]
     again = replace(winner, record=selected, manifest=manifest, records=records)
     write_selection(winner.study.selection_file, Selection("accuracy", 30, (CONTENDER,), (), 0, ()))
     card = card_of(again)

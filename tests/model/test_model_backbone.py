@@ -1,7 +1,9 @@
 """Loading a checkpoint: what was in it, and one clear message where it cannot be used."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -109,6 +111,30 @@ def test_a_checkpoint_gets_a_fresh_head(saved, family):
         assert backbone.tokenizer("w1 w2").input_ids == [2, 5, 6, 3]
     longest = {"roberta": N_POSITIONS - 2, "t5": sys.maxsize}  # relative positions end nowhere
     assert backbone.tokenizer.model_max_length == longest.get(family, N_POSITIONS)
+
+
+TELL_REVISION = """
+from autopeft.model.backbone import commit_of, load_backbone
+
+for name in ("someone/tiny", "someone/tiny@v1", "someone/tiny@" + "0123456789" * 4):
+    print(load_backbone(name, 2).revision, commit_of(name))
+print(commit_of("someone/other"))
+"""
+
+
+def test_revision_of_a_model_of_the_hub_is_its_commit(saved, tmp_path):
+    repository, commits = tmp_path / "models--someone--tiny", ("0123456789" * 4, "a" * 40)
+    (repository / "refs").mkdir(parents=True)
+    for commit, reference in zip(commits, ("main", "v1"), strict=True):
+        shutil.copytree(saved / "bert", repository / "snapshots" / commit)
+        (repository / "refs" / reference).write_text(commit)
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", TELL_REVISION]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    main, v1 = commits
+    assert told.stdout.split() == [main, main, v1, v1, main, main, "None"]
+    assert load_backbone(str(saved / "bert"), 2).revision is None
 
 
 def test_loading_leaves_the_global_generator_alone(saved):

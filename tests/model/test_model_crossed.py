@@ -20,6 +20,7 @@ from tiny import (
     assert_same_training,
     genotype,
     lora,
+    numbers,
     op,
     same,
     same_bits,
@@ -226,7 +227,7 @@ def test_fresh_ops_are_no_ops_and_are_counted(backbone, one):
     plain = hidden(model, batch)
     injection = Injection(model, [one], [0], "eager")
     assert torch.equal(hidden(model, batch), plain)
-    assert injection.count(0) == one.count_params(backbone.shape)
+    assert numbers(injection.tensors(0)) == one.count_params(backbone.shape)
     assert all(p.requires_grad for p in injection.ops.parameters())
     hidden_state = model.base_model(**batch).last_hidden_state
     hidden_state.pow(2).sum().backward()

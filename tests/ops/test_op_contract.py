@@ -1,5 +1,7 @@
 """The contract of every op: the invariants of the design, for each form in each model family."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,9 @@ from tiny import (
     assert_same_training,
     genotype,
     lora,
+    numbers,
     op,
+    op_params,
     same_bits,
     state,
     tiny_backbone,
@@ -167,20 +171,20 @@ class OpContract:
             one = genotype(*ops)
             company = self.beside(one)
             with Cohort(backbone, company, range(len(company)), TASK, TrainingSettings()) as cohort:
-                *without, counted = map(cohort.injection.count, range(len(company)))
+                of_each = [cohort.injection.tensors(trial) for trial in range(len(company))]
+                *without, counted = map(numbers, of_each)
                 assert not any(without)
                 assert counted == one.count_trained(backbone.shape) > 0
                 stored, tensors = cohort.injection.stored(len(company) - 1)
-            counted = [tensor.numel() for tensor in tensors.values() if tensor.is_floating_point()]
-            assert sum(counted) == one.count_params(backbone.shape)
+            assert numbers(tensors) == one.count_params(backbone.shape)
             assert stored.count_params(backbone.shape) == one.count_params(backbone.shape)
 
     def test_what_is_stored_predicts_what_was_trained(self, backbone):
         for ops in self.ops():
             one = genotype(*ops)
             (trained,) = train(backbone, [one], [0])
-            assert trained.op_params == one.count_params(backbone.shape)
-            assert trained.stored.count_trained(backbone.shape) == trained.op_params
+            assert op_params(trained) == one.count_params(backbone.shape)
+            assert trained.stored.count_trained(backbone.shape) == op_params(trained)
             seed = 0 if self.seeded else 5
             with Cohort(backbone, [trained.stored], [seed], TASK, TrainingSettings()) as cohort:
                 cohort.load(0, trained.tensors)
@@ -471,6 +475,17 @@ class TestPhm(ScaledContract):
 
     def make(self, sizes, scale=1.0):
         return op(Form.PHM, Tap.FFN_OUT, Tap.FFN_OUT, sizes, scale=scale)
+
+    def test_second_factors_begin_by_glorot_over_each_of_them(self, backbone):
+        """There are four of them, each of a fourth of the state."""
+        width = backbone.shape.widths[Tap.FFN_OUT]
+        bounds = {"down_in": width / 4, "down_out": 8 / 4, "up_in": 8 / 4}
+        with Cohort(backbone, [genotype(self.make(8))], [0], TASK, TrainingSettings()) as cohort:
+            for part, n_in in bounds.items():
+                found = [t for k, t in cohort.injection.tensors(0).items() if k.endswith(part)]
+                largest = torch.cat([t.flatten() for t in found]).abs().max().item()
+                bound = math.sqrt(6 / (n_in + 1))
+                assert 0.8 * bound < largest <= bound
 
     def test_layers_share_one_rule_for_each_trial(self, backbone):
         company = self.company()

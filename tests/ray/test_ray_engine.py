@@ -6,7 +6,9 @@ from contextlib import nullcontext
 import pytest
 from study_factory import results, weights
 
+from autopeft.engines.inline import InlineEngine
 from autopeft.engines.outcome import attempts_of
+from autopeft.engines.protocol import Loaded
 from autopeft.errors import DataError
 from autopeft.study.events import Silent
 from autopeft.study.jobs import read_jobs
@@ -101,6 +103,21 @@ def test_worker_is_not_to_blame_for_a_driver_that_does_not_listen(
     monkeypatch.setattr(module, "free", lambda: free)
     with nullcontext() if is_there else pytest.raises(DataError, match="has had no room"):
         list(engine._look())
+
+
+def test_node_with_another_metric_gets_no_job(spec_of):
+    from autopeft.engines.ray.engine import RayEngine
+    from autopeft.engines.ray.settings import RaySettings
+    from autopeft.engines.ray.slot import Slot
+
+    work = spec_of().work
+    facts = InlineEngine(work).load()
+    engine, slot = RayEngine(work, RaySettings()), Slot(node="b")
+    engine._loaded(Slot(node="a"), Loaded(facts=facts))
+    engine._loaded(slot, Loaded(facts=facts))
+    other = facts.model_copy(update={"metric_hash": "1" * 64})
+    with pytest.raises(DataError, match="b has another file of the metric than the first node"):
+        engine._loaded(slot, Loaded(facts=other))
 
 
 @pytest.mark.parametrize(("told", "times"), [("Starting Ray client server failed", 3), ("no", 1)])

@@ -8,7 +8,7 @@ import pytest
 from study_factory import ledger_states
 
 from autopeft.engines.outcome import record_of
-from autopeft.errors import ConfigError
+from autopeft.errors import ConfigError, DataError
 from autopeft.records import Metric
 from autopeft.study import reports
 from autopeft.study.propose import propose
@@ -84,12 +84,34 @@ def test_failed_trial_never_goes_on_and_one_that_is_tried_again_has_not_failed(r
     assert list(brackets.going_on(is_all=True)) == []
 
 
+def test_tune_asks_whether_results_may_come_several_at_once(ready):
+    """By a name of its own: where it has another one, ours would say nothing."""
+    from ray.tune.schedulers import TrialScheduler
+
+    from autopeft.tune import Brackets, PromotionScheduler
+
+    assert TrialScheduler._supports_buffered_results is True
+    assert PromotionScheduler(Brackets(ready, 9)).supports_buffered_results is False
+
+
 def test_other_trainable_is_told_apart(ready):
     from autopeft.tune import Brackets, PromotionScheduler
 
     scheduler = PromotionScheduler(Brackets(ready, 9))
     with pytest.raises(ConfigError, match=r"a result of trial t0 has no report: .*\.trainable"):
         scheduler.on_trial_result(None, SimpleNamespace(trial_id="t0"), {"accuracy": 1.0})
+
+
+def test_node_with_another_metric_measures_nothing(spec_of, tmp_path):
+    """As where a folder of the cluster has an older version of the file."""
+    from autopeft.tune import trainable
+
+    file = tmp_path / "my.py"
+    file.write_text("def score(p, r): return 0.5\n", encoding="utf-8")
+    ready = prepare(spec_of(metric=f"{file}:score"), tmp_path / "study")
+    file.write_text("def score(p, r): return 0.6\n", encoding="utf-8")
+    with pytest.raises(DataError, match="this node has another file of the metric than the study"):
+        trainable(ready)({})
 
 
 def test_trial_that_tune_gives_up_has_failed(ready, tmp_path):

@@ -16,7 +16,7 @@ from space_factory import (
 )
 
 from autopeft.errors import ConfigError
-from autopeft.space.forms import FORMS, Activation, Form, misplaced
+from autopeft.space.forms import FORMS, Activation, Form, is_sequential, misplaced
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.genotype_file import genotype_from_dict, load_genotype
 from autopeft.space.shape import ModelShape, encoder_shape
@@ -161,7 +161,7 @@ def test_training_numbers_that_mean_nothing_are_refused(rate, decay):
     ],
 )
 def test_sequential_is_derived_from_the_taps(read, write, sequential):
-    assert Op(Form.BOTTLENECK, read, write, (1,), Activation.RELU).sequential is sequential
+    assert is_sequential(read, write) is sequential
 
 
 WIDE = ModelShape(

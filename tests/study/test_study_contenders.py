@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from selected_study import BESIDE, BITFIT, LORA, STUDY, genotype, scores_of, searched, selected, who
 
-from autopeft.study.contenders import affordable, kind_of
+from autopeft.front import front_of, points_of
+from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.study.contenders import affordable, contenders, kind_of
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,7 @@ from autopeft.study.contenders import affordable, kind_of
 )
 def test_kind_of_a_genotype(ops, kind):
     assert kind_of(genotype(*ops)) == kind
+    assert genotype_from_dict(genotype(*ops)).is_lora == (kind == "lora")
 
 
 def test_most_important_come_first():
@@ -76,6 +79,16 @@ def test_contenders_are_ordered_by_the_scores_of_all_rungs():
         (2, "front"),
         (3, "front"),
     ]
+
+
+def test_method_measured_by_another_metric_comes_last():
+    """However good it is by that one."""
+    records = searched(("bias", 0.6, 100), ("head", 0.9, 0))
+    paused = searched(("bottleneck", 0.99, 100), n_before=2)
+    front = front_of(records, "accuracy", "maximize", 10_000, str)
+    points, others = (points_of(some, "accuracy", 10_000) for some in (records, paused))
+    roles = contenders(points, front, 20, others)
+    assert list(roles.items()) == [(1, "head"), (0, "method"), (2, "method")]
 
 
 def test_records_of_the_selection_leave_the_front_alone():

@@ -101,7 +101,7 @@ def test_auto_is_resolved_once(spec_of, tmp_path, free):
     study = run_search(auto, tmp_path / "study")
     manifest = read_manifest(study.manifest_file)
     assert manifest.cohort == MOST_ON_CPU
-    assert manifest.training_settings().frozen_cache
+    assert manifest.settings.frozen_cache
     assert manifest.trial_bytes > 1000
     free(100)
     more = spec_of(trials=6, training={"cohort": "auto"})
@@ -120,4 +120,4 @@ def test_frozen_states_are_kept_where_there_is_memory(
     free(n_bytes)
     spec = spec_of(trials=1, training={"frozen_cache": asked})
     study = run_search(spec, tmp_path / "study")
-    assert read_manifest(study.manifest_file).training_settings().frozen_cache is kept
+    assert read_manifest(study.manifest_file).settings.frozen_cache is kept

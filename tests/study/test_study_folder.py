@@ -173,7 +173,7 @@ def test_manifest_tells_what_it_was_made_with(done, spec_of):
     assert manifest.data["rows"] == ROWS
     assert manifest.data["labels"] == ["bad", "good"]
     assert manifest.max_params == 1680
-    assert manifest.training_settings().precision == "fp32"
+    assert manifest.settings.precision == "fp32"
     assert manifest.trial_seconds > 0
     assert manifest.command
     assert manifest.study.startswith("autopeft-")

@@ -5,6 +5,7 @@ import pytest
 from autopeft.cli.study_flags import merge
 from autopeft.engines.ray.files import moved, roots_of
 from autopeft.errors import ConfigError, MetricError, TooManyFailuresError
+from autopeft.export.winner import winner_of
 from autopeft.study.folder import Study
 from autopeft.study.search import run_search
 from autopeft.study.unseen import open_test
@@ -40,6 +41,8 @@ def test_function_is_what_is_searched_and_another_file_is_another_study(spec_of,
         run_search(spec, tmp_path / "study", base=tmp_path)
     with pytest.raises(ConfigError, match="the metric's file has changed"):
         open_test(study)
+    with pytest.raises(ConfigError, match="the metric's file has changed"):
+        winner_of(study, "best")
     again = run_search(spec, tmp_path / "again", base=tmp_path)
     assert not any(record.cached for record in again.records())
 

@@ -166,6 +166,15 @@ def test_nothing_goes_on_before_its_rung_is_full():
     assert len(promotions([*standings, *at_one], trials=27, **SETTINGS)[1]) == 3
 
 
+def test_nothing_goes_two_rungs_up_while_the_lowest_one_fills():
+    """A bracket was a part of one, and the study was made longer."""
+    standings = [Standing(trial, 0, trial, (-trial, trial)) for trial in range(9)]
+    (first, _) = promotions(standings, trials=9, **SETTINGS)
+    standings += [Standing(t, 1, t, (-t, t)) for t in first]
+    assert len(promotions(standings, trials=9, **SETTINGS)[1]) == 1
+    assert promotions(standings, trials=27, **SETTINGS) == (first, ())
+
+
 def test_tiny_trials_do_not_take_all_places():
     """Nobody is dominated, and the tiny ones are far apart, the large ones a crowd."""
     tiny = [Standing(i, 0, 10 + i, (-i / 18, 10.0 + i)) for i in range(18)]

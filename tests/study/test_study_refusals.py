@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from study_factory import ROWS, save_checkpoint, tree, write_data
@@ -12,6 +13,7 @@ from autopeft.study import search
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.lock import locked
+from autopeft.study.manifest import check_same, read_manifest
 from autopeft.study.search import run_search
 
 
@@ -96,6 +98,15 @@ def test_other_configuration_or_tokenizer_is_refused(study, spec_of, checkpoint,
     del manifest["fingerprint"]["configuration_and_tokens"]
     study.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
     run_search(spec, study.folder)
+
+
+def test_commit_that_was_not_known_makes_no_other_study(done):
+    manifest = read_manifest(done.manifest_file)
+    known = manifest.fingerprint | {"revision": "a" * 40}
+    check_same(done.manifest_file, manifest, known)
+    other = replace(manifest, fingerprint=known | {"revision": "b" * 40})
+    with pytest.raises(ConfigError, match='revision: was "b'):
+        check_same(done.manifest_file, other, known)
 
 
 def test_same_model_and_data_elsewhere_are_the_same_study(study, spec_of, checkpoint, tmp_path):

@@ -35,8 +35,6 @@ def test_no_rung_is_too_low_to_tell_anything():
 
 def test_shares_of_a_whole_training():
     assert [RUNGS.share(rung) for rung in range(3)] == pytest.approx([1 / 9, 2 / 9, 2 / 3])
-    assert RUNGS.mean_share == pytest.approx(1 / 9 + 2 / 27 + 2 / 27)
-    assert Rungs((90,), 3).mean_share == 1
     assert RUNGS.top == 2
 
 

@@ -99,6 +99,19 @@ def test_every_lora_is_a_baseline_and_none_is_compared_with_another():
     )
 
 
+def test_lora_of_the_same_size_is_one_to_compare_with():
+    search = searched(("lora", 0.80, 900), ("bias", 0.70, 900), ("bias", 0.71, 901))
+    scores = scores_of(np.random.default_rng(0), dict.fromkeys(range(3), 1.0))
+    found = selection_of(
+        [r for trial in scores for r in selected(trial, scores[trial], search)],
+        {0: "lora", 1: "front", 2: "front"},
+        points=points_of(search, "accuracy", 9999),
+        metric="accuracy",
+        summarize=str,
+    )
+    assert [(item.trial, item.baseline) for item in found.comparisons] == [(1, 0)]
+
+
 def test_where_the_best_lora_drops_out_the_next_has_its_place():
     roles = {1: "lora", 4: "front", 3: "front", 6: "method", 2: "front"}
     failure = make_failure(trial=1, replicate=4, genotype=LORAS[1].genotype, split="selection")

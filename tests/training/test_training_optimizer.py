@@ -113,7 +113,7 @@ def test_each_trial_is_clipped_by_its_own_norm(stacked):
     expected = [
         torch.cat([t.flatten() for t, _ in own(stacked, grads, trial)]).norm() for trial in range(3)
     ]
-    norms = optimizer.gradient_norms()
+    norms = gradient_norms(optimizer)
     torch.testing.assert_close(norms, torch.stack(expected))
     assert (norms > CLIP).tolist() == [True, True, False]
 
@@ -159,6 +159,12 @@ def test_schedule_rises_to_one_and_falls_to_zero():
     assert schedule(10, 10, 0.3) == 0
 
 
+def test_warm_up_has_the_nearest_number_of_steps():
+    assert [schedule(step, 10, 0.28) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert [schedule(step, 10, 0.32) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert [schedule(step, 100, 0.29) for step in (28, 29)] == [1, 1], "0.29 * 100 is below 29"
+
+
 def test_schedule_is_that_of_transformers_but_for_a_first_step_at_zero():
     total, rising = 20, 4
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -193,9 +199,9 @@ def test_norms_do_not_depend_on_the_order_of_parameters():
     for item in stacked:
         item.parameter.grad = 10 * torch.randn(item.parameter.shape, generator=generator)
     norms = {
-        CohortAdamW(order, learning_rates=[1e-3], weight_decays=[0.0], clip=1.0)
-        .gradient_norms()
-        .item()
+        gradient_norms(
+            CohortAdamW(order, learning_rates=[1e-3], weight_decays=[0.0], clip=1.0)
+        ).item()
         for order in itertools.permutations(stacked)
     }
     assert len(norms) == 1
@@ -228,4 +234,9 @@ def norms_of(gradients):
         trial += len(gradient)
     same = [0.1] * trial
     optimizer = CohortAdamW(stacked, learning_rates=same, weight_decays=same, clip=CLIP)
-    return optimizer.gradient_norms().tolist()
+    return gradient_norms(optimizer).tolist()
+
+
+def gradient_norms(optimizer):
+    """By which the next step would clip each trial."""
+    return optimizer._norms([group.gradient() for group in optimizer._groups])

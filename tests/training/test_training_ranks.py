@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import AdaLoraConfig
 from peft.tuners.adalora.layer import RankAllocator
-from tiny import genotype, lora, op, tiny_backbone, tiny_model, train
+from tiny import genotype, lora, op, op_params, tiny_backbone, tiny_model, train
 from torch import nn
 
 from autopeft.model.inject import Injection
@@ -36,7 +36,7 @@ def test_ranks_end_uneven_with_the_total_that_was_asked_for():
     assert {one.form for one in trained.stored.ops} == {Form.LOWRANK}
     assert sum(sizes) == 3 * 4 + 2 + 6, "q and v share a budget"
     assert len(set(sizes)) > 2
-    assert trained.op_params == QV.count_params(backbone.shape)
+    assert op_params(trained) == QV.count_params(backbone.shape)
 
 
 def test_weights_of_other_widths_have_a_budget_of_their_own():
@@ -46,7 +46,7 @@ def test_weights_of_other_widths_have_a_budget_of_their_own():
     by_tap = {kept.write: sum(kept.sizes) for kept in trained.stored.ops}
     assert by_tap[Tap.Q] == 6
     assert by_tap[Tap.FFN_UP] + by_tap[Tap.FFN_OUT] == 18
-    assert trained.op_params == one.count_params(backbone.shape)
+    assert op_params(trained) == one.count_params(backbone.shape)
 
 
 def test_importance_and_cuts_are_those_of_peft():

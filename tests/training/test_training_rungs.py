@@ -7,6 +7,7 @@ from tiny import (
     assert_same_training,
     genotype,
     op,
+    op_params,
     same_bits,
     tiny_backbone,
     tiny_model,
@@ -68,8 +69,8 @@ def test_what_is_scored_is_what_is_stored(backbone, form, until):
     assert len(trained.losses) == (until or STEPS)
     assert (trained.paused is None) == (until is None)
     np.testing.assert_allclose(put_out(backbone, trained), trained.predictions, rtol=0, atol=1e-5)
-    assert trained.stored.count_params(backbone.shape) == trained.op_params
-    assert trained.op_params <= one.count_params(backbone.shape)
+    assert trained.stored.count_params(backbone.shape) == op_params(trained)
+    assert op_params(trained) <= one.count_params(backbone.shape)
 
 
 @pytest.mark.parametrize("form", CHANGING)

@@ -226,11 +226,8 @@ class RayEngine:
         if not isinstance(answer, Loaded):
             raise _unexpected(answer)
         facts = self._facts = self._facts or answer.facts
-        same = dict.fromkeys(("model_hash", "reading_hash", "model_shape"), "model")
-        same |= {"data_hash": "rows", "labels": "rows", "metric_hash": "metric's file"}
-        for name, what in same.items():
-            if getattr(answer.facts, name) != getattr(facts, name):
-                raise DataError(f"the {what} on {slot.node} is not what the first node has")
+        if what := answer.facts.differs_from(facts):
+            raise DataError(f"{slot.node} has {what} than the first node")
         slot.phase, slot.losses = "idle", 0
         if self._decided is not None:
             slot.actor.begin.remote(self._decided.model_dump_json())

@@ -49,7 +49,7 @@ class Slot:
         losses: actors lost before they were ready, in a row.
         attempt: what it runs.
         began: when it began with that.
-        step: that its cohort has come to.
+        actor: the station there, if there is one.
     """
 
     phase: Phase = "absent"
