@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.export.adapter import Description
-from autopeft.export.native import base_of, put_on, read_description
+from autopeft.export.adapter import Description, name_outputs
+from autopeft.export.native import base_of, put_on, read_description, tokenizer_of
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import HeadOps, put_ops, use_attention
 from autopeft.model.backbone import Backbone
@@ -175,7 +175,7 @@ class AdapterBank:
     Attributes:
         model: of `transformers`; computes all rows with the adapter chosen by `use`, the first one
             at the beginning.
-        tokenizer: of the backbone.
+        tokenizer: of the first adapter.
         names: of the adapters.
 
     Raises:
@@ -198,7 +198,7 @@ class AdapterBank:
         _check_alike(self.names, self._descriptions)
         base = base_of(self._descriptions[0], backbone)
         self.model: PreTrainedModel = base.model
-        self.tokenizer: Any = base.tokenizer
+        self.tokenizer: Any = tokenizer_of(Path(next(iter(folders.values()))), base)
         self._route = Route()
         layers: list[Mapping[int, LayerOps]] = []
         heads: list[dict[str, nn.Module]] = []
@@ -213,16 +213,19 @@ class AdapterBank:
         for name in heads[0]:
             self.model.set_submodule(name, RoutedHead([h[name] for h in heads], self._route))
         self.model.requires_grad_(requires_grad=False).to(device)
+        self.use(self.names[0])
 
     def use(self, name: str) -> None:
         """Let one adapter have all rows of every pass that begins from now on, in any thread.
 
-        Threads that need different ones at once name them to `outputs`.
+        What the outputs mean (`id2label`) is then that of this adapter. Threads that need
+        different ones at once name them to `outputs`.
 
         Raises:
             ConfigError: there is none of this name.
         """
         self._route.default = self._index(name)
+        name_outputs(self.model, self._descriptions[self._route.default].outputs)
 
     @torch.no_grad()
     def outputs(

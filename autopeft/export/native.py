@@ -26,6 +26,7 @@ from autopeft.training.writing import writing
 
 CONFIG = "autopeft_config.json"
 TENSORS = "adapter_model.safetensors"
+TOKENIZER = "tokenizer_config.json"
 _UNWELCOME = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
 """Files that can hold code; nothing here reads them, and what brings one is not trusted."""
 
@@ -73,10 +74,8 @@ def load(
     base = base_of(description, backbone)
     put_on(base, folder, description, sha256)
     model = base.model
-    model.save_pretrained = partial(_save_again, model, description, base.fresh)
-    tokenizer = _tokenizer(folder, base)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer = tokenizer_of(folder, base)
+    model.save_pretrained = partial(_save_again, model, tokenizer, description, base.fresh)
     if (generation := description.outputs.generation) is not None:
         speak(tokenizer, generation)
         cached = model.config.use_cache = not description.genotype.needs_whole_rows
@@ -172,18 +171,28 @@ def _check_entries(model: PreTrainedModel, path: Path) -> None:
                 )
 
 
-def _tokenizer(folder: Path, base: Backbone) -> Any:
-    """The one in the folder, or else that of the backbone."""
-    if not (folder / "tokenizer_config.json").is_file():
-        return base.tokenizer
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except UNREADABLE as error:
-        raise DataError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
+def tokenizer_of(folder: Path, base: Backbone) -> Any:
+    """The one in the folder, or else that of the backbone, whose model then pads as it does.
+
+    Raises:
+        DataError: the one in the folder cannot be loaded.
+    """
+    tokenizer = base.tokenizer
+    if (folder / TOKENIZER).is_file():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except UNREADABLE as error:
+            raise DataError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if base.model.config.pad_token_id is None:
+        base.model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
 
 
 def _save_again(
     model: PreTrainedModel,
+    tokenizer: Any,
     description: Description,
     fresh: Sequence[str],
     save_directory: str | Path,
@@ -195,3 +204,5 @@ def _save_again(
     stacks = (m for m in getattr(model, OPS_ATTRIBUTE).modules() if isinstance(m, Stack))
     ops = {name: own for stack in stacks for name, own in stack.tensors(0)}
     write_native(folder, description, ops | head_tensors(model, fresh))
+    if not (folder / TOKENIZER).exists():  # or somebody wrote one of their own
+        tokenizer.save_pretrained(folder)

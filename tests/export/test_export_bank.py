@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, lora, op, same
-from winners import make_winner
+from transformers import pipeline
+from winners import forget_pad, make_winner, save_family
 
 import autopeft
 from autopeft.errors import ConfigError, DataError
@@ -90,6 +91,63 @@ def test_rows_in_any_order_go_to_their_adapters(folders):
         bank.use(name)
         torch.testing.assert_close(bank.model(**rows).logits, alone, rtol=1e-5, atol=1e-5)
     assert len({len(row) for row in found}) == 2
+
+
+@torch.no_grad()
+def test_outputs_mean_what_the_adapter_in_use_says(tmp_path):
+    tasks = {"two": "classification", "three": "three", "number": "regression"}
+    folders = {
+        name: write(tmp_path / f"adapter-{name}", make_winner(tmp_path, "bert", task=task))
+        for name, task in tasks.items()
+    }
+    bank, rows = AdapterBank(folders), some_rows(2)
+
+    def check(labels, problem):
+        config = bank.model.config
+        assert config.id2label == dict(enumerate(labels))
+        assert config.label2id == {label: i for i, label in enumerate(labels)}
+        assert (config.num_labels, config.problem_type) == (len(labels), problem)
+        truth = torch.zeros(2) if problem == "regression" else torch.tensor([0, len(labels) - 1])
+        assert bank.model(**rows, labels=truth).loss > 0
+
+    check(["bad", "good"], "single_label_classification")
+    said = pipeline("text-classification", model=bank.model, tokenizer=bank.tokenizer)("good")
+    assert said[0]["label"] in ("bad", "good")
+    bank.use("three")
+    check(["x", "y", "z"], "single_label_classification")
+    bank.use("number")
+    check(["LABEL_0"], "regression")
+    bank.use("two")
+    check(["bad", "good"], "single_label_classification")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@torch.no_grad()
+def test_batches_where_the_backbone_has_no_token_to_pad_with(tmp_path, family):
+    forget_pad(save_family(tmp_path / family, family))
+    winner = make_winner(tmp_path, family, lora(Tap.Q, 3))
+    bank = AdapterBank({"a": write(tmp_path / "adapter", winner)})
+    texts = ["good film", "a bad plot today"]
+
+    def put_out(model, tokenizer):
+        batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        return model(**batch).logits
+
+    model, tokenizer = autopeft.load(tmp_path / "adapter")
+    expected = put_out(model, tokenizer)
+    torch.testing.assert_close(put_out(bank.model, bank.tokenizer), expected)
+    model.save_pretrained(tmp_path / "again")
+    torch.testing.assert_close(put_out(*autopeft.load(tmp_path / "again")), expected)
+
+
+def test_a_tokenizer_that_is_there_is_not_written_over(tmp_path):
+    folder = write(tmp_path / "adapter", make_winner(tmp_path, "bert", lora(Tap.Q, 2)))
+    model, tokenizer = autopeft.load(folder)
+    tokenizer.model_max_length = 7
+    tokenizer.save_pretrained(tmp_path / "again")
+    tokenizer.model_max_length = 9
+    model.save_pretrained(tmp_path / "again")
+    assert autopeft.load(tmp_path / "again")[1].model_max_length == 7
 
 
 def test_what_a_bank_refuses(folders, tmp_path):
