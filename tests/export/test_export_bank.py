@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, lora, op, same
 from transformers import pipeline
-from winners import forget_pad, make_winner, save_family
+from winners import edit_json, forget_pad, make_winner, save_family
 
 import autopeft
 from autopeft.errors import ConfigError, DataError
@@ -138,13 +138,17 @@ def test_batches_where_the_backbone_has_no_token_to_pad_with(tmp_path, family):
     torch.testing.assert_close(put_out(bank.model, bank.tokenizer), expected)
     model.save_pretrained(tmp_path / "again")
     torch.testing.assert_close(put_out(*autopeft.load(tmp_path / "again")), expected)
+    for path in (tmp_path / "again").glob("*token*"):
+        path.unlink()
+    torch.testing.assert_close(put_out(*autopeft.load(tmp_path / "again")), expected)
 
 
-def test_a_tokenizer_that_is_there_is_not_written_over(tmp_path):
+def test_the_tokenizer_is_saved_with_the_model_but_not_written_over(tmp_path):
     folder = write(tmp_path / "adapter", make_winner(tmp_path, "bert", lora(Tap.Q, 2)))
+    edit_json(folder / "tokenizer_config.json", lambda config: config.update(model_max_length=7))
     model, tokenizer = autopeft.load(folder)
-    tokenizer.model_max_length = 7
-    tokenizer.save_pretrained(tmp_path / "again")
+    model.save_pretrained(tmp_path / "again")
+    assert autopeft.load(tmp_path / "again")[1].model_max_length == 7
     tokenizer.model_max_length = 9
     model.save_pretrained(tmp_path / "again")
     assert autopeft.load(tmp_path / "again")[1].model_max_length == 7
