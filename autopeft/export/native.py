@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, head_tensors, mount
 from autopeft.files import read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, to_dtype
-from autopeft.model.head import OPS_ATTRIBUTE
+from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.inject import Injection, fill
 from autopeft.ops.base import Stack
 from autopeft.ops.entries import Entries
@@ -29,6 +30,10 @@ TENSORS = "adapter_model.safetensors"
 TOKENIZER = "tokenizer_config.json"
 _UNWELCOME = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
 """Files that can hold code; nothing here reads them, and what brings one is not trusted."""
+_OF_TRAINER = re.compile(
+    r"(optimizer\.(pt|bin)|sc(heduler|aler)\.pt|rng_state(_\d+)?\.pth|training_args\.bin)"
+)
+"""What `transformers.Trainer` leaves beside a model that it trains further, for itself."""
 
 
 def write_native(folder: Path, description: Description, tensors: Mapping[str, Tensor]) -> None:
@@ -63,8 +68,8 @@ def load(
 
     Returns:
         The model, in evaluation mode, and the tokenizer. The model is the `transformers` class of
-        the backbone: it generates, goes into a pipeline, moves, compiles as any other. What
-        `save_pretrained` writes is a folder for this function.
+        the backbone: it generates, goes into a pipeline, moves, compiles as any other. Ops and head
+        can be trained further. What `save_pretrained` writes is a folder for this function.
 
     Raises:
         DataError: the folder is not an export or has been changed, or the backbone is another one.
@@ -74,6 +79,8 @@ def load(
     base = base_of(description, backbone)
     put_on(base, folder, description, sha256)
     model = base.model
+    for _, module in head_modules(model, base.fresh):
+        module.requires_grad_(requires_grad=True)
     tokenizer = tokenizer_of(folder, base)
     model.save_pretrained = partial(_save_again, model, tokenizer, description, base.fresh)
     if (generation := description.outputs.generation) is not None:
@@ -108,7 +115,8 @@ def read_description(folder: Path) -> tuple[Description, str]:
     """
     if not (folder / CONFIG).is_file():
         raise DataError(f"{folder}: not an export: it has no {CONFIG}")
-    if unwelcome := sorted(p.name for p in folder.rglob("*") if p.suffix.lower() in _UNWELCOME):
+    suspects = sorted(p.name for p in folder.rglob("*") if p.suffix.lower() in _UNWELCOME)
+    if unwelcome := [name for name in suspects if not _OF_TRAINER.fullmatch(name)]:
         raise DataError(f"{folder}: {unwelcome[0]} can hold code; no export of autopeft has such")
     try:
         return Description.from_dict(read_json(folder / CONFIG), str(folder / CONFIG))

@@ -7,12 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, lora, op, same
 from transformers import pipeline
-from winners import edit_json, forget_pad, make_winner, save_family
+from winners import edit_json, forget_pad, make_winner, save_family, write
 
 import autopeft
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.bank import AdapterBank
-from autopeft.export.native import write_native
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Op
 from autopeft.space.taps import Tap
@@ -39,13 +38,6 @@ ENCODERS = {"pfeiffer": PFEIFFER.ops}
 
 def is_there(one: Op, shape):
     return {one.read, one.write} <= set(shape.widths)
-
-
-def write(folder, winner):
-    folder.mkdir()
-    write_native(folder, winner.description, winner.tensors)
-    winner.tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["bert", "llama", "gpt2", "deberta-v2", "t5", "bart"])

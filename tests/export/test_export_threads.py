@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_export_bank import some_rows, write
+from test_export_bank import some_rows
 from tiny import HOULSBY, LORA, MAM, genotype, lora, op, same
-from winners import make_winner
+from winners import make_winner, write
 
 import autopeft
 from autopeft.export.bank import AdapterBank

@@ -9,6 +9,7 @@ from tiny import genotype, lora, op, same, tiny_model
 from transformers import AutoTokenizer
 
 from autopeft.export.adapter import head_tensors
+from autopeft.export.native import write_native
 from autopeft.export.pick import Choice
 from autopeft.export.winner import Winner
 from autopeft.front import front_of
@@ -116,6 +117,14 @@ def winner_of(spec, folder, *ops, seed=5):
     )
     choice = Choice(0, "it is the only one")
     return Winner(study, manifest, front, [record], choice, record, ground, stored, weights)
+
+
+def write(folder, winner):
+    """A native export of a winner, without proof and card."""
+    folder.mkdir()
+    write_native(folder, winner.description, winner.tensors)
+    winner.tokenizer.save_pretrained(folder)
+    return folder
 
 
 def random_weights(backbone, one: Genotype, seed: int):
