@@ -313,8 +313,9 @@ def _resize_head(base: Backbone, n_outputs: int) -> None:
     """Give the head's last Linear another number of outputs."""
     *_, (name, last) = head_modules(base.model, base.fresh)
     if isinstance(last, nn.Linear) and last.out_features != n_outputs:
-        has_bias = last.bias is not None
-        base.model.set_submodule(name, nn.Linear(last.in_features, n_outputs, bias=has_bias))
+        has_bias, dtype = last.bias is not None, last.weight.dtype
+        other = nn.Linear(last.in_features, n_outputs, bias=has_bias, dtype=dtype)
+        base.model.set_submodule(name, other)
 
 
 def _parts(whose: Sequence[int]) -> Parts:

@@ -146,6 +146,26 @@ def test_the_tokenizer_is_saved_with_the_model_but_not_written_over(tmp_path):
     assert autopeft.load(tmp_path / "again")[1].model_max_length == 7
 
 
+def test_a_bank_is_in_fp32_whatever_torch_makes_by_default(tmp_path):
+    (tmp_path / "home").mkdir()
+    tasks = {"two": "classification", "three": "three"}
+    folders = {
+        name: write(
+            tmp_path / name, make_winner(tmp_path / "home", "bert", lora(Tap.Q, 2), task=task)
+        )
+        for name, task in tasks.items()
+    }
+    rows, names = some_rows(2), list(tasks)
+    expected = AdapterBank(folders).outputs(rows, names)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = AdapterBank(folders).outputs(rows, names)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_what_a_bank_refuses(folders, tmp_path):
     bank = AdapterBank(dict(list(folders.items())[:2]))
     with pytest.raises(ConfigError, match="no adapter `x`; there are: lora, mam"):
