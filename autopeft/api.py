@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from autopeft.errors import ConfigError
 from autopeft.handle import Study
 from autopeft.model.attention import kernel_for
+from autopeft.model.backbone import not_loaded
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
@@ -130,7 +131,8 @@ def attach(
 ) -> Injection:
     """Put a genotype into a model, for a training loop of one's own.
 
-    The backbone is frozen, the ops and the model's own head are trainable:
+    The backbone is frozen, the ops and the model's own head are trainable, a pooler that
+    `from_pretrained` did not find in the checkpoint included, as in a search:
     `[p for p in model.parameters() if p.requires_grad]` is what an optimizer needs. Methods that
     choose by the data what to train are refused, since only a cohort lets them choose: FISH,
     LT-SFT, diff pruning, AdaLoRA, SparseAdapter.
@@ -154,8 +156,9 @@ def attach(
     if reason := loop_obstacle(genotype):
         raise ConfigError(f"{reason}; autopeft train genotype.yaml --study study.yaml does")
     check_gradients(model)
-    head = [module for _, module in head_modules(model, ())]
-    injection = Injection(model, [genotype], [seed], kernel or kernel_for(genotype))
+    fresh = not_loaded(model)
+    head = [module for _, module in head_modules(model, fresh)]
+    injection = Injection(model, [genotype], [seed], kernel or kernel_for(genotype), fresh=fresh)
     for module in head:
         module.requires_grad_(requires_grad=True)
     return injection

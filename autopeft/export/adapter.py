@@ -209,6 +209,7 @@ def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
     """Let a model's configuration say what its outputs mean; words mean themselves."""
     if outputs.writes:
         return
+    model.num_labels = model.config.num_labels = outputs.n_outputs
     if outputs.kind == "regression":
         model.config.problem_type = "regression"
         return

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.export.adapter import Description
-from autopeft.export.native import base_of, put_on, read_description
+from autopeft.export.adapter import Description, name_outputs
+from autopeft.export.native import base_of, put_on, read_description, tokenizer_of
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import HeadOps, put_ops, use_attention
 from autopeft.model.backbone import Backbone
@@ -25,22 +25,49 @@ from autopeft.model.disentangled import project_positions_by_block
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.hooks import in_hook, norm_hook, out_hook, parts_hook
 from autopeft.model.inject import ATTENTIONS
-from autopeft.model.layer_ops import LayerOps
+from autopeft.model.layer_ops import LayerOps, LayerPass
 from autopeft.ops.multihead import MultiHead
+from autopeft.ops.per_thread import PerThread
 from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
 from autopeft.space.taps import ORDER, Tap
+
+Parts = Sequence[tuple[int, slice]]
+"""Adapters, and their rows one behind the other."""
+
+
+class _RoutePass(PerThread):
+    """The rows of a forward pass, as they were when it began; None between passes."""
+
+    def __init__(self) -> None:
+        self.parts: Parts | None = None
 
 
 class Route:
     """Which rows of a batch are whose.
 
     Attributes:
-        parts: adapters, and their rows one behind the other.
+        default: adapter that has all rows, where nothing else is said of a pass.
+        now: the pass that is going on.
     """
 
     def __init__(self) -> None:
-        self.parts: Sequence[tuple[int, slice]] = [(0, slice(None))]
+        self.default = 0
+        self.now = _RoutePass()
+
+    @property
+    def parts(self) -> Parts:
+        """Of the pass that is going on, or of the next one."""
+        parts = self.now.parts
+        return [(self.default, slice(None))] if parts is None else parts
+
+    def begin(self, *_: Any) -> None:
+        """Hold on to the parts until the pass ends; a pre-hook of the model."""
+        self.now.parts = self.parts
+
+    def end(self, *_: Any) -> None:
+        """Let go of them; a hook of the model."""
+        self.now.parts = None
 
     def apply(self, state: Tensor, act: Callable[[int, Tensor], Tensor]) -> Tensor:
         """Let each adapter act on its rows."""
@@ -60,7 +87,7 @@ class RoutedLayer:
         through: taps that ops read through their LayerNorm.
         inside: taps at which ops act inside attention.
         writes: the ops by the tap that they write.
-        block: whose positions are projected; None while it is states.
+        now: the pass that is going on.
     """
 
     def __init__(self, own: Mapping[int, LayerOps], route: Route) -> None:
@@ -71,7 +98,7 @@ class RoutedLayer:
         self.writes: dict[Tap, Any] = {
             tap: written for ops in own.values() for tap, written in ops.writes.items()
         }
-        self.block: int | None = None
+        self.now = LayerPass()
 
     def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:  # noqa: ARG002
         """Apply what each adapter writes at a tap, which others may read."""
@@ -93,7 +120,7 @@ class RoutedLayer:
 
     def pass_positions(self, tap: Tap, x: Tensor, state: Tensor) -> Tensor:
         """Apply what is written to projected positions by the adapter whose turn it is."""
-        adapter, _ = self._route.parts[self.block or 0]
+        adapter, _ = self._route.parts[self.now.block or 0]
         ops = self._own.get(adapter)
         return ops.pass_positions(tap, x, state) if ops and tap in ops.writes else state
 
@@ -148,7 +175,7 @@ class AdapterBank:
     Attributes:
         model: of `transformers`; computes all rows with the adapter chosen by `use`, the first one
             at the beginning.
-        tokenizer: of the backbone.
+        tokenizer: of the first adapter.
         names: of the adapters.
 
     Raises:
@@ -171,7 +198,7 @@ class AdapterBank:
         _check_alike(self.names, self._descriptions)
         base = base_of(self._descriptions[0], backbone)
         self.model: PreTrainedModel = base.model
-        self.tokenizer: Any = base.tokenizer
+        self.tokenizer: Any = tokenizer_of(Path(next(iter(folders.values()))), base)
         self._route = Route()
         layers: list[Mapping[int, LayerOps]] = []
         heads: list[dict[str, nn.Module]] = []
@@ -186,14 +213,19 @@ class AdapterBank:
         for name in heads[0]:
             self.model.set_submodule(name, RoutedHead([h[name] for h in heads], self._route))
         self.model.requires_grad_(requires_grad=False).to(device)
+        self.use(self.names[0])
 
     def use(self, name: str) -> None:
-        """Let one adapter have all rows from now on.
+        """Let one adapter have all rows of every pass that begins from now on, in any thread.
+
+        What the outputs mean (`id2label`) is then that of this adapter. Threads that need
+        different ones at once name them to `outputs`.
 
         Raises:
             ConfigError: there is none of this name.
         """
-        self._route.parts = [(self._index(name), slice(None))]
+        self._route.default = self._index(name)
+        name_outputs(self.model, self._descriptions[self._route.default].outputs)
 
     @torch.no_grad()
     def outputs(
@@ -215,11 +247,9 @@ class AdapterBank:
         if any(len(tensor) != len(whose) for tensor in batch.values()):
             raise ConfigError(f"{len(whose)} names for another number of rows")
         order = sorted(range(len(whose)), key=whose.__getitem__)
-        before, self._route.parts = self._route.parts, _parts([whose[row] for row in order])
-        try:
-            logits = self.model(**{key: tensor[order] for key, tensor in batch.items()}).logits
-        finally:
-            self._route.parts = before
+        sorted_rows = {key: tensor[order] for key, tensor in batch.items()}
+        self._route.now.parts = _parts([whose[row] for row in order])
+        logits = self.model(**sorted_rows).logits
         widths = [d.outputs.n_outputs for d in self._descriptions]
         found = {row: logits[i, : widths[whose[row]]] for i, row in enumerate(order)}
         return [found[row] for row in range(len(whose))]
@@ -239,6 +269,8 @@ class AdapterBank:
         if any(ops.inside for some in layers for ops in some.values()):
             use_attention(base.model, "sdpa")
         base.model.add_module(OPS_ATTRIBUTE, everything)
+        base.model.register_forward_pre_hook(self._route.begin)
+        base.model.register_forward_hook(self._route.end, always_call=True)
 
 
 def _hook_layer(anatomy: Anatomy, index: int, layer: RoutedLayer) -> None:
@@ -281,11 +313,12 @@ def _resize_head(base: Backbone, n_outputs: int) -> None:
     """Give the head's last Linear another number of outputs."""
     *_, (name, last) = head_modules(base.model, base.fresh)
     if isinstance(last, nn.Linear) and last.out_features != n_outputs:
-        has_bias = last.bias is not None
-        base.model.set_submodule(name, nn.Linear(last.in_features, n_outputs, bias=has_bias))
+        has_bias, dtype = last.bias is not None, last.weight.dtype
+        other = nn.Linear(last.in_features, n_outputs, bias=has_bias, dtype=dtype)
+        base.model.set_submodule(name, other)
 
 
-def _parts(whose: Sequence[int]) -> list[tuple[int, slice]]:
+def _parts(whose: Sequence[int]) -> Parts:
     """Runs of equal numbers."""
     ends = [i for i in range(1, len(whose) + 1) if i == len(whose) or whose[i] != whose[i - 1]]
     starts = [0, *ends[:-1]]

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, head_tensors, mount
 from autopeft.files import read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, to_dtype
-from autopeft.model.head import OPS_ATTRIBUTE
+from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.inject import Injection, fill
 from autopeft.ops.base import Stack
 from autopeft.ops.entries import Entries
@@ -26,8 +27,13 @@ from autopeft.training.writing import writing
 
 CONFIG = "autopeft_config.json"
 TENSORS = "adapter_model.safetensors"
+TOKENIZER = "tokenizer_config.json"
 _UNWELCOME = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
 """Files that can hold code; nothing here reads them, and what brings one is not trusted."""
+_OF_TRAINER = re.compile(
+    r"(optimizer\.(pt|bin)|sc(heduler|aler)\.pt|rng_state(_\d+)?\.pth|training_args\.bin)"
+)
+"""What `transformers.Trainer` leaves beside a model that it trains further, for itself."""
 
 
 def write_native(folder: Path, description: Description, tensors: Mapping[str, Tensor]) -> None:
@@ -62,8 +68,8 @@ def load(
 
     Returns:
         The model, in evaluation mode, and the tokenizer. The model is the `transformers` class of
-        the backbone: it generates, goes into a pipeline, moves, compiles as any other. What
-        `save_pretrained` writes is a folder for this function.
+        the backbone: it generates, goes into a pipeline, moves, compiles as any other. Ops and head
+        can be trained further. What `save_pretrained` writes is a folder for this function.
 
     Raises:
         DataError: the folder is not an export or has been changed, or the backbone is another one.
@@ -73,10 +79,10 @@ def load(
     base = base_of(description, backbone)
     put_on(base, folder, description, sha256)
     model = base.model
-    model.save_pretrained = partial(_save_again, model, description, base.fresh)
-    tokenizer = _tokenizer(folder, base)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    for _, module in head_modules(model, base.fresh):
+        module.requires_grad_(requires_grad=True)
+    tokenizer = tokenizer_of(folder, base)
+    model.save_pretrained = partial(_save_again, model, tokenizer, description, base.fresh)
     if (generation := description.outputs.generation) is not None:
         speak(tokenizer, generation)
         cached = model.config.use_cache = not description.genotype.needs_whole_rows
@@ -109,7 +115,8 @@ def read_description(folder: Path) -> tuple[Description, str]:
     """
     if not (folder / CONFIG).is_file():
         raise DataError(f"{folder}: not an export: it has no {CONFIG}")
-    if unwelcome := sorted(p.name for p in folder.rglob("*") if p.suffix.lower() in _UNWELCOME):
+    suspects = sorted(p.name for p in folder.rglob("*") if p.suffix.lower() in _UNWELCOME)
+    if unwelcome := [name for name in suspects if not _OF_TRAINER.fullmatch(name)]:
         raise DataError(f"{folder}: {unwelcome[0]} can hold code; no export of autopeft has such")
     try:
         return Description.from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
@@ -172,18 +179,28 @@ def _check_entries(model: PreTrainedModel, path: Path) -> None:
                 )
 
 
-def _tokenizer(folder: Path, base: Backbone) -> Any:
-    """The one in the folder, or else that of the backbone."""
-    if not (folder / "tokenizer_config.json").is_file():
-        return base.tokenizer
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except UNREADABLE as error:
-        raise DataError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
+def tokenizer_of(folder: Path, base: Backbone) -> Any:
+    """The one in the folder, or else that of the backbone, whose model then pads as it does.
+
+    Raises:
+        DataError: the one in the folder cannot be loaded.
+    """
+    tokenizer = base.tokenizer
+    if (folder / TOKENIZER).is_file():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except UNREADABLE as error:
+            raise DataError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if base.model.config.pad_token_id is None:
+        base.model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
 
 
 def _save_again(
     model: PreTrainedModel,
+    tokenizer: Any,
     description: Description,
     fresh: Sequence[str],
     save_directory: str | Path,
@@ -195,3 +212,5 @@ def _save_again(
     stacks = (m for m in getattr(model, OPS_ATTRIBUTE).modules() if isinstance(m, Stack))
     ops = {name: own for stack in stacks for name, own in stack.tensors(0)}
     write_native(folder, description, ops | head_tensors(model, fresh))
+    if not (folder / TOKENIZER).exists():  # or somebody wrote one of their own
+        tokenizer.save_pretrained(folder)

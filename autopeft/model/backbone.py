@@ -290,6 +290,15 @@ def _fresh(name: str, model: PreTrainedModel, loading: Mapping[str, Any]) -> tup
     return tuple(sorted(absent))
 
 
+def not_loaded(model: PreTrainedModel) -> tuple[str, ...]:
+    """Parameters that `from_pretrained` has not found in a checkpoint, as it marks the others.
+
+    None of a model that it has not made.
+    """
+    found = {n: getattr(p, "_is_hf_initialized", False) for n, p in model.named_parameters()}
+    return tuple(name for name, loaded in found.items() if not loaded and any(found.values()))
+
+
 def backbone_prefix(model: PreTrainedModel) -> str:
     """What the names of pretrained parameters begin with: anything, of a language model."""
     return "" if model.get_output_embeddings() is not None else f"{model.base_model_prefix}."

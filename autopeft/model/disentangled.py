@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from autopeft.model.layer_ops import LayerPass
 from autopeft.space.taps import Tap
 
 _SCORES = "disentangled_attention_bias"
@@ -25,10 +26,10 @@ class OwnPositions(Protocol):
 
     Attributes:
         taps: that ops read or write.
-        block: whose positions are projected; None while it is states.
+        now: the pass that is going on; `block` is whose positions are projected.
     """
 
-    block: int | None
+    now: LayerPass
 
     @property
     def taps(self) -> set[Tap]:
@@ -73,10 +74,10 @@ def _scores(
     by_row = [rows.reshape(*heads, *rows.shape[1:]) for rows in (query, key)]
     blocks = zip(*map(layer.cut, by_row), strict=True)
     try:
-        for layer.block, (q, k) in enumerate(blocks):
+        for layer.now.block, (q, k) in enumerate(blocks):
             scores.append(own(attention, q.flatten(0, 1), k.flatten(0, 1), *others))
     finally:
-        layer.block = None
+        layer.now.block = None
         layer.forget_positions()
     return torch.cat(scores)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.model.attention import check_called
+from autopeft.model.layer_ops import LayerPass
 from autopeft.ops.gate import Tokens
 from autopeft.ops.point import Part
 from autopeft.space.taps import Tap
@@ -22,7 +23,7 @@ from autopeft.space.taps import Tap
 class Hooked(Protocol):
     """What the hooks at a layer's taps call; see `LayerOps`."""
 
-    block: int | None
+    now: LayerPass
 
     def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:
         """Apply what is written at a tap."""
@@ -65,7 +66,7 @@ def in_hook(
 
 def out_hook(layer: Hooked, tap: Tap, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
     """At the output of a module."""
-    if layer.block is not None:
+    if layer.now.block is not None:
         return layer.pass_positions(tap, args[0], out)
     fresh = isinstance(module, KEEPS_NO_OUTPUT)
     if isinstance(out, tuple):
@@ -145,7 +146,7 @@ def tokens_hook(
     like = given["inputs_embeds"][..., 0] if read is None else read
     mask = given.get("attention_mask")
     real = torch.ones_like(like) if mask is None else mask
-    tokens.real = None if goes_on(given) else real[: len(real) // n_blocks].float()
+    tokens.tell(None if goes_on(given) else real[: len(real) // n_blocks].float())
 
 
 def goes_on(given: Mapping[str, Any]) -> bool:

@@ -6,11 +6,27 @@ from torch import Tensor, nn
 
 from autopeft.ops.base import StackedOp
 from autopeft.ops.build import Group
+from autopeft.ops.per_thread import PerThread
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.prompt import Prompt
 from autopeft.ops.rows import Act, Blocks, apart, change
 from autopeft.space.forms import Form
 from autopeft.space.taps import ORDER, QUERIES, THROUGH_NORM, Tap
+
+
+class LayerPass(PerThread):
+    """A forward pass in a layer.
+
+    Attributes:
+        block: whose turn it is where projected positions pass; None where states do.
+        seen: the states that ops will read, by tap.
+        positions: projected ones of every block, by tap.
+    """
+
+    def __init__(self) -> None:
+        self.block: int | None = None
+        self.seen: dict[Tap, Blocks] = {}
+        self.positions: dict[Tap, tuple[Tensor, ...]] = {}
 
 
 class LayerOps(nn.Module):
@@ -21,16 +37,15 @@ class LayerOps(nn.Module):
         n_blocks: blocks of rows that the layer computes.
 
     Attributes:
-        block: whose turn it is where projected positions pass; None where states do.
+        now: the pass that is going on.
         place: of the token with which a row goes on alone, where one does.
     """
 
     def __init__(self, ops: Mapping[Group, StackedOp], n_blocks: int) -> None:
         super().__init__()
         self.n_blocks = n_blocks
-        self.block: int | None = None
+        self.now = LayerPass()
         self.place = 0
-        self._positions: dict[Tap, tuple[Tensor, ...]] = {}
         self.stacks = nn.ModuleDict({_key(group): op for group, op in ops.items()})
         self.writes: dict[Tap, list[tuple[Tap, StackedOp]]] = {}
         self.through: dict[Tap, list[StackedOp]] = {}
@@ -46,7 +61,6 @@ class LayerOps(nn.Module):
             else:
                 self.writes.setdefault(group.write, []).append((group.read, ops[group]))
         self.looking = [op for op in ops.values() if isinstance(op, Prefix) and op.gate is not None]
-        self._seen: dict[Tap, Blocks] = {}
         self._last_use: dict[Tap, Tap] = {}
         self._readers: dict[Tap, list[StackedOp]] = {}
         for write in Tap:
@@ -89,19 +103,19 @@ class LayerOps(nn.Module):
             ]
             state = change(state, self.n_blocks, acts, fresh=fresh, sole=tap in _SOLE)
         for read in [r for r, last in self._last_use.items() if last == tap]:
-            self._seen.pop(read, None)
+            self.now.seen.pop(read, None)
         looking = self.looking if tap is Tap.ATTN_IN else []
         if readers := [op.blocks for op in (*self._readers.get(tap, ()), *looking)]:
             state, seen = apart(state, self.n_blocks, readers, sole=tap in _SOLE)
             if tap in self._last_use:
-                self._seen[tap] = seen
+                self.now.seen[tap] = seen
             for op in looking:
                 op.look(seen.take(op.blocks))
         return state
 
     def _read(self, tap: Tap, like: Tensor) -> Blocks:
         """What was seen at a tap, of one token where a state has no more."""
-        seen = self._seen[tap]
+        seen = self.now.seen[tap]
         return seen if seen.rest == like.shape[1:-1] else seen.token(self.place)
 
     def pass_norm(self, tap: Tap, norm: nn.Module, state: Tensor) -> Tensor:
@@ -124,7 +138,8 @@ class LayerOps(nn.Module):
         """
         if tap not in self.writes:
             return state
-        if tap not in self._positions:
+        positions = self.now.positions
+        if tap not in positions:
             n = self.n_blocks
             readers = [op.blocks for read, op in self.writes[tap] if read != tap]
             _, before = apart(x.repeat(n, 1, 1), n, readers)
@@ -132,12 +147,12 @@ class LayerOps(nn.Module):
                 Act(op, None if read == tap else before.take(op.blocks))
                 for read, op in self.writes[tap]
             ]
-            self._positions[tap] = change(state.repeat(n, 1, 1), n, acts, fresh=True).chunk(n)
-        return self._positions[tap][self.block or 0]
+            positions[tap] = change(state.repeat(n, 1, 1), n, acts, fresh=True).chunk(n)
+        return positions[tap][self.now.block or 0]
 
     def forget(self) -> None:
         """Let go of the states that were read, and of all that they were made of."""
-        self._seen.clear()
+        self.now.seen.clear()
 
     def cut(self, rows: Tensor) -> Sequence[Tensor]:
         """The rows of each block."""
@@ -145,7 +160,7 @@ class LayerOps(nn.Module):
 
     def forget_positions(self) -> None:
         """Let go of what `pass_positions` keeps from block to block."""
-        self._positions.clear()
+        self.now.positions.clear()
 
 
 _SOLE = {Tap.PRE_O, Tap.CROSS_PRE_O, Tap.FFN_MID}

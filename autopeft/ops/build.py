@@ -1,8 +1,11 @@
 """From genotypes to stacked ops: the one place that knows every form."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import torch
 
 from autopeft.ops.adalora import AdaLora
 from autopeft.ops.base import Member, SharedStack, StackedOp
@@ -92,6 +95,18 @@ Shared = Mapping[Form, Sequence[SharedStack]]
 """What the layers of each trial have in common, by form; each trial is in one of the stacks."""
 
 
+@contextmanager
+def _in_fp32() -> Iterator[None]:
+    """Whatever the caller lets torch make by default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@_in_fp32()
 def build_shared(genotypes: Sequence[Genotype], seeds: Sequence[int], d_model: int) -> Shared:
     """What the layers of each trial have in common, stacked over the trials that have it."""
     members: dict[tuple[Form, int], list[Member]] = {}
@@ -106,6 +121,7 @@ def build_shared(genotypes: Sequence[Genotype], seeds: Sequence[int], d_model: i
     return out
 
 
+@_in_fp32()
 def build_layer(
     genotypes: Sequence[Genotype],
     seeds: Sequence[int],

@@ -13,18 +13,36 @@ from torch.nn import functional
 
 from autopeft.errors import DataError
 from autopeft.ops.base import PAD, Declared, Member, Stack
+from autopeft.ops.per_thread import PerThread
+
+Real = Float[Tensor, "example token"]
+"""1 for a real token and 0 for padding, of the examples that all blocks have."""
+
+
+class _Told(PerThread):
+    """What was told last, if anything."""
+
+    def __init__(self) -> None:
+        self.anything = False
+        self.real: Real | None = None
 
 
 class Tokens:
-    """Which tokens of a batch are real; told before every call of a model.
-
-    Attributes:
-        real: [example, token], 1 for a real token and 0 for padding, of the examples that all
-            blocks have.
-    """
+    """Which tokens of a batch are real; told before every call of a model."""
 
     def __init__(self) -> None:
-        self.real: Float[Tensor, "example token"] | None = None
+        self._here = _Told()
+        self._last: Real | None = None
+
+    @property
+    def real(self) -> Real | None:
+        """As told in this thread; in one of autograd's, which is told nothing, as told last."""
+        return self._here.real if self._here.anything else self._last
+
+    def tell(self, real: Real | None) -> None:
+        """Of the call that begins; None where it has others than whole rows."""
+        self._here.anything, self._here.real = True, real
+        self._last = real
 
 
 class Gate(Stack):

@@ -13,9 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autopeft.ops.base import Declared, Member, StackedOp
+from autopeft.ops.per_thread import PerThread
 from autopeft.space.forms import Form
 
 INIT_STD = 0.02
+
+
+class _Look(PerThread):
+    """What gates have seen of a forward pass, until attention runs."""
+
+    def __init__(self) -> None:
+        self.gates: Tensor | None = None
 
 
 class Prefix(StackedOp):
@@ -24,12 +32,12 @@ class Prefix(StackedOp):
     form = Form.PREFIX
     keys: nn.Parameter
     values: nn.Parameter
-    _gates: Tensor | None = None
 
     def __init__(
         self, members: Sequence[Member], *, layout: Sequence[int], d_read: int, d_write: int
     ) -> None:
         super().__init__(members, layout=layout, d_read=d_read, d_write=d_write)
+        self._look = _Look()
         sizes = torch.tensor([member.size for member in members])
         self.register_buffer(
             "absent", torch.arange(self.padded) >= sizes[:, None], persistent=False
@@ -70,7 +78,7 @@ class Prefix(StackedOp):
     def look(self, x: Float[Tensor, "member token d_model"]) -> None:
         """Let a gate see what attention starts from; it scales keys and values."""
         if self.gate is not None:
-            self._gates = self.gate(x).view(-1, 1)
+            self._look.gates = self.gate(x).view(-1, 1)
 
     def extend(
         self,
@@ -91,7 +99,7 @@ class Prefix(StackedOp):
                 bias of positions.
         """
         keys, values = self.pairs()
-        gates, self._gates = self._gates, None
+        gates, self._look.gates = self._look.gates, None
         _, heads, _, d_head = key.shape
         batch = len(mask)
 

@@ -5,15 +5,17 @@ import runpy
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 from study_factory import N_LAYERS
 from tiny import genotype as genotype_of
 from tiny import lora, op, same
-from winners import make_winner
+from winners import make_winner, save_family
 
 from autopeft.errors import ConfigError
 from autopeft.export.refusal import refuse
 from autopeft.export.run import TARGETS, export
 from autopeft.export.to_adapters import adapters_config
+from autopeft.model.head import OPS_ATTRIBUTE
 from autopeft.space.forms import Activation, Form
 from autopeft.space.genotype_file import load_genotype
 from autopeft.space.shape import encoder_shape
@@ -73,6 +75,23 @@ def test_the_script_has_the_ops_in_the_model(done, tmp_path):
     assert all(p.requires_grad for p in parameters)
     assert found["optimizer"].param_groups[0]["lr"] == found["genotype"].learning_rate
     assert found["genotype"].n_layers == N_LAYERS
+
+
+@pytest.mark.parametrize("pooler", ["in the checkpoint", "fresh"])
+def test_the_script_trains_what_the_search_trains(tmp_path, pooler):
+    save_family(tmp_path / "bert", "bert")
+    if pooler == "fresh":  # as of a masked language model
+        path = tmp_path / "bert" / "model.safetensors"
+        kept = {name: t for name, t in load_file(path).items() if not name.startswith("pooler.")}
+        save_file(kept, path, {"format": "pt"})
+    winner = make_winner(tmp_path, "bert", lora(Tap.Q, 2))
+    (tmp_path / "out").mkdir()
+    TARGETS["yaml"](winner, tmp_path / "out")
+    model = runpy.run_path(str(tmp_path / "out" / "finetune.py"))["model"]
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    head = {name for name in trained if not name.startswith(OPS_ATTRIBUTE)}
+    assert head == set(winner.head)
+    assert len(head) == (4 if pooler == "fresh" else 2)
 
 
 @pytest.mark.parametrize("form", [Form.FISH, Form.ADALORA, Form.SPARSE_BOTTLENECK])

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, lora, op, same
-from winners import make_winner
+from transformers import pipeline
+from winners import edit_json, forget_pad, make_winner, save_family, write
 
 import autopeft
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.bank import AdapterBank
-from autopeft.export.native import write_native
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Op
 from autopeft.space.taps import Tap
@@ -38,13 +38,6 @@ ENCODERS = {"pfeiffer": PFEIFFER.ops}
 
 def is_there(one: Op, shape):
     return {one.read, one.write} <= set(shape.widths)
-
-
-def write(folder, winner):
-    folder.mkdir()
-    write_native(folder, winner.description, winner.tensors)
-    winner.tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["bert", "llama", "gpt2", "deberta-v2", "t5", "bart"])
@@ -90,6 +83,87 @@ def test_rows_in_any_order_go_to_their_adapters(folders):
         bank.use(name)
         torch.testing.assert_close(bank.model(**rows).logits, alone, rtol=1e-5, atol=1e-5)
     assert len({len(row) for row in found}) == 2
+
+
+@torch.no_grad()
+def test_outputs_mean_what_the_adapter_in_use_says(tmp_path):
+    tasks = {"two": "classification", "three": "three", "number": "regression"}
+    folders = {
+        name: write(tmp_path / f"adapter-{name}", make_winner(tmp_path, "bert", task=task))
+        for name, task in tasks.items()
+    }
+    bank, rows = AdapterBank(folders), some_rows(2)
+
+    def check(labels, problem):
+        config = bank.model.config
+        assert config.id2label == dict(enumerate(labels))
+        assert config.label2id == {label: i for i, label in enumerate(labels)}
+        assert (config.num_labels, config.problem_type) == (len(labels), problem)
+        truth = torch.zeros(2) if problem == "regression" else torch.tensor([0, len(labels) - 1])
+        assert bank.model(**rows, labels=truth).loss > 0
+
+    check(["bad", "good"], "single_label_classification")
+    said = pipeline("text-classification", model=bank.model, tokenizer=bank.tokenizer)("good")
+    assert said[0]["label"] in ("bad", "good")
+    bank.use("three")
+    check(["x", "y", "z"], "single_label_classification")
+    bank.use("number")
+    check(["LABEL_0"], "regression")
+    bank.use("two")
+    check(["bad", "good"], "single_label_classification")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@torch.no_grad()
+def test_batches_where_the_backbone_has_no_token_to_pad_with(tmp_path, family):
+    forget_pad(save_family(tmp_path / family, family))
+    winner = make_winner(tmp_path, family, lora(Tap.Q, 3))
+    bank = AdapterBank({"a": write(tmp_path / "adapter", winner)})
+    texts = ["good film", "a bad plot today"]
+
+    def put_out(model, tokenizer):
+        batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        return model(**batch).logits
+
+    model, tokenizer = autopeft.load(tmp_path / "adapter")
+    expected = put_out(model, tokenizer)
+    torch.testing.assert_close(put_out(bank.model, bank.tokenizer), expected)
+    model.save_pretrained(tmp_path / "again")
+    torch.testing.assert_close(put_out(*autopeft.load(tmp_path / "again")), expected)
+    for path in (tmp_path / "again").glob("*token*"):
+        path.unlink()
+    torch.testing.assert_close(put_out(*autopeft.load(tmp_path / "again")), expected)
+
+
+def test_the_tokenizer_is_saved_with_the_model_but_not_written_over(tmp_path):
+    folder = write(tmp_path / "adapter", make_winner(tmp_path, "bert", lora(Tap.Q, 2)))
+    edit_json(folder / "tokenizer_config.json", lambda config: config.update(model_max_length=7))
+    model, tokenizer = autopeft.load(folder)
+    model.save_pretrained(tmp_path / "again")
+    assert autopeft.load(tmp_path / "again")[1].model_max_length == 7
+    tokenizer.model_max_length = 9
+    model.save_pretrained(tmp_path / "again")
+    assert autopeft.load(tmp_path / "again")[1].model_max_length == 7
+
+
+def test_a_bank_is_in_fp32_whatever_torch_makes_by_default(tmp_path):
+    (tmp_path / "home").mkdir()
+    tasks = {"two": "classification", "three": "three"}
+    folders = {
+        name: write(
+            tmp_path / name, make_winner(tmp_path / "home", "bert", lora(Tap.Q, 2), task=task)
+        )
+        for name, task in tasks.items()
+    }
+    rows, names = some_rows(2), list(tasks)
+    expected = AdapterBank(folders).outputs(rows, names)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = AdapterBank(folders).outputs(rows, names)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_what_a_bank_refuses(folders, tmp_path):

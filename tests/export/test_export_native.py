@@ -130,6 +130,21 @@ def test_it_computes_in_other_precisions(exported, dtype):
     assert (found.float() - exact(**rows).logits).abs().max() < 0.1 * scale
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_what_torch_makes_by_default_does_not_matter(exported, dtype):
+    model, _ = autopeft.load(exported)
+    rows = some_rows(model)
+    expected = model(**rows).logits
+    torch.set_default_dtype(dtype)
+    try:
+        again, _ = autopeft.load(exported)
+        torch.testing.assert_close(again(**rows).logits, expected, rtol=0, atol=0)
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_it_compiles(exported, monkeypatch):

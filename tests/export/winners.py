@@ -9,6 +9,7 @@ from tiny import genotype, lora, op, same, tiny_model
 from transformers import AutoTokenizer
 
 from autopeft.export.adapter import head_tensors
+from autopeft.export.native import write_native
 from autopeft.export.pick import Choice
 from autopeft.export.winner import Winner
 from autopeft.front import front_of
@@ -43,6 +44,15 @@ def save_family(folder, family):
     return folder
 
 
+def forget_pad(folder):
+    """Let model and tokenizer of a checkpoint have no token to pad with, as GPT-2 and Llama."""
+    edit_json(folder / "config.json", lambda config: config.update(pad_token_id=None))
+    edit_json(
+        folder / "tokenizer_config.json",
+        lambda config: config.update(pad_token=None, eos_token="[MASK]"),
+    )
+
+
 def make_winner(folder, family, *ops, task="classification", seed=5, quantize=None):
     """A trial that nobody has trained.
 
@@ -50,7 +60,7 @@ def make_winner(folder, family, *ops, task="classification", seed=5, quantize=No
         folder: for model and data; used again if they are there.
         family: of the model.
         ops: of the genotype.
-        task: classification of two classes, or regression.
+        task: classification of two classes, "three" for three of them, or regression.
         seed: of the trial.
         quantize: how the weights of its layers are kept in few bits.
     """
@@ -60,15 +70,15 @@ def make_winner(folder, family, *ops, task="classification", seed=5, quantize=No
     data = folder / task
     if not data.exists():
         write_data(data)
-        if task == "regression":
-            for name in ROWS:
-                rows = [{**row, "label": 3.0 + i % 5} for i, row in enumerate(rows_of(24, 0))]
-                write_jsonl(data / f"{name}.jsonl", rows)
+        labels = {"regression": [3.0 + i for i in range(5)], "three": ["x", "y", "z"]}.get(task)
+        for name in ROWS if labels else ():
+            rows = [{**r, "label": labels[i % len(labels)]} for i, r in enumerate(rows_of(24, 0))]
+            write_jsonl(data / f"{name}.jsonl", rows)
     spec = StudySpec.model_validate(
         {
             "model": str(model),
             "quantize": quantize,
-            "task": task,
+            "task": task if task == "regression" else "classification",
             "data": {name: str(data / f"{name}.jsonl") for name in ROWS},
             "training": {"max_length": 16, "precision": "fp32", "attention": "eager"},
         }
@@ -107,6 +117,14 @@ def winner_of(spec, folder, *ops, seed=5):
     )
     choice = Choice(0, "it is the only one")
     return Winner(study, manifest, front, [record], choice, record, ground, stored, weights)
+
+
+def write(folder, winner):
+    """A native export of a winner, without proof and card."""
+    folder.mkdir()
+    write_native(folder, winner.description, winner.tensors)
+    winner.tokenizer.save_pretrained(folder)
+    return folder
 
 
 def random_weights(backbone, one: Genotype, seed: int):

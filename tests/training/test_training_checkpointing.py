@@ -145,7 +145,7 @@ def test_a_layer_is_computed_once_more_if_gradients_come_back_to_it():
 def test_nothing_of_a_layer_stays_once_it_was_computed_again():
     with cohort_of(tiny_backbone("bert"), [PARALLEL, ACROSS], checkpointing=True) as cohort:
         cohort.learn(tiny_rows(), range(12))
-        assert not any(layer._seen for layer in cohort.injection.layers.values())
+        assert not any(layer.now.seen for layer in cohort.injection.layers.values())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "again"])
