@@ -8,7 +8,7 @@ from pydantic import Field, RootModel
 
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
-from autopeft.space.fit import fit_sizes, misfits
+from autopeft.space.fit import concerns, fit_sizes, misfits
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import within
@@ -40,8 +40,8 @@ class Method(Strict):
     learning_rate: float = Field(gt=0)
 
     def _slots(self, shape: ModelShape) -> list[SlotSpec]:
-        """Without those at attention to an encoder, in a model that has none."""
-        return [slot for slot in self.slots if shape.n_encoder_layers or not slot.crosses]
+        """Without those that are for models of another kind."""
+        return [slot for slot in self.slots if concerns(slot, shape)]
 
     def n_sizes(self, shape: ModelShape) -> int:
         """How many sizes the method comes in on a model that has its taps."""

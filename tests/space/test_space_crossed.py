@@ -14,7 +14,7 @@ from autopeft.space.genotype import Genotype, Op
 from autopeft.space.methods import method
 from autopeft.space.shape import ANSWERED, NO_GATES, OF_POSITIONS, ModelShape
 from autopeft.space.shipped import load_space
-from autopeft.space.taps import CROSS, Tap
+from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
 from autopeft.space.transfer import transfer
 from autopeft.space.words import describe
 
@@ -91,6 +91,22 @@ def test_methods_are_at_cross_attention_where_there_is_some(name):
     assert all(not any(op.sizes[:N_ENCODING]) for op in crossing(genotype))
     assert all(all(op.sizes) for op in genotype.ops if op not in crossing(genotype))
     assert not crossing(method(name).genotype(BERT_BASE))
+
+
+GATED = replace(BART, widths=dict.fromkeys(Tap, 8))
+LLAMA = ModelShape(3, dict.fromkeys((tap for tap in Tap if tap not in CROSS), 8), 100_000)
+
+
+@pytest.mark.parametrize("shape", [BART, GATED, BERT_BASE, LLAMA])
+def test_lora_is_tuned_at_every_weight_matrix_that_there_is(shape):
+    """The verdict compares with it; what a model has no place for is not worth a note."""
+    space = bind(load_space("lora"), shape, NO_LIMIT)
+    there = set(LINEAR_INPUT) & set(shape.widths)
+    assert {tap for slot in space.slots for tap in slot.spec.write} == there
+    assert space.notes == ()
+    assert {op.write for op in method("lora_all").genotype(shape).ops} == there
+    for name in ("lora", "lora_all"):  # the sampler learns from them
+        assert encode(space, method(name).genotype(shape)) is not None
 
 
 def test_gates_are_left_out_with_a_note():
