@@ -147,6 +147,19 @@ def test_gates_that_would_see_positions_are_left_out():
     assert method("unipelt").misfit(shape) == OF_POSITIONS
 
 
+@pytest.mark.parametrize(("n_encoding", "there"), [(6, 6), (8, 4), (4, 6)])
+def test_ops_at_cross_attention_go_along_where_a_model_of_that_depth_has_it(n_encoding, there):
+    even = replace(BART, n_layers=12, n_encoder_layers=6)
+    shape = replace(even, n_encoder_layers=n_encoding)
+    genotype = method("lora").genotype(even)
+    found, changes = transfer(genotype, shape, NO_LIMIT)
+    found.check_fits(shape)
+    assert [sum(map(bool, op.sizes)) for op in crossing(found)] == [there] * 2
+    cut = "lowrank cross_memory->cross_v only where the model has cross_v"
+    assert (cut in changes) == (there < 6)
+    assert (found == genotype) == (there == 6)
+
+
 def test_gated_ops_do_not_go_along_to_another_model():
     gated = Op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, (2,) * 12, scale="gated")
     plain = Op(Form.LOWRANK, Tap.ATTN_IN, Tap.V, (2,) * 12)
