@@ -22,7 +22,7 @@ def space_rows() -> list[dict[str, Any]]:
             {
                 "name": name,
                 "draw": spec.draw,
-                "slots": len(spec.slots),
+                "slots": len(bound.slots),
                 "dimensions": len(bound.dimensions()),
                 "cardinality": bound.cardinality(),
                 "description": " ".join(spec.description.split()),

@@ -177,7 +177,7 @@ def _fill_vera(module: Any, op: Vera) -> None:
     size = op.stack[0].size
     module.vera_A[_NAME].copy_(op.get_buffer("down")[0, :size])
     module.vera_B[_NAME].copy_(op.get_buffer("up")[0, :size].T)
-    module.vera_lambda_d[_NAME].copy_(op.own("d", 0)[:, 0])
+    module.vera_lambda_d[_NAME].copy_(op.own("lambda_d", 0)[:, 0])
     module.vera_lambda_b[_NAME].copy_(op.own("b", 0)[0] * op.factor_of(0)[0])
 
 

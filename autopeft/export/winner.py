@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -35,7 +33,7 @@ from autopeft.tasks.encode import Encoded
 from autopeft.tasks.language import Language
 from autopeft.tasks.task import Regression
 from autopeft.training.cohort import Cohort
-from autopeft.training.tensors import read_kinds
+from autopeft.training.tensors import read_tensors
 
 BATCH_SIZE = 32
 """Rows that are put out at once."""
@@ -242,16 +240,8 @@ def winner_of(study: Study, how: str, *, trained: bool = True) -> Winner:
     ground = prepare(load_study_spec(study.spec_file), study.folder)
     check_unchanged(ground, manifest, study.folder)
     genotype = genotype_from_dict(record.stored_genotype)
-    weights = {} if path is None else _read_weights(path, record)
+    weights = {} if path is None else read_tensors(path, record.weights_sha256)
     return Winner(study, manifest, front, records, choice, record, ground, genotype, weights)
-
-
-def _read_weights(path: Path, record: Record) -> dict[str, Tensor]:
-    data, _ = read_kinds(path, record.weights_sha256)
-    try:
-        return load(data)
-    except SafetensorError as error:
-        raise DataError(f"{path}: {error}") from None
 
 
 def _weights_file(study: Study, record: Record) -> Path:

@@ -1,5 +1,7 @@
 """Fitting a search space file to a model and a parameter budget."""
 
+from collections.abc import Sequence
+
 from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.space.fit import fit, fit_sizes
 from autopeft.space.layout import Layout, LayoutKind
@@ -16,8 +18,8 @@ def bind(
     """Fit a space to a model and a budget.
 
     What a slot needs of taps and gates that the model lacks is left out, sizes that it has no place
-    for, and, in a space by construction, slots whose smallest op is over the budget; each with a
-    note.
+    for, and, in a space by construction, slots and choices whose smallest op is over the budget;
+    each with a note.
 
     Args:
         spec: the validated file.
@@ -40,24 +42,34 @@ def bind(
             f"nothing of space {spec.name} can stand in the model: {'; '.join(notes)}; "
             f"it has: {', '.join(shape.widths)}"
         )
-    least = min(slot.least_in_a_layer() for slot in slots)
-    kept = slots
-    if spec.draw == "budget":
-        kept = [slot for slot in slots if slot.entry_price() <= max_params]
-        least = min(slot.entry_price() for slot in slots)
+    least = min(slot.least for slot in slots)
     if least > max_params:
         raise NoFeasibleTrialError(
             f"nothing in space {spec.name} fits {max_params:,} parameters; "
             f"its smallest op has {least:,}"
         )
-    limit = "" if max_trained is None else f", {max_trained:,} of them trained"
-    notes += [
-        f"slot {slot.name} is left out: its smallest op has {slot.entry_price():,} parameters, "
-        f"the budget is {max_params:,}{limit}"
-        for slot in slots
-        if slot not in kept
-    ]
-    return SearchSpace(spec, shape, max_params, tuple(kept), tuple(notes), max_trained)
+    if spec.draw == "budget":
+        limit = "" if max_trained is None else f", {max_trained:,} of them trained"
+        slots = _payable(slots, max_params, f"the budget is {max_params:,}{limit}", notes)
+    return SearchSpace(spec, shape, max_params, tuple(slots), tuple(notes), max_trained)
+
+
+def _payable(slots: Sequence[Slot], most: int, budget: str, notes: list[str]) -> list[Slot]:
+    """The slots without what is over the budget in any case; `notes` are added to."""
+    found = []
+    for slot in slots:
+        if slot.least > most:
+            notes.append(
+                f"slot {slot.name} is left out: its smallest op has {slot.least:,} parameters, "
+                f"{budget}"
+            )
+            continue
+        kept, lost = slot.within(most)
+        if lost:
+            told = ", ".join(f"{choice} ({price:,} parameters)" for choice, price in lost.items())
+            notes.append(f"slot {slot.name} goes without {told}: {budget}")
+        found.append(kept)
+    return found
 
 
 def _slot(

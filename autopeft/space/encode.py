@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from autopeft.space.dimension import Categorical, Choice, Dimension, Integer, Params, Real
 from autopeft.space.forms import shared_params
 from autopeft.space.genotype import Genotype, Op
-from autopeft.space.search_space import OFF, SearchSpace
+from autopeft.space.search_space import SearchSpace
 from autopeft.space.seed import seed_of
 from autopeft.space.slot import Slot, Variant
 from autopeft.space.spec import Range
+from autopeft.space.spend import OFF
 
 _Ops = Mapping[tuple[str, str, str, str, str], Op]
 

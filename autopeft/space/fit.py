@@ -37,6 +37,13 @@ def fit(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, list[str]]:
     return slot, notes
 
 
+def concerns(slot: SlotSpec, shape: ModelShape) -> bool:
+    """Whether it is for such models: those that attend to an encoder, or have a gate in the FFN."""
+    if slot.crosses and not shape.n_encoder_layers:
+        return False
+    return not slot.gates or Tap.FFN_GATE in shape.widths
+
+
 def _activated(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:
     """The slot with the FFN's own activation by its name."""
     if OWN not in slot.activation:
@@ -64,8 +71,8 @@ def _placed(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | N
     lacking = [tap for tap in Tap if tap in slot.taps() - set(shape.widths)]
     if not lacking:
         return slot, None
-    if slot.crosses and not shape.n_encoder_layers:
-        return None, None  # what is for encoder-decoders alone
+    if not concerns(slot, shape):
+        return None, None
     read = tuple(r for r in slot.read if r not in lacking)
 
     def remains(write: str) -> bool:

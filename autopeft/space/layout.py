@@ -6,10 +6,12 @@ proportion to their weights and each has its own size.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
+from operator import itemgetter
 
 from autopeft.space.dimension import Categorical, Dimension, Integer, Params, Real
 
@@ -117,6 +119,19 @@ class Layout:
                 return {f"{self.name}.shape": _nearest_shape(weights)}
             case LayoutKind.FREE:
                 return self._fit_profile(weights)
+
+    def parts(self, layers: Sequence[int], n_layers: int) -> list[list[int]]:
+        """Some layers of a model, in parts that are present or absent each by itself."""
+        match self.kind:
+            case LayoutKind.SAME:
+                return [list(layers)] if layers else []
+            case LayoutKind.GROUPS:
+                ends = list(accumulate(spindle(n_layers)))
+                group_of = [bisect_right(ends, i) for i in layers]
+                pairs = zip(group_of, layers, strict=True)
+                return [[i for _, i in group] for _, group in groupby(pairs, itemgetter(0))]
+            case _:
+                return [[i] for i in layers]
 
     def patterns(self, n_layers: int) -> int:
         """Number of non-empty sets of layers that a coupled layout can select."""

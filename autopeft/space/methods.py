@@ -8,7 +8,7 @@ from pydantic import Field, RootModel
 
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
-from autopeft.space.fit import fit_sizes, misfits
+from autopeft.space.fit import concerns, fit_sizes, misfits
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import within
@@ -29,6 +29,7 @@ class Method(Strict):
         formula: what it does to h.
         slots: where it acts; several sizes are the published one and smaller ones.
         from_depth: part of the depth, from the bottom, that has no ops.
+        own_biases: its ops are those biases that the model has, wherever there are any.
         learning_rate: a starting point.
     """
 
@@ -37,11 +38,15 @@ class Method(Strict):
     formula: str
     slots: tuple[SlotSpec, ...]
     from_depth: float = Field(default=0.0, ge=0, lt=1)
+    own_biases: bool = False
     learning_rate: float = Field(gt=0)
 
     def _slots(self, shape: ModelShape) -> list[SlotSpec]:
-        """Without those at attention to an encoder, in a model that has none."""
-        return [slot for slot in self.slots if shape.n_encoder_layers or not slot.crosses]
+        """Without those that are for models of another kind."""
+        slots = (slot for slot in self.slots if concerns(slot, shape))
+        if not self.own_biases:
+            return list(slots)
+        return [slot for slot in (_with_biases(slot, shape) for slot in slots) if slot.write]
 
     def n_sizes(self, shape: ModelShape) -> int:
         """How many sizes the method comes in on a model that has its taps."""
@@ -54,6 +59,8 @@ class Method(Strict):
 
     def misfit(self, shape: ModelShape) -> str | None:
         """Why the method cannot stand in the model, None if it can."""
+        if self.slots and not self._slots(shape):
+            return "the model has no biases"
         if lacking := self.lacking(shape):
             return f"the model has no tap {', '.join(lacking)}"
         gated = [slot for slot in self._slots(shape) if "gated" in slot.scale]
@@ -70,7 +77,15 @@ class Method(Strict):
     def shortened(self, shape: ModelShape) -> str | None:
         """What it has to do without in a model that it can stand in; None if nothing is lacking."""
         found = [fit_sizes(slot, _listed(slot), shape)[1] for slot in self._slots(shape)]
+        if self.own_biases and (without := self._unbiased(shape)):
+            found.append(f"goes without biases at {', '.join(without)}, which the model lacks")
         return "; ".join(filter(None, found)) or None
+
+    def _unbiased(self, shape: ModelShape) -> list[Tap]:
+        """Taps where a model of this kind could have a bias and has none."""
+        listed = {tap for slot in self.slots if concerns(slot, shape) for tap in slot.taps()}
+        used = {tap for slot in self._slots(shape) for tap in slot.taps()}
+        return [tap for tap in Tap if tap in listed - used]
 
     def genotype(self, shape: ModelShape, level: int = 0) -> Genotype:
         """The method at its published size (level 0) or a smaller one.
@@ -124,6 +139,15 @@ def method(name: str) -> Method:
         hint = f"did you mean `{close[0]}`? " if close else ""
         raise ConfigError(f"no method `{name}`: {hint}allowed: {', '.join(table)}")
     return table[name]
+
+
+def _with_biases(slot: SlotSpec, shape: ModelShape) -> SlotSpec:
+    """The slot at those of its taps where the model has a bias."""
+
+    def remaining(joint: str) -> str:
+        return "+".join(tap for tap in joint.split("+") if tap in shape.biased)
+
+    return slot.model_copy(update={"write": tuple(filter(None, map(remaining, slot.write)))})
 
 
 def _sizes(spec: SlotSpec, shape: ModelShape) -> tuple[int, ...]:

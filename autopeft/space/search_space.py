@@ -5,11 +5,10 @@ over the layers, from which sizes follow by rounding down. With `draw: filter` s
 they are and whatever is over the budget is drawn again (published spaces of that kind).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
-from autopeft.space.allocate import Cell, allocate
 from autopeft.space.costs import MemoryLimit
 from autopeft.space.dimension import Dimension, Integer, Params, Real
 from autopeft.space.genotype import Genotype
@@ -17,9 +16,8 @@ from autopeft.space.layout import Layout
 from autopeft.space.shape import ModelShape
 from autopeft.space.slot import Slot, Variant
 from autopeft.space.spec import Range, SpaceSpec
+from autopeft.space.spend import Place, spend
 
-OFF = 0.5
-"""A share coordinate up to here means that the slot is absent."""
 _DIGITS = 3
 """Significant digits of a drawn hyperparameter, so that a genotype can be read and typed."""
 
@@ -103,52 +101,21 @@ class SearchSpace:
             total *= 1 + layout.patterns(n_layers) * (ways - 1)
         return total
 
-    def least_total(self) -> float:
-        """A total that pays for something whatever the other coordinates are."""
-        return min(slot.entry_price() for slot in self.slots)
+    def least_total(self) -> int:
+        """Parameters of the cheapest op that the space has."""
+        return min(slot.least for slot in self.slots)
 
     def _spend(self, params: Params, variants: Mapping[str, Variant]) -> dict[str, list[int]]:
-        total = float(params["total"])
-        placed = {slot.name: self._cells(slot, variants[slot.name], params) for slot in self.slots}
-        affordable = {
-            name: cells
-            for name, cells in placed.items()
-            if any(cell.least <= total for cell, _ in cells)
-        }
-        shares = self._shares(params, affordable)
-        cells, layers = [], []
-        for name, share in shares.items():
-            for cell, where in affordable[name]:
-                cells.append(replace(cell, weight=cell.weight * share))
-                layers.append((name, where))
-        sizes = {slot.name: [0] * self.shape.n_layers for slot in self.slots}
-        for (name, where), size in zip(layers, allocate(cells, total), strict=True):
-            for i in where:
-                sizes[name][i] = size
-        return sizes
-
-    def _cells(self, slot: Slot, variant: Variant, params: Params) -> list[tuple[Cell, list[int]]]:
-        """The sizes to choose in this slot, with the layers each is for; weights sum to 1."""
-        weights = slot.layout.weights(params, self.shape.n_layers)
-        present = [i for i in slot.layers(variant) if weights[i] > 0]
-        whole = sum(weights[i] for i in present)
-        groups = [present] if slot.layout.coupled and present else [[i] for i in present]
-        prices = {size: slot.cost(variant, size) for size in slot.sizes}
-        cells = []
-        for group in groups:
-            weight = sum(weights[i] for i in group) / whole
-            cost = partial(_cost, prices, len(group))
-            cells.append(Cell(weight, slot.sizes, cost, slot.entry(variant), variant.form))
-        return list(zip(cells, groups, strict=True))
-
-    def _shares(self, params: Params, names: Iterable[str]) -> dict[str, float]:
-        """The part of each slot that is present; if none is, the one closest to it."""
-        if len(self.slots) == 1:
-            return dict.fromkeys(names, 1.0)
-        raw = {name: float(params[f"{name}.share"]) for name in names}
-        if not any(share > OFF for share in raw.values()):
-            return {max(raw, key=lambda name: raw[name]): 1.0} if raw else {}
-        return {name: share - OFF for name, share in raw.items() if share > OFF}
+        places = [
+            Place(
+                slot,
+                variants[slot.name],
+                tuple(slot.layout.weights(params, self.shape.n_layers)),
+                float(params.get(f"{slot.name}.share", 1.0)),
+            )
+            for slot in self.slots
+        ]
+        return spend(places, float(params["total"]), self.max_params)
 
     def _sizes(self, params: Params) -> dict[str, list[int]]:
         out = {slot.name: [0] * self.shape.n_layers for slot in self.slots}
@@ -199,10 +166,6 @@ def within(
         and (max_trained is None or genotype.count_trained(shape) <= max_trained)
         and (memory is None or memory.admits(genotype, shape))
     )
-
-
-def _cost(prices: Mapping[int, int], n_layers: int, size: int) -> int:
-    return n_layers * prices[size]
 
 
 def _rounded(value: float) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
@@ -117,29 +117,55 @@ class Slot:
         trained = shared_trained_params(variant.form, max(self.sizes), d_model)
         return max(stored, math.ceil(trained * self.exchange))
 
-    def least_in_a_layer(self) -> int:
-        """Parameters of the cheapest variant at its cheapest size in one layer."""
-        return min(self._cheapest(variant, 1) for variant in self.variants)
-
-    def entry_price(self) -> int:
-        """Parameters of the dearest variant at its cheapest size, in all layers if they are tied.
-
-        A total from here on is always enough for something.
-        """
-        return self._dearest
-
-    @cached_property
-    def _dearest(self) -> int:
-        tied = self.layout.coupled
-        return max(
-            self._cheapest(variant, len(self.layers(variant)) if tied else 1)
-            for variant in self.variants
-        )
-
-    def _cheapest(self, variant: Variant, n_layers: int) -> int:
+    def price(self, variant: Variant, n_layers: int) -> int:
         """Parameters at the cheapest size in so many layers."""
         least = min(self.cost(variant, size) for size in self.sizes)
         return n_layers * least + self.entry(variant)
+
+    @cached_property
+    def prices(self) -> Mapping[Variant, int]:
+        """Parameters of each variant at its cheapest size, in as few layers as can be."""
+        found = {}
+        for variant in self.variants:
+            parts = self.layout.parts(self.layers(variant), self.shape.n_layers)
+            found[variant] = self.price(variant, min(map(len, parts)))
+        return found
+
+    @property
+    def least(self) -> int:
+        """Parameters of the cheapest op that the slot can have."""
+        return min(self.prices.values())
+
+    def within(self, most: int) -> tuple["Slot", dict[str, int]]:
+        """The slot without the choices that no variant within a limit has.
+
+        Args:
+            most: the limit; no less than `least`.
+
+        Returns:
+            The slot, and of each choice that it goes without what it takes at least.
+        """
+        kept: dict[str, tuple[object, ...]] = {}
+        lost: dict[str, int] = {}
+        for field in _FIELDS:
+            least = self._least_of(field)
+            kept[field] = tuple(choice for choice, price in least.items() if price <= most)
+            lost |= {str(choice): price for choice, price in least.items() if price > most}
+        if not lost:
+            return self, {}
+        return replace(self, spec=self.spec.model_copy(update=kept)), lost
+
+    def _least_of(self, field: str) -> dict[object, int]:
+        """Parameters of the cheapest variant with each choice of a field."""
+        choices, name = self._choices(field), f"{self.name}.{field}"
+        return {
+            choice: min(
+                self.prices[variant]
+                for variant, ways in self.variants.items()
+                if any(params.get(name, _plain(choice)) == _plain(choice) for params in ways)
+            )
+            for choice in choices
+        }
 
     def _choices(self, field: str) -> tuple[object, ...]:
         value = getattr(self.spec, field)

@@ -116,6 +116,11 @@ class SlotSpec(Strict):
         """Whether it is at a decoder's attention to an encoder and nowhere else."""
         return self.taps() <= CROSS
 
+    @property
+    def gates(self) -> bool:
+        """Whether it writes at the gate of an FFN and nowhere else."""
+        return {write for _, _, write in self.places()} == {Tap.FFN_GATE}
+
     def _form_problems(self) -> Iterator[Problem]:
         for form in self.form:
             rule = FORMS[form]

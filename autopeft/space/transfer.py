@@ -36,10 +36,13 @@ def transfer(
         changes.append(f"from {genotype.n_layers} layers to {shape.n_layers}")
     for op in genotype.ops:
         moved = replace(op, sizes=_at_relative_depth(op, shape))
+        what = f"{op.form} {op.read}->{op.write}"
         if reason := _misfit(genotype, (moved,), shape):
-            changes.append(f"without {op.form} {op.read}->{op.write} ({reason})")
-        else:
-            ops.append(moved)
+            changes.append(f"without {what} ({reason})")
+            continue
+        ops.append(moved)
+        if len(op.sizes) == shape.n_layers and moved != op:
+            changes.append(f"{what} only where the model has {op.write}")
     if reason := _misfit(genotype, tuple(ops), shape):
         return None, [*changes, reason]
     found = replace(genotype, n_layers=shape.n_layers, ops=tuple(ops))
@@ -51,8 +54,6 @@ def transfer(
 def _at_relative_depth(op: Op, shape: ModelShape) -> tuple[int, ...]:
     """Its sizes over the layers of the model, 0 where the model has no such place."""
     old, new = len(op.sizes), shape.n_layers
-    if old == new:
-        return op.sizes
     places = shape.layers_with((op.read, op.write))
     return tuple(
         op.sizes[round(i * (old - 1) / max(1, new - 1))] if i in places else 0 for i in range(new)

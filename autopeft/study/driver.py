@@ -83,7 +83,7 @@ class Driver:
             folder=str(self.study.folder),
             trials_done=sum(record.is_first for record in records),
             trials=self.spec.budget.trials,
-            least_params=min(slot.least_in_a_layer() for slot in space.slots),
+            least_params=space.least_total(),
             max_params=space.max_params,
             fraction=space.max_params / self.setup.facts.backbone_params,
             trial_seconds=costs.of_new(records),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autopeft.errors import DataError
 from autopeft.files import write_bytes
+from autopeft.ops.vera import as_now
 
 _LOSSES = "losses"
 _STATE = "state/"
@@ -59,4 +60,4 @@ def read_paused(path: Path) -> Paused:
     if losses is None or losses.ndim != 1 or not all(name.startswith(_STATE) for name in tensors):
         raise DataError(f"{path}: not a paused trial")
     state = {name.removeprefix(_STATE): tensor for name, tensor in tensors.items()}
-    return Paused(tuple(losses.tolist()), state)
+    return Paused(tuple(losses.tolist()), as_now(state))

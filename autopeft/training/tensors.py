@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autopeft.errors import DataError
 from autopeft.files import parse_json
+from autopeft.ops.vera import as_now, name_now
 
 MAX_HEADER_BYTES = 16 * 2**20
 _METADATA = "__metadata__"
@@ -73,6 +74,16 @@ def read_kinds(path: Path, sha256: str | None) -> tuple[bytes, dict[str, Kind]]:
     return data, {n: _kind(n, item, path) for n, item in header.items() if n != _METADATA}
 
 
+def read_tensors(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """All that a tensor file has, for whoever has written it; see `read_kinds`.
+
+    Raises:
+        DataError: it is not such a file.
+    """
+    data, _ = read_kinds(path, sha256)
+    return _loaded(data, path)
+
+
 def tensors_of(
     data: bytes, kinds: Mapping[str, Kind], expected: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
@@ -87,6 +98,7 @@ def tensors_of(
     Raises:
         DataError: saying what differs.
     """
+    kinds = {name_now(name): kind for name, kind in kinds.items()}
     wanted = {n: Kind(tuple(t.shape), t.is_floating_point()) for n, t in expected.items()}
     problems = [f"{_shown(name)} is missing" for name in sorted(wanted.keys() - kinds.keys())]
     problems += [f"{_shown(name)} is unknown" for name in sorted(kinds.keys() - wanted.keys())]
@@ -98,13 +110,17 @@ def tensors_of(
     if problems:
         more = f"; and {len(problems) - 3} more" if problems[3:] else ""
         raise DataError(f"{path}: {'; '.join(problems[:3])}{more}")
-    try:
-        tensors = load(data)
-    except (SafetensorError, ValueError) as error:
-        raise DataError(f"{path}: not a safetensors file: {error}") from None
+    tensors = _loaded(data, path)
     if bad := sorted(name for name, t in tensors.items() if not bool(torch.isfinite(t).all())):
         raise DataError(f"{path}: {bad[0]} has values that are not finite")
     return tensors
+
+
+def _loaded(data: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return as_now(load(data))
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{path}: not a safetensors file: {error}") from None
 
 
 def _kind(name: str, item: Any, path: Path) -> Kind:

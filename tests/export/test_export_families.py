@@ -30,8 +30,11 @@ from autopeft.study.spec import load_study_spec
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 FAMILIES = ("bert", "roberta", "gpt2", "llama", "t5", "bart")
 
-LORA = [(Form.LOWRANK, LINEAR_INPUT[tap], tap) for tap in (Tap.Q, Tap.V, Tap.FFN_OUT)]
-CROSS = [(Form.LOWRANK, LINEAR_INPUT[tap], tap) for tap in (Tap.CROSS_Q, Tap.CROSS_V)]
+LORA = [(Form.LOWRANK, LINEAR_INPUT[tap], tap) for tap in (Tap.Q, Tap.V, Tap.FFN_OUT, Tap.FFN_GATE)]
+CROSS = [
+    (Form.LOWRANK, LINEAR_INPUT[tap], tap)
+    for tap in (Tap.CROSS_Q, Tap.CROSS_K, Tap.CROSS_V, Tap.CROSS_OUT)
+]
 SCALES = [(Form.SCALE, tap, tap) for tap in (Tap.K, Tap.V, Tap.FFN_MID, Tap.CROSS_K)]
 PREFIXES = [(Form.PREFIX, tap, tap) for tap in (Tap.HEAD, Tap.CROSS_HEAD)]
 BIASES = [(Form.BIAS, tap, tap) for tap in (Tap.Q, Tap.FFN_UP, Tap.CROSS_V)]
@@ -112,6 +115,8 @@ def test_what_is_loaded_is_what_was_trained(home, plain, tmp_path, kind, family)
     shape = plain(family).backbone.shape
     ops = [one for one in ops_in(shape, WANTED[kind]) if HOLDS[target](one, shape) is None]
     assert len(ops) > 1
+    if kind in ("native", "peft", "merged"):  # wherever it stands
+        assert {*ops_in(shape, [*LORA, *CROSS])} <= {*ops}
     winner = make_winner(home, family, *ops)
     refuse(target, winner.genotype, shape)
     TARGETS[target](winner, tmp_path)

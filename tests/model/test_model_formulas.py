@@ -225,7 +225,7 @@ def test_vera(family, write):
     bench = Bench(family, at(Form.VERA, read, write, 3, scale=2.0))
     (stack,) = bench.injection.stacks()
     down, up = stack.down[0, :3].double(), stack.up[0, :3].double()
-    d, b = bench.own("d"), bench.own("b")
+    d, b = bench.own("lambda_d"), bench.own("b")
     bench.check({write: lambda h, seen: h + 2 * (seen[read] @ down.T * d[:, 0]) @ up * b})
 
 

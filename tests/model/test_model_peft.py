@@ -159,7 +159,7 @@ def test_vera(family):
         for (layer, tap), (name, _) in found.items():
             vera = theirs.base_model.model.get_submodule(name)
             own = own_tensors(tensors, layer, "vera", Tap.ATTN_IN, tap)
-            vera.vera_lambda_d["default"].copy_(own["d"][:, 0])
+            vera.vera_lambda_d["default"].copy_(own["lambda_d"][:, 0])
             vera.vera_lambda_b["default"].copy_(own["b"][0])
             vera.vera_A["default"].copy_(random_factor("down", 5, D_MODEL))
             vera.vera_B["default"].copy_(random_factor("up", 5, D_MODEL).T)

@@ -14,13 +14,14 @@ from autopeft.space.genotype import Genotype, Op
 from autopeft.space.methods import method
 from autopeft.space.shape import ANSWERED, NO_GATES, OF_POSITIONS, ModelShape
 from autopeft.space.shipped import load_space
-from autopeft.space.taps import CROSS, Tap
+from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
 from autopeft.space.transfer import transfer
 from autopeft.space.words import describe
 
 N_ENCODING, N_LAYERS = 2, 5
 WIDTHS = {tap: 8 for tap in Tap if tap is not Tap.FFN_GATE}
-BART = ModelShape(N_LAYERS, WIDTHS, 100_000, n_encoder_layers=N_ENCODING)
+BIASED = frozenset({*LINEAR_INPUT, Tap.CROSS_NORM} & set(WIDTHS))
+BART = ModelShape(N_LAYERS, WIDTHS, 100_000, biased=BIASED, n_encoder_layers=N_ENCODING)
 TEXT = """
 name: small
 description: cross-attention alone, and with the rest
@@ -41,7 +42,7 @@ def crossing(genotype):
 @pytest.mark.parametrize("layout", ["same", "mask", "top", "groups", "shape", "free"])
 def test_every_draw_fits_the_model_and_the_budget(layout):
     space = bind_text(TEXT.format(draw="budget", layout=layout), BART, 150)
-    rng, seen, coupled = random.Random(0), set(), space.slots[0].layout.coupled
+    rng, seen = random.Random(0), set()
     for _ in range(150):
         genotype = space.decode(draw_uniform(space, rng))
         genotype.check_fits(BART)
@@ -51,8 +52,8 @@ def test_every_draw_fits_the_model_and_the_budget(layout):
             seen |= {(op.write, i) for i, size in enumerate(op.sizes) if size}
     assert {tap for tap, _ in seen} == {Tap.CROSS_Q, Tap.CROSS_K, Tap.CROSS_V, Tap.CROSS_OUT}
     assert {i for _, i in seen} == set(range(N_ENCODING, N_LAYERS))
-    # What is tied is paid for in the decoder's layers alone.
-    assert space.slots[0].entry_price() == 32 * (3 if coupled else 1)
+    # What is in all layers is paid for in the decoder's alone.
+    assert space.slots[0].least == 16 * (3 if layout == "same" else 1)
 
 
 @pytest.mark.parametrize("layout", ["same", "mask", "top", "free"])
@@ -93,6 +94,22 @@ def test_methods_are_at_cross_attention_where_there_is_some(name):
     assert not crossing(method(name).genotype(BERT_BASE))
 
 
+GATED = replace(BART, widths=dict.fromkeys(Tap, 8))
+LLAMA = ModelShape(3, dict.fromkeys((tap for tap in Tap if tap not in CROSS), 8), 100_000)
+
+
+@pytest.mark.parametrize("shape", [BART, GATED, BERT_BASE, LLAMA])
+def test_lora_is_tuned_at_every_weight_matrix_that_there_is(shape):
+    """The verdict compares with it; what a model has no place for is not worth a note."""
+    space = bind(load_space("lora"), shape, NO_LIMIT)
+    there = set(LINEAR_INPUT) & set(shape.widths)
+    assert {tap for slot in space.slots for tap in slot.spec.write} == there
+    assert space.notes == ()
+    assert {op.write for op in method("lora_all").genotype(shape).ops} == there
+    for name in ("lora", "lora_all"):  # the sampler learns from them
+        assert encode(space, method(name).genotype(shape)) is not None
+
+
 def test_gates_are_left_out_with_a_note():
     space = bind(load_space("hybrid"), BART, 3000)
     assert {slot.name for slot in space.slots} == {"prefix", "adapter", "lora"}
@@ -129,6 +146,19 @@ def test_gates_that_would_see_positions_are_left_out():
     assert {op.scale == "gated" for op in drawn if op.write is Tap.FFN_OUT} == {True, False}
     assert not any(op.scale == "gated" for op in drawn if op.write in (Tap.Q, Tap.K))
     assert method("unipelt").misfit(shape) == OF_POSITIONS
+
+
+@pytest.mark.parametrize(("n_encoding", "there"), [(6, 6), (8, 4), (4, 6)])
+def test_ops_at_cross_attention_go_along_where_a_model_of_that_depth_has_it(n_encoding, there):
+    even = replace(BART, n_layers=12, n_encoder_layers=6)
+    shape = replace(even, n_encoder_layers=n_encoding)
+    genotype = method("lora").genotype(even)
+    found, changes = transfer(genotype, shape, NO_LIMIT)
+    found.check_fits(shape)
+    assert [sum(map(bool, op.sizes)) for op in crossing(found)] == [there] * 2
+    cut = "lowrank cross_memory->cross_v only where the model has cross_v"
+    assert (cut in changes) == (there < 6)
+    assert (found == genotype) == (there == 6)
 
 
 def test_gated_ops_do_not_go_along_to_another_model():

@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import cache
 
 import hypothesis.strategies as st
 import optuna
@@ -12,6 +13,7 @@ from space_factory import (
     BY_CONSTRUCTION,
     MINILM,
     MODELS,
+    NO_LIMIT,
     bind_shipped,
     bind_text,
     coordinates,
@@ -21,11 +23,15 @@ from space_factory import (
     two_slots,
 )
 
+from autopeft.errors import NoFeasibleTrialError
 from autopeft.space.allocate import Cell, allocate
+from autopeft.space.bind import bind
 from autopeft.space.dimension import Categorical
+from autopeft.space.encode import encode
 from autopeft.space.forms import Form
 from autopeft.space.layout import SHAPES, Layout, LayoutKind, spindle
 from autopeft.space.shape import BERT_BASE
+from autopeft.space.shipped import load_space
 from autopeft.study.distributions import distributions_of
 
 BUDGETS = (0.001, 0.01, 0.05)
@@ -76,6 +82,17 @@ def test_every_uniform_draw_is_feasible_and_totals_are_spread_over_the_budget(ke
     assert max(totals) > space.max_params / 2
 
 
+def most_of(space, params):
+    """What a draw may have at most: its total, or the cheapest of its ops in at most all layers."""
+    tied = {LayoutKind.SAME, LayoutKind.GROUPS}
+    least = [
+        slot.price(variant, len(slot.layers(variant)) if slot.layout.kind in tied else 1)
+        for slot in space.slots
+        for variant in [slot.variant(params)]
+    ]
+    return min(space.max_params, max(params["total"], min(least)))
+
+
 @pytest.mark.parametrize("name", BY_CONSTRUCTION)
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
@@ -84,7 +101,7 @@ def test_any_coordinates_decode_within_the_budget(name, data):
     params = data.draw(coordinates(space))
     genotype = space.decode(params)
     assert genotype.ops
-    assert genotype.count_params(space.shape) <= min(params["total"], space.max_params)
+    assert genotype.count_params(space.shape) <= most_of(space, params)
     genotype.check_fits(space.shape)
     assert space.decode(params) == genotype
 
@@ -100,7 +117,9 @@ def test_the_corners_of_a_space_decode_within_the_budget(key, end):
         for dim in space.dimensions()
     }
     total = space.decode(params).count_params(space.shape)
-    assert 0 < total <= params["total"]
+    if not any(space.decode(params).ops):  # an empty mask, and nothing else
+        assert all(slot.layout.kind is LayoutKind.MASK for slot in space.slots)
+    assert total <= most_of(space, params)
 
 
 @pytest.mark.parametrize("kind", LayoutKind)
@@ -108,10 +127,10 @@ def test_the_corners_of_a_space_decode_within_the_budget(key, end):
 @settings(deadline=None, max_examples=20)
 @given(data=st.data())
 def test_every_layout_decodes_within_the_budget(kind, text, data):
-    space = bind_text(text(kind), max_params=data.draw(st.integers(32, 200)))
+    space = bind_text(text(kind), max_params=data.draw(st.integers(16, 200)))
     params = data.draw(coordinates(space))
     genotype = space.decode(params)
-    assert genotype.count_params(space.shape) <= params["total"]
+    assert genotype.count_params(space.shape) <= most_of(space, params)
     masked = [value for name, value in params.items() if name.startswith(("a.layer", "both.layer"))]
     assert genotype.ops or (kind is LayoutKind.MASK and not any(masked))
 
@@ -124,12 +143,103 @@ def test_draws_by_construction_reach_every_set_of_ops_but_the_empty_one():
     assert len({op_set(ops) for ops in draws}) == space.cardinality() - 1
 
 
-def test_the_least_total_is_enough_whatever_the_shares_are():
+def test_a_total_that_pays_for_nothing_becomes_what_the_cheapest_slot_takes():
     space = SPACES["unified-bert-base-0.01"]
     rng = random.Random(0)
     for _ in range(100):
         params = {**draw_uniform(space, rng), "total": space.least_total()}
-        assert 0 < space.decode(params).count_params(space.shape) <= space.least_total()
+        cheapest = min(slot.prices[slot.variant(params)] for slot in space.slots)
+        assert space.decode(params).count_params(space.shape) == cheapest
+
+
+ON_EVERY_LAYER = """
+name: small
+description: LoRA at one tap or at four, over all layers of a kind
+slots:
+  - {name: a, form: lowrank, read: weight, write: [v, q+k+v+attn_out], size: [1, 2, 4],
+     layout: LAYOUT}
+training: {learning_rate: 1e-3}
+"""
+
+
+def drawn_from(space, n_draws=600):
+    rng = random.Random(0)
+    return [space.decode(draw_uniform(space, rng)) for _ in range(n_draws)]
+
+
+def test_a_dear_variant_keeps_no_cheap_one_out():
+    """Rank 1 at v of BERT-base has 18,432 parameters, at four taps four times as many."""
+    text = ON_EVERY_LAYER.replace("LAYOUT", "same")
+    with pytest.raises(NoFeasibleTrialError, match="its smallest op has 18,432"):
+        bind_text(text, BERT_BASE, 18_431)
+    tight = bind_text(text, BERT_BASE, 40_000)
+    assert tight.notes == (
+        "slot a goes without q+k+v+attn_out (73,728 parameters): the budget is 40,000",
+    )
+    assert {(len(g.ops), g.ops[0].sizes[0]) for g in drawn_from(tight)} == {(1, 1), (1, 2)}
+    wide = bind_text(text, BERT_BASE, 100_000)
+    assert wide.notes == ()
+    assert wide.least_total() == 18_432
+    drawn = {(len(g.ops), g.ops[0].sizes[0]) for g in drawn_from(wide)}
+    assert drawn == {(1, 1), (1, 2), (1, 4), (4, 1)}
+
+
+@pytest.mark.parametrize(("layout", "least"), [("mask", 1), ("top", 1), ("groups", 2)])
+def test_what_is_tied_stands_in_as_many_layers_as_can_be_paid_for(layout, least):
+    text = ON_EVERY_LAYER.replace("LAYOUT", layout)
+    space = bind_text(text, BERT_BASE, 4 * 1536 + 768)
+    assert space.least_total() == least * 1536
+    seen = set()
+    for genotype in drawn_from(space):
+        assert genotype.ops
+        assert genotype.count_params(BERT_BASE) <= space.max_params
+        assert space.decode(encode(space, genotype)) == genotype
+        seen |= {i for i, size in enumerate(genotype.ops[0].sizes) if size}
+    assert seen == set(range(8, 12) if layout == "top" else range(12))
+
+
+TIGHT = (0.0001, 0.0003, 0.001, 0.01)
+
+
+@pytest.mark.parametrize("name", [*BY_CONSTRUCTION, "he2022"])
+@pytest.mark.parametrize("model", MODELS)
+def test_whatever_fits_can_be_drawn_at_its_cheapest(name, model):
+    for fraction in TIGHT[name == "he2022" :]:  # its smallest op is in all layers
+        space = bind_shipped(name, MODELS[model], fraction)
+        assert {slot.name for slot in space.slots} == {
+            slot.name for slot in _unlimited(name, model).slots if slot.least <= space.max_params
+        }
+        for slot in _unlimited(name, model).slots:
+            for variant, price in slot.prices.items():
+                if price <= space.max_params:
+                    assert_drawable(space, slot, variant, price)
+
+
+@cache
+def _unlimited(name, model):
+    return bind(load_space(name), MODELS[model], NO_LIMIT)
+
+
+def assert_drawable(space, slot, variant, price):
+    """A draw that pays for a variant at its cheapest has it, in as few layers as can be."""
+    one = next(kept for kept in space.slots if kept.name == slot.name)
+    params = {**draw_uniform(space, random.Random(0)), **one.variants[variant][0], "total": price}
+    params |= {f"{other.name}.share": float(other is one) for other in space.slots}
+    for dim in one.layout.dimensions(space.shape.n_layers):
+        if not isinstance(dim, Categorical):
+            params[dim.name] = int(dim.name.endswith(("layer0", "group0", "top")))
+    genotype = space.decode(params)
+    assert {op.kind for op in genotype.ops} == {op.kind for op in variant.ops([1])}
+    assert genotype.count_params(space.shape) == price
+
+
+@pytest.mark.parametrize("name", BY_CONSTRUCTION)
+@pytest.mark.parametrize("fraction", TIGHT)
+def test_draws_are_hardly_ever_empty(name, fraction):
+    space = bind_shipped(name, MINILM, fraction)
+    empty = sum(not genotype.ops for genotype in drawn_from(space, 200))
+    print(f"{name} at {fraction:.2%}: {empty} of 200 draws are empty")
+    assert empty <= 2
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.05])

@@ -9,7 +9,7 @@ from autopeft.errors import ConfigError
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import TABLE, method, methods
 from autopeft.space.shape import BERT_BASE, ModelShape, encoder_shape
-from autopeft.space.taps import Tap
+from autopeft.space.taps import CROSS, Tap
 
 REQUIRED = ["adapterdrop", "hadamard", "ln_tuning", "s_bitfit", "lora_all", "parallel_attention"]
 REQUIRED += ["head", "lora", "houlsby", "pfeiffer", "parallel", "prefix", "bitfit", "ia3", "mam"]
@@ -152,6 +152,23 @@ def test_a_method_stands_in_every_layer_of_any_depth():
     for op in method("mam").genotype(encoder_shape(5, 4, 8, 100)).ops:
         assert len(op.sizes) == 5
         assert all(op.sizes)
+
+
+def test_bitfit_is_the_biases_that_a_model_has():
+    """GPT-2's norms come first and are at no tap; Qwen2 has biases at three; Llama has none."""
+    norms = {Tap.ATTN_NORM, Tap.FFN_NORM}
+    widths = {tap: 4 for tap in Tap if tap not in norms | CROSS}
+    weights = {Tap.Q, Tap.K, Tap.V, Tap.ATTN_OUT, Tap.FFN_UP, Tap.FFN_OUT}
+    for biased in (weights, {Tap.Q, Tap.K, Tap.V}):
+        shape = ModelShape(2, widths, 1000, biased=frozenset(biased))
+        genotype = method("bitfit").genotype(shape)
+        assert {op.write for op in genotype.ops} == biased
+        lost = [tap for tap in Tap if tap in (weights | norms) - biased]
+        note = f"goes without biases at {', '.join(lost)}, which the model lacks"
+        assert method("bitfit").shortened(shape) == note
+        assert method("bitfit").lacking(shape) == ()
+    assert method("bitfit").misfit(ModelShape(2, widths, 1000)) == "the model has no biases"
+    assert method("bitfit").shortened(BERT_BASE) is None
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_and_all():

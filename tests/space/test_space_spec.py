@@ -282,12 +282,13 @@ def test_autopeft_sizes_are_the_halvings_of_the_width(shape, sizes):
 
 
 def test_a_slot_over_the_budget_is_left_out_with_a_note():
-    prices = {slot.name: slot.entry_price() for slot in bind_text(two_slots("free")).slots}
-    assert prices == {"a": 16, "b": 8}
-    space = bind_text(two_slots("free"), max_params=15)
+    prices = {slot.name: slot.least for slot in bind_text(two_slots("same")).slots}
+    assert prices == {"a": 16, "b": 16}
+    text = two_slots("same").replace("write: [q, q+v]", "write: q+v")
+    space = bind_text(text, max_params=31)
     assert [slot.name for slot in space.slots] == ["b"]
     assert space.notes == (
-        "slot a is left out: its smallest op has 16 parameters, the budget is 15",
+        "slot a is left out: its smallest op has 32 parameters, the budget is 31",
     )
 
 
@@ -358,8 +359,7 @@ def test_the_cheapest_size_is_not_always_the_smallest():
     text = KRONECKER.replace("[kronecker, lowrank]", "kronecker").replace("[q, ffn_up]", "q")
     (slot,) = bind_text(text, encoder_shape(2, 48, 96, 1000)).slots
     assert slot.sizes == (3, 4, 8, 16)
-    assert slot.least_in_a_layer() == 8 * 8 + 6 * 6
-    assert slot.entry_price() == 2 * (8 * 8 + 6 * 6)
+    assert slot.least == 2 * (8 * 8 + 6 * 6)
 
 
 def test_a_space_is_found_by_name_and_by_path(tmp_path):

@@ -128,6 +128,14 @@ def test_plan_is_told_before_the_first_trial(spec_of, tmp_path):
     assert plan.trial_seconds > 0
 
 
+def test_the_least_of_a_plan_is_an_op_that_can_be_drawn(spec_of, tmp_path):
+    """In a space with one size for all layers it is in both."""
+    plans = Plans()
+    spec = spec_of(trials=1, space="he2022", methods=["head"])
+    run_search(spec, tmp_path / "study", watcher=plans)
+    assert plans.told[0].least_params == N_LAYERS * 2 * 16  # a prefix of one token
+
+
 @pytest.mark.parametrize("space", ["unified", "lora", "adapters", "autopeft"])
 def test_nothing_over_the_parameter_budget_is_trained(spec_of, tmp_path, space):
     spec = spec_of(trials=7, space=space, max_params=150, methods=["head", "lora", "bitfit"])
