@@ -180,6 +180,13 @@ class Ground:
         return None if n_positions is None else self.work.room(n_positions)
 
     @property
+    def _ends_in_padding(self) -> bool:
+        """A row itself ends with what pads, and the head looks for the token before."""
+        pad, splits = self.backbone.tokenizer.pad_token_id, (self.train, *self.scored)
+        ends = {ids[-1] for rows in splits for ids in rows.input_ids if ids}
+        return pad in ends and self.backbone.finds_padding
+
+    @property
     def _reading_hash(self) -> str:
         config = self.backbone.model.config.to_dict()
         told = {key: value for key, value in config.items() if key not in _OF_THE_PLACE}
@@ -191,6 +198,8 @@ class Ground:
                 digest.update(f"{rows.answers.targets}".encode())
             if rows.tags is not None:
                 digest.update(f"{rows.tags.targets}".encode())
+        if self._ends_in_padding:
+            digest.update(b"a head reads the last token before what pads")
         return digest.hexdigest()
 
 

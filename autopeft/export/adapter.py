@@ -12,7 +12,7 @@ from autopeft import checks
 from autopeft.engines.ground import WRITES
 from autopeft.errors import ConfigError
 from autopeft.model.attention import kernel_for
-from autopeft.model.backbone import CLASSES, Writes
+from autopeft.model.backbone import CLASSES, Backbone, Writes
 from autopeft.model.computing import Scheme
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
@@ -217,6 +217,13 @@ def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
         model.config.problem_type = "single_label_classification"
     model.config.id2label = dict(enumerate(outputs.labels))
     model.config.label2id = {label: i for i, label in enumerate(outputs.labels)}
+
+
+def tell_padding(backbone: Backbone, tokenizer: Any) -> None:
+    """Let a model's configuration say what rows are padded with, if it does not, or has to know."""
+    config = backbone.model.config
+    if config.pad_token_id is None or backbone.finds_padding:
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 _HASH = checks.matching("[0-9a-f]{64}", "64 hexadecimal digits")

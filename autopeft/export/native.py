@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.export.adapter import Description, head_tensors, mount
+from autopeft.export.adapter import Description, head_tensors, mount, tell_padding
 from autopeft.files import read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, to_dtype
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
@@ -193,8 +193,7 @@ def tokenizer_of(folder: Path, base: Backbone) -> Any:
             raise DataError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if base.model.config.pad_token_id is None:
-        base.model.config.pad_token_id = tokenizer.pad_token_id
+    tell_padding(base, tokenizer)
     return tokenizer
 
 

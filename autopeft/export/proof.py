@@ -119,6 +119,7 @@ def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
         "revision": winner.description.revision,
         "in_full": winner.in_full,
         "pad_token_id": winner.tokenizer.pad_token_id,
+        "finds_padding": winner.backbone.finds_padding,
         "class": winner.outputs.auto,
         "arguments": _arguments(winner.outputs),
         "texts": [_read(winner, texts) for texts in winner.ground.dataset.validation.texts],

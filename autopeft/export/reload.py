@@ -21,9 +21,10 @@ def answer(question: dict[str, Any]) -> Any:
 
     Args:
         question: `target`, `folder`, `backbone`, `revision`, `class`, `arguments`, `pad_token_id`,
-            `in_full` (weight matrices that are not in NF4, or None if none is), `texts` (a list of
-            rows, each a list of one or two), `max_length`, `batch_size`, where answers are texts,
-            `answers`, and where words have tags, `tagged`.
+            `finds_padding` (the head has to know what pads), `in_full` (weight matrices that are
+            not in NF4, or None if none is), `texts` (a list of rows, each a list of one or two),
+            `max_length`, `batch_size`, where answers are texts, `answers`, and where words have
+            tags, `tagged`.
 
     Raises:
         RuntimeError: something was loaded with a warning about keys.
@@ -107,10 +108,10 @@ def load(question: dict[str, Any]) -> tuple[Any, Any]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if question["target"] == "merged":
         return getattr(transformers, question["class"]).from_pretrained(folder), tokenizer
-    return _with_peft(question), tokenizer
+    return _with_peft(question, tokenizer), tokenizer
 
 
-def _with_peft(question: dict[str, Any]) -> Any:
+def _with_peft(question: dict[str, Any], tokenizer: Any) -> Any:
     import transformers  # noqa: PLC0415
     from peft import PeftModel, get_peft_model_state_dict  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415
@@ -132,8 +133,8 @@ def _with_peft(question: dict[str, Any]) -> Any:
         # Or some CPUs would compute in bf16 what was trained in fp32.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    if base.config.pad_token_id is None:
-        base.config.pad_token_id = question["pad_token_id"]
+    if question["finds_padding"]:
+        base.config.pad_token_id = tokenizer.pad_token_id
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, question["folder"])

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft.engines.ground import Ground
 from autopeft.errors import DataError
-from autopeft.export.adapter import Description, Outputs, head_tensors, name_outputs
+from autopeft.export.adapter import Description, Outputs, head_tensors, name_outputs, tell_padding
 from autopeft.export.pick import Choice, pick
 from autopeft.front import Front
 from autopeft.model.backbone import Backbone
@@ -116,11 +116,8 @@ class Winner:
 
     @property
     def tokenizer(self) -> Any:
-        """Of the backbone, with a token to pad with."""
-        tokenizer = self.backbone.tokenizer
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+        """Of the backbone."""
+        return self.backbone.tokenizer
 
     @property
     def in_full(self) -> list[str] | None:
@@ -136,8 +133,7 @@ class Winner:
         with torch.no_grad():
             fill(head_tensors(model, self.backbone.fresh), self.head)
         name_outputs(model, self.outputs)
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.tokenizer.pad_token_id
+        tell_padding(self.backbone, self.tokenizer)
         return model
 
     @property

@@ -25,7 +25,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
-from autopeft.model.anatomy import Anatomy
+from autopeft.model.anatomy import Anatomy, tags_words
 from autopeft.model.brought import Meaning, adopt
 from autopeft.model.check import check
 from autopeft.model.computing import Precision, Scheme
@@ -66,7 +66,8 @@ class Backbone:
 
     Attributes:
         model: in evaluation mode, so the frozen part has no dropout.
-        tokenizer: of the same checkpoint; its `model_max_length` is what the model can read.
+        tokenizer: of the same checkpoint; its `model_max_length` is what the model can read, and
+            where it has no token to pad with, that is the one that ends texts.
         shape: what a search space needs to know of it.
         fresh: names of parameters that were not in the checkpoint, or there for other outputs.
         name: Hub name or folder.
@@ -90,6 +91,12 @@ class Backbone:
     scheme: Scheme | None = None
     notes: tuple[str, ...] = ()
     head_sha256: str | None = None
+
+    @property
+    def finds_padding(self) -> bool:
+        """Its head looks for the last token of a row by the number of those that fill rows up."""
+        has_head = self.model.get_output_embeddings() is None and not tags_words(self.model)
+        return has_head and Anatomy(self.model, self.fresh).pool == "last"
 
 
 def load_backbone(
@@ -150,6 +157,7 @@ def load_backbone(
     fresh = tuple(sorted((*fresh, *(brought.fresh if brought else ()))))
     anatomy = Anatomy(model, fresh)
     tokenizer.model_max_length = min(tokenizer.model_max_length, anatomy.longest_row())
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model.config.use_cache = False  # decoders would keep keys and values of every batch
     model.eval().requires_grad_(requires_grad=False)
     notes: tuple[str, ...] = ()

@@ -83,7 +83,7 @@ def _logits(
     head = anatomy.family.head
     try:
         if head:
-            return pooled_logits(model, head, anatomy.pool, batch)
+            return pooled_logits(model, head, anatomy.pool, batch, model.config.pad_token_id)
         return torch.stack([model(**row).logits for row in rows], 1).flatten(0, 1)
     finally:
         injection.remove()

@@ -133,7 +133,11 @@ class StackedNorm(StackedModule):
 
 
 def pooled_logits(
-    model: PreTrainedModel, head: Sequence[str], pool: Pool, batch: Mapping[str, Tensor]
+    model: PreTrainedModel,
+    head: Sequence[str],
+    pool: Pool,
+    batch: Mapping[str, Tensor],
+    pad: int | None = None,
 ) -> Float[Tensor, "row output"]:
     """What a head puts out for every row of several trials.
 
@@ -144,6 +148,7 @@ def pooled_logits(
         head: names of its modules in the order of computation.
         pool: the tokens that it reads.
         batch: as the model takes it, of the examples that all trials have.
+        pad: the token that rows are filled up with, which is never the last one of a row.
     """
     given = dict(batch)
     # What a decoder reads of a text; BART's body does so by itself, T5's leaves it to the head.
@@ -157,7 +162,9 @@ def pooled_logits(
         pooled = (of_trials * real).sum(2) / real.sum(1)
     else:
         place = torch.arange(mask.shape[1], device=mask.device)
-        read = (place * mask).argmax(-1) * (pool != "first")
+        # Decoders of transformers look for it by its number, where a row itself ends with it, too.
+        real = mask * batch["input_ids"].ne(pad) if pool == "last" and pad is not None else mask
+        read = (place * real).argmax(-1) * (pool != "first")
         if pool == "eos":
             ends = mask * batch["input_ids"].eq(model.config.eos_token_id)
             read = torch.where(ends.any(-1), (place * ends).argmax(-1), read)

@@ -129,13 +129,13 @@ class Trials(AbstractContextManager[Any, None]):
         return batch.to(partial(sent, device=self._device))
 
     def _pooled(self, batch: Batch) -> Float[Tensor, "trial place output"]:
-        model, head = self.backbone.model, self._anatomy.family.head
+        model, head, pool = self.backbone.model, self._anatomy.family.head, self._anatomy.pool
         if batch.places is not None:  # of words with tags
             each: Tensor = model(**batch.inputs).logits
             by_trial = each.float().reshape(self.n_trials, -1, each.shape[-1])
             return by_trial[:, batch.places.states]
         out: Tensor = (
-            pooled_logits(model, head, self._anatomy.pool, batch.inputs)
+            pooled_logits(model, head, pool, batch.inputs, self.backbone.tokenizer.pad_token_id)
             if head
             else model(**batch.inputs).logits
         )

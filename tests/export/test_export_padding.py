@@ -1,0 +1,60 @@
+"""What is loaded reads the token that was trained on, whatever pads and on whichever side."""
+
+import json
+
+import pytest
+from tiny import lora
+from winners import LORA, edit_json, make_winner, save_family
+
+from autopeft.export import reload
+from autopeft.export.proof import TOLERANCE, question_of
+from autopeft.export.run import TARGETS
+from autopeft.space.taps import Tap
+from autopeft.study.prepare import prepare
+from autopeft.study.spec import load_study_spec
+
+HEADED = [("gpt2", "native"), ("llama", "merged"), ("llama", "peft")]
+
+
+def save_told(folder, family, config=None, **tokens):
+    """A family's checkpoint whose files say something else of padding; None takes a key out."""
+    save_family(folder / family, family)
+    for name, told in (("config", config or {}), ("tokenizer_config", tokens)):
+        path = folder / family / f"{name}.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) | told
+        path.write_text(json.dumps({k: v for k, v in kept.items() if v is not None}))
+
+
+def exported(winner, target, folder):
+    folder.mkdir()
+    TARGETS[target](winner, folder)
+    return folder
+
+
+def assert_reads_as_trained(winner, target, folder):
+    found, _ = reload.answer(question_of(target, exported(winner, target, folder), winner))
+    allowed = TOLERANCE[target] * max(1.0, float(winner.logits.abs().max()))
+    assert float((found - winner.logits).abs().max()) <= allowed
+
+
+@pytest.mark.parametrize(("family", "target"), HEADED)
+def test_rows_may_end_with_what_pads(family, target, tmp_path):
+    save_told(tmp_path, family, {"pad_token_id": None}, pad_token="[SEP]")
+    assert_reads_as_trained(make_winner(tmp_path, family, *LORA), target, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("family", "target"), HEADED)
+def test_configuration_may_know_of_another_token_to_pad_with(family, target, tmp_path):
+    save_told(tmp_path, family, {"pad_token_id": 4})
+    assert_reads_as_trained(make_winner(tmp_path, family, *LORA), target, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("family", "told"), [("llama", True), ("bert", False)])
+def test_what_a_head_reads_of_rows_that_end_so_is_part_of_a_study(family, told, tmp_path):
+    plain = make_winner(tmp_path, family, lora(Tap.Q, 2))
+    edit_json(
+        tmp_path / family / "tokenizer_config.json", lambda told: told.update(pad_token="[SEP]")
+    )
+    other = prepare(load_study_spec(plain.study.spec_file), tmp_path)
+    assert other.train.input_ids == plain.ground.train.input_ids
+    assert (other.facts.reading_hash != plain.ground.facts.reading_hash) == told
