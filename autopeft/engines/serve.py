@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from autopeft.engines.job import Job
 from autopeft.engines.protocol import (
@@ -40,6 +41,7 @@ _STEP_SECONDS = 0.1
 def serve(driver: "Connection[Any, Any]") -> None:
     """Answer requests until the driver hangs up."""
     faulthandler.enable()
+    transformers_logging.set_verbosity_error()
     server = _Server(driver)
     while True:
         try:

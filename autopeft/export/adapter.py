@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from autopeft import checks
 from autopeft.engines.ground import WRITES
 from autopeft.errors import ConfigError
+from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import kernel_for
 from autopeft.model.backbone import CLASSES, Backbone, Writes
 from autopeft.model.computing import Scheme
@@ -18,6 +19,7 @@ from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
+from autopeft.space.taps import Tap
 from autopeft.tasks.spec import GenerationSpec, Kind
 
 FORMAT_VERSION = 1
@@ -219,11 +221,28 @@ def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
     model.config.label2id = {label: i for i, label in enumerate(outputs.labels)}
 
 
-def tell_padding(backbone: Backbone, tokenizer: Any) -> None:
+def name_padding(backbone: Backbone, tokenizer: Any) -> None:
     """Let a model's configuration say what rows are padded with, if it does not, or has to know."""
     config = backbone.model.config
     if config.pad_token_id is None or backbone.finds_padding:
         config.pad_token_id = tokenizer.pad_token_id
+
+
+def leave_room(tokenizer: Any, backbone: Backbone, genotype: Genotype) -> None:
+    """Let a tokenizer cut rows so that a prompt, if there is one, has positions before them."""
+    n_positions = Anatomy(backbone.model, backbone.fresh).n_positions
+    if n_positions is not None:
+        n_before = sum(max(op.sizes) for op in genotype.ops if op.write is Tap.EMBED)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, n_positions - n_before)
+
+
+def keeps_keys(backbone: Backbone, genotype: Genotype) -> bool:
+    """Whether a plain model can keep keys and values while it writes."""
+    shape = backbone.shape
+    # As many layers as transformers keeps them for, which counts T5's decoder in its encoder.
+    n_kept = backbone.model.config.get_text_config(decoder=True).num_hidden_layers
+    n_writing = shape.n_layers - shape.n_encoder_layers
+    return n_writing <= n_kept and not genotype.needs_whole_rows
 
 
 _HASH = checks.matching("[0-9a-f]{64}", "64 hexadecimal digits")

@@ -198,7 +198,8 @@ class AdapterBank:
         _check_alike(self.names, self._descriptions)
         base = base_of(self._descriptions[0], backbone)
         self.model: PreTrainedModel = base.model
-        self.tokenizer: Any = tokenizer_of(Path(next(iter(folders.values()))), base)
+        first = Path(next(iter(folders.values())))
+        self.tokenizer: Any = tokenizer_of(first, base, self._descriptions[0])
         self._route = Route()
         layers: list[Mapping[int, LayerOps]] = []
         heads: list[dict[str, nn.Module]] = []

@@ -11,12 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.export.adapter import Description, head_tensors, mount, tell_padding
+from autopeft.export.adapter import (
+    Description,
+    head_tensors,
+    keeps_keys,
+    leave_room,
+    mount,
+    name_padding,
+)
 from autopeft.files import read_json, write_atomic
-from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, to_dtype
+from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, load_tokenizer, to_dtype
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.inject import Injection, fill
 from autopeft.ops.base import Stack
@@ -77,16 +84,16 @@ def load(
     folder = Path(folder)
     description, sha256 = read_description(folder)
     base = base_of(description, backbone)
+    tokenizer = tokenizer_of(folder, base, description)
     put_on(base, folder, description, sha256)
     model = base.model
     for _, module in head_modules(model, base.fresh):
         module.requires_grad_(requires_grad=True)
-    tokenizer = tokenizer_of(folder, base)
     model.save_pretrained = partial(_save_again, model, tokenizer, description, base.fresh)
     if (generation := description.outputs.generation) is not None:
         speak(tokenizer, generation)
-        cached = model.config.use_cache = not description.genotype.needs_whole_rows
-        told = writing(model, tokenizer, generation, cached=cached)
+        model.config.use_cache = keeps_keys(base, description.genotype)
+        told = writing(model, tokenizer, generation, cached=model.config.use_cache)
         model.generation_config = GenerationConfig(**told)
     to_dtype(model, dtype or torch.float32)
     return model.to(device=device), tokenizer
@@ -179,8 +186,13 @@ def _check_entries(model: PreTrainedModel, path: Path) -> None:
                 )
 
 
-def tokenizer_of(folder: Path, base: Backbone) -> Any:
+def tokenizer_of(folder: Path, base: Backbone, description: Description) -> Any:
     """The one in the folder, or else that of the backbone, whose model then pads as it does.
+
+    Args:
+        folder: of the export.
+        base: without ops.
+        description: of the export.
 
     Raises:
         DataError: the one in the folder cannot be loaded.
@@ -188,12 +200,11 @@ def tokenizer_of(folder: Path, base: Backbone) -> Any:
     tokenizer = base.tokenizer
     if (folder / TOKENIZER).is_file():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = load_tokenizer(folder, description.outputs.loaded_as)
         except UNREADABLE as error:
             raise DataError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tell_padding(base, tokenizer)
+    leave_room(tokenizer, base, description.genotype)
+    name_padding(base, tokenizer)
     return tokenizer
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autopeft.errors import DataError
-from autopeft.export.adapter import Outputs
+from autopeft.export.adapter import Outputs, keeps_keys
 from autopeft.export.winner import BATCH_SIZE, Winner
 from autopeft.tasks.encode import IGNORED
 from autopeft.training.writing import writing
@@ -126,7 +126,7 @@ def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
         "tagged": _tagged(winner),
         "max_length": winner.description.max_length,
         "batch_size": BATCH_SIZE,
-        "answers": _answers(winner),
+        "answers": _answers(winner, target),
     }
 
 
@@ -149,8 +149,11 @@ def _arguments(outputs: Outputs) -> dict[str, Any]:
     return {"num_labels": outputs.n_outputs, "ignore_mismatched_sizes": True}
 
 
-def _answers(winner: Winner) -> dict[str, Any] | None:
-    """Where answers are texts: tokens to read and to write, and how many to write freely."""
+def _answers(winner: Winner, target: str) -> dict[str, Any] | None:
+    """Where answers are texts: tokens to read and to write, and how many to write freely.
+
+    How to write, the folder has to say by itself, if its format can.
+    """
     rows, generation = winner.ground.validation, winner.outputs.generation
     if generation is None or rows.answers is None:
         return None
@@ -160,18 +163,14 @@ def _answers(winner: Winner) -> dict[str, Any] | None:
         "continues": rows.answers.continues,
         "n_written": len(winner.answers),
         "arguments": writing(
-            winner.backbone.model, winner.tokenizer, generation, cached=_keeps_keys(winner)
-        ),
+            winner.backbone.model,
+            winner.tokenizer,
+            generation,
+            cached=keeps_keys(winner.backbone, winner.genotype),
+        )
+        if target == "peft"
+        else {},
     }
-
-
-def _keeps_keys(winner: Winner) -> bool:
-    """Whether a plain model can keep keys while it writes."""
-    shape = winner.backbone.shape
-    n_encoding = shape.n_encoder_layers
-    # transformers counts the layers of T5's decoder in its encoder.
-    deeper = bool(n_encoding) and shape.n_layers - n_encoding > n_encoding
-    return not deeper and not winner.genotype.needs_whole_rows
 
 
 def ask(question: Mapping[str, Any]) -> tuple[Float[Tensor, "row output"], list[str]]:

@@ -67,24 +67,21 @@ def _likelihoods(model: Any, question: dict[str, Any], start: int) -> Any:
 
 
 def _texts(model: Any, tokenizer: Any, question: dict[str, Any]) -> list[str]:
-    """What a model writes for the first rows by itself, one row at a time."""
-    import torch  # noqa: PLC0415
-
+    """What a model writes for the first rows by itself."""
     if (answers := question["answers"]) is None:
         return []
-    found = []
-    for row in range(answers["n_written"]):
-        ids = answers["input_ids"][row]
-        if answers["continues"]:
-            ids = ids[: answers["targets"][row].count(_IGNORED)]
-        read = torch.tensor([ids])
-        written = model.generate(
-            input_ids=read,
-            attention_mask=torch.ones_like(read),
-            **answers["arguments"],
-        )[0, len(ids) if answers["continues"] else 0 :]
-        found.append(tokenizer.decode(written, skip_special_tokens=True).strip())
-    return found
+    rows = answers["input_ids"][: answers["n_written"]]
+    if answers["continues"]:
+        targets = answers["targets"]
+        rows = [ids[: targets[row].count(_IGNORED)] for row, ids in enumerate(rows)]
+    found, size = [], _batch_size(question, tokenizer)
+    for start in range(0, len(rows), size):
+        read = {"input_ids": rows[start : start + size]}
+        batch = tokenizer.pad(read, padding=size > 1, return_tensors="pt")
+        written = model.generate(**batch, **answers["arguments"])
+        n_read = batch["input_ids"].shape[1] if answers["continues"] else 0
+        found += tokenizer.batch_decode(written[:, n_read:], skip_special_tokens=True)
+    return [text.strip() for text in found]
 
 
 def _padded(rows: list[list[int]], fill: int) -> tuple[Any, Any]:
@@ -149,22 +146,17 @@ def _with_peft(question: dict[str, Any], tokenizer: Any) -> Any:
 
 
 def _batches(question: dict[str, Any], tokenizer: Any) -> Iterator[dict[str, Any]]:
-    import torch  # noqa: PLC0415
-
-    texts, size = question["texts"], question["batch_size"]
+    """The texts as the tokenizer makes batches of them."""
+    texts, size = question["texts"], _batch_size(question, tokenizer)
+    cut = {"truncation": True, "max_length": question["max_length"]}
     for start in range(0, len(texts), size):
         columns = [list(column) for column in zip(*texts[start : start + size], strict=True)]
-        cut = {"truncation": True, "max_length": question["max_length"]}
-        rows = tokenizer(*columns, return_attention_mask=False, verbose=False, **cut)
-        longest = max(map(len, rows["input_ids"]))
-        fills = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": 0}
-        batch = {
-            name: torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows[name]])
-            for name, fill in fills.items()
-            if name in rows and name in tokenizer.model_input_names
-        }
-        mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows["input_ids"]]
-        yield {**batch, "attention_mask": torch.tensor(mask)}
+        yield tokenizer(*columns, padding=size > 1, return_tensors="pt", verbose=False, **cut)
+
+
+def _batch_size(question: dict[str, Any], tokenizer: Any) -> int:
+    """One, where nothing pads."""
+    return 1 if tokenizer.pad_token is None else int(question["batch_size"])
 
 
 class _WithoutAutopeft:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from autopeft.errors import ConfigError, DataError
+from autopeft.export.adapter import keeps_keys
 from autopeft.export.again import write_again
 from autopeft.export.card import model_card
 from autopeft.export.merged import merge
@@ -23,6 +24,7 @@ from autopeft.export.to_adapters import VERSION, write_adapters
 from autopeft.export.to_peft import write_peft
 from autopeft.export.winner import Winner, winner_of
 from autopeft.files import write_atomic
+from autopeft.model.backbone import quiet
 from autopeft.study.folder import Study, check_new
 from autopeft.training.writing import writing
 
@@ -109,11 +111,12 @@ def _native(winner: Winner, folder: Path) -> Notes:
 def _merged(winner: Winner, folder: Path) -> Notes:
     model = winner.model_with_head()
     plain = merge(model, winner.genotype, winner.record.seed, winner.ops)
-    plain.config.use_cache = True
+    plain.config.use_cache = keeps_keys(winner.backbone, winner.genotype)
     if (generation := winner.outputs.generation) is not None:
-        told = writing(plain, winner.tokenizer, generation, cached=True)
+        told = writing(plain, winner.tokenizer, generation, cached=plain.config.use_cache)
         plain.generation_config = GenerationConfig(**told)
-    plain.save_pretrained(folder)
+    with quiet():
+        plain.save_pretrained(folder)
     winner.tokenizer.save_pretrained(folder)
     if (scheme := winner.backbone.scheme) is None:
         return []

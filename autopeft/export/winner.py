@@ -16,7 +16,14 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft.engines.ground import Ground
 from autopeft.errors import DataError
-from autopeft.export.adapter import Description, Outputs, head_tensors, name_outputs, tell_padding
+from autopeft.export.adapter import (
+    Description,
+    Outputs,
+    head_tensors,
+    leave_room,
+    name_outputs,
+    name_padding,
+)
 from autopeft.export.pick import Choice, pick
 from autopeft.front import Front
 from autopeft.model.backbone import Backbone
@@ -116,7 +123,8 @@ class Winner:
 
     @property
     def tokenizer(self) -> Any:
-        """Of the backbone."""
+        """Of the backbone, as it is exported."""
+        leave_room(self.backbone.tokenizer, self.backbone, self.genotype)
         return self.backbone.tokenizer
 
     @property
@@ -133,7 +141,7 @@ class Winner:
         with torch.no_grad():
             fill(head_tensors(model, self.backbone.fresh), self.head)
         name_outputs(model, self.outputs)
-        tell_padding(self.backbone, self.tokenizer)
+        name_padding(self.backbone, self.tokenizer)
         return model
 
     @property

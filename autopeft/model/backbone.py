@@ -2,7 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -67,7 +68,7 @@ class Backbone:
     Attributes:
         model: in evaluation mode, so the frozen part has no dropout.
         tokenizer: of the same checkpoint; its `model_max_length` is what the model can read, and
-            where it has no token to pad with, that is the one that ends texts.
+            it pads as `load_tokenizer` says.
         shape: what a search space needs to know of it.
         fresh: names of parameters that were not in the checkpoint, or there for other outputs.
         name: Hub name or folder.
@@ -124,29 +125,8 @@ def load_backbone(
     """
     if scheme is not None:
         library(scheme)  # or refuse before anything large is read
-    source, arguments = source_of(name)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        check_full(name, AutoConfig.from_pretrained(source, trust_remote_code=False, **arguments))
-        # torch.manual_seed would change the caller's stream; fresh heads are re-seeded per trial.
-        with torch.random.fork_rng(devices=[]):
-            # A head for other labels is a fresh head.
-            head = {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
-            own = head if writes in HEADED else {}
-            model, loading = CLASSES[writes].from_pretrained(
-                source,
-                output_loading_info=True,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                **own,
-                **arguments,
-            )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **arguments)
-    except UNREADABLE as error:
-        if needs_code(error):
-            raise DataError(refusal(name, source, arguments)) from error
-        raise DataError(f"model `{name}` cannot be loaded: {cause(error)}") from error
+    with quiet():
+        model, loading, tokenizer = _loaded(name, n_outputs, writes)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # What transformers makes of missing files: every word would be the unknown one.
         raise DataError(f"model `{name}` has no tokenizer: its vocabulary is empty")
@@ -157,7 +137,6 @@ def load_backbone(
     fresh = tuple(sorted((*fresh, *(brought.fresh if brought else ()))))
     anatomy = Anatomy(model, fresh)
     tokenizer.model_max_length = min(tokenizer.model_max_length, anatomy.longest_row())
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model.config.use_cache = False  # decoders would keep keys and values of every batch
     model.eval().requires_grad_(requires_grad=False)
     notes: tuple[str, ...] = ()
@@ -185,6 +164,69 @@ def load_backbone(
         notes=notes,
         head_sha256=brought.sha256 if brought else None,
     )
+
+
+def _loaded(
+    name: str, n_outputs: int, writes: Writes | None
+) -> tuple[PreTrainedModel, Mapping[str, Any], Any]:
+    """The model in fp32, what transformers tells of its loading, and the tokenizer."""
+    source, arguments = source_of(name)
+    try:
+        check_full(name, AutoConfig.from_pretrained(source, trust_remote_code=False, **arguments))
+        # torch.manual_seed would change the caller's stream; fresh heads are re-seeded per trial.
+        with torch.random.fork_rng(devices=[]):
+            # A head for other labels is a fresh head.
+            head = {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
+            own = head if writes in HEADED else {}
+            model, loading = CLASSES[writes].from_pretrained(
+                source,
+                output_loading_info=True,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                **own,
+                **arguments,
+            )
+        tokenizer = load_tokenizer(source, writes, **arguments)
+    except UNREADABLE as error:
+        if needs_code(error):
+            raise DataError(refusal(name, source, arguments)) from error
+        raise DataError(f"model `{name}` cannot be loaded: {cause(error)}") from error
+    return model, loading, tokenizer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers say nothing and show no bars for a while."""
+    verbosity = transformers_logging.get_verbosity()
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def load_tokenizer(source: str | Path, writes: Writes | None, **arguments: Any) -> Any:
+    """A tokenizer that pads as its model has to be given rows.
+
+    Answers of a decoder go on with what was read, so nothing may stand behind that. All else is
+    read as it was trained on, from the first place on.
+
+    Args:
+        source: where it is.
+        writes: how the model does.
+        arguments: what transformers is told beside.
+    """
+    side = "left" if writes == "causal" else "right"
+    tokenizer = AutoTokenizer.from_pretrained(
+        source, padding_side=side, trust_remote_code=False, **arguments
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _fuse_activations(model: PreTrainedModel) -> None:

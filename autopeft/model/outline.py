@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
@@ -18,6 +17,7 @@ from autopeft.model.backbone import (
     backbone_prefix,
     cause,
     check_tags,
+    quiet,
     source_of,
 )
 from autopeft.model.families import FAMILIES
@@ -63,11 +63,10 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
         DataError: there is no configuration, or its family is not known.
     """
     source, arguments = source_of(name)
-    transformers_logging.set_verbosity_error()
     try:
         own = {"num_labels": n_outputs} if writes in HEADED else {}
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **own, **arguments)
-        with torch.device("meta"):
+        with quiet(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **own, **arguments)
             model: PreTrainedModel = CLASSES[writes].from_config(
                 config, dtype=torch.float32, trust_remote_code=False, attn_implementation="eager"
             )

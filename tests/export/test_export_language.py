@@ -97,7 +97,7 @@ def test_loaded_model_writes_for_texts(home, family):
     assert type(model).__name__.endswith(("ForConditionalGeneration", "ForCausalLM"))
 
 
-@pytest.mark.parametrize("family", ["mbart", "gpt2"])
+@pytest.mark.parametrize("family", ["mbart", "gpt2", "t5"])
 @pytest.mark.parametrize("target", ["native", "merged"])
 def test_it_generates_as_it_was_scored_unless_it_is_told_otherwise(home, family, target):
     one, folder = winner(home, family, target), exported(home, family, target)

@@ -3,12 +3,16 @@
 import json
 
 import pytest
-from tiny import lora
+import torch
+import transformers
+from tiny import lora, same
 from winners import LORA, edit_json, make_winner, save_family
 
+import autopeft
 from autopeft.export import reload
 from autopeft.export.proof import TOLERANCE, question_of
 from autopeft.export.run import TARGETS
+from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.study.prepare import prepare
 from autopeft.study.spec import load_study_spec
@@ -47,6 +51,42 @@ def test_rows_may_end_with_what_pads(family, target, tmp_path):
 def test_configuration_may_know_of_another_token_to_pad_with(family, target, tmp_path):
     save_told(tmp_path, family, {"pad_token_id": 4})
     assert_reads_as_trained(make_winner(tmp_path, family, *LORA), target, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("family", "target"), HEADED)
+def test_rows_begin_where_they_began_while_a_head_was_trained(family, target, tmp_path):
+    save_told(tmp_path, family, padding_side="left")
+    assert_reads_as_trained(make_winner(tmp_path, family, *LORA), target, tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.padding_side == "right"
+
+
+def test_exports_of_before_pad_as_well(tmp_path):
+    winner = make_winner(tmp_path, "gpt2", *LORA)
+    folder = exported(winner, "native", tmp_path / "out")
+    edit_json(folder / "tokenizer_config.json", lambda told: told.update(padding_side="left"))
+    model, tokenizer = autopeft.load(folder)
+    texts = [row[0] for row in winner.ground.dataset.validation.texts[:6]]
+    with torch.no_grad():
+        found = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    torch.testing.assert_close(found, winner.logits[:6], rtol=1e-5, atol=1e-4)
+
+
+def test_without_a_token_to_pad_with_rows_are_read_alone(tmp_path):
+    save_told(tmp_path, "bert", pad_token=None)
+    winner = make_winner(tmp_path, "bert", *LORA)
+    assert winner.tokenizer.pad_token is None
+    assert_reads_as_trained(winner, "native", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", 40 - 6), ("llama", 40)])
+def test_cut_rows_leave_room_for_a_prompt(family, longest, tmp_path):
+    winner = make_winner(tmp_path, family, same(Form.PROMPT, Tap.EMBED, (6, 0, 0)))
+    folder = exported(winner, "native", tmp_path / "out")
+    model, tokenizer = autopeft.load(folder)
+    batch = tokenizer(["good film plot today " * 20], return_tensors="pt", truncation=True)
+    assert batch["input_ids"].shape == (1, longest)
+    assert model(**batch).logits.isfinite().all()
 
 
 @pytest.mark.parametrize(("family", "told"), [("llama", True), ("bert", False)])

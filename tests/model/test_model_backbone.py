@@ -89,6 +89,17 @@ def saved(tmp_path_factory):
     return folder
 
 
+def test_transformers_talks_as_before(saved):
+    before = logging.get_verbosity()
+    logging.set_verbosity_info()
+    logging.enable_progress_bar()
+    load_backbone(str(saved / "bert"), 2)
+    found = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(before)
+    logging.disable_progress_bar()
+    assert found == (logging.INFO, True)
+
+
 @pytest.fixture
 def checkpoint(saved, tmp_path):
     """A BERT to spoil."""
