@@ -152,7 +152,7 @@ class Ground:
             revision=self.backbone.revision,
             model_hash=self.backbone.fingerprint,
             data_hash=dataset.fingerprint,
-            reading_hash=self._reading_hash,
+            reading_hash=self.reading_hash,
             n_rows={split.name: len(split) for split in dataset.splits},
             unseen=scored,
             labels=dataset.label_names,
@@ -187,7 +187,8 @@ class Ground:
         return pad in ends and self.backbone.finds_padding
 
     @property
-    def _reading_hash(self) -> str:
+    def reading_hash(self) -> str:
+        """SHA-256 of what decides beside weights and rows how the model reads them; see `Facts`."""
         config = self.backbone.model.config.to_dict()
         told = {key: value for key, value in config.items() if key not in _OF_THE_PLACE}
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())

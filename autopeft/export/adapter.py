@@ -1,9 +1,10 @@
 """An adapter: a trained genotype with its head, and what it has to be put on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
+import transformers
 from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -107,6 +108,28 @@ class Outputs:
 
 
 @dataclass(frozen=True)
+class Configuration:
+    """What the configuration of a backbone said when an adapter was trained on it.
+
+    Attributes:
+        sha256: see `Backbone.configuration`.
+        transformers: the version that read it; another one may tell more of the same.
+    """
+
+    sha256: str
+    transformers: str
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> Self:
+        """What it says now."""
+        return cls(backbone.configuration, transformers.__version__)
+
+    def differs(self, other: Self) -> bool:
+        """It says something else, as far as that can be told."""
+        return self.transformers == other.transformers and self.sha256 != other.sha256
+
+
+@dataclass(frozen=True)
 class Description:
     """All of an adapter but its tensors.
 
@@ -119,6 +142,7 @@ class Description:
         outputs: what they mean.
         max_length: longest row in tokens that it was trained on.
         scheme: how the weight matrices of the backbone's layers are kept in few bits, if they are.
+        configuration: of the backbone; None in exports of before.
     """
 
     backbone: str
@@ -129,6 +153,7 @@ class Description:
     outputs: Outputs
     max_length: int
     scheme: Scheme | None = None
+    configuration: Configuration | None = None
 
     def to_dict(self, sha256: str, autopeft: str) -> dict[str, Any]:
         """What `autopeft_config.json` says.
@@ -145,6 +170,7 @@ class Description:
                 "revision": self.revision,
                 "sha256": self.backbone_sha256,
                 **({"quantize": self.scheme} if self.scheme else {}),
+                **({"configuration": asdict(told)} if (told := self.configuration) else {}),
             },
             "genotype": self.genotype.to_dict(),
             "seed": self.seed,
@@ -162,6 +188,7 @@ class Description:
         """
         checks.refuse_if_any(_check(data, ""), source)
         backbone = data["backbone"]
+        told = backbone.get("configuration")
         description = cls(
             backbone=backbone["name"],
             revision=backbone["revision"],
@@ -171,6 +198,7 @@ class Description:
             outputs=Outputs.from_dict(data["outputs"], source),
             max_length=data["max_length"],
             scheme=backbone.get("quantize"),
+            configuration=told and Configuration(**told),
         )
         return description, data["tensors"]["sha256"]
 
@@ -275,12 +303,16 @@ _OF_PLAIN: dict[str, checks.Check] = {
     "revision": checks.optional(checks.matching(r"[\w.-]{1,100}", "a revision")),
     "sha256": _HASH,
 }
-_OF_FEW_BITS = {**_OF_PLAIN, "quantize": checks.one_of(*get_args(Scheme))}
+_OF_SOME: dict[str, checks.Check] = {
+    "quantize": checks.one_of(*get_args(Scheme)),
+    "configuration": checks.fields({"sha256": _HASH, "transformers": checks.TEXT}),
+}
 
 
 def _check_backbone(value: Any, at: str) -> list[str]:
-    in_few_bits = isinstance(value, dict) and "quantize" in value
-    return checks.fields(_OF_FEW_BITS if in_few_bits else _OF_PLAIN)(value, at)
+    found = value if isinstance(value, dict) else {}
+    more = {name: check for name, check in _OF_SOME.items() if name in found}
+    return checks.fields(_OF_PLAIN | more)(value, at)
 
 
 _check = checks.fields(

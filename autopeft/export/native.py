@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import (
+    Configuration,
     Description,
     head_tensors,
     keeps_keys,
@@ -135,7 +136,8 @@ def base_of(description: Description, name: str | Path | None = None) -> Backbon
     """The backbone of an adapter, with a head of the right size.
 
     Raises:
-        DataError: it cannot be loaded, or has other weights than those that were trained on.
+        DataError: it cannot be loaded, or has other weights, or another configuration, than what
+            was trained on.
     """
     source = str(name or description.backbone)
     if name is None and description.revision is not None:
@@ -148,6 +150,12 @@ def base_of(description: Description, name: str | Path | None = None) -> Backbon
         raise DataError(
             f"{source} has other weights (sha256 {base.fingerprint}) than those that the adapter "
             f"was trained on ({description.backbone_sha256})"
+        )
+    told = description.configuration
+    if told is not None and told.differs(Configuration.of(base)):
+        raise DataError(
+            f"{source} has another configuration (sha256 {base.configuration}) than when the "
+            f"adapter was trained on it ({told.sha256}): the same weights compute something else"
         )
     return base
 

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.engines.ground import Ground
 from autopeft.errors import DataError
 from autopeft.export.adapter import (
+    Configuration,
     Description,
     Outputs,
     head_tensors,
@@ -157,6 +158,7 @@ class Winner:
             outputs=self.outputs,
             max_length=self.ground.work.training.max_length,
             scheme=self.backbone.scheme,
+            configuration=Configuration.of(self.backbone),
         )
 
     @property

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -51,6 +52,12 @@ CLASSES = {
 }
 """What loads a model, by how it writes."""
 
+_OF_NO_STATE = {
+    *("_name_or_path", "_commit_hash", "transformers_version", "architectures"),
+    *("dtype", "torch_dtype", "use_cache", "id2label", "label2id", "problem_type"),
+}
+"""Keys of a configuration that do not decide what the layers compute."""
+
 HEADED: tuple[Writes | None, ...] = (None, "tags")
 """What a head of its own is for."""
 
@@ -74,6 +81,7 @@ class Backbone:
         name: Hub name or folder.
         revision: commit on the Hub, None for a folder.
         fingerprint: SHA-256 over the pretrained weights, as loaded.
+        configuration: SHA-256 over what the checkpoint's configuration says of its computing.
         precision: of the weights in memory, and so of all products with them.
         scheme: how the weight matrices of the layers are kept in few bits; None if they are not.
         notes: what the user has to be told.
@@ -88,6 +96,7 @@ class Backbone:
     name: str
     revision: str | None
     fingerprint: str
+    configuration: str = ""
     precision: Precision = "fp32"
     scheme: Scheme | None = None
     notes: tuple[str, ...] = ()
@@ -127,6 +136,7 @@ def load_backbone(
         library(scheme)  # or refuse before anything large is read
     with quiet():
         model, loading, tokenizer = _loaded(name, n_outputs, writes)
+    configuration = _hash_of(model.config)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # What transformers makes of missing files: every word would be the unknown one.
         raise DataError(f"model `{name}` has no tokenizer: its vocabulary is empty")
@@ -160,6 +170,7 @@ def load_backbone(
         name=name,
         revision=commit_of(name),
         fingerprint=fingerprint(model, fresh),
+        configuration=configuration,
         scheme=scheme,
         notes=notes,
         head_sha256=brought.sha256 if brought else None,
@@ -227,6 +238,11 @@ def load_tokenizer(source: str | Path, writes: Writes | None, **arguments: Any) 
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _hash_of(config: PretrainedConfig) -> str:
+    told = {key: value for key, value in config.to_dict().items() if key not in _OF_NO_STATE}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _fuse_activations(model: PreTrainedModel) -> None:

@@ -165,8 +165,7 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
         ConfigError: with every difference.
     """
     compared = {*old.fingerprint, *fingerprint}
-    is_later = old.versions.get("transformers") != _versions()["transformers"]
-    if is_later or READING not in old.fingerprint:
+    if not _tells_reading(old):
         compared.discard(READING)
     if old.fingerprint.get("revision") is None:  # it was not known, or a folder has none
         compared.discard("revision")
@@ -179,6 +178,22 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
             f"{path.parent} holds another study; give another --out. The differences:\n"
             + "\n".join(differences)
         )
+
+
+def reads_otherwise(manifest: Manifest, reading_hash: str) -> bool:
+    """Whether a model reads its rows in another way than when the study was begun.
+
+    Args:
+        manifest: of the study.
+        reading_hash: of now; see `READING`.
+    """
+    return _tells_reading(manifest) and manifest.fingerprint[READING] != reading_hash
+
+
+def _tells_reading(manifest: Manifest) -> bool:
+    """It says how the model reads its rows, and this transformers says the same of the same."""
+    is_later = manifest.versions.get("transformers") != _versions()["transformers"]
+    return READING in manifest.fingerprint and not is_later
 
 
 def measuring(facts: Facts) -> dict[str, dict[str, str]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from autopeft.engines.ground import Ground, load_ground
 from autopeft.errors import ConfigError
-from autopeft.study.manifest import Manifest
+from autopeft.study.manifest import Manifest, reads_otherwise
 from autopeft.study.spec import StudySpec
 
 
@@ -33,9 +33,11 @@ def check_unchanged(ground: Ground, manifest: Manifest, folder: Path) -> None:
     Raises:
         ConfigError: one of them has changed.
     """
+    otherwise = reads_otherwise(manifest, ground.reading_hash)
     for what, now, was in (
         ("data have", ground.dataset.fingerprint, manifest.data["sha256"]),
         ("model has", ground.backbone.fingerprint, manifest.model["sha256"]),
+        ("model's configuration or tokenizer has", otherwise, False),
         ("metric's file has", ground.metric_hash, manifest.fingerprint.get("metric_sha256")),
     ):
         if now != was:

@@ -21,7 +21,7 @@ from autopeft.space.shipped import shipped_spaces
 from autopeft.space.words import describe
 from autopeft.study.folder import Study, check_new
 from autopeft.study.limits import budget_of, counts_of
-from autopeft.study.manifest import Manifest, new_manifest, write_manifest
+from autopeft.study.manifest import READING, Manifest, new_manifest, write_manifest
 from autopeft.study.spec import StudySpec
 from autopeft.study.write import spec_yaml
 
@@ -82,7 +82,11 @@ def train_one(
     write_record(out, record)
     if spec.space not in shipped_spaces():
         spec = spec.model_copy(update={"space": str((base / spec.space).resolve())})
-    fingerprint = {"trained": genotype.hash, "metric_sha256": facts.metric_hash}
+    fingerprint = {
+        "trained": genotype.hash,
+        "metric_sha256": facts.metric_hash,
+        READING: facts.reading_hash,
+    }
     manifest = new_manifest(
         fingerprint,
         facts,

@@ -85,8 +85,8 @@ def open_test(study: Study) -> Opening:
     manifest = read_manifest(study.manifest_file)
     settings = manifest.settings
     ground = prepare(spec, study.folder)
-    ground = ground.computing_in(settings.precision)
     check_unchanged(ground, manifest, study.folder)
+    ground = ground.computing_in(settings.precision)
     if ground.dataset.test is None:
         raise ConfigError(f"{study.folder}: the study's data have no test split")
     earlier = _openings(study.test_file)

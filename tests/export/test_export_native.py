@@ -92,6 +92,25 @@ def test_a_regression_puts_out_its_label_if_the_head_has_a_bias(home, tmp_path, 
     assert found.mean() > 1 or not folded
 
 
+def test_backbone_whose_configuration_has_changed_is_refused(home, winner, exported, tmp_path):
+    """The weights are the same; exports of before do not tell, other versions tell otherwise."""
+    changed = shutil.copytree(home / "bert", tmp_path / "bert")
+    edit_json(
+        changed / "config.json", lambda config: config.update(architectures=["BertForMaskedLM"])
+    )
+    autopeft.load(exported, backbone=changed)
+    edit_json(changed / "config.json", lambda config: config.update(num_attention_heads=1))
+    with pytest.raises(DataError, match=r"bert has another configuration \(sha256 "):
+        autopeft.load(exported, backbone=changed)
+    older = shutil.copytree(exported, tmp_path / "older")
+    for change in (
+        lambda told: told["configuration"].update(transformers="5.0.0"),
+        lambda told: told.pop("configuration"),
+    ):
+        edit_json(older / CONFIG, lambda data, change=change: change(data["backbone"]))
+        autopeft.load(older, backbone=changed)
+
+
 def some_rows(model):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 19, (6, 7), generator=generator)
@@ -284,6 +303,7 @@ TAMPERED = {
     "unknown key inside": put("backbone.extra", 1),
     "missing key": drop("genotype"),
     "missing key inside": drop("backbone.sha256"),
+    "configuration is no hash": put("backbone.configuration.sha256", "abc"),
     "seed is a text": put("seed", "5"),
     "seed below 0": put("seed", -1),
     "name leaves its folder": put("backbone.name", "../../etc"),

@@ -211,6 +211,11 @@ def other_model(study):
     edit_json(study / "manifest.json", lambda told: told["model"].update(sha256="0" * 64))
 
 
+def other_reading(study):
+    told = {"configuration_and_tokens": "0" * 64}
+    edit_json(study / "manifest.json", lambda manifest: manifest["fingerprint"].update(told))
+
+
 def other_weights(study):
     for path in (study / "weights").iterdir():
         path.write_bytes(path.read_bytes()[:-1] + b"\1")
@@ -221,6 +226,7 @@ def other_weights(study):
     [
         (other_data, "the data have changed since the search"),
         (other_model, "the model has changed since the search"),
+        (other_reading, "the model's configuration or tokenizer has changed since the search"),
         (other_weights, "sha256 is"),
     ],
 )
@@ -230,6 +236,14 @@ def test_what_has_changed_since_the_search_is_not_exported(done, tmp_path, chang
     with pytest.raises((ConfigError, DataError), match=said):
         export(study, how="best", target="native", out=tmp_path / "out", command="")
     assert not (tmp_path / "out").exists()
+
+
+def test_another_transformers_may_tell_more_of_the_same_configuration(done, tmp_path):
+    study = Study(shutil.copytree(done.folder, tmp_path / "study"))
+    other_reading(study.folder)
+    older = {"transformers": "5.0.0"}
+    edit_json(study.manifest_file, lambda manifest: manifest["versions"].update(older))
+    assert winner_of(study, "best").genotype == winner_of(done, "best").genotype
 
 
 def test_nothing_of_autopeft_can_be_imported_where_others_load(tmp_path, monkeypatch):

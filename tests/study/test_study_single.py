@@ -11,7 +11,7 @@ from autopeft.record_files import read_records
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.study.folder import Study
-from autopeft.study.manifest import read_manifest
+from autopeft.study.manifest import READING, read_manifest
 from autopeft.study.single import train_one
 from autopeft.study.spec import load_study_spec
 
@@ -76,6 +76,7 @@ def test_what_is_written_is_a_study_of_one_trial(done, spec_of, tmp_path):
     assert load_study_spec(study.spec_file).space == str(tmp_path / "mine.yaml")
     theirs, ours = read_manifest(done.manifest_file), read_manifest(study.manifest_file)
     assert (ours.model, ours.data) == (theirs.model, theirs.data)
+    assert ours.fingerprint[READING] == theirs.fingerprint[READING]
     assert ours.rung_steps == (record.steps,)
 
 

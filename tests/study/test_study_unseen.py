@@ -127,6 +127,15 @@ def test_changed_model_is_refused(study):
     assert not study.test_file.exists()
 
 
+def test_changed_configuration_is_refused(study):
+    config = study.folder.parent / "model" / "config.json"
+    told = json.loads(config.read_text(encoding="utf-8")) | {"hidden_act": "relu"}
+    config.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(ConfigError, match="configuration or tokenizer has changed since"):
+        open_test(study)
+    assert not study.test_file.exists()
+
+
 def test_missing_weights_are_refused(copy):
     recommended = copy.front().recommended
     path = copy.folder / f"weights/{recommended:06d}-0-0.safetensors"
