@@ -68,8 +68,13 @@ class Outputs:
 
     @property
     def arguments(self) -> str:
-        """What that class is told beside the checkpoint, as code."""
-        return "" if self.writes else f", num_labels={self.n_outputs}"
+        """What that class is told beside the checkpoint, as code.
+
+        The checkpoint may have a head of another size.
+        """
+        if self.writes:
+            return ""
+        return f", num_labels={self.n_outputs}, ignore_mismatched_sizes=True"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

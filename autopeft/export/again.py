@@ -21,9 +21,9 @@ from transformers import AutoTokenizer, {auto}
 BACKBONE, REVISION, SEED = {backbone!r}, {revision!r}, {seed}
 HERE = Path(__file__).parent
 
-tokenizer = AutoTokenizer.from_pretrained(BACKBONE, revision=REVISION)
+tokenizer = AutoTokenizer.from_pretrained(BACKBONE, revision=REVISION, padding_side={side!r})
 model = {auto}.from_pretrained(BACKBONE, revision=REVISION{arguments})
-genotype = autopeft.load_genotype(HERE / "genotype.yaml")
+{padding}genotype = autopeft.load_genotype(HERE / "genotype.yaml")
 autopeft.attach(model, genotype, seed=SEED)  # the backbone is frozen, ops and head are trainable
 
 optimizer = torch.optim.AdamW(
@@ -34,6 +34,10 @@ optimizer = torch.optim.AdamW(
 # transformers.Trainer(model=model, optimizers=(optimizer, None), ...), or a loop of your own
 '''
 """A beginning of a training script."""
+_PADS = "tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token\n"
+_PADDING = """\
+model.config.pad_token_id = tokenizer.pad_token_id  # by which its head finds the end of a row
+"""
 
 
 def write_again(winner: Winner, folder: Path) -> list[str]:
@@ -50,12 +54,16 @@ def write_again(winner: Winner, folder: Path) -> list[str]:
     again = "to train it again: autopeft train genotype.yaml --study study.yaml --out trained"
     if reason := loop_obstacle(genotype_from_dict(winner.record.genotype)):
         return [f"no finetune.py: {reason}", again]
+    tokenizer = winner.tokenizer
+    pads = _PADS if tokenizer.pad_token == tokenizer.eos_token else ""
     script = SCRIPT.format(
         backbone=winner.description.backbone,
         revision=winner.description.revision or "main",
         seed=winner.record.seed,
         auto=winner.outputs.auto,
         arguments=winner.outputs.arguments,
+        side=tokenizer.padding_side,
+        padding=pads + (_PADDING if winner.backbone.finds_padding else ""),
     )
     write_atomic(folder / "finetune.py", script)
     if winner.backbone.scheme is None:

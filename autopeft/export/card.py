@@ -41,7 +41,7 @@ from transformers import AutoTokenizer, {auto}
 
 base = {auto}.from_pretrained({backbone!r}, revision={revision!r}{arguments})
 model = PeftModel.from_pretrained(base, {folder!r}).eval()
-tokenizer = AutoTokenizer.from_pretrained({folder!r})""",
+tokenizer = AutoTokenizer.from_pretrained({folder!r}){padding}""",
 }
 
 USE_NF4 = """\
@@ -55,8 +55,11 @@ base = {auto}.from_pretrained(
     {backbone!r}, revision={revision!r}{arguments}, quantization_config=nf4
 )
 model = PeftModel.from_pretrained(base, {folder!r}).eval()
-tokenizer = AutoTokenizer.from_pretrained({folder!r})"""
+tokenizer = AutoTokenizer.from_pretrained({folder!r}){padding}"""
 """Of peft, on a backbone in few bits."""
+_PADDING = """
+base.config.pad_token_id = tokenizer.pad_token_id  # by which its head finds the end of a row"""
+"""Of peft, where a head has to know; what is exported as a model says so itself."""
 _ON_NF4 = (
     "It was compared in fp32; on CPUs with AVX512-BF16 bitsandbytes computes answers in bf16 "
     "unless `support_avx512bf16_for_cpu` of its layers is set to False."
@@ -125,6 +128,7 @@ def _use(winner: Winner, target: str, name: str) -> str:
         auto=outputs.auto,
         arguments=outputs.arguments,
         in_full=winner.in_full,
+        padding=_PADDING if winner.backbone.finds_padding else "",
     )
     lines = [f"```python\n{code}\n```"]
     if in_nf4:

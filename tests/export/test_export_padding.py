@@ -1,15 +1,17 @@
 """What is loaded reads the token that was trained on, whatever pads and on whichever side."""
 
 import json
+import runpy
 
 import pytest
 import torch
 import transformers
-from tiny import lora, same
+from tiny import lora, same, tiny_model
 from winners import LORA, edit_json, make_winner, save_family
 
 import autopeft
 from autopeft.export import reload
+from autopeft.export.card import model_card
 from autopeft.export.proof import TOLERANCE, question_of
 from autopeft.export.run import TARGETS
 from autopeft.space.forms import Form
@@ -87,6 +89,43 @@ def test_cut_rows_leave_room_for_a_prompt(family, longest, tmp_path):
     batch = tokenizer(["good film plot today " * 20], return_tensors="pt", truncation=True)
     assert batch["input_ids"].shape == (1, longest)
     assert model(**batch).logits.isfinite().all()
+
+
+@pytest.fixture
+def other_head(tmp_path):
+    """A decoder whose checkpoint has a head of three classes, and whose tokenizer cannot pad."""
+    save_told(tmp_path, "llama", {"pad_token_id": None}, pad_token=None, eos_token="[MASK]")
+    model = tiny_model("llama", n_outputs=3)
+    model.config.pad_token_id = None
+    model.save_pretrained(tmp_path / "llama")
+    return make_winner(tmp_path, "llama", *LORA)
+
+
+def rows_of(winner, loaded):
+    """What loaded code puts out for the first rows of validation."""
+    texts = [row[0] for row in winner.ground.dataset.validation.texts[:6]]
+    with torch.no_grad():
+        batch = loaded["tokenizer"](texts, padding=True, return_tensors="pt")
+        return loaded["model"](**batch).logits
+
+
+# peft asks a model for a property that transformers has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_code_of_the_card_loads_what_was_proven(other_head, tmp_path, monkeypatch):
+    exported(other_head, "peft", tmp_path / "out")
+    card = model_card(other_head, "peft", "out", "autopeft export", None, [])
+    monkeypatch.chdir(tmp_path)
+    loaded = {}
+    exec(card.split("```python\n")[1].split("```")[0], loaded)
+    found = rows_of(other_head, loaded)
+    torch.testing.assert_close(found, other_head.logits[:6], rtol=1e-5, atol=1e-4)
+
+
+def test_script_trains_what_was_searched(other_head, tmp_path):
+    loaded = runpy.run_path(str(exported(other_head, "yaml", tmp_path / "out") / "finetune.py"))
+    assert rows_of(other_head, loaded).shape == (6, 2)
+    assert loaded["model"].config.pad_token_id == other_head.tokenizer.pad_token_id
+    assert loaded["tokenizer"].padding_side == "right"
 
 
 @pytest.mark.parametrize(("family", "told"), [("llama", True), ("bert", False)])

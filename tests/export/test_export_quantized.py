@@ -93,4 +93,4 @@ def test_the_card_of_a_peft_export_loads_the_same_backbone(home):
     winner = make_winner(home, "bert", *LORA, quantize="nf4")
     card = model_card(winner, "peft", "out", "autopeft export it", None, [])
     assert "llm_int8_skip_modules=['bert.pooler.dense', 'classifier']" in card
-    assert "num_labels=2, quantization_config=nf4" in card
+    assert "num_labels=2, ignore_mismatched_sizes=True, quantization_config=nf4" in card
