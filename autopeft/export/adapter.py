@@ -279,8 +279,10 @@ def keeps_keys(backbone: Backbone, genotype: Genotype) -> bool:
 
 
 _HASH = checks.matching("[0-9a-f]{64}", "64 hexadecimal digits")
-# A name is never made a path unless it is that of a folder; nothing leaves it by `..`.
-_NAME = checks.matching(r"(?!.*\.\.)[^\x00-\x1f@]{1,4096}", "a Hub name or a folder")
+# A name is never made a path unless it is that of a folder; nothing leaves it by `..`. Those of
+# folders are whole, and may have what no name of the Hub has.
+_FOLDER = r"/(?!(.*/)?\.\.(/|$))[^\x00-\x1f]{0,4095}"
+_NAME = checks.matching(rf"{_FOLDER}|(?!.*\.\.)[^\x00-\x1f@]{{1,4096}}", "a Hub name or a folder")
 _OF_HEADS = checks.fields(
     {
         "kind": checks.one_of("classification", "regression", "token_classification"),

@@ -1,5 +1,6 @@
 """Exporting: choose, write beside, prove, and only then give the folder its name."""
 
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -75,14 +77,17 @@ def export(
         raise ConfigError(f"--to {target}: allowed: {', '.join(TARGETS)}")
     if as_lora is not None and (target != "peft" or as_lora < 1):
         raise ConfigError(f"--as-lora {as_lora}: a rank from 1, with --to peft")
-    check_new(out)
+    place = Path(os.path.realpath(out))
+    check_new(place)
     proven = target in TOLERANCE
     winner = winner_of(study, how, trained=proven)
     if target == "peft":
         refuse_scheme(winner.backbone.scheme)
     if as_lora is None:
         refuse(target, winner.genotype, winner.backbone.shape)
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    beside = f".{place.name}.{secrets.token_hex(4)}.tmp"
+    # A folder that is there may be one that has no other beside it, as where something is mounted.
+    temporary = place / beside if place.exists() else place.with_name(beside)
     try:
         temporary.mkdir(parents=True)
         if as_lora is None:
@@ -90,21 +95,38 @@ def export(
         else:
             notes, expected = _as_lora(winner, temporary, as_lora)
         proof = prove(target, temporary, winner, expected) if proven else None
-        text = model_card(winner, target, out.name, command, proof, notes)
+        text = model_card(winner, target, place.name, command, proof, notes)
         write_atomic(temporary / "README.md", text)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
+        _publish(temporary, place)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{out} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(out, target, winner.choice, proof, notes)
 
 
+def _publish(temporary: Path, place: Path) -> None:
+    """Give what was proven its name, or put it into the folder that has it."""
+    check_new(place)
+    if temporary.parent != place:
+        temporary.rename(place)
+        return
+    for path in list(temporary.iterdir()):
+        path.rename(place / path.name)
+
+
+def _write_tokenizer(winner: Winner, folder: Path) -> None:
+    tokenizer = winner.tokenizer
+    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        # Its own writer tells of a full disk by a bare Exception; where this has room, that has.
+        write_atomic(folder / "tokenizer.json", fast.to_str(pretty=True))
+    tokenizer.save_pretrained(folder)
+
+
 def _native(winner: Winner, folder: Path) -> Notes:
     write_native(folder, winner.description, winner.tensors)
-    winner.tokenizer.save_pretrained(folder)
+    _write_tokenizer(winner, folder)
     return []
 
 
@@ -117,7 +139,7 @@ def _merged(winner: Winner, folder: Path) -> Notes:
         plain.generation_config = GenerationConfig(**told)
     with quiet():
         plain.save_pretrained(folder)
-    winner.tokenizer.save_pretrained(folder)
+    _write_tokenizer(winner, folder)
     if (scheme := winner.backbone.scheme) is None:
         return []
     return [f"the weights are in fp32: the numbers that those in {scheme} stand for, and the ops"]
@@ -125,14 +147,14 @@ def _merged(winner: Winner, folder: Path) -> Notes:
 
 def _peft(winner: Winner, folder: Path) -> Notes:
     write_peft(winner, folder)
-    winner.tokenizer.save_pretrained(folder)
+    _write_tokenizer(winner, folder)
     return []
 
 
 def _as_lora(winner: Winner, folder: Path, rank: int) -> tuple[Notes, Tensor]:
     """An approximation, what it puts out, and what it costs."""
     model = write_peft(winner, folder, as_lora=rank)
-    winner.tokenizer.save_pretrained(folder)
+    _write_tokenizer(winner, folder)
     found = outputs(model, winner.tokenizer, question_of("peft", folder, winner))
     before, after = winner.score(winner.logits), winner.score(found)
     metric, rows = winner.compared, len(winner.ground.validation)
