@@ -247,6 +247,7 @@ def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
     model.num_labels = model.config.num_labels = outputs.n_outputs
     if outputs.kind == "regression":
         model.config.problem_type = "regression"
+        model.config.label_mean, model.config.label_std = outputs.mean, outputs.std
         return
     if outputs.kind == "classification":
         model.config.problem_type = "single_label_classification"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from study_factory import tree
 from tiny import LORA, MAM, lora, op, same, tiny_model
-from transformers import pipeline
+from transformers import AutoConfig, pipeline
 from winners import edit_json, make_winner
 
 import autopeft
@@ -22,6 +22,7 @@ from autopeft.export import reload
 from autopeft.export.native import CONFIG, TENSORS, write_native
 from autopeft.export.proof import question_of
 from autopeft.export.refusal import refuse
+from autopeft.export.run import TARGETS
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 
@@ -42,6 +43,12 @@ def write(winner, folder):
     folder.mkdir()
     write_native(folder, winner.description, winner.tensors)
     winner.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def exported_as(target, winner, folder):
+    folder.mkdir()
+    TARGETS[target](winner, folder)
     return folder
 
 
@@ -89,6 +96,9 @@ def test_a_regression_puts_out_its_label_if_the_head_has_a_bias(home, tmp_path, 
     assert model.config.problem_type == "regression"
     folded = (one.outputs.mean, one.outputs.std) == (0.0, 1.0)
     assert folded is (family == "bert")  # Llama's has none
+    merged = exported_as("merged", one, tmp_path / "merged")
+    for config in (model.config, AutoConfig.from_pretrained(merged)):
+        assert (config.label_mean, config.label_std) == (one.outputs.mean, one.outputs.std)
     assert found.mean() > 1 or not folded
 
 
