@@ -298,7 +298,9 @@ def _hook_layer(anatomy: Anatomy, index: int, layer: RoutedLayer) -> None:
 def _check_alike(names: Sequence[str], descriptions: Sequence[Description]) -> None:
     first = descriptions[0]
     for name, other in zip(names, descriptions, strict=True):
-        if other.backbone_sha256 != first.backbone_sha256:
+        told, also = first.configuration, other.configuration
+        configured = told is not None and also is not None and told.differs(also)
+        if configured or other.backbone_sha256 != first.backbone_sha256:
             raise DataError(f"adapters {names[0]} and {name} were trained on different backbones")
         if other.outputs.writes:
             raise ConfigError(f"adapter {name} writes texts; a bank puts out one number a row")

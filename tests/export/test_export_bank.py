@@ -179,6 +179,12 @@ def test_what_a_bank_refuses(folders, tmp_path):
 def test_adapters_of_different_backbones_are_refused(tmp_path):
     one = make_winner(tmp_path, "bert", lora(Tap.Q, 2))
     first = write(tmp_path / "first", one)
+    config = tmp_path / "bert" / "config.json"
+    edit_json(config, lambda told: told.update(hidden_act="relu"))
+    other = write(tmp_path / "other", make_winner(tmp_path, "bert", lora(Tap.Q, 2)))
+    with pytest.raises(DataError, match="a and b were trained on different backbones"):
+        AdapterBank({"a": first, "b": other})
+    edit_json(config, lambda told: told.update(hidden_act="gelu"))
     path = tmp_path / "bert" / "model.safetensors"
     state = load_file(path)
     name = next(iter(state))
