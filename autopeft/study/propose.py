@@ -26,13 +26,14 @@ from autopeft.objectives import PARAMS, CostName, directions_of, values_of
 from autopeft.space.dimension import Params
 from autopeft.space.encode import encode
 from autopeft.space.genotype import Genotype
+from autopeft.space.reduce import reduced
 from autopeft.space.search_space import SearchSpace
 from autopeft.space.seed import seed_of
 from autopeft.study.distributions import shared_distributions_of
 from autopeft.study.spec import SamplerName
 
 ATTEMPTS = 2000
-"""Draws for one slot before a space that is filtered counts as infeasible."""
+"""Draws for one slot before such draws are made smaller until they fit."""
 NEW_ATTEMPTS = 50
 """Draws for one slot by a sampler that give nothing new before random ones take its place, and
 such draws before a genotype that was tried already is accepted again."""
@@ -95,7 +96,7 @@ def propose(
         A genotype within the budget, new if the space still has any.
 
     Raises:
-        NoFeasibleTrialError: no draw fitted the budget.
+        NoFeasibleTrialError: no draw fitted the budget, made smaller neither.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if sampler == "nsga2":
@@ -118,12 +119,28 @@ def propose(
         again = again or proposal
         if attempt >= own + NEW_ATTEMPTS:
             break
+    again = again or _cut_down(space, seed, slot, taken)
     if again is None:
         raise NoFeasibleTrialError(
             f"none of {ATTEMPTS:,} draws from space {space.spec.name} fits "
             f"{space.max_params:,} parameters"
             + (" and the memory" if space.memory is not None else "")
         )
+    return again
+
+
+def _cut_down(space: SearchSpace, seed: int, slot: int, taken: Collection[str]) -> Proposal | None:
+    """A random draw made smaller until it fits, a new one if there is any; None if none fits."""
+    again: Proposal | None = None
+    for attempt in range(NEW_ATTEMPTS):
+        cut_seed = seed_of(seed, "cut", str(slot), str(attempt))
+        params = _ask(space, "random", cut_seed, _Told((), (), 1))
+        genotype = reduced(space, params, cut_seed)
+        if genotype is None:
+            continue
+        again = again or Proposal(genotype, "random")
+        if genotype.hash not in taken:
+            return Proposal(genotype, "random")
     return again
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from autopeft.errors import NoFeasibleTrialError
 from autopeft.space import yaml
 from autopeft.space.bind import bind
+from autopeft.space.costs import CostModel, Linear, MemoryLimit
 from autopeft.space.forms import Form
 from autopeft.space.shape import encoder_shape
 from autopeft.space.shipped import load_space
-from autopeft.space.spec import SpaceSpec
+from autopeft.space.spec import SpaceSpec, TrainingSpec
 from autopeft.space.taps import Tap
 from autopeft.study import propose as module
 from autopeft.study.propose import Measured, propose
@@ -234,17 +236,47 @@ def test_every_proposal_fits_and_has_ops(sampler, name):
 
 def test_space_without_a_fitting_draw_is_refused(monkeypatch):
     monkeypatch.setattr(module, "ATTEMPTS", 40)
-    space = space_of("autopeft", 64)  # one prefix of one row in one layer
+    nothing = MemoryLimit(0, CostModel(0, 1.0, Linear(0.0, 0.0, {})))
+    space = replace(space_of("autopeft", 64), memory=nothing)
     with pytest.raises(
         NoFeasibleTrialError,
-        match="none of 40 draws from space autopeft fits 64 parameters",
+        match="none of 40 draws from space autopeft fits 64 parameters and the memory",
     ):
         drawn(space, 1)
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_where_hardly_a_draw_fits_one_is_made_smaller(sampler, monkeypatch):
+    monkeypatch.setattr(module, "ATTEMPTS", 5)
+    space = bind(load_space("autopeft"), encoder_shape(6, 384, 1536, 22_713_216), 2271)
+    found = {}
+    for slot in range(12):
+        proposal = propose(space, sampler, seed=0, slot=slot, history=(), taken=found)
+        assert proposal.genotype.ops
+        assert space.admits(proposal.genotype)
+        found[proposal.genotype.hash] = proposal.genotype
+    assert len(found) == 12
+    assert {op.form for g in found.values() for op in g.ops} == {Form.PREFIX, Form.BOTTLENECK}
+    assert len({op.sizes.index(1) for g in found.values() for op in g.ops}) > 3
+
+
+def test_of_all_that_fits_something_is_found_and_then_repeated(monkeypatch):
+    """One prefix of one row in one layer, with learning rates that are told apart."""
+    monkeypatch.setattr(module, "ATTEMPTS", 5)
+    text = load_space("autopeft").model_copy(update={"training": TrainingSpec(learning_rate=1e-3)})
+    space = bind(text, SHAPE, 64)
+    found = {}
+    for slot in range(8):
+        (genotype,) = drawn(space, 1, taken=found, first=slot)
+        assert [(op.form, sum(op.sizes)) for op in genotype.ops] == [(Form.PREFIX, 1)]
+        found[genotype.hash] = genotype
+    assert len(found) == 4
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_sampler_learns_what_pays(sampler, history):
+def test_sampler_learns_what_pays(sampler):
     """Were all of one size, the best would be adapters and nothing else."""
+    history = measured(drawn(space_of(), 120, seed=7))  # which hold few of them
     same = [Measured(m.genotype, m.quality, {"trainable_params": 500}) for m in history]
     space = space_of()
     learned = fmean(map(adapter_share, drawn(space, 24, sampler, history=same, first=60)))
