@@ -172,8 +172,8 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
     differences: list[str] = []
     for key in sorted(compared):
         was, now = old.fingerprint.get(key), fingerprint.get(key)
-        if key == "objectives":  # that is how a study file says them
-            was, now = list(was or ()), list(now or ())
+        if key == "objectives":  # which a study file says as a list
+            was, now = (list(some) if isinstance(some, dict) else some for some in (was, now))
         differences += _differences(_NAMES.get(key, key), was, now)
     if differences:
         raise ConfigError(
