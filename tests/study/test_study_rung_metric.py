@@ -85,6 +85,7 @@ def laddered(spec_of, base):
             "rung_metric": "likelihood",
             "selection": {"seeds": 2, "share": 0.6},
             "training": {"epochs": 3, "cohort": 3},
+            "seed": 2,  # so that a baseline is paused
         }
         return spec_of(**(values | more))
 
