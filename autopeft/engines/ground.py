@@ -165,6 +165,7 @@ class Ground:
             room=self.room,
             answered=self.work.task == "causal",
             head_hash=self.backbone.head_sha256,
+            head_is_changed=self.backbone.head_is_changed,
             seen=dataset.count_seen(dataset.selection) if dataset.selection else 0,
         )
 

@@ -108,6 +108,7 @@ class Facts(Strict):
         answered: rows hold the answers, as a decoder's do.
         head_hash: SHA-256 of the head that the checkpoint brought, as trials begin with it; None if
             it brought none.
+        head_is_changed: it does not begin as it lies in the checkpoint.
         seen: rows of the selection split with a text of train or validation.
     """
 
@@ -129,6 +130,7 @@ class Facts(Strict):
     room: int | None = None
     answered: bool = False
     head_hash: str | None = None
+    head_is_changed: bool = False
     seen: int = 0
 
     @property
@@ -145,7 +147,7 @@ class Facts(Strict):
     def differs_from(self, other: "Facts") -> str | None:
         """What makes measurements here other ones than there, in words; None if nothing does."""
         told = (
-            (("model_hash", "reading_hash", "model_shape"), "another model"),
+            (("model_hash", "reading_hash", "model_shape", "head_hash"), "another model"),
             (("data_hash", "labels"), "other rows"),
             (("metric_hash",), "another file of the metric"),
         )

@@ -249,6 +249,8 @@ def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
         model.config.problem_type = "regression"
         model.config.label_mean, model.config.label_std = outputs.mean, outputs.std
         return
+    for name in ("label_mean", "label_std"):  # of an adapter that a bank used before
+        vars(model.config).pop(name, None)
     if outputs.kind == "classification":
         model.config.problem_type = "single_label_classification"
     model.config.id2label = dict(enumerate(outputs.labels))

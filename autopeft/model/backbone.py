@@ -87,6 +87,7 @@ class Backbone:
         notes: what the user has to be told.
         head_sha256: of the head that the checkpoint brought, as trials begin with it; None if it
             brought none, or nobody said what its outputs are for.
+        head_is_changed: it does not begin as it lies in the checkpoint.
     """
 
     model: PreTrainedModel
@@ -101,6 +102,7 @@ class Backbone:
     scheme: Scheme | None = None
     notes: tuple[str, ...] = ()
     head_sha256: str | None = None
+    head_is_changed: bool = False
 
     @property
     def finds_padding(self) -> bool:
@@ -174,6 +176,7 @@ def load_backbone(
         scheme=scheme,
         notes=notes,
         head_sha256=brought.sha256 if brought else None,
+        head_is_changed=brought is not None and brought.is_changed,
     )
 
 

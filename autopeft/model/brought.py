@@ -36,11 +36,13 @@ class Brought:
         sha256: of what is left of it, as trials begin with it.
         fresh: names of its parameters that begin anew all the same.
         note: what the user has to be told.
+        is_changed: it does not begin as it lies in the checkpoint.
     """
 
     sha256: str
     fresh: tuple[str, ...] = ()
     note: str | None = None
+    is_changed: bool = False
 
 
 def adopt(model: PreTrainedModel, fresh: Sequence[str], meaning: Meaning) -> Brought | None:
@@ -64,10 +66,12 @@ def adopt(model: PreTrainedModel, fresh: Sequence[str], meaning: Meaning) -> Bro
         return None
     last = list(modules)[-1]
     anew: tuple[str, ...] = ()
-    note = None
+    note, is_changed = None, False
     linear = modules[last]
     if last in brought and isinstance(linear, nn.Linear):
+        before = [parameter.clone() for parameter in linear.parameters()]
         is_used, note = _adopt(linear, _names(model), meaning)
+        is_changed = not is_used or not all(map(torch.equal, before, linear.parameters()))
         anew = () if is_used else tuple(f"{last}.{p}" for p, _ in linear.named_parameters())
     digest = hashlib.sha256()
     for name in brought:
@@ -75,7 +79,7 @@ def adopt(model: PreTrainedModel, fresh: Sequence[str], meaning: Meaning) -> Bro
             if f"{name}.{part}" not in anew:
                 digest.update(f"{name}.{part}{tuple(parameter.shape)}".encode())
                 digest.update(parameter.detach().cpu().contiguous().numpy().data)
-    return Brought(digest.hexdigest(), anew, note)
+    return Brought(digest.hexdigest(), anew, note, is_changed)
 
 
 @torch.no_grad()

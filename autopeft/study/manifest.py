@@ -31,6 +31,8 @@ READING = "configuration_and_tokens"
 """Of a fingerprint: how the model reads its rows. Older ones lack it, and another version of
 transformers may tell more of the same configuration."""
 
+CHANGED_HEAD = "head_is_changed"
+"""Of a fingerprint: the head of the checkpoint does not begin as it lies there."""
 _NAMES = {"tunes_lora": "selection.seeds above 0"}
 """What users know keys of a fingerprint by, where that is another name."""
 _MOST_TOLD = 60
@@ -167,6 +169,10 @@ def check_same(path: Path, old: Manifest, fingerprint: dict[str, Any]) -> None:
     compared = {*old.fingerprint, *fingerprint}
     if not _tells_reading(old):
         compared.discard(READING)
+    # Without it, a head that begins as it lies in the checkpoint has always begun like that.
+    compared.discard(CHANGED_HEAD)
+    if "head" not in old.fingerprint and CHANGED_HEAD not in fingerprint:
+        compared.discard("head")
     if old.fingerprint.get("revision") is None:  # it was not known, or a folder has none
         compared.discard("revision")
     differences: list[str] = []

@@ -22,7 +22,7 @@ from autopeft.space.shipped import load_space
 from autopeft.space.spec import SpaceSpec
 from autopeft.study.contenders import FEWEST, affordable
 from autopeft.study.limits import Budget, budget_of
-from autopeft.study.manifest import READING
+from autopeft.study.manifest import CHANGED_HEAD, READING
 from autopeft.study.probes import probes_of
 from autopeft.study.spec import StudySpec
 from autopeft.study.starting import Start, Starts, full_starts, starts_of
@@ -87,6 +87,7 @@ class Setup:
             **({"metric_sha256": facts.metric_hash} if facts.metric_hash else {}),
             **({"positive": spec.positive} if spec.positive else {}),
             **({"head": facts.head_hash} if facts.head_hash else {}),
+            **({CHANGED_HEAD: True} if facts.head_is_changed else {}),
             **({"quantize": spec.quantize} if spec.quantize else {}),
             **({"generation": spec.generation.model_dump(mode="json")} if spec.generation else {}),
         }

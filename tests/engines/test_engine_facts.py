@@ -16,6 +16,7 @@ def facts(spec_of):
         ({"model_hash": "0" * 64}, "another model"),
         ({"reading_hash": "0" * 64}, "another model"),
         ({"model_shape": {}}, "another model"),
+        ({"head_hash": "0" * 64}, "another model"),
         ({"data_hash": "0" * 64}, "other rows"),
         ({"labels": ("good", "bad")}, "other rows"),
         ({"metric_hash": "0" * 64}, "another file of the metric"),

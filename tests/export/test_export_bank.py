@@ -99,6 +99,7 @@ def test_outputs_mean_what_the_adapter_in_use_says(tmp_path):
         assert config.id2label == dict(enumerate(labels))
         assert config.label2id == {label: i for i, label in enumerate(labels)}
         assert (config.num_labels, config.problem_type) == (len(labels), problem)
+        assert hasattr(config, "label_mean") == (problem == "regression")
         truth = torch.zeros(2) if problem == "regression" else torch.tensor([0, len(labels) - 1])
         assert bank.model(**rows, labels=truth).loss > 0
 

@@ -1,5 +1,7 @@
 """A study of a checkpoint that brings a head: what its outputs are decides, not where they are."""
 
+import json
+
 import pytest
 import torch
 from study_factory import save_tokenizer
@@ -72,3 +74,21 @@ def test_another_head_is_another_study(with_head, spec_of, tmp_path):
     model.save_pretrained(spec.model)
     with pytest.raises(ConfigError, match=r"(?m)differences:\n  head: was .*$\Z"):
         run_search(spec, study.folder)
+
+
+@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1"), ("bad", "good"), ("good", "bad")])
+def test_a_study_of_before_goes_on_where_its_head_begins_as_it_did(
+    with_head, spec_of, tmp_path, names
+):
+    spec = spec_of(model=with_head(names, [0, 1]), trials=1)
+    study = run_search(spec, tmp_path / "study")
+    manifest = json.loads(study.manifest_file.read_text(encoding="utf-8"))
+    assert manifest["fingerprint"].pop("head")
+    manifest["fingerprint"].pop("head_is_changed", None)
+    study.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
+    more = spec_of(model=spec.model, trials=2)
+    if names == ("good", "bad"):  # it began by position, and would begin by names
+        with pytest.raises(ConfigError, match="head: was null"):
+            run_search(more, study.folder)
+    else:
+        assert len(run_search(more, study.folder).records()) == 2
