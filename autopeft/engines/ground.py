@@ -120,8 +120,7 @@ class Ground:
             DataError: it cannot be loaded, or is another one by now.
         """
         found = _backbone(self.work, self.task, self.dataset, str(self.device))
-        hashes = [(one.fingerprint, one.head_sha256) for one in (found, self.backbone)]
-        if hashes[0] != hashes[1]:
+        if (found.fingerprint, found.brought) != (self.backbone.fingerprint, self.backbone.brought):
             raise DataError(f"model `{self.work.model}` has changed while the search ran")
         return found
 
@@ -146,6 +145,7 @@ class Ground:
         """What the driver has to know."""
         dataset = self.dataset
         scored = unseen(self.work.data, dataset)
+        brought = self.backbone.brought
         return Facts(
             model_shape=self.backbone.shape.to_dict(),
             model=self.backbone.name,
@@ -164,8 +164,8 @@ class Ground:
             other_answers=dataset.other_answers(scored),
             room=self.room,
             answered=self.work.task == "causal",
-            head_hash=self.backbone.head_sha256,
-            head_is_changed=self.backbone.head_is_changed,
+            head_hash=brought.sha256 if brought else None,
+            head_is_changed=brought is not None and brought.is_changed,
             seen=dataset.count_seen(dataset.selection) if dataset.selection else 0,
         )
 

@@ -125,7 +125,6 @@ class Winner:
     @property
     def tokenizer(self) -> Any:
         """Of the backbone, as it is exported."""
-        leave_room(self.backbone.tokenizer, self.backbone, self.genotype)
         return self.backbone.tokenizer
 
     @property
@@ -246,6 +245,7 @@ def winner_of(study: Study, how: str, *, trained: bool = True) -> Winner:
     ground = prepare(load_study_spec(study.spec_file), study.folder)
     check_unchanged(ground, manifest, study.folder)
     genotype = genotype_from_dict(record.stored_genotype)
+    leave_room(ground.backbone.tokenizer, ground.backbone, genotype)
     weights = {} if path is None else read_tensors(path, record.weights_sha256)
     return Winner(study, manifest, front, records, choice, record, ground, genotype, weights)
 

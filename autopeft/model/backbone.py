@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy, tags_words
-from autopeft.model.brought import Meaning, adopt
+from autopeft.model.brought import Brought, Meaning, adopt
 from autopeft.model.check import check
 from autopeft.model.computing import Precision, Scheme
 from autopeft.model.families import FAMILIES
@@ -85,9 +85,8 @@ class Backbone:
         precision: of the weights in memory, and so of all products with them.
         scheme: how the weight matrices of the layers are kept in few bits; None if they are not.
         notes: what the user has to be told.
-        head_sha256: of the head that the checkpoint brought, as trials begin with it; None if it
-            brought none, or nobody said what its outputs are for.
-        head_is_changed: it does not begin as it lies in the checkpoint.
+        brought: the head of the checkpoint, as trials begin with it; None if it brought none, or
+            nobody said what its outputs are for.
     """
 
     model: PreTrainedModel
@@ -101,8 +100,7 @@ class Backbone:
     precision: Precision = "fp32"
     scheme: Scheme | None = None
     notes: tuple[str, ...] = ()
-    head_sha256: str | None = None
-    head_is_changed: bool = False
+    brought: Brought | None = None
 
     @property
     def finds_padding(self) -> bool:
@@ -175,8 +173,7 @@ def load_backbone(
         configuration=configuration,
         scheme=scheme,
         notes=notes,
-        head_sha256=brought.sha256 if brought else None,
-        head_is_changed=brought is not None and brought.is_changed,
+        brought=brought,
     )
 
 

@@ -99,10 +99,7 @@ def propose(
         NoFeasibleTrialError: no draw fitted the budget, made smaller neither.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if sampler == "nsga2":
-        history = [one for one in history if not one.is_bad]
-    is_limited = sampler == "gp" and not space.by_construction
-    told = _told(space, history, pending, len(costs), is_limited=is_limited)
+    told = _told(space, sampler, history, pending, len(costs))
     own = GP_ATTEMPTS if sampler == "gp" else NEW_ATTEMPTS
     again: Proposal | None = None
     for attempt in range(ATTEMPTS):
@@ -161,12 +158,14 @@ class _Told:
 
 def _told(
     space: SearchSpace,
+    sampler: SamplerName,
     history: Sequence[Measured],
     pending: Sequence[Genotype],
     n_costs: int,
-    *,
-    is_limited: bool,
 ) -> _Told:
+    if sampler == "nsga2":
+        history = [one for one in history if not one.is_bad]
+    is_limited = sampler == "gp" and not space.by_construction
     qualities = [one.quality for one in history if one.quality is not None]
     some_are_bad = any(one.is_bad for one in history)
     measured = []

@@ -104,16 +104,16 @@ def test_a_head_has_a_hash_of_its_own_and_the_backbone_keeps_its(checkpoint):
     model, folder = checkpoint("bert", THEIRS)
     plain = load_backbone(folder, 3)
     known = load_backbone(folder, 3, meaning=Meaning(OURS))
-    assert (plain.fingerprint, plain.head_sha256, plain.notes) == (known.fingerprint, None, ())
+    assert (plain.fingerprint, plain.brought, plain.notes) == (known.fingerprint, None, ())
     again = load_backbone(folder, 3, meaning=Meaning(OURS))
-    assert again.head_sha256 == known.head_sha256
+    assert again.brought == known.brought
     anew = load_backbone(folder, 3, meaning=Meaning(("a", "b", "c")))
     with torch.no_grad():
         model.classifier.bias[0] += 1
     model.save_pretrained(folder)
     other = load_backbone(folder, 3, meaning=Meaning(OURS))
     assert other.fingerprint == known.fingerprint
-    hashes = {None, known.head_sha256, anew.head_sha256, other.head_sha256}
-    assert len(hashes) == 4, "a head that begins anew began otherwise before"
+    hashes = {one.brought.sha256 for one in (known, anew, other)}
+    assert len(hashes) == 3, "a head that begins anew began otherwise before"
     model.base_model.save_pretrained(folder)
-    assert load_backbone(folder, 3, meaning=Meaning(OURS)).head_sha256 is None
+    assert load_backbone(folder, 3, meaning=Meaning(OURS)).brought is None

@@ -59,7 +59,7 @@ def test_a_trial_begins_with_it(with_head, spec_of, tmp_path):
     model = with_head(("good", "bad"), [1, 0])
     ground = prepare(spec_of(model=model), tmp_path)
     assert any("its classes by their names" in note for note in ground.facts.notes)
-    assert ground.another_backbone().head_sha256 == ground.facts.head_hash
+    assert ground.another_backbone().brought.sha256 == ground.facts.head_hash
     with Cohort(ground.backbone, [HEAD_ONLY], [0], ground.task, ground.settings) as one:
         bias = one.tensors(0)["classifier.bias"]
     assert bias.tolist() == pytest.approx([0.1, -0.1])

@@ -173,7 +173,7 @@ def test_gaussian_process_is_told_of_the_limit(monkeypatch):
     told = [Measured(g, g.count_params(SHAPE) / most, costs) for g in genotypes]
 
     def fitting():
-        known = module._told(space, told, (), 1, is_limited=True)
+        known = module._told(space, "gp", told, (), 1)
         asked = (space.decode(module._ask(space, "gp", seed, known)) for seed in range(4))
         return sum(genotype.count_params(SHAPE) <= most for genotype in asked)
 
