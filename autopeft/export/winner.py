@@ -21,7 +21,6 @@ from autopeft.export.adapter import (
     Description,
     Outputs,
     head_tensors,
-    leave_room,
     name_outputs,
     name_padding,
 )
@@ -245,7 +244,6 @@ def winner_of(study: Study, how: str, *, trained: bool = True) -> Winner:
     ground = prepare(load_study_spec(study.spec_file), study.folder)
     check_unchanged(ground, manifest, study.folder)
     genotype = genotype_from_dict(record.stored_genotype)
-    leave_room(ground.backbone.tokenizer, ground.backbone, genotype)
     weights = {} if path is None else read_tensors(path, record.weights_sha256)
     return Winner(study, manifest, front, records, choice, record, ground, genotype, weights)
 
