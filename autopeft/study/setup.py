@@ -18,7 +18,7 @@ from autopeft.space.costs import CostModel, MemoryLimit
 from autopeft.space.genotype import Genotype
 from autopeft.space.search_space import SearchSpace
 from autopeft.space.shape import ModelShape
-from autopeft.space.shipped import load_space
+from autopeft.space.shipped import load_space, shipped_spaces
 from autopeft.space.spec import SpaceSpec
 from autopeft.study.contenders import FEWEST, affordable
 from autopeft.study.limits import Budget, budget_of
@@ -151,7 +151,14 @@ def set_up(
         full, too_large = _full(facts, budget)
         starts = replace(starts, first=(*starts.first, *full))
         left_out += too_large
-    notes = (*facts.notes, *bound.notes, *changed, *left_out, *starts.notes)
+    notes = (
+        *facts.notes,
+        *_of_another_version(spec, space),
+        *bound.notes,
+        *changed,
+        *left_out,
+        *starts.notes,
+    )
     notes += _no_selection(spec, facts)
     lora = _lora(spec, facts, budget) if space.name != LORA else None
     return Setup(spec, bound, starts, facts, notes, lora, warm_start)
@@ -227,14 +234,26 @@ def _check_head(shape: ModelShape, memory: MemoryLimit | None) -> None:
 def read_space(spec: StudySpec, base: Path, folder: Path) -> SpaceSpec:
     """The space of a study: the copy in its folder if there is one, otherwise what it names.
 
+    A study goes on in the shipped space as it was when the study began.
+
     Raises:
         ConfigError: the space is not valid, or differs from the copy.
     """
     named = load_space(spec.space, base)
     copy = folder / "space.yaml"
-    if copy.is_file() and load_space(copy.name, folder) != named:
+    if not copy.is_file():
+        return named
+    begun = load_space(copy.name, folder)
+    if begun != named and not (spec.space in shipped_spaces() and begun.name == spec.space):
         raise ConfigError(
             f"{copy} and the space `{spec.space}` differ: the study was begun with another "
             "space; give another --out"
         )
-    return named
+    return begun
+
+
+def _of_another_version(spec: StudySpec, space: SpaceSpec) -> tuple[str, ...]:
+    if spec.space not in shipped_spaces() or space == load_space(spec.space):
+        return ()
+    note = f"the study goes on in the space `{spec.space}` as it was when it began, which differs "
+    return (f"{note}from that of this version; a new study has the new one",)

@@ -7,6 +7,7 @@ import torch
 from tiny import (
     FAMILIES,
     GATED,
+    HEADED,
     N_LAYERS,
     genotype,
     lora,
@@ -23,9 +24,12 @@ from autopeft.errors import ConfigError
 from autopeft.export.merged import merge
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.inject import Injection
+from autopeft.space.bind import bind
 from autopeft.space.forms import FORMS, Activation, Form
 from autopeft.space.merge import ELEMENTWISE, LINEAR, NEVER, is_mergeable, obstacles
+from autopeft.space.shipped import load_space
 from autopeft.space.taps import Tap
+from autopeft.study.propose import propose
 
 GELU = {"activation": Activation.GELU}
 WEIGHTS = (
@@ -184,3 +188,23 @@ def test_every_form_says_whether_it_merges():
     """A form that nobody has thought of would be refused, which is safe and a pity."""
     stored = {form for form in Form if FORMS[form].becomes is None}
     assert {*LINEAR, *ELEMENTWISE, *NEVER, Form.BOTTLENECK, Form.DORA} == stored
+
+
+@pytest.mark.parametrize("family", HEADED)
+def test_whatever_is_drawn_from_the_mergeable_space_merges(family):
+    shape = Anatomy(tiny_model(family)).shape()
+    space = bind(load_space("mergeable"), shape, shape.backbone_params)
+    missing = {slot.name for slot in space.slots}
+    for number in range(60):
+        drawn = propose(space, "random", seed=0, slot=number, history=[], taken=()).genotype
+        assert is_mergeable(drawn, shape)
+        kinds = {op.kind for op in drawn.ops}
+        new = {slot.name for slot in space.slots if kinds & of_slot(slot)} & missing
+        if new:
+            assert_same(*merged(family, *drawn.ops))
+        missing -= new
+    assert not missing
+
+
+def of_slot(slot):
+    return {op.kind for variant in slot.variants for op in variant.ops([0])}

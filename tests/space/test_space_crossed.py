@@ -11,9 +11,9 @@ from autopeft.space.bind import bind
 from autopeft.space.encode import encode
 from autopeft.space.forms import Form, misplaced
 from autopeft.space.genotype import Genotype, Op
-from autopeft.space.methods import method
+from autopeft.space.methods import method, methods
 from autopeft.space.shape import ANSWERED, NO_GATES, OF_POSITIONS, ModelShape
-from autopeft.space.shipped import load_space
+from autopeft.space.shipped import load_space, shipped_spaces
 from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
 from autopeft.space.transfer import transfer
 from autopeft.space.words import describe
@@ -94,6 +94,7 @@ def test_methods_are_at_cross_attention_where_there_is_some(name):
     assert not crossing(method(name).genotype(BERT_BASE))
 
 
+ALL_WEIGHTS = ("adalora", "sparse_random", "fish", "lt_sft", "diff_pruning")
 GATED = replace(BART, widths=dict.fromkeys(Tap, 8))
 LLAMA = ModelShape(3, dict.fromkeys((tap for tap in Tap if tap not in CROSS), 8), 100_000)
 
@@ -106,14 +107,51 @@ def test_lora_is_tuned_at_every_weight_matrix_that_there_is(shape):
     assert {tap for slot in space.slots for tap in slot.spec.write} == there
     assert space.notes == ()
     assert {op.write for op in method("lora_all").genotype(shape).ops} == there
-    for name in ("lora", "lora_all"):  # the sampler learns from them
-        assert encode(space, method(name).genotype(shape)) is not None
+
+
+def points(name, shape):
+    """The named methods that the sampler of a space learns from."""
+    space = bind(load_space(name), shape, NO_LIMIT)
+    fitting = (each for each in methods() if method(each).misfit(shape) is None)
+    return {each for each in fitting if encode(space, method(each).genotype(shape)) is not None}
+
+
+OF_ENCODERS = BERT_BASE.widths | dict.fromkeys(CROSS, 768)
+WITH_GATES = {Tap.FFN_GATE: 3072}
+BOTH = {"n_encoder_layers": 6, "biased": BERT_BASE.biased | CROSS}
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"widths": OF_ENCODERS, **BOTH},
+        {"widths": OF_ENCODERS | WITH_GATES, **BOTH},
+        {"widths": BERT_BASE.widths | WITH_GATES},
+    ],
+    ids=["encoder-decoder", "gated encoder-decoder", "gated"],
+)
+def test_a_method_that_is_a_point_of_a_space_is_one_whatever_the_model(name, more):
+    shape = replace(BERT_BASE, **more)
+    lost = points(name, BERT_BASE) - points(name, shape)
+    assert all(method(each).misfit(shape) for each in lost)  # gates, and prompts
+
+
+@pytest.mark.parametrize("name", ["lora_all", *ALL_WEIGHTS])
+def test_what_is_said_to_change_all_weights_does(name):
+    for shape in (BART, GATED, BERT_BASE, LLAMA):
+        writes = {op.write for op in method(name).genotype(shape, 5).ops}
+        assert writes == set(LINEAR_INPUT) & set(shape.widths)
 
 
 def test_gates_are_left_out_with_a_note():
     space = bind(load_space("hybrid"), BART, 3000)
-    assert {slot.name for slot in space.slots} == {"prefix", "adapter", "lora"}
-    assert {f"slot {slot.name} goes ungated: {NO_GATES}" for slot in space.slots} <= {*space.notes}
+    gated = {slot.name for slot in space.spec.slots if "gated" in slot.scale}
+    assert gated == {"prefix", "adapter", "lora"}
+    assert {slot.name for slot in space.slots} == gated | {"cross_prefix", "cross_lora"}
+    assert space.notes == tuple(
+        f"slot {name} goes ungated: {NO_GATES}" for name in ("prefix", "adapter", "lora")
+    )
     rng = random.Random(0)
     for _ in range(40):
         space.decode(draw_uniform(space, rng)).check_fits(BART)

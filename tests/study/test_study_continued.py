@@ -5,9 +5,12 @@ import shutil
 import pytest
 from study_factory import tree
 
+from autopeft.errors import ConfigError
+from autopeft.space.shipped import load_space
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.search import run_search
+from autopeft.study.write import spec_yaml
 
 
 class Stop(Silent):
@@ -69,3 +72,31 @@ def test_what_killed_writers_have_left_half_written_is_removed(done, spec_of, tm
         (study.folder / folder / ".x.00ff.tmp").write_bytes(b"torn")
     run_search(spec_of(), study.folder)
     assert set(tree(study.folder)) == before
+
+
+class Notes(Silent):
+    """Keeps the notes of a plan."""
+
+    def planned(self, plan):
+        self.notes = plan.notes
+
+
+def test_study_goes_on_in_the_shipped_space_as_it_was_when_it_began(spec_of, tmp_path):
+    new = load_space("lora")
+    old = new.model_copy(update={"slots": new.slots[:2]})
+    file = tmp_path / "old.yaml"
+    file.write_text(spec_yaml(old), encoding="utf-8")
+    run_search(spec_of(trials=4, methods=["head"], space=str(file)), tmp_path / "study")
+    notes = Notes()
+    study = run_search(
+        spec_of(trials=8, methods=["head"], space="lora"), tmp_path / "study", watcher=notes
+    )
+    records = study.records()
+    assert len(records) == 8
+    proposed = {op["write"] for record in records for op in record.genotype["ops"]}
+    assert proposed == {"q", "k"}
+    assert any("as it was when it began" in note for note in notes.notes)
+    with pytest.raises(ConfigError, match="begun with another space; give another --out"):
+        run_search(spec_of(trials=9), study.folder)
+    run_search(spec_of(trials=3, space="lora"), tmp_path / "new", watcher=notes)
+    assert not any("as it was when it began" in note for note in notes.notes)
