@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from autopeft.errors import ConfigError
 
 Check = Callable[[Any, str], list[str]]
@@ -136,6 +138,12 @@ def refuse_if_any(problems: list[str], source: str) -> None:
     """
     if problems:
         raise ConfigError(f"{source}: " + "; ".join(problems))
+
+
+def first_problem(error: ValidationError, *above: str) -> tuple[str, str]:
+    """Where the first problem that pydantic found lies, below the keys given, and what it is."""
+    first = error.errors()[0]
+    return ".".join(map(str, (*above, *first["loc"]))), first["msg"]
 
 
 def _join(at: str, key: object) -> str:

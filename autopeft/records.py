@@ -29,7 +29,13 @@ _PATH = r"(?!\.{1,2}(/|$))[^/\\:\x00-\x1f]+(/(?!\.{1,2}(/|$))[^/\\:\x00-\x1f]+)*
 
 @dataclass(frozen=True)
 class Metric:
-    """A score on a split and its standard error over the rows of that split."""
+    """A score on some rows.
+
+    Attributes:
+        value: of the metric on these rows.
+        stderr: standard deviation of `value` over samples of as many rows; over rows alone, not
+            over training seeds.
+    """
 
     value: float
     stderr: float

@@ -31,7 +31,6 @@ from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.language import Language
-from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.task import AnyTask
 from autopeft.training.cohort import Trained
 from autopeft.training.footprint import trial_bytes
@@ -251,7 +250,7 @@ class Workbench:
         started: datetime,
     ) -> Record:
         task = self._task(job)
-        measured: dict[str, Measurement] = {}
+        measured: dict[str, Metric] = {}
         scores = None
         try:
             if result.finite:
@@ -272,7 +271,7 @@ class Workbench:
             started=started,
             failure=failure,
             metric=task.metric,
-            metrics={name: Metric(item.value, item.stderr) for name, item in measured.items()},
+            metrics=measured,
             wanted=self._ground.work.costs,
             model=self._decided.costs,
             measured=self._alone(trial.genotype) if job.measures and not failure else {},

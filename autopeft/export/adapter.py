@@ -103,9 +103,8 @@ class Outputs:
                 generation = GenerationSpec(**data["generation"])
                 return cls(data["kind"], generation=generation, chat=data["chat"])
             except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, ("outputs.generation", *first["loc"])))
-                raise ConfigError(f"{source}: {where}: {first['msg']}") from None
+                where, problem = checks.first_problem(error, "outputs.generation")
+                raise ConfigError(f"{source}: {where}: {problem}") from None
         labels = tuple(data["labels"])
         if (data["kind"] == "regression") == bool(labels):
             raise ConfigError(f"{source}: outputs.labels: regression has none, classes have names")

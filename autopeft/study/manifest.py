@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from autopeft.checks import first_problem
 from autopeft.engines.work import Decided, Facts
 from autopeft.errors import ConfigError, DataError
 from autopeft.files import read_json, write_atomic
@@ -152,9 +153,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return _MANIFEST.validate_python(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where} is not valid: {first['msg']}") from None
+        where, problem = first_problem(error)
+        raise DataError(f"{path}: {where} is not valid: {problem}") from None
 
 
 _MANIFEST = TypeAdapter(Manifest)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from autopeft.checks import first_problem
 from autopeft.engines.engine import Engine
 from autopeft.engines.work import CohortSize, Facts
 from autopeft.errors import DataError
@@ -112,9 +113,8 @@ def read_prepared(folder: Path) -> Prepared:
     try:
         facts = Facts.model_validate_json(json.dumps(read_json(folder / FACTS)))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{folder / FACTS}: {where} is not valid: {first['msg']}") from None
+        where, problem = first_problem(error)
+        raise DataError(f"{folder / FACTS}: {where} is not valid: {problem}") from None
     spec = load_study_spec(study.spec_file).resolved(folder)
     manifest = read_manifest(study.manifest_file)
     front = read_warm_start(spec.warm_start, folder)

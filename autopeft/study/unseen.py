@@ -153,7 +153,6 @@ def _score(
         data, kinds = read_kinds(path, record.weights_sha256)
         cohort.load(0, tensors_of(data, kinds, cohort.tensors(0), path))
         predictions, _ = cohort.predict(rows)
-    measured = ground.task.metrics(predictions[0], rows.truth)
-    metrics = {name: Metric(item.value, item.stderr) for name, item in measured.items()}
+    metrics = ground.task.metrics(predictions[0], rows.truth)
     summary = describe(genotype, HEAD if record.head_params else FROZEN)
     return Tested(record.trial, role, record.trainable_params, summary, metrics)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError, DataError
+from autopeft.records import Metric
 from autopeft.tasks.chat import asked_tokens
 from autopeft.tasks.encode import IGNORED, Answers, Encoded, encode
-from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.own_metric import OwnMetric
 from autopeft.tasks.spec import METRICS, GenerationSpec
 from autopeft.tasks.splits import Split
@@ -164,7 +164,7 @@ class Language:
         for row in tokenized(texts, tokenizer):
             yield row.ids[:-1] if row.ids and row.ids[-1] == eos else row.ids
 
-    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Metric]:
         """Every metric that can be told of one trial's rows, the chosen one first.
 
         Args:
@@ -172,7 +172,7 @@ class Language:
             truth: [row], tuples of references.
         """
         found = {
-            name: Measurement(scores.value, scores.stderr)
+            name: Metric(scores.value, scores.stderr)
             for name, scores in self._scores(METRICS[self.kind], predictions, truth).items()
         }
         if self.own is not None:

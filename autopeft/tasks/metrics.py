@@ -6,7 +6,6 @@ same formulas stand here without the libraries' checks, that cost a millisecond 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
@@ -14,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from autopeft.records import Metric
 
 N_RESAMPLES = 200
 
@@ -25,23 +26,9 @@ Ints = NDArray[np.int64]
 AnyFloats = NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A number measured on a sample of rows.
-
-    Attributes:
-        value: of the metric on the sample.
-        stderr: standard deviation of `value` over samples of this size; over rows alone, not over
-            training seeds.
-    """
-
-    value: float
-    stderr: float
-
-
 def measure_classes(
     predictions: Ints, labels: Ints, n_labels: int, *, macro: bool = False
-) -> dict[str, Measurement]:
+) -> dict[str, Metric]:
     """Accuracy, F1 and Matthews correlation.
 
     F1 is that of class 1 where there are two classes, otherwise, or if wanted, the unweighted mean
@@ -67,13 +54,13 @@ def measure_classes(
         len(labels),
     )
     return {
-        "accuracy": Measurement(accuracy, _wilson_stderr(accuracy, len(labels))),
-        "f1": Measurement(f1, f1_stderr),
-        "mcc": Measurement(mcc, mcc_stderr),
+        "accuracy": Metric(accuracy, _wilson_stderr(accuracy, len(labels))),
+        "f1": Metric(f1, f1_stderr),
+        "mcc": Metric(mcc, mcc_stderr),
     }
 
 
-def measure_numbers(predictions: AnyFloats, labels: AnyFloats) -> dict[str, Measurement]:
+def measure_numbers(predictions: AnyFloats, labels: AnyFloats) -> dict[str, Metric]:
     """Pearson's and Spearman's correlation.
 
     Both are 0 where predictions or labels are constant, and NaN where a prediction is not finite.
@@ -84,7 +71,7 @@ def measure_numbers(predictions: AnyFloats, labels: AnyFloats) -> dict[str, Meas
     """
     x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
     if not np.isfinite(x).all():
-        undefined = Measurement(float("nan"), float("nan"))
+        undefined = Metric(float("nan"), float("nan"))
         return {"pearson": undefined, "spearman": undefined}
     pearson = spearman = 0.0
     if not (is_constant(x) or is_constant(y)):
@@ -93,8 +80,8 @@ def measure_numbers(predictions: AnyFloats, labels: AnyFloats) -> dict[str, Meas
         lambda rows: correlations(x[rows], y[rows]), len(y)
     )
     return {
-        "pearson": Measurement(pearson, pearson_stderr),
-        "spearman": Measurement(spearman, spearman_stderr),
+        "pearson": Metric(pearson, pearson_stderr),
+        "spearman": Metric(spearman, spearman_stderr),
     }
 
 

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from autopeft.errors import ConfigError, MetricError
+from autopeft.records import Metric
 from autopeft.tasks.jackknife import pseudo_values
-from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.spec import metric_name, own_metric_of
 
 MOST_PARTS = 50
@@ -51,9 +51,7 @@ class OwnMetric:
         """What records call it: the file's name and the function."""
         return metric_name(self.source)
 
-    def measure(
-        self, predictions: Sequence[Any], references: Sequence[Any]
-    ) -> dict[str, Measurement]:
+    def measure(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Metric]:
         """All that it says of one trial's rows; other numbers than the first by `name.key`.
 
         Raises:
@@ -61,7 +59,7 @@ class OwnMetric:
         """
         whole, parts = self._jackknife(predictions, references)
         return {
-            key: Measurement(value, _stderr(parts[key]) if len(references) > 1 else 0.0)
+            key: Metric(value, _stderr(parts[key]) if len(references) > 1 else 0.0)
             for key, value in whole.items()
         }
 

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from autopeft.errors import ConfigError
+from autopeft.records import Metric
 from autopeft.tasks.jackknife import pseudo_values
-from autopeft.tasks.metrics import Measurement
 
 SPAN_F1 = "span_f1"
 OUTSIDE = "O"
@@ -94,11 +94,11 @@ def ratio_rows(counts: Int[np.ndarray, "row 2"]) -> Float[np.ndarray, " row"]:
     return pseudo_values(whole, _ratio(sums - counts))
 
 
-def measured(rows: Float[np.ndarray, " row"]) -> Measurement:
+def measured(rows: Float[np.ndarray, " row"]) -> Metric:
     """The metric that rows add up to, and its standard error over them."""
     n_rows = len(rows)
     stderr = float(rows.std(ddof=1) / math.sqrt(n_rows)) if n_rows > 1 else 0.0
-    return Measurement(float(rows.mean()), stderr)
+    return Metric(float(rows.mean()), stderr)
 
 
 def _ratio(counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError
+from autopeft.records import Metric
 from autopeft.tasks.data import Dataset
 from autopeft.tasks.encode import Encoded, encode
 from autopeft.tasks.jackknife import rows_of_classes, rows_of_numbers
 from autopeft.tasks.labels import listed
 from autopeft.tasks.language import Language
 from autopeft.tasks.losses import mean_cross_entropy
-from autopeft.tasks.metrics import Measurement, measure_classes, measure_numbers
+from autopeft.tasks.metrics import measure_classes, measure_numbers
 from autopeft.tasks.own_metric import OwnMetric, load_own_metric
 from autopeft.tasks.spec import METRICS, GenerationSpec, Kind, metric_name
 from autopeft.tasks.splits import Split
@@ -38,7 +39,7 @@ class Scoring(Protocol):
         """The function that is the metric, if it is one."""
         ...
 
-    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Metric]:
         """Every metric of this kind of task on one trial's rows, the chosen one first."""
         ...
 
@@ -113,7 +114,7 @@ class Classification:
         """The likeliest class; some class even where logits are NaN, so look at the loss too."""
         return logits.argmax(dim=-1)
 
-    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Metric]:
         """Accuracy, F1 and MCC, and perhaps the mean F1 of the classes; the chosen one first.
 
         Args:
@@ -180,7 +181,7 @@ class Regression:
         """The outputs on the labels' own scale."""
         return logits.float().squeeze(-1) * self.label_std + self.label_mean
 
-    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Metric]:
         """Pearson's and Spearman's correlation, the chosen one first.
 
         Args:
@@ -288,7 +289,7 @@ def _check_metric(metric: str, kind: Kind, own: OwnMetric | None) -> None:
         raise ConfigError(f"metric: '{metric}' does not suit {kind}; allowed: {allowed}")
 
 
-def _first(chosen: str, measured: dict[str, Measurement]) -> dict[str, Measurement]:
+def _first(chosen: str, measured: dict[str, Metric]) -> dict[str, Metric]:
     return {chosen: measured[chosen]} | measured
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from autopeft.errors import ConfigError, DataError
+from autopeft.records import Metric
 from autopeft.tasks.encode import IGNORED, Encoded, Tags
 from autopeft.tasks.losses import mean_cross_entropy
-from autopeft.tasks.metrics import Measurement
 from autopeft.tasks.own_metric import OwnMetric
 from autopeft.tasks.spans import (
     OUTSIDE,
@@ -71,7 +71,7 @@ class TokenClassification:
         """The likeliest tag; some tag even where logits are NaN, so look at the loss too."""
         return logits.argmax(dim=-1)
 
-    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Measurement]:
+    def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Metric]:
         """Every metric that can be told of one trial's rows, the chosen one first.
 
         Args:
