@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -51,6 +52,8 @@ CLASSES = {
     "tags": AutoModelForTokenClassification,
 }
 """What loads a model, by how it writes."""
+
+_LOADING = threading.RLock()
 
 _OF_NO_STATE = {
     *("_name_or_path", "_commit_hash", "transformers_version", "architectures"),
@@ -207,17 +210,23 @@ def _loaded(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers say nothing and show no bars for a while."""
-    verbosity = transformers_logging.get_verbosity()
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if shown:
-            transformers_logging.enable_progress_bar()
+    """Let transformers say nothing and show no bars for a while, one thread after the other.
+
+    While it loads, transformers has changed the process: `PreTrainedModel.tie_weights` does
+    nothing, and torch's default dtype is another one. Two threads that load at once could leave it
+    so, and every encoder-decoder that is loaded later with an untied, random table of words.
+    """
+    with _LOADING:
+        verbosity = transformers_logging.get_verbosity()
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+            if shown:
+                transformers_logging.enable_progress_bar()
 
 
 def load_tokenizer(source: str | Path, writes: Writes | None, **arguments: Any) -> Any:

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from tiny_language import tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
+    AutoModelForSequenceClassification,
     GPTNeoXConfig,
     GPTNeoXForSequenceClassification,
     PreTrainedTokenizerFast,
@@ -31,7 +34,7 @@ from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from autopeft.errors import DataError
-from autopeft.model.backbone import cast, load_backbone
+from autopeft.model.backbone import CLASSES, cast, load_backbone
 from autopeft.model.foreign import asked
 
 CROSSED_HEAD = (
@@ -98,6 +101,25 @@ def test_transformers_talks_as_before(saved):
     logging.set_verbosity(before)
     logging.disable_progress_bar()
     assert found == (logging.INFO, True)
+
+
+def test_threads_load_one_after_the_other(saved, monkeypatch):
+    """Or transformers may leave `tie_weights` and the default dtype as they are while it loads."""
+    loading, at_once = [], []
+
+    class Slow(AutoModelForSequenceClassification):
+        @classmethod
+        def from_pretrained(cls, *args, **more):
+            loading.append(None)
+            at_once.append(len(loading))
+            time.sleep(0.05)
+            loading.pop()
+            return AutoModelForSequenceClassification.from_pretrained(*args, **more)
+
+    monkeypatch.setitem(CLASSES, None, Slow)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: load_backbone(str(saved / "bert"), 2), range(3)))
+    assert at_once == [1, 1, 1]
 
 
 @pytest.fixture
