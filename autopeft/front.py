@@ -248,6 +248,14 @@ def mean_quality(replicates: Sequence[Record], metric: str) -> tuple[float, floa
     return statistics.fmean(values), math.hypot(over_rows, over_seeds)
 
 
+def complete_of(records: Iterable[Record]) -> list[Record]:
+    """The complete records of a trial in the search; none if it ever gave NaN or diverged."""
+    searched = [record for record in records if record.is_searched]
+    if any(record.failure and not record.failure.is_accident for record in searched):
+        return []
+    return [record for record in searched if record.state == "complete"]
+
+
 def _comparable(records: Iterable[Record]) -> list[list[Record]]:
     """For each usable trial its complete records, by rung and replicate."""
     trials: dict[int, list[Record]] = defaultdict(list)
@@ -260,9 +268,7 @@ def _comparable(records: Iterable[Record]) -> list[list[Record]]:
             raise DataError(f"the records of trial {trial} are of different genotypes")
         if len({record.key for record in group}) < len(group):
             raise DataError(f"trial {trial} has two records for one rung and replicate")
-        if any(r.failure and not r.failure.is_accident for r in group):
-            continue
-        if complete := [record for record in group if record.state == "complete"]:
+        if complete := complete_of(group):
             groups.append(sorted(complete, key=lambda record: record.key))
     splits = sorted({record.split for group in groups for record in group})
     if len(splits) > 1:

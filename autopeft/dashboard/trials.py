@@ -15,7 +15,7 @@ from autopeft.dashboard.ops import (
     unlike,
 )
 from autopeft.errors import ConfigError, DataError
-from autopeft.front import mean_quality
+from autopeft.front import complete_of, mean_quality
 from autopeft.objectives import PARAMS
 from autopeft.records import UNSEEN, Record
 from autopeft.space.genotype import Genotype
@@ -199,7 +199,7 @@ def _trial_info(
     nothing: str,
 ) -> TrialInfo:
     first = records[0]
-    complete = _complete(records)
+    complete = complete_of(records)
     usable = _usable(complete, metric)
     quality, stderr = mean_quality(usable, metric) if usable else (None, None)
     rung = max((record.rung for record in complete), default=None)
@@ -242,17 +242,6 @@ def _trial_info(
         failure=failures[0].kind if failures else None,
         measurements=tuple(_measurement(record, metric, rung_metric) for record in records),
     )
-
-
-def _complete(records: Sequence[Record]) -> list[Record]:
-    """The complete records of the search.
-
-    A trial that ever gave NaN or diverged has none (see `autopeft.front.front_of`).
-    """
-    searched = [record for record in records if record.is_searched]
-    if any(r.failure and not r.failure.is_accident for r in searched):
-        return []
-    return [record for record in searched if record.state == "complete"]
 
 
 def _usable(complete: Sequence[Record], metric: str) -> list[Record]:

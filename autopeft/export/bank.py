@@ -23,14 +23,13 @@ from autopeft.model.attention import HeadOps, put_ops, use_attention
 from autopeft.model.backbone import Backbone
 from autopeft.model.disentangled import project_positions_by_block
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
-from autopeft.model.hooks import in_hook, norm_hook, out_hook, parts_hook
+from autopeft.model.hooks import hook_taps
 from autopeft.model.inject import ATTENTIONS
 from autopeft.model.layer_ops import LayerOps, LayerPass
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.per_thread import PerThread
-from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
-from autopeft.space.taps import ORDER, Tap
+from autopeft.space.taps import Tap
 
 Parts = Sequence[tuple[int, slice]]
 """Adapters, and their rows one behind the other."""
@@ -275,20 +274,7 @@ class AdapterBank:
 
 
 def _hook_layer(anatomy: Anatomy, index: int, layer: RoutedLayer) -> None:
-    fused: dict[nn.Module, dict[Tap, Part]] = {}
-    for tap in sorted(layer.taps, key=ORDER.__getitem__):
-        module, side, part = anatomy.point(index, tap)
-        if part is not None:
-            fused.setdefault(module, {})[tap] = part
-        elif side == "in":
-            module.register_forward_pre_hook(partial(in_hook, layer, tap), with_kwargs=True)
-        else:
-            module.register_forward_hook(partial(out_hook, layer, tap))
-    for module, parts in fused.items():
-        module.register_forward_hook(partial(parts_hook, layer, parts))
-    for tap in layer.through:
-        norm = anatomy.point(index, tap).module
-        norm.register_forward_pre_hook(partial(norm_hook, layer, tap))
+    hook_taps(anatomy, index, layer)
     for tap in layer.inside:
         put_ops(anatomy.module(index, ATTENTIONS[tap]), partial(layer.heads, tap))
     if anatomy.family.disentangled:

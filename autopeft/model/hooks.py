@@ -5,18 +5,21 @@ deepcopy.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
+from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import check_called
 from autopeft.model.layer_ops import LayerPass
 from autopeft.ops.gate import Tokens
 from autopeft.ops.point import Part
-from autopeft.space.taps import Tap
+from autopeft.space.taps import ORDER, Tap
 
 
 @runtime_checkable
@@ -24,6 +27,14 @@ class Hooked(Protocol):
     """What the hooks at a layer's taps call; see `LayerOps`."""
 
     now: LayerPass
+
+    @property
+    def taps(self) -> Collection[Tap]:
+        """Where the layer has to be hooked."""
+
+    @property
+    def through(self) -> Collection[Tap]:
+        """Taps that ops read through their LayerNorm."""
 
     def pass_tap(self, tap: Tap, state: Tensor, *, fresh: bool) -> Tensor:
         """Apply what is written at a tap."""
@@ -40,6 +51,27 @@ KEEPS_NO_OUTPUT = (nn.Linear, nn.LayerNorm, Conv1D)
 
 READ_NO_OUTPUT = {"GeluBackward0", "SiluBackward0", "MulBackward0", "NativeDropoutBackward0"}
 """Backward passes of activations that do not read what came out."""
+
+
+def hook_taps(anatomy: Anatomy, index: int, layer: Hooked) -> list[RemovableHandle]:
+    """Let the ops of a layer act at its taps; what acts inside attention does not stand here."""
+    handles: list[RemovableHandle] = []
+    fused: dict[nn.Module, dict[Tap, Part]] = {}
+    for tap in sorted(layer.taps, key=ORDER.__getitem__):
+        module, side, part = anatomy.point(index, tap)
+        if part is not None:
+            fused.setdefault(module, {})[tap] = part
+        elif side == "in":
+            hook = partial(in_hook, layer, tap)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(partial(out_hook, layer, tap)))
+    for module, parts in fused.items():
+        handles.append(module.register_forward_hook(partial(parts_hook, layer, parts)))
+    for tap in layer.through:
+        norm = anatomy.point(index, tap).module
+        handles.append(norm.register_forward_pre_hook(partial(norm_hook, layer, tap)))
+    return handles
 
 
 def repeat_hook(

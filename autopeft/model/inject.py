@@ -43,12 +43,11 @@ from autopeft.ops.base import SharedStack, Stack, StackedOp
 from autopeft.ops.build import build_layer, build_shared, op_path
 from autopeft.ops.gate import Gate, Tokens
 from autopeft.ops.multihead import MultiHead
-from autopeft.ops.point import Part
 from autopeft.ops.prefix import Prefix
 from autopeft.space.forms import FORMS
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.shape import ModelShape
-from autopeft.space.taps import ORDER, Tap
+from autopeft.space.taps import Tap
 
 ATTENTIONS = {Tap.HEAD: "attention", Tap.CROSS_HEAD: "cross_attention"}
 """The modules whose heads are taps."""
@@ -262,24 +261,7 @@ class Injection:
         for tap, written in layer.writes.items():
             for _, op in written:
                 op.stand_at(anatomy.point(index, tap))
-        fused: dict[nn.Module, dict[Tap, Part]] = {}
-        for tap in sorted(layer.taps, key=ORDER.__getitem__):
-            module, side, part = anatomy.point(index, tap)
-            if part is not None:
-                fused.setdefault(module, {})[tap] = part
-                continue
-            if side == "in":
-                hook = partial(hooks.in_hook, layer, tap)
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-            else:
-                handle = module.register_forward_hook(partial(hooks.out_hook, layer, tap))
-            self._handles.append(handle)
-        for module, parts in fused.items():
-            write = partial(hooks.parts_hook, layer, parts)
-            self._handles.append(module.register_forward_hook(write))
-        for tap in layer.through:
-            hook = partial(hooks.norm_hook, layer, tap)
-            self._before(anatomy.point(index, tap).module, hook)
+        self._handles += hooks.hook_taps(anatomy, index, layer)
         for tap, ops in layer.inside.items():
             attention = self._attentions[index, tap]
             put_ops(

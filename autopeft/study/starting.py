@@ -8,14 +8,17 @@ grow.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import TypeVar
 
 from autopeft.space.genotype import Genotype
 from autopeft.space.methods import Method, method
 from autopeft.space.shape import ModelShape
 from autopeft.study.limits import Budget
+
+Sized = TypeVar("Sized", bound=Hashable)
 
 FULL = "full fine-tuning"
 FULL_RATES = (2e-5, 6e-5, 2e-4)
@@ -93,7 +96,10 @@ def starts_of(
             continue
         if less := method(name).shortened(shape):
             notes.append(f"method {name}: {less}")
-        sizes = [Start(g, f"method {name}") for g in _spread(fitting, shape)]
+        sizes = [
+            Start(genotype, f"method {name}")
+            for genotype in spread({g: g.count_params(shape) for g in fitting}, fitting[0])
+        ]
         first.append(sizes[0])
         smaller.append(sizes[1:])
     in_turn = (start for turn in zip_longest(*smaller) for start in turn if start is not None)
@@ -113,12 +119,12 @@ def _fitting(known: Method, shape: ModelShape, budget: Budget) -> list[Genotype]
     return [g for g in sizes if budget.admits(g, shape)]
 
 
-def _spread(genotypes: Sequence[Genotype], shape: ModelShape) -> list[Genotype]:
-    """The same, each next one as far as can be from those before in the log of the parameters."""
-    left = {g: math.log1p(g.count_params(shape)) for g in genotypes}
-    chosen = {genotypes[0]: left.pop(genotypes[0])}
+def spread(params: Mapping[Sized, int], first: Sized) -> list[Sized]:
+    """All of them, each next one as far from those before as can be, in log(1 + parameters)."""
+    left = {one: math.log1p(n_params) for one, n_params in params.items()}
+    chosen = {first: left.pop(first)}
     while left:
-        farthest = max(left, key=lambda g: min(abs(left[g] - size) for size in chosen.values()))
+        farthest = max(left, key=lambda one: min(abs(left[one] - size) for size in chosen.values()))
         chosen[farthest] = left.pop(farthest)
     return list(chosen)
 

@@ -1,7 +1,6 @@
 """Warm start: the front of an earlier study, of another task or model, is tried first."""
 
 import json
-import math
 from pathlib import Path
 
 from autopeft.errors import ConfigError, DataError
@@ -14,7 +13,7 @@ from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.search_space import SearchSpace
 from autopeft.space.transfer import transfer
 from autopeft.study.limits import Budget
-from autopeft.study.starting import Start
+from autopeft.study.starting import Start, spread
 
 COPY = "warm_start.json"
 """The front in the folder of the study that begins with it, so that a resume needs nothing else."""
@@ -87,10 +86,8 @@ def warm_starts(front: Front, space: SearchSpace, budget: Budget) -> tuple[list[
 
 
 def _chosen(front: Front) -> list[tuple[int, Genotype]]:
-    sizes = {point.trial: math.log1p(point.trainable_params) for point in front.points}
-    chosen = [] if front.recommended is None else [front.recommended]
-    while len(chosen) < min(MOST, len(sizes)):
-        left = [trial for trial in sizes if trial not in chosen]
-        chosen.append(max(left, key=lambda t: min(abs(sizes[t] - sizes[c]) for c in chosen)))
+    if front.recommended is None:
+        return []
+    params = {point.trial: point.trainable_params for point in front.points}
     genotypes = {point.trial: genotype_from_dict(point.genotype) for point in front.points}
-    return [(trial, genotypes[trial]) for trial in chosen]
+    return [(trial, genotypes[trial]) for trial in spread(params, front.recommended)[:MOST]]
