@@ -1,9 +1,11 @@
 """Which trial of a study to use, if any; console and page ask here."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from autopeft.constant import Constant
 from autopeft.front import Front
+from autopeft.records import Record
 from autopeft.selection import Selection
 
 
@@ -46,3 +48,28 @@ def advice_of(
     if constant is not None and not is_beaten:
         return Advice(None, constant.nothing_learnt(anew=selection is not None))
     return Advice(front.recommended if selection is None else selection.recommended)
+
+
+def trained_in_part(
+    records: Iterable[Record], trials: Collection[int], steps: int | None
+) -> str | None:
+    """Which of some trials wait at a lower rung, in words; None if none does.
+
+    Args:
+        records: of the study.
+        trials: those that are asked for.
+        steps: of a whole training; None where that is not known.
+    """
+    done: dict[int, int] = {}
+    for record in records:
+        if record.trial in trials and record.state == "complete":
+            done[record.trial] = max(record.steps, done.get(record.trial, 0))
+    short = {trial: count for trial, count in sorted(done.items()) if steps and count < steps}
+    if not short:
+        return None
+    listed = ", ".join(map(str, short))
+    counts = " or ".join(f"{count:,}" for count in sorted(set(short.values())))
+    return (
+        f"{f'trial {listed} was' if len(short) == 1 else f'trials {listed} were'} trained for "
+        f"{counts} of {steps:,} steps; a final selection trains to the end"
+    )

@@ -109,6 +109,7 @@ def show_front(
     folder: Path,
     in_the_way: Mapping[int, Sequence[str]] | None,
     advice: Advice,
+    short: str | None,
     *,
     is_last: bool,
 ) -> None:
@@ -119,6 +120,7 @@ def show_front(
         folder: of the study.
         in_the_way: for each trial what keeps it from becoming part of the weights, if known.
         advice: what is recommended.
+        short: which of them were trained in part, if any.
         is_last: no final selection says more.
     """
     out = stdout()
@@ -131,6 +133,8 @@ def show_front(
         return
     if advice.nothing_learnt is not None:
         tell_note(hints, advice.nothing_learnt)
+    if short is not None:
+        tell_note(hints, short)
     what = " is recommended" if is_last else " is the search's choice"
     hints.print(
         f"* trial {front.recommended}{'' if advice.trial is None else what}: the cheapest "

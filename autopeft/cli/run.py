@@ -38,7 +38,7 @@ def show_what_it_would_be(spec: "StudySpec", folder: Path, base: Path, output: F
 
 def show_front(folder: Path, output: Format) -> None:
     """The Pareto front of a study on stdout."""
-    from autopeft.advice import advice_of
+    from autopeft.advice import advice_of, trained_in_part
     from autopeft.cli.listings import merging
     from autopeft.front_file import front_to_dict
     from autopeft.study.folder import Study
@@ -52,9 +52,11 @@ def show_front(folder: Path, output: Format) -> None:
         more["not_mergeable"] = in_the_way
         typer.echo(json.dumps({**front_to_dict(found), **more}, allow_nan=False))
         return
-    scored = {record.trial for record in study.records() if found.metric in record.metrics}
+    records = study.records()
+    scored = {record.trial for record in records if found.metric in record.metrics}
     advice = advice_of(found, selection, study.constant(), scored=len(scored))
-    console.show_front(found, folder, in_the_way, advice, is_last=selection is None)
+    short = trained_in_part(records, {point.trial for point in found.points}, study.whole_steps())
+    console.show_front(found, folder, in_the_way, advice, short, is_last=selection is None)
     if selection is not None:
         from autopeft.cli.selected import show_selection
 

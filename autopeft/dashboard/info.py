@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopeft.advice import Advice, advice_of
+from autopeft.advice import Advice, advice_of, trained_in_part
 from autopeft.constant import Constant
 from autopeft.dashboard.facts import facts_of, rows_of, scored_on
 from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
@@ -180,6 +180,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
     constant = Constant.of_manifest(manifest)
     scored = sum(trial.quality is not None for trial in trials)
     advice = advice_of(front, selection, constant, scored=scored)
+    recommended = () if advice.trial is None else (advice.trial,)
     frontier = front_info(front, trials, advice)
     return StudyInfo(
         name=folder.resolve().name,
@@ -207,6 +208,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
             selection=selection,
             openings=_openings(study.test_file),
             constant=constant,
+            short=trained_in_part(records, recommended, study.whole_steps()),
         ),
     )
 

@@ -52,6 +52,7 @@ def verdict_of(
     selection: Selection | None,
     openings: Sequence[Mapping[str, Any]],
     constant: Constant | None = None,
+    short: str | None = None,
 ) -> Verdict:
     """The verdict on a study.
 
@@ -63,6 +64,7 @@ def verdict_of(
         selection: the final selection on fresh rows, if there was one.
         openings: of the test split, oldest first.
         constant: what one answer to every row scores, if known.
+        short: that what is recommended was trained in part, if so.
     """
     if selection is not None:
         return _selected(selection, advice, rows, openings)
@@ -75,6 +77,8 @@ def verdict_of(
     if chosen.quality is None:
         return _without_result(trials)
     points = [_scored(chosen, best, front.judged)]
+    if short is not None:
+        points.append(f"{short[:1].upper()}{short[1:]}.")
     tone, sentence = _against_lora(trials, [by_trial[point.trial] for point in front.points])
     points.append(sentence)
     heads = [t for t in trials if t.method in {"head", FROZEN} and t.quality is not None]

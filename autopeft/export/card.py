@@ -232,6 +232,7 @@ def _origin(winner: Winner, command: str) -> str:
         "backbone": f"`{backbone.backbone}`{revision}, weights sha256 {backbone.backbone_sha256}",
         "parameters": f"{record.trainable_params:,} in the ops ({100 * record.fraction:.3g} % of "
         f"the backbone), {record.head_params:,} in the head",
+        "trained for": f"{record.steps:,} of {manifest.rung_steps[-1]:,} optimizer steps",
         "seeds": f"study {winner.ground.work.seed}, training {record.seed}, the one with the "
         f"median score of {len(trained)}",
         "search": f"{len({r.trial for r in winner.records})} trials, {seconds:,.0f} s of training",

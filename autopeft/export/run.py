@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig
 
+from autopeft.advice import trained_in_part
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import keeps_keys
 from autopeft.export.again import write_again
@@ -94,6 +95,7 @@ def export(
             notes, expected = TARGETS[target](winner, temporary), None
         else:
             notes, expected = _as_lora(winner, temporary, as_lora)
+        notes = [*notes, *_in_part(winner)] if proven else notes
         proof = prove(target, temporary, winner, expected) if proven else None
         text = model_card(winner, target, place.name, command, proof, notes)
         write_atomic(temporary / "README.md", text)
@@ -104,6 +106,13 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(out, target, winner.choice, proof, notes)
+
+
+def _in_part(winner: Winner) -> Notes:
+    """What there is to say of weights that a search has left between rungs."""
+    record = winner.record
+    told = trained_in_part([record], {record.trial}, winner.manifest.rung_steps[-1])
+    return [told] if told else []
 
 
 def _publish(temporary: Path, place: Path) -> None:

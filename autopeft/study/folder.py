@@ -123,6 +123,13 @@ class Study:
         manifest = read_json(self.manifest_file) if self.manifest_file.is_file() else None
         return Constant.of_manifest(manifest)
 
+    def whole_steps(self) -> int | None:
+        """Optimizer steps of a whole training; None where nothing tells it."""
+        manifest = read_json(self.manifest_file) if self.manifest_file.is_file() else {}
+        rungs = manifest.get("rung_steps") if isinstance(manifest, dict) else None
+        steps = rungs[-1] if isinstance(rungs, list) and rungs else None
+        return steps if isinstance(steps, int) else None
+
     def front(self) -> Front:
         """The Pareto front.
 

@@ -37,6 +37,7 @@ def test_it_says_where_everything_comes_from(winner):
         f"weights sha256 {winner.backbone.fingerprint}",
         "study 0, training 5, the one with the median score of 1",
         "1 trials, 12 s of training",
+        "| trained for | 3 of 3 optimizer steps |",
         f"48 train + 24 validation + 20 test rows, sha256 {'0' * 64}",
         "| exported by | `autopeft export it` |",
         "| searched with | python 3.11.7 |",

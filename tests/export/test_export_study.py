@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from winners import edit_json, make_winner
 
 from autopeft.cli.listings import merging
+from autopeft.dashboard.info import study_info
 from autopeft.errors import ConfigError, DataError
 from autopeft.export import reload
 from autopeft.export import run as run_module
@@ -25,6 +26,27 @@ from autopeft.selection import Selection
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 from autopeft.study.folder import Study
+
+
+def test_what_was_trained_in_part_is_told_by_front_page_and_export(run, done, tmp_path):
+    study = Study(shutil.copytree(done.folder, tmp_path / "study"))
+    steps = study.whole_steps()
+    # Nothing may have been learnt, and then the page recommends nothing.
+    edit_json(study.manifest_file, lambda manifest: manifest["data"].pop("constant"))
+    for rungs, is_told in ([steps], False), ([steps, 3 * steps], True):
+        edit_json(
+            study.manifest_file, lambda manifest, rungs=rungs: manifest.update(rung_steps=rungs)
+        )
+        told = f"for {steps} of {3 * steps} steps; a final selection trains to the end"
+        _, _, err = run("front", study.folder)
+        assert (told in " ".join(err.split())) == is_told
+        assert any(told in point for point in study_info(study).verdict.points) == is_told
+    code, _, err = run("export", study.folder, "--to", "native", "-o", "out")
+    assert code == 0
+    assert f"note: trial {done.front().recommended} was trained {told}" in err
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"| trained for | {steps} of {3 * steps} optimizer steps |" in card
+    assert told in card
 
 
 @pytest.mark.slow

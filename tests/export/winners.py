@@ -95,7 +95,12 @@ def winner_of(spec, folder, *ops, seed=5):
     stored, weights = random_weights(ground.backbone, genotype(*ops), seed)
     metric = ground.task.metric
     record = make_record(
-        trial=0, rung=0, seed=seed, genotype=stored.to_dict(), metrics={metric: Metric(0.75, 0.01)}
+        trial=0,
+        rung=0,
+        steps=3,
+        seed=seed,
+        genotype=stored.to_dict(),
+        metrics={metric: Metric(0.75, 0.01)},
     )
     front = front_of([record], metric, "maximize", 10**9, lambda _: "what it is")
     manifest = Manifest(
