@@ -14,6 +14,9 @@ _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,999})")  # Python reads few digits mor
 _LARGEST = float(np.finfo(np.float32).max)
 _MAX_NAMED = 10
 
+NO_TAG = "-100"
+"""The label of tokens that losses of torch leave out."""
+
 
 def class_labels(
     tables: Mapping[str, Table], problems: Problems
@@ -38,7 +41,8 @@ def class_labels(
     found = {split: _class_names(table, problems) for split, table in tables.items()}
     problems.raise_if_any()
     if (declared := tables["train"].label_names) is None:
-        _check_blanks(tables["train"], found["train"], problems)
+        named = zip(tables["train"].rows, found["train"], strict=True)
+        _check_blanks(tables["train"], "label", list(named), problems)
     names = declared or _in_order(set(found["train"]))
     numbers = {name: number for number, name in enumerate(names)}
     labels = {}
@@ -116,7 +120,8 @@ def tag_labels(
 
     Args:
         tables: by split, with a `train`.
-        problems: receives rows without a tag for every word, and tags that are none.
+        problems: receives rows without a tag for every word, tags of a wrong or mixed type or that
+            are none, and tags that differ by blanks alone, unless they are declared.
 
     Returns:
         The names of the tags, and of each split and row the positions in them.
@@ -125,12 +130,15 @@ def tag_labels(
         DataError: if anything was noted.
     """
     found = {
-        split: [_tags(table, row, problems) for row in table.rows]
+        split: [_tags(table, row, _kind_of(table), problems) for row in table.rows]
         for split, table in tables.items()
     }
     problems.raise_if_any()
-    train = {tag for tags in found["train"] for tag in tags}
-    names = tables["train"].label_names or _in_order(train)
+    pairs = zip(tables["train"].rows, found["train"], strict=True)
+    named = [(row, tag) for row, tags in pairs for tag in tags]
+    if (declared := tables["train"].label_names) is None:
+        _check_blanks(tables["train"], "tag", named, problems)
+    names = declared or _in_order({tag for _, tag in named})
     numbers = {name: number for number, name in enumerate(names)}
     for split, table in tables.items():
         for row, tags in zip(table.rows, found[split], strict=True):
@@ -144,7 +152,13 @@ def tag_labels(
     }
 
 
-def _tags(table: Table, row: Row, problems: Problems) -> list[str]:
+def _kind_of(table: Table) -> type:
+    """Of the first tag."""
+    listed = (row.label for row in table.rows if isinstance(row.label, list))
+    return next((type(tag) for tags in listed for tag in tags), str)
+
+
+def _tags(table: Table, row: Row, kind: type, problems: Problems) -> list[str]:
     tags = row.label
     if not isinstance(tags, list):
         problems.add(table.where(row), f"tags {shortened(tags)} are no list")
@@ -155,7 +169,19 @@ def _tags(table: Table, row: Row, problems: Problems) -> list[str]:
     if wrong:
         message = f"tag {shortened(wrong[0])} is neither a string nor an integer"
         problems.add(table.where(row), message)
-    return [str(tag) for tag in tags]
+    elif mixed := [tag for tag in tags if type(tag) is not kind]:
+        what = f"tag {shortened(mixed[0])} is of type {type(mixed[0]).__name__}"
+        problems.add(table.where(row), f"{what}, the first one of type {kind.__name__}")
+    names = [str(tag) for tag in tags]
+    if NO_TAG in names:
+        problems.add(
+            table.where(row),
+            f"tag {NO_TAG} stands elsewhere for a token that is left out; here words are given, "
+            "each with its tag, and their tokens are found",
+        )
+    if not all(map(str.strip, names)):
+        problems.add(table.where(row), "a tag is empty")
+    return names
 
 
 def _references(table: Table, row: Row, problems: Problems) -> tuple[str, ...]:
@@ -189,15 +215,17 @@ def _class_names(table: Table, problems: Problems) -> list[str]:
     return names
 
 
-def _check_blanks(table: Table, found: Sequence[str], problems: Problems) -> None:
+def _check_blanks(
+    table: Table, what: str, named: Sequence[tuple[Row, str]], problems: Problems
+) -> None:
     """Refuse classes that nobody can tell apart."""
     alike = defaultdict(set)
-    for name in found:
+    for _, name in named:
         alike[name.strip()].add(name)
-    for row, name in zip(table.rows, found, strict=True):
+    for row, name in named:
         others = alike[name.strip()] - {name}
         if others and name != name.strip():
-            message = f"label {name!r} differs from {min(others)!r} by blanks around it alone"
+            message = f"{what} {name!r} differs from {min(others)!r} by blanks around it alone"
             problems.add(table.where(row), message)
 
 

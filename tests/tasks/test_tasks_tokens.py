@@ -180,6 +180,13 @@ def test_tags_that_are_drawn_away_are_told(tmp_path):
         ({"tokens": ["Ada"], "tags": ["O", "O"]}, "1 words and 2 tags"),
         ({"tokens": ["Ada"], "tags": [0.5]}, "tag 0.5 is neither a string nor an integer"),
         ({"tokens": ["Ada"], "tags": None}, "column 'tags' is null"),
+        ({"tokens": ["Ada"], "tags": [3]}, "tag 3 is of type int, the first one of type str"),
+        ({"tokens": ["Ada"], "tags": ["-100"]}, "tag -100 stands elsewhere for a token that is"),
+        ({"tokens": ["Ada"], "tags": [" "]}, "a tag is empty"),
+        (
+            {"tokens": ["Ada"], "tags": [" O"]},
+            "tag ' O' differs from 'O' by blanks around it alone",
+        ),
     ],
 )
 def test_bad_rows_are_refused(tmp_path, row, told):
