@@ -1,7 +1,7 @@
 """What a study can optimise, with units and directions: the metric up, one to three costs down."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -111,6 +111,11 @@ def cost_of(item: Measured, name: str) -> float:
 def values_of(quality: float, costs: Mapping[CostName, float]) -> tuple[float, ...]:
     """What samplers and the ledger see: the quality, then the costs, scaled."""
     return quality, *(COSTS[name].scaled(value) for name, value in costs.items())
+
+
+def value_names(metric: str, costs: Iterable[CostName]) -> tuple[str, ...]:
+    """What the values of `values_of` are, in a few characters each."""
+    return metric, *(f"log10(1 + {name})" if COSTS[name].orders else name for name in costs)
 
 
 def directions_of(n_costs: int) -> list[Literal["maximize", "minimize"]]:

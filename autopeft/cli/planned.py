@@ -36,7 +36,9 @@ def show_dry_run(found: DryRun) -> None:
         hints.print(escape(f"note: {note}"))
     hints.print(
         "Memory is that of training one trial on full batches of the longest rows: weights, what a "
-        "forward pass on meta tensors keeps of every layer, and the ops. Nothing was written."
+        "forward pass on meta tensors keeps of every layer, and the ops. What the process takes "
+        "beside is left out (on a CPU half a GiB or more, which counts in max_memory). Nothing was "
+        "written."
     )
 
 

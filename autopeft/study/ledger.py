@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from warnings import catch_warnings
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import URL, create_engine, event
@@ -48,18 +49,23 @@ class Ledger:
     Args:
         where: a SQLite file, made if it is not there, or the URL of a PostgreSQL server.
         name: of the study there.
-        n_costs: what it minimises, beside the quality that it maximises.
+        values: names of what it optimises: the quality, which it maximises, and costs.
 
     Raises:
         DataError: it is not a study, cannot be reached, or another driver has it.
     """
 
-    def __init__(self, where: Path | str, name: str = STUDY_NAME, n_costs: int = 1) -> None:
+    def __init__(
+        self,
+        where: Path | str,
+        name: str = STUDY_NAME,
+        values: Sequence[str] = ("quality", "cost"),
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._where, self._looked = where, time.monotonic()
         self._holder = Holder(where, name) if isinstance(where, str) else None
         try:
-            trials = self._again(lambda: self._open_study(name, n_costs))
+            trials = self._again(lambda: self._open_study(name, values))
         except Exception as error:  # SQLAlchemy and Optuna raise many kinds here
             if self._holder is not None:
                 self._holder.close()
@@ -183,7 +189,7 @@ class Ledger:
             self._pruned.add(number)
         self._tell(number, None, TrialState.PRUNED)
 
-    def _open_study(self, name: str, n_costs: int) -> list[FrozenTrial]:
+    def _open_study(self, name: str, values: Sequence[str]) -> list[FrozenTrial]:
         """Open the study, or make it; its trials."""
         with nullcontext() if self._holder is None else self._holder.alone():
             self._storage = _storage(self._where)
@@ -191,9 +197,12 @@ class Ledger:
                 self._study = optuna.create_study(
                     study_name=name,
                     storage=self._storage,
-                    directions=directions_of(n_costs),
+                    directions=directions_of(len(values) - 1),
                     load_if_exists=True,
                 )
+                if self._study.metric_names is None:  # for whoever opens it with a tool of Optuna's
+                    with catch_warnings(category=ExperimentalWarning, action="ignore"):
+                        self._study.set_metric_names(list(values))
                 return self._study.get_trials(deepcopy=False)
             except BaseException:
                 self._release()

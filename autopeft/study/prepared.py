@@ -11,6 +11,7 @@ from autopeft.engines.engine import Engine
 from autopeft.engines.work import CohortSize, Facts
 from autopeft.errors import DataError
 from autopeft.files import read_json, remove_temporaries, write_atomic
+from autopeft.objectives import value_names
 from autopeft.space.genotype import Genotype
 from autopeft.space.shipped import shipped_spaces
 from autopeft.study.driver import check_time
@@ -68,10 +69,11 @@ class Prepared:
         Raises:
             DataError: it is not a study, cannot be reached, or another driver has it.
         """
-        spec, n_costs = self.setup.spec, len(self.setup.spec.costs)
+        spec = self.setup.spec
+        values = value_names(spec.chosen_metric, spec.costs)
         if spec.storage is None:
-            return Ledger(self.study.database, n_costs=n_costs)
-        return Ledger(spec.storage, self.manifest.study, n_costs)
+            return Ledger(self.study.database, values=values)
+        return Ledger(spec.storage, self.manifest.study, values)
 
     def write_facts(self) -> None:
         """Write what `read_prepared` needs beside study file, space and manifest.

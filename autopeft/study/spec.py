@@ -1,6 +1,7 @@
 """The study file: what to search, on which model and data, under which budget."""
 
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -111,7 +112,8 @@ Bytes = Annotated[int, BeforeValidator(_bytes), Field(strict=True, gt=0)]
 def limit(given: int | str, backbone_params: int) -> int:
     """A number of parameters, given as such or as a percentage of the backbone's."""
     if isinstance(given, str):
-        return int(backbone_params * float(given.removesuffix("%")) / 100)
+        # In floats .29 % of 100,000 would be 289.
+        return int(backbone_params * Fraction(given.removesuffix("%")) / 100)
     return given
 
 

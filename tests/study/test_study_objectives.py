@@ -1,10 +1,10 @@
 """A study with other objectives than quality and parameters, from its file to its front."""
 
 import json
-from contextlib import closing
 from pathlib import Path
 from shutil import copytree
 
+import optuna
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
@@ -26,7 +26,6 @@ from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
 from autopeft.space.taps import Tap
 from autopeft.study.events import Silent
-from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import read_manifest
 from autopeft.study.planner import words
 from autopeft.study.propose import propose
@@ -53,9 +52,11 @@ def test_records_front_and_ledger_have_the_costs(exact):
     assert list(front.worst) == ["trained_params", "adapter_bytes"]
     costs = dict.fromkeys(front.worst)
     assert front == front_of(exact.records(), "accuracy", "maximize", 1680, words, costs)
-    with closing(Ledger(exact.database, n_costs=2)) as ledger:
-        trials = ledger._study.get_trials()
-        assert len(ledger._study.directions) == 3
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{exact.database}")
+    trials = study.get_trials()
+    assert study.metric_names == [
+        *("accuracy", "log10(1 + trained_params)", "log10(1 + adapter_bytes)")
+    ]
     assert [len(trial.values) for trial in trials] == [3] * 6
     assert trials[0].values[1:] == [0.0, 0.0], "the head alone"
 

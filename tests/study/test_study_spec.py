@@ -88,6 +88,12 @@ def test_a_limit_on_what_is_trained_is_optional_and_of_the_same_kind(study, refu
     assert message.startswith("study.yaml:4: budget.max_trained: ")
 
 
+def test_percentage_is_of_whole_parameters():
+    for hundredths in range(1, 10_000):
+        percent = BudgetSpec(max_params=f"{hundredths / 100:g}%").max_params
+        assert limit(percent, 100_000) == 10 * hundredths
+
+
 @pytest.mark.parametrize("percent", ["0.9999999%", "33.3333333333333%", "1e-3%"])
 def test_percentage_keeps_its_digits(percent):
     """A hard limit that is rounded up is none."""
