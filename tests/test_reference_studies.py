@@ -68,6 +68,7 @@ def test_selection_follows_from_the_records(folder):
         metric=told.metric,
         summarize=words_of(study),
         other_answers=None if told.search_compares else told.notes[-1],
+        seen=told.seen,
     )
     assert rounded(again.to_dict()) == rounded(told.to_dict())
 
