@@ -16,6 +16,7 @@ from autopeft.records import FOLD, SELECTION, Record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.cache import RecordCache
+from autopeft.study.contenders import FEWEST
 from autopeft.study.events import Plan, Watcher
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs, write_job
@@ -282,9 +283,19 @@ class Driver:
         )
         if selection is None:
             self._remove_selection()
+            self._tell_of_time()
         else:
             write_selection(self.study.selection_file, selection)
         self._tidy({point.trial for point in self._planner.front(self.known).points})
+
+    def _tell_of_time(self) -> None:
+        """Say so if it is for want of time that there is no final selection."""
+        if (short := self._planner.short_of(self.known)) is not None:
+            needed, there = short
+            self.watcher.noted(
+                f"there is no final selection: {FEWEST} trials with {FEWEST} fresh seeds each "
+                f"take about {needed:.1f} s, and the time budget has {there:.1f} s for them"
+            )
 
     def _remove_selection(self) -> None:
         """Remove what an earlier search has selected among fewer trials, or at lower rungs."""
