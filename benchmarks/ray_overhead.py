@@ -164,7 +164,7 @@ class Instant:
         """Take a job."""
         self._jobs.append(job)
 
-    def results(self, _: Any) -> Iterator[Record]:
+    def results(self, _: Any, __: Any) -> Iterator[Record]:
         """Answer at once."""
         while self._jobs:
             plain = json.dumps(self._jobs.pop().to_dict())

@@ -34,6 +34,7 @@ from sqlalchemy.engine import Engine as Database
 
 from autopeft.engines.engine import Stepped
 from autopeft.engines.job import Job, JobTrial
+from autopeft.engines.meter import Meter
 from autopeft.engines.outcome import record_of
 from autopeft.engines.work import Decided, Facts
 from autopeft.front import Front
@@ -138,7 +139,7 @@ class SimulatedCluster:
         begins = self.now + self._driver_seconds()
         heapq.heappush(self._coming, (begins + took, self.n_jobs, records))
 
-    def results(self, _: Stepped) -> Iterator[Record]:
+    def results(self, _: Stepped, __: Meter) -> Iterator[Record]:
         """Records in the order in which they come, as soon as the driver has time for them."""
         while self._coming:
             ends, _, records = heapq.heappop(self._coming)

@@ -1,13 +1,16 @@
 """A worker without torch: what it measures follows from the genotype, so tests are quick.
 
-`STUB_FACTS` is what it says it loaded, `STUB_SECONDS` what a job takes.
+`STUB_FACTS` is what it says it loaded, `STUB_LOADING` the seconds that takes (0), `STUB_SECONDS`
+those of a job. A worker that finds the file `STUB_DIES` removes it and dies at the end of a job.
 """
 
 import os
+import signal
 import sys
 import time
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from autopeft.engines.job import Job
 from autopeft.engines.outcome import record_of
@@ -50,6 +53,14 @@ def measure(facts, job, trial):
     )
 
 
+def die_once():
+    """As if somebody else had killed it."""
+    marker = Path(os.environ.get("STUB_DIES", "nowhere"))
+    if marker.exists():
+        marker.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main():
     descriptor = int(sys.argv[1])
     watch_over_worker(descriptor)
@@ -61,6 +72,7 @@ def main():
         except EOFError:
             return
         if isinstance(request, Load):
+            time.sleep(float(os.environ.get("STUB_LOADING", "0")))
             send(driver, Loaded(facts=facts))
         elif isinstance(request, Decide):
             decided = Decided(
@@ -72,6 +84,7 @@ def main():
             for step in range(STEPS):
                 time.sleep(float(os.environ["STUB_SECONDS"]) / STEPS)
                 send(driver, Step(step=step + 1, steps=STEPS))
+            die_once()
             for trial in job.trials:
                 if trial.number in request.wanted:
                     send(driver, Measured(record=measure(facts, job, trial).to_dict()))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autopeft.engines.job import Job
+from autopeft.engines.meter import Meter
 from autopeft.engines.work import CohortSize, Decided, Facts
 from autopeft.records import Record
 from autopeft.space.costs import CostModel
@@ -60,8 +61,12 @@ class Engine(JobTaker, Protocol):
         """Get ready for jobs, whose weights go below `folder`."""
         ...
 
-    def results(self, stepped: Stepped) -> Iterator[Record]:
+    def results(self, stepped: Stepped, meter: Meter | None = None) -> Iterator[Record]:
         """Records as they come, one for each wanted trial, until all jobs taken are done.
+
+        Args:
+            stepped: is told of steps.
+            meter: is told when workers begin and end attempts, and what records tell of those.
 
         Raises:
             DataError: the study cannot go on: the disk is full, or no worker starts.

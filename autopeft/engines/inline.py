@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autopeft.engines.engine import Stepped
 from autopeft.engines.job import Job
+from autopeft.engines.meter import Meter
 from autopeft.engines.outcome import Attempt, Mishap, Moment, after, attempts_of, record_of
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
 from autopeft.engines.workbench import Workbench, failure_from, rising
@@ -55,22 +56,27 @@ class InlineEngine:
         """Take a job."""
         self._attempts.extend(attempts_of(job, wanted))
 
-    def results(self, stepped: Stepped) -> Iterator[Record]:
+    def results(self, stepped: Stepped, meter: Meter | None = None) -> Iterator[Record]:
         """Run the jobs that were taken."""
+        meter = meter or Meter()
         while self._attempts:
-            yield from self._run(self._attempts.popleft(), stepped)
+            yield from self._run(self._attempts.popleft(), stepped, meter)
 
     def close(self) -> None:
         """Forget the jobs."""
         self._attempts.clear()
 
-    def _run(self, attempt: Attempt, stepped: Stepped) -> Iterator[Record]:
+    def _run(self, attempt: Attempt, stepped: Stepped, meter: Meter) -> Iterator[Record]:
         job, began = attempt.job, Moment()
         progress = rising(lambda step, steps: stepped(job.numbers, step, steps))
         missing = set(attempt.wanted)
+        meter.begins(0)
         try:
             for record in self._bench.run(job, attempt.wanted, progress):
                 missing.remove(record.trial)
+                meter.brings(0, record.seconds)
+                if not missing:
+                    meter.ends(0)
                 yield record
         except AutopeftError:
             raise
@@ -80,14 +86,19 @@ class InlineEngine:
             return
         attempts = after(replace(attempt, wanted=frozenset(missing)), mishap)
         self._attempts.extendleft(reversed(attempts))
-        if not attempts:
-            yield record_of(
-                job,
-                job.trials[0],
-                facts=self._bench.facts,
-                precision=self._precision,
-                worker=self._name,
-                seconds=began.seconds,
-                started=began.told,
-                failure=mishap.failure,
-            )
+        if attempts:
+            meter.ends(0)
+            return
+        record = record_of(
+            job,
+            job.trials[0],
+            facts=self._bench.facts,
+            precision=self._precision,
+            worker=self._name,
+            seconds=began.seconds,
+            started=began.told,
+            failure=mishap.failure,
+        )
+        meter.brings(0, record.seconds)
+        meter.ends(0)
+        yield record

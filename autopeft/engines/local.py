@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 from autopeft import errors
 from autopeft.engines.engine import Stepped
 from autopeft.engines.job import Job
+from autopeft.engines.meter import Meter
 from autopeft.engines.outcome import Attempt, Mishap, Moment, after, attempts_of, record_of
 from autopeft.engines.process import WorkerProcess
 from autopeft.engines.protocol import (
@@ -88,7 +89,9 @@ class LocalEngine:
         self._fitting = fitting
         self._workers: dict[int, WorkerProcess] = {}
         self._running: dict[int, _Running] = {}
+        self._loading: dict[int, int] = {}
         self._attempts: deque[Attempt] = deque()
+        self._meter = Meter()
 
     def load(self) -> Facts:
         """Start the first worker."""
@@ -132,13 +135,18 @@ class LocalEngine:
         """Take a job."""
         self._attempts.extend(attempts_of(job, wanted))
 
-    def results(self, stepped: Stepped) -> Iterator[Record]:
+    def results(self, stepped: Stepped, meter: Meter | None = None) -> Iterator[Record]:
         """Records as they come."""
+        self._meter = meter or self._meter
         while self._attempts or self._running:
             self._dispatch()
-            ready = {self._workers[i].connection: i for i in self._running}
+            ready = {self._workers[i].connection: i for i in (*self._running, *self._loading)}
             for connection in wait(list(ready), _LOOK_SECONDS):
-                yield from self._hear(ready[connection], stepped)  # type: ignore[index]
+                i = ready[connection]  # type: ignore[index]
+                if i in self._loading:
+                    self._hear_of_loading(i)
+                else:
+                    yield from self._hear(i, stepped)
             for i in list(self._running):
                 if mishap := self._silent(self._workers[i]):
                     yield from self._lost(i, mishap)
@@ -148,35 +156,54 @@ class LocalEngine:
         for i in list(self._workers):
             self._end(i)
         self._running.clear()
+        self._loading.clear()
         self._attempts.clear()
 
     def _start(self, i: int) -> Facts:
-        """Start a worker and let it load; one that is killed meanwhile is replaced."""
-        workers = 1 if self._wanted_workers == "auto" else self._wanted_workers
+        """Start a worker and wait until it has loaded; one that is killed meanwhile is replaced."""
         for _ in range(_STARTS):
-            worker = self._workers[i] = WorkerProcess(WORKER)
-            load = Load(work=self._work, index=i, workers=workers * self._sharing)
-            reply = worker.ask(load)
+            self._spawn(i)
+            reply = self._workers[i].receive()
             if isinstance(reply, Loaded):
                 return reply.facts
             lost = _lost_by(reply)
             self._end(i)
         raise lost
 
+    def _spawn(self, i: int) -> None:
+        """Start a worker and let it load."""
+        workers = 1 if self._wanted_workers == "auto" else self._wanted_workers
+        worker = self._workers[i] = WorkerProcess(WORKER)
+        worker.send(Load(work=self._work, index=i, workers=workers * self._sharing))
+
     def _dispatch(self) -> None:
-        """Give jobs to workers that have none."""
+        """Give jobs to workers that have none, and start workers for the rest."""
+        for i in sorted(self._workers.keys() - self._running.keys() - self._loading.keys()):
+            if self._attempts:
+                attempt = self._attempts.popleft()
+                self._workers[i].send(Run(job=attempt.job.to_dict(), wanted=attempt.wanted))
+                self._running[i] = _Running(attempt)
+                self._meter.begins(i)
         for i in range(self.n_workers):
-            if not self._attempts:
-                return
-            if i in self._running:
-                continue
-            if i not in self._workers:
-                if self._start(i) != self._facts:
-                    raise DataError("model or data have changed while the search ran")
-                self._workers[i].send(self._begin)
-            attempt = self._attempts.popleft()
-            self._workers[i].send(Run(job=attempt.job.to_dict(), wanted=attempt.wanted))
-            self._running[i] = _Running(attempt)
+            if i not in self._workers and len(self._loading) < len(self._attempts):
+                self._loading[i] = 1
+                self._spawn(i)
+
+    def _hear_of_loading(self, i: int) -> None:
+        """A worker that was started for jobs has loaded, or another one takes its place."""
+        reply = self._workers[i].receive()
+        if isinstance(reply, Loaded):
+            if reply.facts != self._facts:
+                raise DataError("model or data have changed while the search ran")
+            self._workers[i].send(self._begin)
+            del self._loading[i]
+            return
+        lost = _lost_by(reply)
+        self._end(i)
+        if self._loading[i] == _STARTS:
+            raise lost
+        self._loading[i] += 1
+        self._spawn(i)
 
     def _hear(self, i: int, stepped: Stepped) -> Iterator[Record]:
         """One message of a worker at work."""
@@ -193,6 +220,9 @@ class LocalEngine:
             running.attempt = replace(
                 running.attempt, wanted=running.attempt.wanted - {record.trial}
             )
+            self._meter.brings(i, record.seconds)
+            if not running.attempt.wanted:
+                self._meter.ends(i)
             yield record
         elif isinstance(reply, Refused):
             raise _error(reply)
@@ -227,8 +257,9 @@ class LocalEngine:
         attempts = after(running.attempt, mishap)
         self._attempts.extendleft(reversed(attempts))
         if attempts or not running.attempt.wanted:
+            self._meter.ends(i)
             return
-        yield record_of(
+        record = record_of(
             running.attempt.job,
             running.attempt.job.trials[0],
             facts=self._facts,
@@ -238,6 +269,9 @@ class LocalEngine:
             started=running.began.told,
             failure=mishap.failure,
         )
+        self._meter.brings(i, record.seconds)
+        self._meter.ends(i)
+        yield record
 
     def _end(self, i: int) -> None:
         self._workers.pop(i).kill()

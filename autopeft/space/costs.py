@@ -118,8 +118,8 @@ def products(genotype: Genotype, shape: ModelShape) -> Parts:
 
 
 def unmerged(genotype: Genotype, shape: ModelShape) -> Parts:
-    """The products that remain once it is deployed: an export is merged as a whole or not."""
-    return {} if is_mergeable(genotype, shape) else products(genotype, shape)
+    """The products that remain once it is deployed, as what is stored of it: merged or not."""
+    return {} if is_mergeable(genotype, shape) else products(genotype.stored, shape)
 
 
 def held_bytes(genotype: Genotype, shape: ModelShape) -> int:

@@ -201,6 +201,11 @@ class Genotype:
         )
 
     @property
+    def stored(self) -> "Genotype":
+        """What becomes of it once it is trained, at the sizes that it was asked for."""
+        return replace(self, ops=tuple(op.stored for op in self.ops))
+
+    @property
     def alone(self) -> bool:
         """It cannot share a cohort: it is too large while training, or its rows are longer."""
         return self.full or any(FORMS[op.form].alone for op in self.ops)

@@ -1,6 +1,6 @@
 """Who takes part in the final selection, and with how many seeds: a function of the search."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from autopeft.front import Front, Point
@@ -68,6 +68,47 @@ def affordable(trainings: int, seeds: int) -> tuple[int, int]:
     if seeds < FEWEST or trainings // seeds < FEWEST:
         return 0, 0
     return trainings // seeds, seeds
+
+
+def trained_anew(
+    chosen: Sequence[int],
+    trainings: int,
+    seeds: int,
+    asked: Collection[tuple[int, int]],
+    payable: int,
+) -> tuple[list[int], int]:
+    """Who is trained anew, with how many seeds: all of these trainings are asked for or payable.
+
+    Those that have been begun are among them. If they have become dearer than what is left, they
+    still get the fewest seeds, since what they have taken would otherwise be for nothing.
+
+    Args:
+        chosen: contenders, the most important first.
+        trainings: that are planned at most.
+        seeds: wanted for each contender.
+        asked: (trial, seed) that have been asked for.
+        payable: trainings that the time left pays for beside those.
+
+    Returns:
+        (contenders, seeds); nobody, where it is too little for a selection.
+    """
+    begun = [trial for trial in chosen if (trial, 1) in asked]
+    if len(chosen) < FEWEST:
+        return [], 0
+    for count in range(trainings, FEWEST**2 - 1, -1):
+        most, fresh = affordable(count, seeds)
+        some = [trial for i, trial in enumerate(chosen) if i < most or trial in begun]
+        if len(_missing(some, fresh, asked)) <= payable:
+            return some, fresh
+    if not _missing(begun, FEWEST, asked):
+        return [], 0
+    return [*dict.fromkeys((*begun, *chosen))][: max(FEWEST, len(begun))], FEWEST
+
+
+def _missing(
+    trials: Iterable[int], seeds: int, asked: Collection[tuple[int, int]]
+) -> set[tuple[int, int]]:
+    return {(trial, seed + 1) for trial in trials for seed in range(seeds)} - {*asked}
 
 
 def _best_of_each_kind(points: Iterable[Point]) -> dict[str, Point]:

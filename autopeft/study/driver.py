@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from autopeft.engines.engine import JobTaker, Stepped
 from autopeft.engines.job import Job, paused_file
+from autopeft.engines.meter import Meter
 from autopeft.errors import DataError, NoFeasibleTrialError, TooManyFailuresError
 from autopeft.front import Front
 from autopeft.front_file import write_front
@@ -15,6 +16,7 @@ from autopeft.records import FOLD, SELECTION, Record
 from autopeft.selection import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.cache import RecordCache
+from autopeft.study.contenders import FEWEST
 from autopeft.study.events import Plan, Watcher
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs, write_job
@@ -102,7 +104,7 @@ class Driver:
             labels=self.setup.facts.labels,
         )
 
-    def run(self, results: Callable[[Stepped], Iterator[Record]]) -> None:
+    def run(self, results: Callable[[Stepped, Meter], Iterator[Record]]) -> None:
         """Train until the budget is spent.
 
         Args:
@@ -116,7 +118,7 @@ class Driver:
         self.settle()
         try:
             self.dispatch()
-            for record in results(self._stepped):
+            for record in results(self._stepped, self._lost):
                 self.take(record)
         finally:
             with suppress(DataError):  # what was raised before says more
@@ -173,7 +175,6 @@ class Driver:
             self._take_over(job)
             if missing := self.known.missing(job):
                 self._running.add(index)
-                self._lost.begins(index)
                 self.engine.submit(self._without_cached(job), missing)
 
     def _take_over(self, job: Job) -> None:
@@ -230,20 +231,13 @@ class Driver:
         write_record(self.study.folder, record)
         self.known.records[record.key] = record
         self._lines[record.key] = record.to_json()
-        self._count(record)
+        self._lost.note()
+        self.known.lost_seconds = self._lost.seconds
         self._share(record)
         self._tell(record)
         front = self._publish()
         self.watcher.measured(record, self._planner.words(record.genotype), front)
         self._check_failures(record)
-
-    def _count(self, record: Record) -> None:
-        """Count the time of its job that no record tells of."""
-        for index in [i for i in self._running if record.key in self.known.jobs[i].keys]:
-            self._lost.brings(index, record.seconds)
-            if not self.known.missing(self.known.jobs[index]):
-                self._lost.ends(index)
-        self.known.lost_seconds = self._lost.seconds
 
     def _share(self, record: Record) -> None:
         """Keep it for other studies, before anything of it is deleted."""
@@ -289,9 +283,19 @@ class Driver:
         )
         if selection is None:
             self._remove_selection()
+            self._tell_of_time()
         else:
             write_selection(self.study.selection_file, selection)
         self._tidy({point.trial for point in self._planner.front(self.known).points})
+
+    def _tell_of_time(self) -> None:
+        """Say so if it is for want of time that there is no final selection."""
+        if (short := self._planner.short_of(self.known)) is not None:
+            needed, there = short
+            self.watcher.noted(
+                f"there is no final selection: {FEWEST} trials with {FEWEST} fresh seeds each "
+                f"take about {needed:.1f} s, and the time budget has {there:.1f} s for them"
+            )
 
     def _remove_selection(self) -> None:
         """Remove what an earlier search has selected among fewer trials, or at lower rungs."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from autopeft.engines.meter import Meter
 from autopeft.errors import DataError
 from autopeft.files import read_json, write_atomic
 
@@ -17,8 +18,8 @@ WRITE_SECONDS = 10.0
 """Between two notes while jobs run; a kill leaves so much uncounted, or a step that is longer."""
 
 
-class LostTime:
-    """Counts it for one study, where there is a time budget.
+class LostTime(Meter):
+    """Counts it for one study over all runs on it, where there is a time budget.
 
     Args:
         path: file that keeps it over runs; None for a study without a time budget.
@@ -29,31 +30,10 @@ class LostTime:
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._clock = path, clock
-        self._running: dict[int, float] = {}
+        super().__init__(clock)
+        self._path = path
         self._seconds = self._noted = _read(path)
         self._noted_at = clock()
-
-    @property
-    def seconds(self) -> float:
-        """Lost by jobs that do not run now; those that do are paid for as they are expected."""
-        return self._seconds
-
-    def begins(self, job: int) -> None:
-        """A job is dispatched."""
-        self._running[job] = self._clock()
-
-    def brings(self, job: int, record_seconds: float) -> None:
-        """A job brought a record, which tells of so much of its time."""
-        if job in self._running:
-            self._running[job] += record_seconds
-
-    def ends(self, job: int) -> None:
-        """A job has brought all its records."""
-        began = self._running.pop(job, None)
-        if began is not None:
-            self._seconds += max(0.0, self._clock() - began)
-            self.note()
 
     def note(self) -> None:
         """Write it, if that has not been done for a while.
@@ -70,11 +50,10 @@ class LostTime:
         Raises:
             DataError: it cannot be written.
         """
-        now = self._clock()
-        lost = self._seconds + sum(max(0.0, now - began) for began in self._running.values())
+        lost = self.seconds_if_killed
         if self._path is not None and lost != self._noted:
             write_atomic(self._path, json.dumps({"version": 1, "seconds": lost}) + "\n")
-        self._noted, self._noted_at = lost, now
+        self._noted, self._noted_at = lost, self._clock()
 
 
 def _read(path: Path | None) -> float:

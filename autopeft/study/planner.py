@@ -7,6 +7,7 @@ then whatever the order); of its own block it knows the genotypes that were prop
 do not depend on where a search was interrupted or continued.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.seed import seed_of
 from autopeft.space.words import HEAD, describe
-from autopeft.study.contenders import affordable, contenders
+from autopeft.study.contenders import FEWEST, affordable, contenders, trained_anew
 from autopeft.study.costs import Costs
 from autopeft.study.lessons import Lessons, lowest_rung
 from autopeft.study.propose import Measured, Proposal, propose
@@ -150,6 +151,23 @@ class Planner:
             trainings = min(trainings, int(payable))
         return affordable(trainings, wanted.seeds)
 
+    def short_of(self, known: Known) -> tuple[float, float] | None:
+        """Seconds of the least final selection, and of what may go to it, if time keeps it away.
+
+        None where there is one, or where there would be none with any time.
+        """
+        wanted, budget, records = self._spec.selection, self._spec.budget, known.records.values()
+        is_wanted = self._setup.facts.unseen is not None
+        if not is_wanted or not affordable(int(wanted.share * budget.trials), wanted.seeds)[1]:
+            return None
+        chosen, asked = self.contenders(known), known.asked
+        if len(chosen) < FEWEST or any((trial, self._rungs.top, 1) in asked for trial in chosen):
+            return None
+        needed = FEWEST**2 * self.costs.of_whole(records)
+        share = math.inf if budget.time is None else wanted.share * budget.time
+        there = min(share, self._seconds_left(known, in_search=False))
+        return (needed, there) if there < needed else None
+
     def quality(self, record: Record) -> float | None:
         """What a record measured, by the metric of its rung; None if it failed."""
         if record.state == "failed":
@@ -247,10 +265,18 @@ class Planner:
         most, seeds = self.selected(records)
         if not seeds or any(known.missing(job) for job in known.jobs if not job.replicate):
             return None
-        chosen = list(self.contenders(known, most))
-        found = next_replicate(chosen, seeds, self._rungs.top, self._cohort, known.asked)
-        whole = self.costs.of_whole(records)
-        if found is None or self._payable(known, whole, in_search=False) < len(found[1]):
+        top = self._rungs.top
+        asked = {(trial, replicate) for trial, rung, replicate in known.asked if rung == top}
+        payable = self._payable(known, self.costs.of_whole(records), in_search=False)
+        chosen, seeds = trained_anew(
+            list(self.contenders(known, most)),
+            most * seeds,
+            self._spec.selection.seeds,
+            asked,
+            payable,
+        )
+        found = next_replicate(chosen, seeds, top, self._cohort, known.asked)
+        if found is None:
             return None
         replicate, numbers = found
         trials = [known.trials[number] for number in numbers]
@@ -271,9 +297,14 @@ class Planner:
 
     def _payable(self, known: Known, each: float, *, in_search: bool = True) -> int:
         """How many things of a cost the time left pays for, what runs being paid."""
+        left = self._seconds_left(known, in_search=in_search)
+        return EVERYBODY if math.isinf(left) else max(0, int(left // each))
+
+    def _seconds_left(self, known: Known, *, in_search: bool) -> float:
+        """Of the time budget, what runs being paid; without one there is no end of them."""
         limit = self._spec.budget.time
         if limit is None:
-            return EVERYBODY
+            return math.inf
         records = known.records.values()
         spent = known.lost_seconds + sum(record.seconds for record in records)
         for job in known.jobs:
@@ -281,7 +312,7 @@ class Planner:
                 spent += len(missing) * self.costs.of_job(job, records)
         if in_search and self.selected(records)[1]:
             limit *= 1 - self._spec.selection.share
-        return max(0, int((limit - spent) // each))
+        return max(0.0, limit - spent)
 
 
 def words(genotype: dict[str, object], nothing: str = HEAD) -> str:

@@ -100,8 +100,8 @@ def next_replicate(
 ) -> tuple[int, tuple[int, ...]] | None:
     """The next cohort of the final selection.
 
-    All contenders are trained with one seed before any is with the next, so that whenever time
-    runs out they have been treated alike.
+    All contenders are trained with one seed before any is with the next, so that wherever it ends
+    they have been treated alike.
 
     Args:
         contenders: trials, the most important first.

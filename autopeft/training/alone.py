@@ -71,13 +71,14 @@ def answer_seconds(
 
     Args:
         backbone: in the precision of the settings; unchanged afterwards.
-        genotype: one that merges is measured as the plain model that it becomes.
+        genotype: measured as what is stored of it; one that merges, as the plain model that it
+            becomes.
         task: its predictions.
         settings: of training.
         rows: any.
         times: rows to measure.
     """
-    deployed = genotype
+    deployed = genotype.stored
     if is_mergeable(genotype, backbone.shape):
         deployed = replace(genotype, ops=())
     row = _near_the_mean(rows)[:1]

@@ -15,13 +15,22 @@ from study_factory import ledger_states, results, weights
 
 from autopeft.engines import local
 from autopeft.engines.local import LocalEngine
+from autopeft.engines.meter import Meter
+from autopeft.engines.work import Decided
 from autopeft.errors import DataError
 from autopeft.study.events import Silent
+from autopeft.study.jobs import read_jobs
 from autopeft.study.prepare import prepare
 from autopeft.study.search import run_search
+from autopeft.training.settings import TrainingSettings
 
 TIMEOUT = 30.0
 """Seconds without progress; a trial of the tiny model takes less than one."""
+
+STUB = (sys.executable, str(Path(__file__).parents[1] / "stub_worker.py"))
+"""The command of a worker without torch."""
+
+DECIDED = Decided(settings=TrainingSettings(), cohort=4, trial_seconds=1, trial_bytes=1)
 
 KINDS = {
     "segfault": ("crash", "the worker died of SIGSEGV"),
@@ -195,8 +204,7 @@ def test_warden_that_is_killed_takes_the_worker_along(spec_of, tmp_path, mark):
 @pytest.mark.usefixtures("mark")
 def test_worker_is_not_to_blame_for_a_driver_that_does_not_listen(spec_of, tmp_path, monkeypatch):
     """As one that waits for its database."""
-    script = Path(__file__).parents[1] / "stub_worker.py"
-    monkeypatch.setattr(local, "WORKER", (sys.executable, str(script)))
+    monkeypatch.setattr(local, "WORKER", STUB)
     facts = prepare(spec_of(), tmp_path).facts
     monkeypatch.setenv("STUB_FACTS", facts.model_dump_json())
     monkeypatch.setenv("STUB_SECONDS", "1")
@@ -210,6 +218,55 @@ def test_worker_is_not_to_blame_for_a_driver_that_does_not_listen(spec_of, tmp_p
     study = run_search(spec, tmp_path / "study", watcher=Slow())
     cohorts = {record.cohort for record in study.records()}
     assert cohorts == {(0, 1, 2, 3), (4, 5, 6, 7)}, "nothing was tried again"
+
+
+class Deaf(Meter):
+    """Hears of no records: all that it counts is from when jobs begin to when they end."""
+
+    def brings(self, worker, record_seconds):
+        pass
+
+
+@pytest.mark.usefixtures("mark")
+@pytest.mark.parametrize("dies", [False, True])
+def test_no_time_is_lost_by_loading(done, spec_of, tmp_path, monkeypatch, dies):
+    """Neither of jobs that wait for a worker, nor of those beside it, nor where one is replaced."""
+    monkeypatch.setattr(local, "WORKER", STUB)
+    monkeypatch.setenv("STUB_FACTS", prepare(spec_of(), tmp_path).facts.model_dump_json())
+    monkeypatch.setenv("STUB_SECONDS", "0.2")
+    monkeypatch.setenv("STUB_DIES", str(tmp_path / "marker"))
+    engine, meter, (job, *_) = LocalEngine(spec_of().work, 2), Deaf(), read_jobs(done.folder)
+    try:
+        engine.load()
+        engine.begin(DECIDED, tmp_path)
+        monkeypatch.setenv("STUB_LOADING", "0.6")
+        if dies:
+            (tmp_path / "marker").touch()
+        for _ in range(5):
+            engine.submit(job, {0})
+        assert len(list(engine.results(lambda *_: None, meter))) == 5
+        assert len(engine._workers) == 2
+    finally:
+        engine.close()
+    assert 0 <= meter.seconds - 0.2 * (5 + dies) < 0.4
+
+
+@pytest.mark.usefixtures("mark")
+def test_further_worker_that_never_loads_ends_the_study(done, spec_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "WORKER", STUB)
+    monkeypatch.setenv("STUB_FACTS", prepare(spec_of(), tmp_path).facts.model_dump_json())
+    monkeypatch.setenv("STUB_SECONDS", "60")
+    engine, (job, *_) = LocalEngine(spec_of().work, 2), read_jobs(done.folder)
+    try:
+        engine.load()
+        engine.begin(DECIDED, tmp_path)
+        monkeypatch.setattr(local, "WORKER", (sys.executable, "-c", "raise SystemExit(9)"))
+        for _ in range(2):
+            engine.submit(job, {0})
+        with pytest.raises(DataError, match=r"no worker gets ready: the worker ended with .* 9"):
+            list(engine.results(lambda *_: None))
+    finally:
+        engine.close()
 
 
 @pytest.mark.usefixtures("mark")

@@ -59,6 +59,20 @@ def test_what_merges_answers_as_the_backbone_does():
     assert MODEL.step_ms(LORA, TINY) == pytest.approx(5 + 1 + 0.5 + 0.01 * 3 * WIDTHS)
 
 
+@pytest.mark.parametrize(
+    ("trained", "read", "write"),
+    [(Form.PREFIX_MLP, Tap.HEAD, Tap.HEAD), (Form.LT_SFT, Tap.ATTN_IN, Tap.Q)],
+)
+def test_latency_is_that_of_what_is_stored(trained, read, write):
+    """Whatever is trained for it; an adapter keeps all from merging."""
+    one = Op(trained, read, write, (2, 0))
+    other = Op(Form.BOTTLENECK, Tap.FFN_OUT, Tap.FFN_OUT, (0, 3), Activation.RELU)
+    both, stored = genotype(one, other), genotype(one.stored, other)
+    assert both.stored == stored
+    assert unmerged(both, TINY) == unmerged(stored, TINY) == products(stored, TINY)
+    assert products(both, TINY) != products(stored, TINY), "a step pays for what is trained"
+
+
 def test_a_form_that_was_not_measured_counts_as_the_dearest_one():
     adapter = Op(Form.BOTTLENECK, Tap.FFN_IN, Tap.FFN_OUT, (0, 2), Activation.RELU)
     widths = TINY.widths[Tap.FFN_IN] + TINY.widths[Tap.FFN_OUT]

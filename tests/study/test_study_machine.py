@@ -54,7 +54,7 @@ class Engine:
         self._asked.append(job)
         self._jobs.append((job, wanted))
 
-    def results(self, stepped):
+    def results(self, stepped, meter):
         while self._jobs:
             job, wanted = self._jobs.pop(0)
             for trial in job.trials:

@@ -1,6 +1,7 @@
 """A study with other objectives than quality and parameters, from its file to its front."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -33,6 +34,8 @@ from autopeft.study.search import run_search
 from autopeft.study.setup import set_up
 from autopeft.study.single import train_one
 from autopeft.study.spec import BudgetSpec
+from autopeft.training import alone
+from autopeft.training.cohort import Cohort
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 EXACT = ["adapter_bytes", "metric", "trained_params"]
@@ -190,6 +193,24 @@ def test_memory_of_mixtures_is_predicted(spec_of):
         kept = kept_bytes(bench._ground, settings, drawn)
         predicted = (costs.memory_bytes(drawn, shape) - costs.start_bytes) / costs.overhead
         assert 0.6 < predicted / kept < 1.6, drawn
+
+
+def test_latency_is_measured_of_what_is_stored(spec_of, monkeypatch):
+    ground = Workbench(spec_of().work)._ground
+    measured = []
+
+    def cohort(backbone, genotypes, *args, **more):
+        measured.extend(genotypes)
+        return Cohort(backbone, genotypes, *args, **more)
+
+    monkeypatch.setattr(alone, "Cohort", cohort)
+    by_mlp = Genotype(2, (Op(Form.PREFIX_MLP, Tap.HEAD, Tap.HEAD, (3, 3)),), 1e-3)
+    plain = Genotype(2, (Op(Form.PREFIX, Tap.HEAD, Tap.HEAD, (3, 3)),), 1e-3)
+    merging = Genotype(2, (Op(Form.ADALORA, Tap.ATTN_IN, Tap.Q, (2, 2)),), 1e-3)
+    for one in (by_mlp, plain, merging):
+        args = (ground.backbone, one, ground.task, ground.settings, ground.train)
+        assert alone.answer_seconds(*args, times=1) > 0
+    assert measured == [plain, plain, replace(merging, ops=())]
 
 
 @pytest.mark.parametrize(

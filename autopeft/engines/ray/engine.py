@@ -19,6 +19,7 @@ from ray.exceptions import RayTaskError
 from autopeft import errors
 from autopeft.engines.engine import Stepped
 from autopeft.engines.job import Job
+from autopeft.engines.meter import Meter
 from autopeft.engines.outcome import Attempt, Mishap, after, attempts_of, record_of
 from autopeft.engines.protocol import Calibrated, Decision, Done, Loaded, Measured, Refused
 from autopeft.engines.ray import letters
@@ -64,12 +65,13 @@ class RayEngine:
         self._attempts: deque[Attempt] = deque()
         self._facts: Facts | None = None
         self._decided: Decided | None = None
+        self._meter = Meter()
 
     def load(self) -> Facts:
         """Connect, and start the first worker."""
         self._connection.enter_context(connected(self._settings.address))
         self._share = share_of(self._settings)
-        self._slots = [Slot() for _ in range(self._share.workers)]
+        self._slots = [Slot(number=i) for i in range(self._share.workers)]
         return self._first_ready()
 
     @property
@@ -113,8 +115,9 @@ class RayEngine:
         """Take a job."""
         self._attempts.extend(attempts_of(job, wanted))
 
-    def results(self, stepped: Stepped) -> Iterator[Record]:
+    def results(self, stepped: Stepped, meter: Meter | None = None) -> Iterator[Record]:
         """Records as they come."""
+        self._meter = meter or self._meter
         while self._attempts or any(slot.phase == "running" for slot in self._slots):
             self._dispatch()
             yield from self._listen(stepped)
@@ -150,6 +153,7 @@ class RayEngine:
             if slot.phase == "idle" and self._attempts:
                 attempt = self._attempts.popleft()
                 slot.begin(attempt)
+                self._meter.begins(slot.number)
                 job, wanted = attempt.job, sorted(attempt.wanted)
                 states = states_for(job, self._folder)
                 plain = json.dumps(job.to_dict())
@@ -239,7 +243,10 @@ class RayEngine:
                 stepped(message.trials, message.step, message.steps)
             elif isinstance(message, Measured):
                 record = Record.from_dict(message.record, slot.node)
-                slot.brought(record.trial)
+                wanted = slot.brought(record.trial)
+                self._meter.brings(slot.number, record.seconds)
+                if not wanted:
+                    self._meter.ends(slot.number)
                 write_files(record, dict(letter.files), self._folder)
                 yield record
             elif isinstance(message, Done):
@@ -260,8 +267,9 @@ class RayEngine:
         attempts = after(attempt, mishap) if attempt.wanted else []
         self._attempts.extendleft(reversed(attempts))
         if attempts or not attempt.wanted or self._facts is None or self._decided is None:
+            self._meter.ends(slot.number)
             return
-        yield record_of(
+        record = record_of(
             attempt.job,
             attempt.job.trials[0],
             facts=self._facts,
@@ -271,6 +279,9 @@ class RayEngine:
             started=slot.began.told,
             failure=mishap.failure,
         )
+        self._meter.brings(slot.number, record.seconds)
+        self._meter.ends(slot.number)
+        yield record
 
 
 def _is_silent(answer: Any, slot: Slot, seconds: float) -> bool:

@@ -50,6 +50,7 @@ class Slot:
         attempt: what it runs.
         began: when it began with that.
         actor: the station there, if there is one.
+        number: among the workers of the study.
     """
 
     phase: Phase = "absent"
@@ -59,6 +60,7 @@ class Slot:
     attempt: Attempt | None = None
     began: Moment = field(default_factory=Moment)
     actor: Any = None
+    number: int = 0
 
     def place(self, share: Share, trial_timeout_seconds: float) -> None:
         """Ask the cluster for an actor, far from the others if it can be."""
@@ -73,8 +75,11 @@ class Slot:
         """Remember what it runs."""
         self.phase, self.attempt, self.began = "running", attempt, Moment()
 
-    def brought(self, trial: int) -> None:
+    def brought(self, trial: int) -> frozenset[int]:
         """A record that is no longer wanted of it.
+
+        Returns:
+            Trials whose record still is.
 
         Raises:
             DataError: it was not wanted.
@@ -82,6 +87,7 @@ class Slot:
         if self.attempt is None or trial not in self.attempt.wanted:
             raise DataError(f"the worker on {self.node} sent trial {trial} unasked")
         self.attempt = replace(self.attempt, wanted=self.attempt.wanted - {trial})
+        return self.attempt.wanted
 
     def heard(self) -> None:
         """There is news of it."""
