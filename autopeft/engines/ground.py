@@ -12,6 +12,7 @@ import torch
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.answers import own_tokens
 from autopeft.model.backbone import DTYPES, Backbone, Writes, cast, load_backbone
 from autopeft.model.brought import Meaning
 from autopeft.model.computing import Precision
@@ -192,6 +193,7 @@ class Ground:
         """SHA-256 of what decides beside weights and rows how the model reads them; see `Facts`."""
         config = self.backbone.model.config.to_dict()
         told = {key: value for key, value in config.items() if key not in _OF_THE_PLACE}
+        told |= own_tokens(self.backbone.model)
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         for rows in (self.train, *self.scored):
             for tokens, types in zip_longest(rows.input_ids, rows.token_type_ids or ()):
