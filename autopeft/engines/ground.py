@@ -21,7 +21,7 @@ from autopeft.space.taps import Tap
 from autopeft.tasks.constant import constant_of
 from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.encode import Encoded
-from autopeft.tasks.ideal import remark_on_ideal
+from autopeft.tasks.ideal import remark_on_ideal, remark_on_tokens
 from autopeft.tasks.language import Language
 from autopeft.tasks.remarks import of_which_class
 from autopeft.tasks.spec import Kind
@@ -235,11 +235,14 @@ def load_ground(work: Work, device: int = 0) -> Ground:
 
     train, validation = encoded(dataset.train), encoded(dataset.validation)
     selection = None if dataset.selection is None else encoded(dataset.selection)
+    of_tokens = None
+    if isinstance(task, Language):
+        of_tokens = remark_on_tokens(task, dataset.validation, backbone.tokenizer)
     release_memory()  # that tokenizers took
     ground = Ground(work, dataset, backbone, task, train, validation, selection, ())
     splits = {"train": train, "validation": validation, SELECTION: selection}
     cut = (ground.cut_note(name, rows) for name, rows in splits.items() if rows is not None)
-    notes = (*dataset.notes, remark, *backbone.notes, *cut)
+    notes = (*dataset.notes, remark, of_tokens, *backbone.notes, *cut)
     return replace(ground, notes=tuple(filter(None, notes)))
 
 

@@ -82,7 +82,7 @@ def forget_settings(model: PreTrainedModel) -> tuple[str, ...]:
     kept = {name: getattr(own, name, None) for name in OF_TOKENS}
     model.generation_config = GenerationConfig(**kept)
     note = (
-        f"the checkpoint's own {', '.join(told)} (generation_config.json) are not used: texts are "
+        f"of the checkpoint's generation_config.json nobody uses {', '.join(told)}: texts are "
         "written as `generation` of the study file says, also by what is exported"
     )
     return (note,) if told else ()

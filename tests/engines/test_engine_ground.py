@@ -83,6 +83,15 @@ def test_model_that_does_not_say_how_an_answer_begins_is_refused(writing, family
         look(work)
 
 
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_answers_that_no_tokens_can_write_are_refused(writing, family):
+    work = writing(family)
+    rows = [{"source": f"w{i} w4", "target": f"w{i} Rome"} for i in range(3, 7)]
+    write_jsonl(work.data.validation, rows)
+    with pytest.raises(ConfigError, match="4 of 4 come out as others, as 'w3 Rome' becomes 'w3'"):
+        load_ground(work)
+
+
 @pytest.mark.parametrize(
     ("told", "changes"),
     [

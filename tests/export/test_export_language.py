@@ -155,7 +155,7 @@ def own_settings(home):
 def test_settings_of_the_checkpoint_are_told_and_used_by_nobody(home, own_settings, family, target):
     one, folder = winner(own_settings, family, target), exported(own_settings, family, target)
     (note,) = [note for note in one.ground.notes if GENERATION in note]
-    assert "own min_length 11, repetition_penalty 9.0 (" in note
+    assert "nobody uses min_length 11, repetition_penalty 9.0: " in note
     assert one.answers == winner(home, family, target).answers
     _, written = reload.answer(question_of(target, folder, one))
     assert written == one.answers
