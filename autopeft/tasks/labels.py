@@ -8,6 +8,7 @@ from reprlib import repr as shortened
 
 import numpy as np
 
+from autopeft.tasks.encode import IGNORED
 from autopeft.tasks.rows import Problems, Row, Table, fault_of
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,999})")  # Python reads few digits more
@@ -38,7 +39,8 @@ def class_labels(
     found = {split: _class_names(table, problems) for split, table in tables.items()}
     problems.raise_if_any()
     if (declared := tables["train"].label_names) is None:
-        _check_blanks(tables["train"], found["train"], problems)
+        pairs = list(zip(tables["train"].rows, found["train"], strict=True))
+        _check_blanks(tables["train"], pairs, problems)
     names = declared or _in_order(set(found["train"]))
     numbers = {name: number for number, name in enumerate(names)}
     labels = {}
@@ -116,7 +118,8 @@ def tag_labels(
 
     Args:
         tables: by split, with a `train`.
-        problems: receives rows without a tag for every word, and tags that are none.
+        problems: receives rows without a tag for every word, tags that are none or of mixed types,
+            and tags that differ by blanks alone, unless they are declared.
 
     Returns:
         The names of the tags, and of each split and row the positions in them.
@@ -124,19 +127,19 @@ def tag_labels(
     Raises:
         DataError: if anything was noted.
     """
-    found = {
-        split: [_tags(table, row, problems) for row in table.rows]
-        for split, table in tables.items()
-    }
+    found = {split: _tags_of(table, problems) for split, table in tables.items()}
     problems.raise_if_any()
-    train = {tag for tags in found["train"] for tag in tags}
-    names = tables["train"].label_names or _in_order(train)
+    rows_of = zip(tables["train"].rows, found["train"], strict=True)
+    train = [(row, tag) for row, tags in rows_of for tag in tags]
+    if (declared := tables["train"].label_names) is None:
+        _check_blanks(tables["train"], train, problems, "tag")
+    names = declared or _in_order({tag for _, tag in train})
     numbers = {name: number for number, name in enumerate(names)}
     for split, table in tables.items():
         for row, tags in zip(table.rows, found[split], strict=True):
             if unknown := [tag for tag in tags if tag not in numbers]:
                 message = f"tag {shortened(unknown[0])} is not one of train: {listed(names)}"
-                problems.add(table.where(row), message)
+                problems.add(table.where(row), message + _nearly(unknown[0], names))
     problems.raise_if_any()
     return names, {
         split: tuple(tuple(numbers[tag] for tag in tags) for tags in rows)
@@ -144,7 +147,13 @@ def tag_labels(
     }
 
 
-def _tags(table: Table, row: Row, problems: Problems) -> list[str]:
+def _tags_of(table: Table, problems: Problems) -> list[list[str]]:
+    lists = (row.label for row in table.rows if isinstance(row.label, list))
+    first = next((type(tag) for tags in lists for tag in tags), str)
+    return [_tags(table, row, first, problems) for row in table.rows]
+
+
+def _tags(table: Table, row: Row, first: type, problems: Problems) -> list[str]:
     tags = row.label
     if not isinstance(tags, list):
         problems.add(table.where(row), f"tags {shortened(tags)} are no list")
@@ -155,6 +164,14 @@ def _tags(table: Table, row: Row, problems: Problems) -> list[str]:
     if wrong:
         message = f"tag {shortened(wrong[0])} is neither a string nor an integer"
         problems.add(table.where(row), message)
+    elif IGNORED in tags:
+        message = f"tag {IGNORED} stands for none in other libraries, and here every word has one"
+        problems.add(table.where(row), f"{message}; give it another one, or leave the word out")
+    elif mixed := [tag for tag in tags if type(tag) is not first]:
+        message = f"tag {shortened(mixed[0])} is of type {type(mixed[0]).__name__}, the first one"
+        problems.add(table.where(row), f"{message} of type {first.__name__}")
+    elif any(isinstance(tag, str) and not tag.strip() for tag in tags):
+        problems.add(table.where(row), "a tag is empty")
     return [str(tag) for tag in tags]
 
 
@@ -189,15 +206,17 @@ def _class_names(table: Table, problems: Problems) -> list[str]:
     return names
 
 
-def _check_blanks(table: Table, found: Sequence[str], problems: Problems) -> None:
+def _check_blanks(
+    table: Table, found: Sequence[tuple[Row, str]], problems: Problems, what: str = "label"
+) -> None:
     """Refuse classes that nobody can tell apart."""
     alike = defaultdict(set)
-    for name in found:
+    for _, name in found:
         alike[name.strip()].add(name)
-    for row, name in zip(table.rows, found, strict=True):
+    for row, name in found:
         others = alike[name.strip()] - {name}
         if others and name != name.strip():
-            message = f"label {name!r} differs from {min(others)!r} by blanks around it alone"
+            message = f"{what} {name!r} differs from {min(others)!r} by blanks around it alone"
             problems.add(table.where(row), message)
 
 
