@@ -12,6 +12,7 @@ import torch
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.answers import own_tokens
 from autopeft.model.backbone import DTYPES, Backbone, Writes, cast, load_backbone
 from autopeft.model.brought import Meaning
 from autopeft.model.computing import Precision
@@ -20,7 +21,7 @@ from autopeft.space.taps import Tap
 from autopeft.tasks.constant import constant_of
 from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.encode import Encoded
-from autopeft.tasks.ideal import remark_on_ideal
+from autopeft.tasks.ideal import remark_on_ideal, remark_on_tokens
 from autopeft.tasks.language import Language
 from autopeft.tasks.remarks import of_which_class
 from autopeft.tasks.spec import Kind
@@ -192,6 +193,7 @@ class Ground:
         """SHA-256 of what decides beside weights and rows how the model reads them; see `Facts`."""
         config = self.backbone.model.config.to_dict()
         told = {key: value for key, value in config.items() if key not in _OF_THE_PLACE}
+        told |= own_tokens(self.backbone.model)
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         for rows in (self.train, *self.scored):
             for tokens, types in zip_longest(rows.input_ids, rows.token_type_ids or ()):
@@ -233,11 +235,14 @@ def load_ground(work: Work, device: int = 0) -> Ground:
 
     train, validation = encoded(dataset.train), encoded(dataset.validation)
     selection = None if dataset.selection is None else encoded(dataset.selection)
+    of_tokens = None
+    if isinstance(task, Language):
+        of_tokens = remark_on_tokens(task, dataset.validation, backbone.tokenizer)
     release_memory()  # that tokenizers took
     ground = Ground(work, dataset, backbone, task, train, validation, selection, ())
     splits = {"train": train, "validation": validation, SELECTION: selection}
     cut = (ground.cut_note(name, rows) for name, rows in splits.items() if rows is not None)
-    notes = (*dataset.notes, remark, *backbone.notes, *cut)
+    notes = (*dataset.notes, remark, of_tokens, *backbone.notes, *cut)
     return replace(ground, notes=tuple(filter(None, notes)))
 
 

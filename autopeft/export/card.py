@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autopeft.export.adapter import Outputs
 from autopeft.export.proof import Proof
@@ -37,16 +38,16 @@ model = {auto}.from_pretrained({folder!r})
 tokenizer = AutoTokenizer.from_pretrained({folder!r})""",
     "peft": """\
 from peft import PeftModel
-from transformers import AutoTokenizer, {auto}
+from transformers import AutoTokenizer, {classes}
 
 base = {auto}.from_pretrained({backbone!r}, revision={revision!r}{arguments})
-model = PeftModel.from_pretrained(base, {folder!r}).eval()
+{writes}model = PeftModel.from_pretrained(base, {folder!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({folder!r}){padding}""",
 }
 
 USE_NF4 = """\
 from peft import PeftModel
-from transformers import AutoTokenizer, BitsAndBytesConfig, {auto}
+from transformers import AutoTokenizer, BitsAndBytesConfig, {classes}
 
 nf4 = BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules={in_full!r}
@@ -54,12 +55,18 @@ nf4 = BitsAndBytesConfig(
 base = {auto}.from_pretrained(
     {backbone!r}, revision={revision!r}{arguments}, quantization_config=nf4
 )
-model = PeftModel.from_pretrained(base, {folder!r}).eval()
+{writes}model = PeftModel.from_pretrained(base, {folder!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({folder!r}){padding}"""
 """Of peft, on a backbone in few bits."""
 _PADDING = """
 base.config.pad_token_id = tokenizer.pad_token_id  # by which its head finds the end of a row"""
 """Of peft, where a head has to know; what is exported as a model says so itself."""
+_WRITES = """\
+base.generation_config = GenerationConfig(  # or it would write as its own checkpoint says
+{settings}
+)
+"""
+"""Of peft, where answers are texts; what is exported as a model says so itself."""
 _ON_NF4 = (
     "It was compared in fp32; on CPUs with AVX512-BF16 bitsandbytes computes answers in bf16 "
     "unless `support_avx512bf16_for_cpu` of its layers is set to False."
@@ -126,8 +133,10 @@ def _use(winner: Winner, target: str, name: str) -> str:
         backbone=winner.description.backbone,
         revision=winner.description.revision or "main",
         auto=outputs.auto,
+        classes=f"{outputs.auto}, GenerationConfig" if outputs.writes else outputs.auto,
         arguments=outputs.arguments,
         in_full=winner.in_full,
+        writes=_settings(winner.writes),
         padding=_PADDING if winner.backbone.finds_padding else "",
     )
     lines = [f"```python\n{code}\n```"]
@@ -145,6 +154,13 @@ def _use(winner: Winner, target: str, name: str) -> str:
     if outputs.generation is not None:
         lines.append(_written(outputs, outputs.generation))
     return "\n\n".join(lines)
+
+
+def _settings(writes: Mapping[str, Any] | None) -> str:
+    """Code that lets a backbone write as was scored, if it writes."""
+    if writes is None:
+        return ""
+    return _WRITES.format(settings="\n".join(f"    {k}={v!r}," for k, v in writes.items()))
 
 
 def _written(outputs: Outputs, generation: GenerationSpec) -> str:

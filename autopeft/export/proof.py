@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autopeft.errors import DataError
-from autopeft.export.adapter import Outputs, keeps_keys
+from autopeft.export.adapter import Outputs
 from autopeft.export.winner import BATCH_SIZE, Winner
 from autopeft.tasks.encode import IGNORED
-from autopeft.training.writing import writing
 
 TOLERANCE: Mapping[str, float] = {"native": 1e-5, "peft": 1e-5, "merged": 1e-4}
 """Largest difference of an output, relative to the largest output if that is above 1."""
@@ -154,22 +153,15 @@ def _answers(winner: Winner, target: str) -> dict[str, Any] | None:
 
     How to write, the folder has to say by itself, if its format can.
     """
-    rows, generation = winner.ground.validation, winner.outputs.generation
-    if generation is None or rows.answers is None:
+    rows = winner.ground.validation
+    if rows.answers is None:
         return None
     return {
         "input_ids": rows.input_ids,
         "targets": rows.answers.targets,
         "continues": rows.answers.continues,
         "n_written": len(winner.answers),
-        "arguments": writing(
-            winner.backbone.model,
-            winner.tokenizer,
-            generation,
-            cached=keeps_keys(winner.backbone, winner.genotype),
-        )
-        if target == "peft"
-        else {},
+        "writes": winner.writes if target == "peft" else None,
     }
 
 

@@ -78,7 +78,7 @@ def _texts(model: Any, tokenizer: Any, question: dict[str, Any]) -> list[str]:
     for start in range(0, len(rows), size):
         read = {"input_ids": rows[start : start + size]}
         batch = tokenizer.pad(read, padding=size > 1, return_tensors="pt")
-        written = model.generate(**batch, **answers["arguments"])
+        written = model.generate(**batch)
         n_read = batch["input_ids"].shape[1] if answers["continues"] else 0
         found += tokenizer.batch_decode(written[:, n_read:], skip_special_tokens=True)
     return [text.strip() for text in found]
@@ -126,6 +126,8 @@ def _with_peft(question: dict[str, Any], tokenizer: Any) -> Any:
         **question["arguments"],
         **few_bits,
     )
+    if question["answers"] is not None:
+        base.generation_config = transformers.GenerationConfig(**question["answers"]["writes"])
     for module in base.modules():
         # Or some CPUs would compute in bf16 what was trained in fp32.
         if hasattr(module, "support_avx512bf16_for_cpu"):

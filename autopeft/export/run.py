@@ -29,7 +29,6 @@ from autopeft.export.winner import Winner, winner_of
 from autopeft.files import write_atomic
 from autopeft.model.backbone import quiet
 from autopeft.study.folder import Study, check_new
-from autopeft.training.writing import writing
 
 Notes = list[str]
 
@@ -143,9 +142,8 @@ def _merged(winner: Winner, folder: Path) -> Notes:
     model = winner.model_with_head()
     plain = merge(model, winner.genotype, winner.record.seed, winner.ops)
     plain.config.use_cache = keeps_keys(winner.backbone, winner.genotype)
-    if (generation := winner.outputs.generation) is not None:
-        told = writing(plain, winner.tokenizer, generation, cached=plain.config.use_cache)
-        plain.generation_config = GenerationConfig(**told)
+    if (writes := winner.writes) is not None:
+        plain.generation_config = GenerationConfig(**writes)
     with quiet():
         plain.save_pretrained(folder)
     _write_tokenizer(winner, folder)

@@ -21,6 +21,7 @@ from autopeft.export.adapter import (
     Description,
     Outputs,
     head_tensors,
+    keeps_keys,
     name_outputs,
     name_padding,
 )
@@ -41,6 +42,7 @@ from autopeft.tasks.language import Language
 from autopeft.tasks.task import Regression
 from autopeft.training.cohort import Cohort
 from autopeft.training.tensors import read_tensors
+from autopeft.training.writing import writing
 
 BATCH_SIZE = 32
 """Rows that are put out at once."""
@@ -125,6 +127,14 @@ class Winner:
     def tokenizer(self) -> Any:
         """Of the backbone, as it is exported."""
         return self.backbone.tokenizer
+
+    @property
+    def writes(self) -> dict[str, Any] | None:
+        """How a plain model writes as this was scored, for `generate`; None with a head."""
+        if (generation := self.outputs.generation) is None:
+            return None
+        cached = keeps_keys(self.backbone, self.genotype)
+        return writing(self.backbone.model, self.tokenizer, generation, cached=cached)
 
     @property
     def in_full(self) -> list[str] | None:

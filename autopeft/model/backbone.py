@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy, tags_words
+from autopeft.model.answers import check_start, forget_settings, own_tokens
 from autopeft.model.brought import Brought, Meaning, adopt
 from autopeft.model.check import check
 from autopeft.model.computing import Precision, Scheme
@@ -84,7 +85,8 @@ class Backbone:
         name: Hub name or folder.
         revision: commit on the Hub, None for a folder.
         fingerprint: SHA-256 over the pretrained weights, as loaded.
-        configuration: SHA-256 over what the checkpoint's configuration says of its computing.
+        configuration: SHA-256 over what the checkpoint says of its computing, and of the tokens
+            that begin and end what it writes.
         precision: of the weights in memory, and so of all products with them.
         scheme: how the weight matrices of the layers are kept in few bits; None if they are not.
         notes: what the user has to be told.
@@ -139,7 +141,7 @@ def load_backbone(
         library(scheme)  # or refuse before anything large is read
     with quiet():
         model, loading, tokenizer = _loaded(name, n_outputs, writes)
-    configuration = _hash_of(model.config)
+    configuration = _hash_of(model)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # What transformers makes of missing files: every word would be the unknown one.
         raise DataError(f"model `{name}` has no tokenizer: its vocabulary is empty")
@@ -159,7 +161,9 @@ def load_backbone(
     if brought and brought.note:
         notes = (*notes, brought.note)
     if writes not in HEADED:
+        check_start(name, model)
         check_words(model)
+        notes = (*notes, *forget_settings(model))
     if scheme is not None:
         notes = (*notes, quantize(model, scheme, fresh))
     _fuse_activations(model)
@@ -249,8 +253,9 @@ def load_tokenizer(source: str | Path, writes: Writes | None, **arguments: Any) 
     return tokenizer
 
 
-def _hash_of(config: PretrainedConfig) -> str:
-    told = {key: value for key, value in config.to_dict().items() if key not in _OF_NO_STATE}
+def _hash_of(model: PreTrainedModel) -> str:
+    told = {key: v for key, v in model.config.to_dict().items() if key not in _OF_NO_STATE}
+    told |= own_tokens(model)
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 

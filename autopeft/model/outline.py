@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.answers import check_start
 from autopeft.model.backbone import (
     CLASSES,
     HEADED,
@@ -60,7 +61,8 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
         writes: how it writes; None for a model whose head reads a row.
 
     Raises:
-        DataError: there is no configuration, or its family is not known.
+        DataError: there is no configuration, its family is not known, or it does not say how an
+            answer begins.
     """
     source, arguments = source_of(name)
     try:
@@ -74,6 +76,8 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
         raise DataError(f"model `{name}` cannot be outlined: {cause(error)}") from error
     if writes == "tags":
         check_tags(name, model)
+    if writes not in HEADED:
+        check_start(name, model)
     prefix = backbone_prefix(model)
     head = tuple(key for key, _ in model.named_parameters() if not key.startswith(prefix))
     anatomy = Anatomy(model, head)

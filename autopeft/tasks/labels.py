@@ -8,14 +8,12 @@ from reprlib import repr as shortened
 
 import numpy as np
 
+from autopeft.tasks.encode import IGNORED
 from autopeft.tasks.rows import Problems, Row, Table, fault_of
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,999})")  # Python reads few digits more
 _LARGEST = float(np.finfo(np.float32).max)
 _MAX_NAMED = 10
-
-NO_TAG = "-100"
-"""The label of tokens that losses of torch leave out."""
 
 
 def class_labels(
@@ -41,8 +39,8 @@ def class_labels(
     found = {split: _class_names(table, problems) for split, table in tables.items()}
     problems.raise_if_any()
     if (declared := tables["train"].label_names) is None:
-        named = zip(tables["train"].rows, found["train"], strict=True)
-        _check_blanks(tables["train"], "label", list(named), problems)
+        pairs = list(zip(tables["train"].rows, found["train"], strict=True))
+        _check_blanks(tables["train"], pairs, problems)
     names = declared or _in_order(set(found["train"]))
     numbers = {name: number for number, name in enumerate(names)}
     labels = {}
@@ -120,8 +118,8 @@ def tag_labels(
 
     Args:
         tables: by split, with a `train`.
-        problems: receives rows without a tag for every word, tags of a wrong or mixed type or that
-            are none, and tags that differ by blanks alone, unless they are declared.
+        problems: receives rows without a tag for every word, tags that are none or of mixed types,
+            and tags that differ by blanks alone, unless they are declared.
 
     Returns:
         The names of the tags, and of each split and row the positions in them.
@@ -129,22 +127,19 @@ def tag_labels(
     Raises:
         DataError: if anything was noted.
     """
-    found = {
-        split: [_tags(table, row, _kind_of(table), problems) for row in table.rows]
-        for split, table in tables.items()
-    }
+    found = {split: _tags_of(table, problems) for split, table in tables.items()}
     problems.raise_if_any()
-    pairs = zip(tables["train"].rows, found["train"], strict=True)
-    named = [(row, tag) for row, tags in pairs for tag in tags]
+    rows_of = zip(tables["train"].rows, found["train"], strict=True)
+    train = [(row, tag) for row, tags in rows_of for tag in tags]
     if (declared := tables["train"].label_names) is None:
-        _check_blanks(tables["train"], "tag", named, problems)
-    names = declared or _in_order({tag for _, tag in named})
+        _check_blanks(tables["train"], train, problems, "tag")
+    names = declared or _in_order({tag for _, tag in train})
     numbers = {name: number for number, name in enumerate(names)}
     for split, table in tables.items():
         for row, tags in zip(table.rows, found[split], strict=True):
             if unknown := [tag for tag in tags if tag not in numbers]:
                 message = f"tag {shortened(unknown[0])} is not one of train: {listed(names)}"
-                problems.add(table.where(row), message)
+                problems.add(table.where(row), message + _nearly(unknown[0], names))
     problems.raise_if_any()
     return names, {
         split: tuple(tuple(numbers[tag] for tag in tags) for tags in rows)
@@ -152,13 +147,13 @@ def tag_labels(
     }
 
 
-def _kind_of(table: Table) -> type:
-    """Of the first tag."""
-    listed = (row.label for row in table.rows if isinstance(row.label, list))
-    return next((type(tag) for tags in listed for tag in tags), str)
+def _tags_of(table: Table, problems: Problems) -> list[list[str]]:
+    lists = (row.label for row in table.rows if isinstance(row.label, list))
+    first = next((type(tag) for tags in lists for tag in tags), str)
+    return [_tags(table, row, first, problems) for row in table.rows]
 
 
-def _tags(table: Table, row: Row, kind: type, problems: Problems) -> list[str]:
+def _tags(table: Table, row: Row, first: type, problems: Problems) -> list[str]:
     tags = row.label
     if not isinstance(tags, list):
         problems.add(table.where(row), f"tags {shortened(tags)} are no list")
@@ -169,19 +164,17 @@ def _tags(table: Table, row: Row, kind: type, problems: Problems) -> list[str]:
     if wrong:
         message = f"tag {shortened(wrong[0])} is neither a string nor an integer"
         problems.add(table.where(row), message)
-    elif mixed := [tag for tag in tags if type(tag) is not kind]:
-        what = f"tag {shortened(mixed[0])} is of type {type(mixed[0]).__name__}"
-        problems.add(table.where(row), f"{what}, the first one of type {kind.__name__}")
-    names = [str(tag) for tag in tags]
-    if NO_TAG in names:
-        problems.add(
-            table.where(row),
-            f"tag {NO_TAG} stands elsewhere for a token that is left out; here words are given, "
-            "each with its tag, and their tokens are found",
+    elif IGNORED in tags:
+        message = (
+            f"tag {IGNORED} stands for none in other libraries; here words are given, each with "
         )
-    if not all(map(str.strip, names)):
+        problems.add(table.where(row), f"{message}a tag, and their tokens are found")
+    elif mixed := [tag for tag in tags if type(tag) is not first]:
+        message = f"tag {shortened(mixed[0])} is of type {type(mixed[0]).__name__}, the first one"
+        problems.add(table.where(row), f"{message} of type {first.__name__}")
+    elif any(isinstance(tag, str) and not tag.strip() for tag in tags):
         problems.add(table.where(row), "a tag is empty")
-    return names
+    return [str(tag) for tag in tags]
 
 
 def _references(table: Table, row: Row, problems: Problems) -> tuple[str, ...]:
@@ -216,13 +209,13 @@ def _class_names(table: Table, problems: Problems) -> list[str]:
 
 
 def _check_blanks(
-    table: Table, what: str, named: Sequence[tuple[Row, str]], problems: Problems
+    table: Table, found: Sequence[tuple[Row, str]], problems: Problems, what: str = "label"
 ) -> None:
     """Refuse classes that nobody can tell apart."""
     alike = defaultdict(set)
-    for _, name in named:
+    for _, name in found:
         alike[name.strip()].add(name)
-    for row, name in named:
+    for row, name in found:
         others = alike[name.strip()] - {name}
         if others and name != name.strip():
             message = f"{what} {name!r} differs from {min(others)!r} by blanks around it alone"

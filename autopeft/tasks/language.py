@@ -104,12 +104,10 @@ class Language:
             )
         if self.kind == "causal":
             return self._continued(split, tokenizer, max_length)
-        longest = self.generation.max_target_length
-        check_length(longest, tokenizer, 1, TARGET_KEY)
+        check_length(self.generation.max_target_length, tokenizer, 1, TARGET_KEY)
         speak(tokenizer, self.generation)
         read = encode(split.asked, tokenizer, max_length)
-        answers = answer_tokens(split, lambda some: tokenizer(text_target=some, verbose=False))
-        targets, n_cut = _cut(answers, longest, _ends(tokenizer))
+        targets, n_cut = self.targets(split, tokenizer)
         return Encoded(
             read.input_ids,
             read.token_type_ids,
@@ -117,6 +115,24 @@ class Language:
             max(read.truncated_fraction, n_cut / len(split)),
             Answers(targets, split.answers, continues=False),
         )
+
+    def targets(
+        self, split: Split, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[list[int]], int]:
+        """The tokens of each answer as they are learnt, its end included, and how many are cut.
+
+        Args:
+            split: its labels are texts.
+            tokenizer: of the model, told of languages (`speak`).
+        """
+        longest, eos = self.generation.max_target_length, tokenizer.eos_token_id
+        if self.kind == "seq2seq":
+            answers = answer_tokens(split, lambda some: tokenizer(text_target=some, verbose=False))
+            return _cut(answers, longest, _ends(tokenizer))
+        written = answer_tokens(
+            split, lambda some: tokenizer(some, add_special_tokens=False, verbose=False)
+        )
+        return _cut(([*ids, eos] for ids in written), longest, {eos})
 
     def _continued(
         self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -136,12 +152,7 @@ class Language:
                 )
             n_long += len(ids) > max_length
             kept.append(_end_of(ids, max_length, tokenizer.bos_token_id))
-        written = answer_tokens(
-            split, lambda some: tokenizer(some, add_special_tokens=False, verbose=False)
-        )
-        eos = tokenizer.eos_token_id
-        ended = ([*ids, eos] for ids in written)
-        answers, n_cut = _cut(ended, self.generation.max_target_length, {eos})
+        answers, n_cut = self.targets(split, tokenizer)
         return Encoded(
             [[*ids, *answer] for ids, answer in zip(kept, answers, strict=True)],
             None,

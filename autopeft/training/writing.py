@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from autopeft.model.answers import OF_TOKENS
 from autopeft.tasks.encode import IGNORED, Answers, Encoded
 from autopeft.tasks.spec import GenerationSpec
 
@@ -89,8 +90,10 @@ def writing(
 ) -> dict[str, Any]:
     """How a model writes, as `generate` takes it: its special tokens, and what a study says.
 
-    A model of many languages begins an answer with its language, either as what is read first or
-    as what is written first; which one, an answer of no words tells.
+    What was learnt as the end of an answer ends one, whatever the checkpoint has for ends beside,
+    and what begins one is what was learnt behind. A model of many languages begins an answer with
+    its language, either as what is read first or as what is written first; which one, an answer of
+    no words tells.
 
     Args:
         model: that writes.
@@ -99,20 +102,21 @@ def writing(
         cached: keep keys and values of what was written.
     """
     own = model.generation_config
-    start, first = own.decoder_start_token_id, own.forced_bos_token_id
-    if generation.target_language is not None:
-        language = tokenizer.convert_tokens_to_ids(generation.target_language)
-        nothing = torch.tensor([tokenizer(text_target="")["input_ids"]])
-        start = int(model.prepare_decoder_input_ids_from_labels(nothing)[0, 0])
-        first = language if nothing[0, 0] == language else first
-    pad = tokenizer.pad_token_id
+    told = {name: getattr(own, name, None) for name in OF_TOKENS}
+    if model.config.is_encoder_decoder:
+        nothing = torch.tensor([tokenizer(text_target="")["input_ids"] or [tokenizer.eos_token_id]])
+        begun = model.prepare_decoder_input_ids_from_labels(nothing)
+        told["decoder_start_token_id"] = int(begun[0, 0])
+        if generation.target_language is not None:
+            language = tokenizer.convert_tokens_to_ids(generation.target_language)
+            if nothing[0, 0] == language:
+                told["forced_bos_token_id"] = language
+    ends, eos, pad = own.eos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    others = ends if isinstance(ends, list) else [ends]
     return {
-        "bos_token_id": own.bos_token_id,
-        "eos_token_id": own.eos_token_id,
-        "pad_token_id": own.eos_token_id if pad is None else pad,
-        "decoder_start_token_id": start,
-        "forced_bos_token_id": first,
-        "forced_eos_token_id": own.forced_eos_token_id,
+        **{name: value for name, value in told.items() if value is not None},
+        "eos_token_id": sorted({eos, *others} - {None}),
+        "pad_token_id": eos if pad is None else pad,
         "do_sample": False,
         "num_beams": generation.beams,
         "max_new_tokens": generation.n_new,

@@ -22,6 +22,7 @@ from autopeft.space.taps import Tap
 from autopeft.study.spec import StudySpec
 
 GATED = (lora(Tap.V, 4, scale="gated"),)
+GENERATION = "generation_config.json"
 OPS = {"native": MIXED, "peft": LORA, "merged": LORA, "gated": GATED}
 
 
@@ -31,13 +32,18 @@ def home(tmp_path_factory):
 
 
 @functools.cache
+def checkpoint(home, family):
+    """The folder of a family's model."""
+    backbone = writing_backbone(family)
+    backbone.model.save_pretrained(home / family)
+    backbone.tokenizer.save_pretrained(home / family)
+    return home / family
+
+
+@functools.cache
 def winner(home, family, target):
     """A winner of a family with what a target can hold."""
-    model, kind = home / family, kind_of(family)
-    if not model.exists():
-        backbone = writing_backbone(family)
-        backbone.model.save_pretrained(model)
-        backbone.tokenizer.save_pretrained(model)
+    model, kind = checkpoint(home, family), kind_of(family)
     for seed, (name, n_rows) in enumerate({"train": 30, "validation": 20}.items()):
         split = texts(n_rows, seed=seed)
         rows = [
@@ -131,6 +137,39 @@ def test_card_says_how_to_load_and_how_it_wrote(home, family, auto):
     assert ("stands ' '" in text) == (family == "gpt2")
     assert ("Of what is asked, the last" in text) == (family == "gpt2")
     assert ("tokens was cut there" in text) == (family != "gpt2")
+
+
+@pytest.fixture
+def own_settings(home):
+    """A place for models whose checkpoints say how they write."""
+    place = home / "own"
+    place.mkdir(exist_ok=True)
+    for family in ("gpt2", "bart"):
+        path = checkpoint(place, family) / GENERATION
+        edit_json(path, lambda own: own.update(min_length=11, repetition_penalty=9.0))
+    return place
+
+
+@pytest.mark.parametrize("target", ["native", "peft", "merged"])
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_settings_of_the_checkpoint_are_told_and_used_by_nobody(home, own_settings, family, target):
+    one, folder = winner(own_settings, family, target), exported(own_settings, family, target)
+    (note,) = [note for note in one.ground.notes if GENERATION in note]
+    assert "nobody uses min_length 11, repetition_penalty 9.0: " in note
+    assert one.answers == winner(home, family, target).answers
+    _, written = reload.answer(question_of(target, folder, one))
+    assert written == one.answers
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing:FutureWarning")  # peft asks
+def test_code_of_the_card_for_peft_writes_as_was_scored(own_settings):
+    one, folder = winner(own_settings, "bart", "peft"), exported(own_settings, "bart", "peft")
+    card = model_card(one, "peft", str(folder), "autopeft export", None, [])
+    code, found = card.split("```")[1].removeprefix("python\n"), {}
+    exec(code, found)
+    asked = found["tokenizer"](*one.ground.dataset.validation.texts[0], return_tensors="pt")
+    (ids,) = found["model"].generate(**asked)
+    assert found["tokenizer"].decode(ids, skip_special_tokens=True).strip() == one.answers[0]
 
 
 def test_bank_refuses_what_writes(home):

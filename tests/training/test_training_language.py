@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from tiny import LORA, MAM, N_WORDS, genotype, lora, op, same
-from tiny_language import CONFIGS, encoded, language, writing_backbone
+from tiny_language import CONFIGS, EOS, encoded, language, writing_backbone
 from torch.nn.functional import cross_entropy
 
 from autopeft.errors import DataError
@@ -134,7 +134,22 @@ def test_greedy_answers_are_the_likeliest_words_one_by_one(family):
         assert written[0, row].text == by_hand(backbone, rows, row, n_words=12)
 
 
-def by_hand(backbone, rows, row, n_words):
+@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("own", [None, 50_256, [7]])
+def test_what_was_learnt_as_the_end_ends_answers_beside_the_checkpoints_own(
+    family, own, monkeypatch
+):
+    backbone, rows = writing_backbone(family), encoded(family, 8, seed=3)
+    monkeypatch.setattr(backbone.model.generation_config, "eos_token_id", own)
+    with cohort(family, [FROZEN]) as trials:
+        (written,) = trials.answers(rows, range(8))
+    ends = {EOS, 7} if own == [7] else {EOS}
+    expected = [by_hand(backbone, rows, row, n_words=12, ends=ends) for row in range(8)]
+    assert written == expected
+    assert any(len(text.split()) < 11 for text in expected)
+
+
+def by_hand(backbone, rows, row, n_words, ends=frozenset({EOS})):
     ids, answers = rows.input_ids[row], rows.answers
     model, found = backbone.model, []
     if answers.continues:
@@ -148,7 +163,7 @@ def by_hand(backbone, rows, row, n_words):
             asked["decoder_input_ids"] = torch.tensor([start + found])
         mask = torch.ones_like(asked["input_ids"])
         found.append(int(model(**asked, attention_mask=mask).logits[0, -1].argmax()))
-        if found[-1] == backbone.tokenizer.eos_token_id:
+        if found[-1] in ends:
             break
     return backbone.tokenizer.decode(found, skip_special_tokens=True).strip()
 
