@@ -22,9 +22,7 @@ from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import (
     HeadOps,
     calls_attention,
-    count_calls,
     keep_query,
-    put_ops,
     remove_ops,
     use_attention,
 )
@@ -263,16 +261,12 @@ class Injection:
                 op.stand_at(anatomy.point(index, tap))
         self._handles += hooks.hook_taps(anatomy, index, layer)
         for tap, ops in layer.inside.items():
-            attention = self._attentions[index, tap]
-            put_ops(
-                attention,
-                HeadOps(
-                    [op for op in ops if isinstance(op, Prefix)],
-                    [op for op in ops if isinstance(op, MultiHead)],
-                ),
+            inside = HeadOps(
+                [op for op in ops if isinstance(op, Prefix)],
+                [op for op in ops if isinstance(op, MultiHead)],
             )
-            check = partial(hooks.called_hook, count_calls(attention), self.model.config.model_type)
-            self._handles.append(self.model.register_forward_hook(check))
+            attention = self._attentions[index, tap]
+            self._handles += hooks.hook_attention(attention, inside, self.model.config)
 
     def _tell_gates(self, base: nn.Module, n_blocks: int) -> None:
         """Let gates know which tokens are real, whoever calls the model with so many blocks."""
