@@ -106,7 +106,7 @@ class Injection:
             if tap in shape.widths
             for i in shape.layers_with([tap])
         }
-        self._frozen = [p for p in model.parameters() if p.requires_grad]
+        self._flags = [(p, p.requires_grad) for p in model.parameters()]
         self._kernel = model.config._attn_implementation  # noqa: SLF001
         forks = tuple(0 if apart else anatomy.fork(genotype) for genotype in genotypes)
         self.forks = Forks(forks, shape.n_layers, given)
@@ -330,7 +330,9 @@ class Injection:
         fill(self.tensors(trial), tensors)
 
     def remove(self) -> None:
-        """Take all ops out; weights, hooks and attention are as before."""
+        """Take all ops out, if they are there; all else is as before, but for a trained head."""
+        if getattr(self.model, OPS_ATTRIBUTE, None) is not self.ops:
+            return
         for handle in self._handles:
             handle.remove()
         self._swapped.close()
@@ -341,8 +343,8 @@ class Injection:
         delattr(self.model, OPS_ATTRIBUTE)
         if self.model.config._attn_implementation != self._kernel:  # noqa: SLF001
             self.model.set_attn_implementation(self._kernel)
-        for parameter in self._frozen:
-            parameter.requires_grad_(requires_grad=True)
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
 
 
 def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
