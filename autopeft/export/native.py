@@ -129,7 +129,10 @@ def read_description(folder: Path) -> tuple[Description, str]:
         DataError: it is not an export.
     """
     if not (folder / CONFIG).is_file():
-        raise DataError(f"{folder}: not an export: it has no {CONFIG}")
+        raise DataError(
+            f"{folder}: not an export: it has no {CONFIG}, which `autopeft export` writes, and the "
+            "`save` of what `autopeft.attach` returns"
+        )
     suspects = sorted(p.name for p in folder.rglob("*") if p.suffix.lower() in _UNWELCOME)
     if unwelcome := [name for name in suspects if not _OF_TRAINER.fullmatch(name)]:
         raise DataError(f"{folder}: {unwelcome[0]} can hold code; no export of autopeft has such")

@@ -55,7 +55,7 @@ CLASSES = {
 
 _LOADING = threading.RLock()
 
-_OF_NO_STATE = {
+OF_NO_STATE = {
     *("_name_or_path", "_commit_hash", "transformers_version", "architectures"),
     *("dtype", "torch_dtype", "use_cache", "id2label", "label2id", "problem_type"),
 }
@@ -250,7 +250,7 @@ def load_tokenizer(source: str | Path, writes: Writes | None, **arguments: Any) 
 
 
 def _hash_of(config: PretrainedConfig) -> str:
-    told = {key: value for key, value in config.to_dict().items() if key not in _OF_NO_STATE}
+    told = {key: value for key, value in config.to_dict().items() if key not in OF_NO_STATE}
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
