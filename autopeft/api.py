@@ -7,12 +7,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigError
+from autopeft.export.attached import Attached
 from autopeft.handle import Study
 from autopeft.model.attention import kernel_for
-from autopeft.model.backbone import not_loaded
 from autopeft.model.computing import Kernel
-from autopeft.model.head import head_modules
-from autopeft.model.inject import Injection
 from autopeft.model.quantized import check_gradients
 from autopeft.objectives import DEFAULT
 from autopeft.ops.build import loop_obstacle
@@ -128,7 +126,7 @@ def search(
 
 def attach(
     model: PreTrainedModel, genotype: Genotype, *, seed: int, kernel: Kernel | None = None
-) -> Injection:
+) -> Attached:
     """Put a genotype into a model, for a training loop of one's own.
 
     The backbone is frozen, the ops and the model's own head are trainable, a pooler that
@@ -145,7 +143,9 @@ def attach(
             acts inside of it.
 
     Returns:
-        The ops; `.remove()` takes them out again.
+        The ops; `.save(folder)` writes them and the head for `load`, `.remove()` takes them out
+        again. What `model.save_pretrained` and Trainer write is a whole model, of which
+        `from_pretrained` leaves the ops out.
 
     Raises:
         ConfigError: the model lacks a tap, has another depth, or has ops already; or an op chooses
@@ -156,9 +156,4 @@ def attach(
     if reason := loop_obstacle(genotype):
         raise ConfigError(f"{reason}; autopeft train genotype.yaml --study study.yaml does")
     check_gradients(model)
-    fresh = not_loaded(model)
-    head = [module for _, module in head_modules(model, fresh)]
-    injection = Injection(model, [genotype], [seed], kernel or kernel_for(genotype), fresh=fresh)
-    for module in head:
-        module.requires_grad_(requires_grad=True)
-    return injection
+    return Attached(model, genotype, seed, kernel or kernel_for(genotype))

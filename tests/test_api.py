@@ -186,6 +186,32 @@ def test_attached_genotype_trains_in_a_plain_loop(family):
         assert not torch.equal(model(**batch).logits, changed), "the ops did something"
 
 
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+@pytest.mark.parametrize("trained", [(), ("classifier",), ("classifier", "embeddings.")])
+def test_what_was_trained_before_an_attach_is_so_after_its_removal(family, trained):
+    model = tiny_model(family)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in name for part in trained))
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    autopeft.attach(model, LORA, seed=0).remove()
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+def test_ops_are_removed_once(family):
+    model, sharing = tiny_model(family), genotype(op(Form.LOWRANK, Tap.ATTN_IN, Tap.K, 2))
+    before = state(model)
+    first = autopeft.attach(model, sharing, seed=0)
+    first.remove()
+    first.remove()
+    assert same_bits(state(model), before)
+    second = autopeft.attach(model, sharing, seed=0)
+    first.remove()
+    assert any(name.startswith("autopeft_ops") for name in model.state_dict()), "of the second"
+    second.remove()
+    assert same_bits(state(model), before)
+
+
 LORA = genotype(op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, 2))
 
 

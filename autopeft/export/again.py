@@ -24,14 +24,16 @@ HERE = Path(__file__).parent
 tokenizer = AutoTokenizer.from_pretrained(BACKBONE, revision=REVISION, padding_side={side!r})
 model = {auto}.from_pretrained(BACKBONE, revision=REVISION{arguments})
 {padding}genotype = autopeft.load_genotype(HERE / "genotype.yaml")
-autopeft.attach(model, genotype, seed=SEED)  # the backbone is frozen, ops and head are trainable
+# The backbone is frozen, ops and head are trainable.
+ops = autopeft.attach(model, genotype, seed=SEED)
 
 optimizer = torch.optim.AdamW(
     [parameter for parameter in model.parameters() if parameter.requires_grad],
     lr=genotype.learning_rate,
     weight_decay=genotype.weight_decay,
 )
-# transformers.Trainer(model=model, optimizers=(optimizer, None), ...), or a loop of your own
+# transformers.Trainer(model=model, optimizers=(optimizer, None), ...), or a loop of your own, and
+# ops.save("adapter", tokenizer)  # which `autopeft.load` reads
 '''
 """A beginning of a training script."""
 _PADS = "tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token\n"

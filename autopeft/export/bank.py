@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, name_outputs
 from autopeft.export.native import base_of, put_on, read_description, tokenizer_of
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.attention import HeadOps, put_ops, use_attention
+from autopeft.model.attention import HeadOps, use_attention
 from autopeft.model.backbone import Backbone
 from autopeft.model.disentangled import project_positions_by_block
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
-from autopeft.model.hooks import hook_taps
+from autopeft.model.hooks import hook_attention, hook_taps
 from autopeft.model.inject import ATTENTIONS
 from autopeft.model.layer_ops import LayerOps, LayerPass
 from autopeft.ops.multihead import MultiHead
@@ -265,7 +265,7 @@ class AdapterBank:
         for i in range(base.shape.n_layers):
             own = {k: ops[i] for k, ops in enumerate(layers) if i in ops}
             everything.extend(own.values())
-            _hook_layer(anatomy, i, RoutedLayer(own, self._route))
+            _hook_layer(anatomy, i, RoutedLayer(own, self._route), base.model.config)
         if any(ops.inside for some in layers for ops in some.values()):
             use_attention(base.model, "sdpa")
         base.model.add_module(OPS_ATTRIBUTE, everything)
@@ -273,10 +273,11 @@ class AdapterBank:
         base.model.register_forward_hook(self._route.end, always_call=True)
 
 
-def _hook_layer(anatomy: Anatomy, index: int, layer: RoutedLayer) -> None:
+def _hook_layer(anatomy: Anatomy, index: int, layer: RoutedLayer, config: PretrainedConfig) -> None:
     hook_taps(anatomy, index, layer)
     for tap in layer.inside:
-        put_ops(anatomy.module(index, ATTENTIONS[tap]), partial(layer.heads, tap))
+        attention = anatomy.module(index, ATTENTIONS[tap])
+        hook_attention(attention, partial(layer.heads, tap), config)
     if anatomy.family.disentangled:
         project_positions_by_block(anatomy.module(index, "attention"), layer)
 

@@ -44,6 +44,13 @@ _OF_TRAINER = re.compile(
 """What `transformers.Trainer` leaves beside a model that it trains further, for itself."""
 
 
+_OF_WHOLE = {
+    *("max_shard_size", "safe_serialization", "save_function", "token"),
+    *("save_peft_format", "save_original_format"),
+}
+"""Arguments of `save_pretrained` that say nothing to one small file in one format."""
+
+
 def write_native(folder: Path, description: Description, tensors: Mapping[str, Tensor]) -> None:
     """Write an adapter into a folder that is there; the tokenizer writes itself.
 
@@ -122,7 +129,10 @@ def read_description(folder: Path) -> tuple[Description, str]:
         DataError: it is not an export.
     """
     if not (folder / CONFIG).is_file():
-        raise DataError(f"{folder}: not an export: it has no {CONFIG}")
+        raise DataError(
+            f"{folder}: not an export: it has no {CONFIG}, which `autopeft export` writes, and the "
+            "`save` of what `autopeft.attach` returns"
+        )
     suspects = sorted(p.name for p in folder.rglob("*") if p.suffix.lower() in _UNWELCOME)
     if unwelcome := [name for name in suspects if not _OF_TRAINER.fullmatch(name)]:
         raise DataError(f"{folder}: {unwelcome[0]} can hold code; no export of autopeft has such")
@@ -222,13 +232,65 @@ def _save_again(
     description: Description,
     fresh: Sequence[str],
     save_directory: str | Path,
-    **_: Any,
+    is_main_process: bool = True,  # noqa: FBT001, FBT002 - as transformers has it
+    state_dict: Mapping[str, Tensor] | None = None,
+    **others: Any,
 ) -> None:
-    """`save_pretrained` of a loaded model: the folder that it came from, as it is now."""
+    """`save_pretrained` of a loaded model: the folder that it came from, as it is now.
+
+    Args:
+        model: that was loaded.
+        tokenizer: that came with it.
+        description: of the adapter.
+        fresh: parameters that were not in the checkpoint of its backbone.
+        save_directory: where to.
+        is_main_process: the other ones write nothing.
+        state_dict: what to save in the place of what the model has now, by the model's own names.
+        others: arguments of transformers, with which it would write a whole model.
+
+    Raises:
+        ConfigError: one of them asks for what is not done here.
+        DataError: the state lacks a tensor, or has it in another shape.
+    """
+    if asked := sorted(name for name, value in others.items() if value and name not in _OF_WHOLE):
+        raise ConfigError(
+            f"save_pretrained of an adapter of autopeft has no {', '.join(asked)}; "
+            "`model.push_to_hub(name)` puts it on the Hub"
+        )
+    if not is_main_process:
+        return
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
-    stacks = (m for m in getattr(model, OPS_ATTRIBUTE).modules() if isinstance(m, Stack))
-    ops = {name: own for stack in stacks for name, own in stack.tensors(0)}
-    write_native(folder, description, ops | head_tensors(model, fresh))
+    write_native(folder, description, _tensors_now(model, fresh, state_dict))
     if not (folder / TOKENIZER).exists():  # or somebody wrote one of their own
         tokenizer.save_pretrained(folder)
+
+
+def _tensors_now(
+    model: PreTrainedModel, fresh: Sequence[str], state: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Those of ops and head by full name, as a model has them, or as a state of it says."""
+    stacks = [(at, module) for at, module in model.named_modules() if isinstance(module, Stack)]
+    ops = {path: own for _, stack in stacks for path, own in stack.tensors(0)}
+    head = head_tensors(model, fresh)
+    if state is None:
+        return ops | head
+    # Entries that were chosen are no part of a state, and are not trained.
+    names = {
+        path: f"{at}.{path.rpartition('.')[2]}"
+        for at, stack in stacks
+        for path, own in stack.tensors(0)
+        if own.is_floating_point()
+    }
+    if lacking := sorted({*names.values(), *head} - state.keys()):
+        raise DataError(f"the state_dict to save lacks {', '.join(lacking[:3])}")
+    # A stack of one trial, behind whose rows is padding.
+    given = {path: state[name][0, : len(ops[path])] for path, name in names.items()}
+    given |= {name: state[name] for name in head}
+    for path, tensor in given.items():
+        if tensor.shape != (own := (ops | head)[path]).shape:
+            raise DataError(
+                f"the state_dict to save has {path} of shape {list(tensor.shape)}, not "
+                f"{list(own.shape)}"
+            )
+    return ops | given

@@ -16,12 +16,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.masking_utils import eager_mask
 
 from autopeft.errors import DataError
 from autopeft.model.computing import Kernel
 from autopeft.ops.multihead import MultiHead
+from autopeft.ops.per_thread import PerThread
 from autopeft.ops.prefix import Prefix
 from autopeft.ops.rows import Act, Blocks, apart, change
 from autopeft.space.genotype import Genotype
@@ -57,7 +63,11 @@ def use_attention(model: PreTrainedModel, kernel: Kernel) -> None:
 
 def calls_attention(model: PreTrainedModel) -> bool:
     """Whether it does."""
-    return str(model.config._attn_implementation).startswith(_OURS)  # noqa: SLF001
+    return _is_ours(model.config)
+
+
+def _is_ours(config: PretrainedConfig) -> bool:
+    return str(config._attn_implementation).startswith(_OURS)  # noqa: SLF001
 
 
 class HeadOps(NamedTuple):
@@ -96,27 +106,42 @@ def remove_ops(attention: nn.Module) -> None:
             object.__delattr__(attention, name)
 
 
-def count_calls(attention: nn.Module) -> Mapping[str, int]:
-    """Start counting how often the attention function runs for a module.
+class Calls(PerThread):
+    """How often the attention function has run in the pass of a module that is going on."""
 
-    A model that ignores the registry accepts any name and silently never calls the function.
+    def __init__(self) -> None:
+        self.n = 0
+
+
+def count_calls(attention: nn.Module) -> Calls:
+    """Let the attention function count how often it runs for a module.
+
+    A model that ignores the registry accepts any name and silently never calls the function, and
+    anybody may set another name later.
     """
-    calls = {"n": 0}
+    calls = Calls()
     object.__setattr__(attention, _COUNTER, calls)
     return calls
 
 
-def check_called(calls: Mapping[str, int], model_type: str) -> None:
-    """Refuse a model whose attention did not go through the registry.
+def check_called(calls: Calls, config: PretrainedConfig) -> None:
+    """Refuse a pass in which attention did not go through the registry.
 
     Raises:
         DataError: it did not.
     """
-    if not calls["n"]:
+    if calls.n:
+        return
+    if not _is_ours(config):
         raise DataError(
-            f"models of type `{model_type}` do not call the registered attention function, "
-            "so what acts in the heads would be ignored"
+            "ops act inside of attention, which autopeft computes then; by "
+            f"`set_attn_implementation` it is `{config._attn_implementation}` now, "  # noqa: SLF001
+            f'which would ignore them; `model.set_attn_implementation("{_OURS}sdpa")` undoes that'
         )
+    raise DataError(
+        f"models of type `{config.model_type}` do not call the registered attention function, "
+        "so what acts in the heads would be ignored"
+    )
 
 
 def attend(
@@ -255,7 +280,7 @@ def _attention(
 ) -> tuple[Float[Tensor, "row query head d_head"], None]:
     """What transformers calls, once a kernel is chosen; there are no weights to return."""
     if (calls := getattr(module, _COUNTER, None)) is not None:
-        calls["n"] += 1
+        calls.n += 1
     mask = attention_mask
     if position_bias is not None:  # T5's, which is added to the scores as the mask is
         mask = position_bias if mask is None else position_bias + mask

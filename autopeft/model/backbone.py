@@ -56,7 +56,7 @@ CLASSES = {
 
 _LOADING = threading.RLock()
 
-_OF_NO_STATE = {
+OF_NO_STATE = {
     *("_name_or_path", "_commit_hash", "transformers_version", "architectures"),
     *("dtype", "torch_dtype", "use_cache", "id2label", "label2id", "problem_type"),
 }
@@ -254,7 +254,7 @@ def load_tokenizer(source: str | Path, writes: Writes | None, **arguments: Any) 
 
 
 def _hash_of(model: PreTrainedModel) -> str:
-    told = {key: v for key, v in model.config.to_dict().items() if key not in _OF_NO_STATE}
+    told = {key: v for key, v in model.config.to_dict().items() if key not in OF_NO_STATE}
     told |= own_tokens(model)
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 

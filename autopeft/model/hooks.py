@@ -12,10 +12,18 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.attention import check_called
+from autopeft.model.attention import (
+    Calls,
+    HeadOps,
+    Routed,
+    check_called,
+    count_calls,
+    put_ops,
+)
 from autopeft.model.layer_ops import LayerPass
 from autopeft.ops.gate import Tokens
 from autopeft.ops.point import Part
@@ -123,11 +131,34 @@ def norm_hook(layer: Hooked, tap: Tap, norm: nn.Module, args: tuple[Any, ...]) -
     return (layer.pass_norm(tap, norm, args[0]), *args[1:])
 
 
+def hook_attention(
+    attention: nn.Module, ops: HeadOps | Routed, config: PretrainedConfig
+) -> list[RemovableHandle]:
+    """Let ops act inside an attention module, and refuse a pass of it in which they do not.
+
+    Args:
+        attention: the module.
+        ops: what acts inside of it; `remove_ops` takes it out.
+        config: of the model.
+    """
+    put_ops(attention, ops)
+    calls = count_calls(attention)
+    return [
+        attention.register_forward_pre_hook(partial(uncalled_hook, calls)),
+        attention.register_forward_hook(partial(called_hook, calls, config)),
+    ]
+
+
+def uncalled_hook(calls: Calls, _: nn.Module, __: tuple[Any, ...]) -> None:
+    """Before an attention module: nothing has called the ops inside of it."""
+    calls.n = 0
+
+
 def called_hook(
-    calls: Mapping[str, int], model_type: str, _: nn.Module, __: tuple[Any, ...], ___: Any
+    calls: Calls, config: PretrainedConfig, _: nn.Module, __: tuple[Any, ...], ___: Any
 ) -> None:
-    """After the model: its attention must have called the ops inside of it."""
-    check_called(calls, model_type)
+    """After it: they have been called."""
+    check_called(calls, config)
 
 
 def one_token_hook(place: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -22,9 +22,7 @@ from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import (
     HeadOps,
     calls_attention,
-    count_calls,
     keep_query,
-    put_ops,
     remove_ops,
     use_attention,
 )
@@ -108,7 +106,7 @@ class Injection:
             if tap in shape.widths
             for i in shape.layers_with([tap])
         }
-        self._frozen = [p for p in model.parameters() if p.requires_grad]
+        self._flags = [(p, p.requires_grad) for p in model.parameters()]
         self._kernel = model.config._attn_implementation  # noqa: SLF001
         forks = tuple(0 if apart else anatomy.fork(genotype) for genotype in genotypes)
         self.forks = Forks(forks, shape.n_layers, given)
@@ -263,16 +261,12 @@ class Injection:
                 op.stand_at(anatomy.point(index, tap))
         self._handles += hooks.hook_taps(anatomy, index, layer)
         for tap, ops in layer.inside.items():
-            attention = self._attentions[index, tap]
-            put_ops(
-                attention,
-                HeadOps(
-                    [op for op in ops if isinstance(op, Prefix)],
-                    [op for op in ops if isinstance(op, MultiHead)],
-                ),
+            inside = HeadOps(
+                [op for op in ops if isinstance(op, Prefix)],
+                [op for op in ops if isinstance(op, MultiHead)],
             )
-            check = partial(hooks.called_hook, count_calls(attention), self.model.config.model_type)
-            self._handles.append(self.model.register_forward_hook(check))
+            attention = self._attentions[index, tap]
+            self._handles += hooks.hook_attention(attention, inside, self.model.config)
 
     def _tell_gates(self, base: nn.Module, n_blocks: int) -> None:
         """Let gates know which tokens are real, whoever calls the model with so many blocks."""
@@ -336,7 +330,9 @@ class Injection:
         fill(self.tensors(trial), tensors)
 
     def remove(self) -> None:
-        """Take all ops out; weights, hooks and attention are as before."""
+        """Take all ops out, if they are there; all else is as before, but for a trained head."""
+        if getattr(self.model, OPS_ATTRIBUTE, None) is not self.ops:
+            return
         for handle in self._handles:
             handle.remove()
         self._swapped.close()
@@ -347,8 +343,8 @@ class Injection:
         delattr(self.model, OPS_ATTRIBUTE)
         if self.model.config._attn_implementation != self._kernel:  # noqa: SLF001
             self.model.set_attn_implementation(self._kernel)
-        for parameter in self._frozen:
-            parameter.requires_grad_(requires_grad=True)
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
 
 
 def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from tiny import genotype as genotype_of
 from tiny import lora, op, same
 from winners import make_winner, save_family
 
+import autopeft
 from autopeft.errors import ConfigError
 from autopeft.export.refusal import refuse
 from autopeft.export.run import TARGETS, export
@@ -75,6 +76,9 @@ def test_the_script_has_the_ops_in_the_model(done, tmp_path):
     assert all(p.requires_grad for p in parameters)
     assert found["optimizer"].param_groups[0]["lr"] == found["genotype"].learning_rate
     assert found["genotype"].n_layers == N_LAYERS
+    found["ops"].save(tmp_path / "adapter", found["tokenizer"])
+    model, _ = autopeft.load(tmp_path / "adapter")
+    assert model.config.num_labels == found["model"].config.num_labels
 
 
 @pytest.mark.parametrize("pooler", ["in the checkpoint", "fresh"])

@@ -147,6 +147,30 @@ def test_the_tokenizer_is_saved_with_the_model_but_not_written_over(tmp_path):
     assert autopeft.load(tmp_path / "again")[1].model_max_length == 7
 
 
+@torch.no_grad()
+def test_another_attention_is_refused_where_an_adapter_acts_inside(tmp_path):
+    """At once in a bank, which has not run; and each time in one that has."""
+    folders = {
+        name: write(tmp_path / name, make_winner(tmp_path, "bert", *GENOTYPES[name]))
+        for name in ("mam", "lora")
+    }
+    rows = some_rows(2)
+    bank = AdapterBank(folders)
+    model, _ = autopeft.load(folders["mam"])
+    expected = model(**rows).logits
+    for one in (bank.model, model):
+        one.set_attn_implementation("sdpa")
+        for _ in range(2):
+            with pytest.raises(DataError, match="`sdpa` now, which would ignore them"):
+                one(**rows)
+        one.set_attn_implementation("autopeft_sdpa")
+        torch.testing.assert_close(one(**rows).logits, expected)
+    plain, _ = autopeft.load(folders["lora"])
+    expected = plain(**rows).logits
+    plain.set_attn_implementation("eager")
+    torch.testing.assert_close(plain(**rows).logits, expected)
+
+
 def test_a_bank_is_in_fp32_whatever_torch_makes_by_default(tmp_path):
     (tmp_path / "home").mkdir()
     tasks = {"two": "classification", "three": "three"}

@@ -198,6 +198,42 @@ def test_a_change_goes_into_what_is_saved(exported, tmp_path):
     assert len(changed) == 2
 
 
+def test_a_state_that_is_given_is_what_is_saved(exported, tmp_path):
+    """As averaged weights, or those that accelerate has gathered."""
+    model, _ = autopeft.load(exported)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor + 1 for name, tensor in before.items()}
+    model.save_pretrained(tmp_path / "other", state_dict=state, safe_serialization=True)
+    old, new = load_file(exported / TENSORS), load_file(tmp_path / "other" / TENSORS)
+    for name, tensor in old.items():
+        expected = tensor + 1 if tensor.is_floating_point() else tensor
+        assert torch.equal(new[name], expected), name
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.save_pretrained(tmp_path / "own", state_dict=before, max_shard_size="5GB")
+    assert (tmp_path / "own" / TENSORS).read_bytes() == (exported / TENSORS).read_bytes()
+
+
+def test_what_save_pretrained_cannot_do_is_refused(exported, tmp_path):
+    model, _ = autopeft.load(exported)
+    state = model.state_dict()
+    ops = next(name for name in state if name.startswith("autopeft_ops"))
+    for arguments, told in (
+        (
+            {"push_to_hub": True, "repo_id": "u/x"},
+            r"no push_to_hub, repo_id; `model\.push_to_hub\(",
+        ),
+        ({"variant": "fp16"}, "no variant"),
+        ({"state_dict": {}}, "lacks autopeft_ops"),
+        ({"state_dict": {n: t for n, t in state.items() if n != ops}}, f"lacks {ops}$"),
+        ({"state_dict": state | {"classifier.bias": torch.zeros(3)}}, r"shape \[3\], not \[2\]"),
+        ({"state_dict": state | {ops: torch.zeros(1, 1, 1)}}, r"of shape \[1, 1\], not \["),
+    ):
+        with pytest.raises((ConfigError, DataError), match=told):
+            model.save_pretrained(tmp_path / "out", **arguments)
+    model.save_pretrained(tmp_path / "out", is_main_process=False)
+    assert not list(tmp_path.rglob("*.*"))
+
+
 def test_another_backbone_is_refused(exported, home, tmp_path):
     shutil.copytree(home / "bert", tmp_path / "other")
     state = load_file(tmp_path / "other" / "model.safetensors")

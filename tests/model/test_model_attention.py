@@ -1,5 +1,7 @@
 """The attention function: its kernels, its mask, and what it does for prefixes."""
 
+import copy
+
 import pytest
 import torch
 from tiny import (
@@ -128,15 +130,32 @@ def test_eager_attention_is_softmax_attention_in_parts_of_any_size(
     assert all(map(torch.equal, attended(), whole))
 
 
-@pytest.mark.parametrize("ignores", [False, True])
-def test_a_model_that_ignores_the_registry_is_refused(family, ignores):
+def test_a_model_that_ignores_the_registry_is_refused(family):
     model = tiny_model(family)
     Injection(model, [genotype(PREFIX)], [0], "eager")
     batch = tiny_batch(model)
-    if not ignores:
-        model(**batch)
-        return
+    model(**batch)
     # As a model does that accepts any name and computes attention on its own.
-    model.set_attn_implementation("eager")
+    for module in model.base_model.modules():
+        if module is not model.base_model and hasattr(module, "config"):
+            module.config = copy.deepcopy(module.config)
+            module.config._attn_implementation = "eager"
     with pytest.raises(DataError, match=f"`{family}` do not call the registered attention"):
         model(**batch)
+
+
+@pytest.mark.parametrize("runs_before", [False, True])
+@torch.no_grad()
+def test_another_attention_is_refused_in_every_pass_until_ours_is_back(family, runs_before):
+    model = tiny_model(family)
+    Injection(model, [genotype(PREFIX)], [0], "sdpa")
+    batch = tiny_batch(model)
+    expected = model(**batch).logits if runs_before else None
+    for name in ("sdpa", "eager"):
+        model.set_attn_implementation(name)
+        for part in (model, model.base_model):
+            with pytest.raises(DataError) as refusal:
+                part(**batch)
+            assert f"by `set_attn_implementation` it is `{name}` now" in str(refusal.value)
+    model.set_attn_implementation("autopeft_sdpa")
+    assert expected is None or torch.equal(model(**batch).logits, expected)
