@@ -90,3 +90,24 @@ def check_words(model: PreTrainedModel) -> None:
             f"models of type `{model.config.model_type}` do something between their output "
             f"embeddings and words that is not known (off by {wrong:.2g})"
         )
+
+
+@torch.no_grad()
+def check_order(name: str, model: PreTrainedModel) -> None:
+    """Refuse a model in which a token sees those behind it, as in encoders: it would read answers.
+
+    Args:
+        name: what the user calls it.
+        model: a language model.
+
+    Raises:
+        DataError: it is one.
+    """
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
+    states = word_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    changed = float((states[0, :3] - states[1, :3]).abs().max())
+    if not changed < CLOSE * max(1.0, float(states.abs().max())):
+        raise DataError(
+            f"model `{name}` does not write what comes next: what it makes of a token depends on "
+            "the tokens behind it, as in encoders; `task: causal` takes a decoder"
+        )
