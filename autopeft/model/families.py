@@ -26,7 +26,9 @@ class Layers:
         gate: gate projection of a gated FFN, the one that is activated.
         attn_input: the module whose output q, k and v read, if that is not simply the input of
             `attention`.
-        ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`.
+        ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`;
+            a gated FFN needs it or `ffn`, since `gate` reads the same and comes first.
+        ffn: the module whose input a gated FFN reads, if no module's output is named.
         cross_attention: of a decoder, the module for attention to the encoder; its projections are
             `cross_q`, `cross_k`, `cross_v` and `cross_o`.
         cross_norm: LayerNorm after it and its residual; None where norms come first.
@@ -45,6 +47,7 @@ class Layers:
     gate: str | None = None
     attn_input: str | None = None
     ffn_input: str | None = None
+    ffn: str | None = None
     cross_attention: str | None = None
     cross_q: str | None = None
     cross_k: str | None = None

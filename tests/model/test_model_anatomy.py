@@ -106,7 +106,7 @@ def test_layers_that_are_not_alike_are_refused():
     model = tiny_model("bart")
     for layer in model.model.decoder.layers:
         layer.fc1, layer.fc2 = nn.Linear(D_MODEL, 7), nn.Linear(7, D_MODEL)
-    with pytest.raises(DataError, match="`ffn_up` is 48 wide in the first layer and 7 in the last"):
+    with pytest.raises(DataError, match="`ffn_up` is 48 wide in layer 0 and 7 in the last"):
         Anatomy(model).shape()
 
 
