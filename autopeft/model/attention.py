@@ -54,8 +54,9 @@ def kernel_for(genotype: Genotype) -> Kernel | None:
 
 
 def use_attention(model: PreTrainedModel, kernel: Kernel) -> None:
-    """Let a model call attention through this file."""
-    model.set_attn_implementation(f"{_OURS}{kernel}")
+    """Let a model call attention through this file; eagerly where its own cannot be SDPA."""
+    able = model._supports_sdpa  # noqa: SLF001
+    model.set_attn_implementation(f"{_OURS}{kernel if able else 'eager'}")
 
 
 def calls_attention(model: PreTrainedModel) -> bool:

@@ -44,6 +44,8 @@ from transformers import (
     LEDModel,
     Llama4ForCausalLM,
     Llama4TextConfig,
+    LukeConfig,
+    LukeForSequenceClassification,
     MambaConfig,
     MambaModel,
     OPTConfig,
@@ -62,6 +64,7 @@ from transformers import (
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.attention import KERNELS
 from autopeft.model.backbone import load_backbone
 from autopeft.model.check import check
 from autopeft.model.inject import Injection
@@ -152,6 +155,18 @@ def test_what_is_written_to_the_input_of_a_gated_ffn_reaches_gate_and_up(family)
     for layer, bias in zip(model.model.layers, biases, strict=True):
         layer.mlp.register_forward_pre_hook(lambda _, args, bias=bias: args[0] + bias.flatten())
     torch.testing.assert_close(found, model.base_model(**batch).last_hidden_state)
+
+
+@torch.no_grad()
+def test_a_model_that_has_no_fast_attention_keeps_its_own_range_of_scores():
+    model = moved(gemma2)
+    batch = tiny_batch(model)
+    states = []
+    for kernel in KERNELS:
+        injection = Injection(model, [MAM], [0], kernel)
+        states.append(model.base_model(**batch).last_hidden_state)
+        injection.remove()
+    assert torch.equal(*states)
 
 
 def test_a_whole_name_is_surer_than_an_end_and_positions_begin_behind_padding():
@@ -284,6 +299,12 @@ def test_a_projection_that_reads_something_else_than_its_tap_is_refused():
     query.register_forward_pre_hook(lambda _, args: (2 * args[0],))
     with pytest.raises(DataError, match="of this one q are not made of what was taken for"):
         check(model, ())
+
+
+def test_a_model_that_makes_its_query_last_is_refused():
+    config = LukeConfig(**SHARED, intermediate_size=D_FFN, entity_vocab_size=4)
+    with pytest.raises(DataError, match=r"does not run with several trials: .*attn_in"):
+        check(moved(lambda: LukeForSequenceClassification(config)), ())
 
 
 TWINS = {
