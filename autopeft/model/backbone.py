@@ -37,7 +37,7 @@ from autopeft.model.foreign import needs_code, refusal
 from autopeft.model.quantized import check_gradients, quantize
 from autopeft.model.quantized_linear import library, quantized
 from autopeft.model.unknown import told
-from autopeft.model.words import check_order, check_words
+from autopeft.model.words import check_words
 from autopeft.space.shape import ModelShape
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -158,8 +158,6 @@ def load_backbone(
         notes = (told(kind, anatomy.family),)
     if brought and brought.note:
         notes = (*notes, brought.note)
-    if writes == "causal":
-        check_order(name, model)
     if writes not in HEADED:
         check_words(model)
     if scheme is not None:
