@@ -22,7 +22,7 @@ from autopeft.space.taps import LINEAR_INPUT, THROUGH_NORM, Tap
 
 _ROLES = (
     *("attention", "q", "k", "v", "o", "up", "down", "gate"),
-    *("attn_norm", "ffn_norm", "attn_input", "ffn_input"),
+    *("attn_norm", "ffn_norm", "attn_input", "ffn_input", "ffn"),
     *("cross_attention", "cross_q", "cross_k", "cross_v", "cross_o", "cross_norm"),
 )
 """The fields of `Layers` that every layer has a module for, if they are given."""
@@ -137,8 +137,8 @@ class Anatomy:
         found = self.base.get_submodule(layers.at)
         if not isinstance(found, nn.ModuleList):
             raise DataError(f"`{layers.at}` of this {kind} model is not a list of layers")
-        names = [getattr(layers, role) for role in _ROLES]
-        return [name for name in names if name and not _has(found[0], _split(name)[0])]
+        names = [_split(name)[0] for role in _ROLES if (name := getattr(layers, role))]
+        return [name for name in names if not all(_has(block, name) for block in found)]
 
     def _list(self, layers: Layers) -> list[nn.Module]:
         return list(self.base.get_submodule(layers.at).children())
@@ -175,7 +175,9 @@ class Anatomy:
 
     def _role(self, layer: int, tap: Tap) -> tuple[str, Side]:
         role = _INPUTS.get(tap)
-        return (role, "out") if role and self._name(layer, role) else _POINTS[tap]
+        if role and self._name(layer, role):
+            return role, "out"
+        return ("ffn", "in") if tap is Tap.FFN_IN and self._name(layer, "ffn") else _POINTS[tap]
 
     def last_running(self) -> nn.Module:
         """The last layer, or what stands for it while `only` is in effect."""
@@ -234,13 +236,15 @@ class Anatomy:
 
     def shape(self) -> ModelShape:
         """Depth, widths and size of the model."""
-        widths = self._widths(len(self.layers) - 1)
-        for tap, width in self._widths(0).items():
-            if width != widths[tap]:
-                raise DataError(
-                    f"`{tap}` is {width} wide in the first layer and {widths[tap]} in the last; "
-                    "only models whose layers are alike can be used"
-                )
+        last = len(self.layers) - 1
+        widths = self._widths(last)
+        for layer in range(last):
+            for tap, width in self._widths(layer).items():
+                if width != widths[tap]:
+                    raise DataError(
+                        f"`{tap}` is {width} wide in layer {layer} and {widths[tap]} in the last; "
+                        "only models whose layers are alike can be used"
+                    )
         return ModelShape(
             len(self.layers),
             widths,

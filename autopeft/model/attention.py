@@ -40,6 +40,9 @@ _OPS = "_autopeft_ops"
 _COUNTER = "_autopeft_calls"
 _PLACE = "_autopeft_place"
 
+_UNKNOWN = ("s_aux", "sinks", "indices", "block_indices")
+"""What some models give to attention that decides on its outcome: sinks, and tokens to look at."""
+
 _CACHED = 2**18
 """Scores that softmax takes at once on a CPU."""
 _VECTOR = 16
@@ -57,8 +60,9 @@ def kernel_for(genotype: Genotype) -> Kernel | None:
 
 
 def use_attention(model: PreTrainedModel, kernel: Kernel) -> None:
-    """Let a model call attention through this file."""
-    model.set_attn_implementation(f"{_OURS}{kernel}")
+    """Let a model call attention through this file; eagerly where its own cannot be SDPA."""
+    able = model._supports_sdpa  # noqa: SLF001
+    model.set_attn_implementation(f"{_OURS}{kernel if able else 'eager'}")
 
 
 def calls_attention(model: PreTrainedModel) -> bool:
@@ -152,6 +156,7 @@ def attend(
     mask: Float[Tensor, "#batch #head query token"] | None,
     scaling: float,
     dropout: float,
+    softcap: float | None = None,
 ) -> Float[Tensor, "row query head d_head"]:
     """Softmax attention by one kernel.
 
@@ -163,11 +168,12 @@ def attend(
         mask: additive, of the examples that every block has.
         scaling: of the scores.
         dropout: probability, of the weights.
+        softcap: what scores do not exceed, as in Gemma 2, which SDPA cannot keep; None for none.
     """
     if key.shape[1] != query.shape[1]:  # grouped queries share keys and values
         shared = query.shape[1] // key.shape[1]
         key, value = (t.repeat_interleave(shared, 1) for t in (key, value))
-    if kernel == "sdpa":
+    if kernel == "sdpa" and softcap is None:
         if mask is not None:
             mask = mask.repeat(len(query) // len(mask), 1, 1, 1)
         fused = nn.functional.scaled_dot_product_attention(
@@ -176,10 +182,11 @@ def attend(
         return fused.transpose(1, 2)
     # The bits of a product depend on strides, and those on the company; matmul would copy anyway.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    if dropout:
-        weights = _exact(_scores(query, key, mask, scaling), -math.inf).softmax(-1)
+    if dropout or softcap is not None:
+        weights = _exact(_scores(query, key, mask, scaling, softcap), -math.inf).softmax(-1)
         weights = weights[..., : key.shape[2]].to(query.dtype)
-        return torch.matmul(nn.functional.dropout(weights, p=dropout), value).transpose(1, 2)
+        weights = nn.functional.dropout(weights, p=dropout) if dropout else weights
+        return torch.matmul(weights, value).transpose(1, 2)
     out: Tensor = _Eager.apply(query, key, value, mask, scaling)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2)
 
@@ -189,8 +196,11 @@ def _scores(
     key: Float[Tensor, "row head token d_head"],
     mask: Float[Tensor, "#batch #head query token"] | None,
     scaling: float,
+    softcap: float | None = None,
 ) -> Float[Tensor, "row head query token"]:
     scores = torch.matmul(query, key.transpose(2, 3)).mul_(scaling)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:
         # Rows are block by block of the mask's examples.
         scores.view(-1, len(mask), *scores.shape[1:]).add_(mask)
@@ -276,9 +286,15 @@ def _attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     position_bias: Float[Tensor, "#batch head query token"] | None = None,
-    **_: Any,
+    softcap: float | None = None,
+    **more: Any,
 ) -> tuple[Float[Tensor, "row query head d_head"], None]:
     """What transformers calls, once a kernel is chosen; there are no weights to return."""
+    if unknown := [name for name in _UNKNOWN if more.get(name) is not None]:
+        raise DataError(
+            f"attention of {type(module).__name__} is given {', '.join(unknown)}, which decide on "
+            "its outcome and are not known here"
+        )
     if (calls := getattr(module, _COUNTER, None)) is not None:
         calls.n += 1
     mask = attention_mask
@@ -295,7 +311,7 @@ def _attention(
         own = mask if mask is None or len(mask) == 1 else mask[rows]
         q, k, v = query[rows], key[rows], value[rows]
         q, read = _read(q, ops.adapters)
-        out = _forward(kernel, ops.prefixes, q, k, v, own, scale, dropout)
+        out = _forward(kernel, ops.prefixes, q, k, v, own, scale, dropout, softcap)
         outs.append(_adapted(out.contiguous(), read, ops.adapters))
     every = torch.cat(outs) if len(outs) > 1 else outs[0]
     return every if place is None else every[:, :1].expand(-1, n_queries, -1, -1), None
@@ -333,9 +349,10 @@ def _forward(
     mask: Float[Tensor, "#batch #head query token"] | None,
     scale: float,
     dropout: float,
+    softcap: float | None,
 ) -> Float[Tensor, "row query head d_head"]:
     if not prefixes:
-        return attend(kernel, query, key, value, mask, scale, dropout)
+        return attend(kernel, query, key, value, mask, scale, dropout, softcap)
     batch = len(query) // prefixes[0].n_blocks
     if mask is None:
         mask = query.new_zeros(batch, 1, query.shape[2], key.shape[2])
@@ -347,7 +364,7 @@ def _forward(
     for prefix in prefixes:
         own = [run for run, owner in enumerate(owners) if owner is prefix]
         q, k, v = (_together(t, own) for t in cut)
-        part = attend(kernel, q, *prefix.extend(k, v, mask), scale, dropout)
+        part = attend(kernel, q, *prefix.extend(k, v, mask), scale, dropout, softcap)
         out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
     free = [run for run, owner in enumerate(owners) if owner is None]
     # As they lie; a GPU would rather copy than be asked for each.
@@ -355,7 +372,7 @@ def _forward(
     for start in range(0, len(free), at_once):
         own = free[start : start + at_once]
         q, k, v = (_together(t, own) for t in cut)
-        part = attend(kernel, q, k, v, mask, scale, dropout)
+        part = attend(kernel, q, k, v, mask, scale, dropout, softcap)
         out |= dict(zip(own, torch.split(part, [n_rows[run] for run in own]), strict=True))
     return _together(out, range(len(owners)))
 

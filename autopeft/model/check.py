@@ -1,22 +1,36 @@
 """Seeing that a model whose anatomy was read computes with ops what it computes alone."""
 
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.head import pooled_logits
 from autopeft.model.inject import Injection
+from autopeft.ops.point import Side
 from autopeft.space.forms import Form, misplaced
 from autopeft.space.genotype import Genotype, Op
+from autopeft.space.taps import LINEAR_INPUT, Tap
 
 CLOSE = 1e-4
+
+_NOT_RUNNING = (
+    *(RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ConfigError),
+)
+"""What a model raises that is not built as was read."""
 
 
 @torch.no_grad()
 def check(model: PreTrainedModel, fresh: tuple[str, ...], *, pools: bool = True) -> None:
-    """Run a tiny batch with two trials, with biases that are zero at every tap and with none.
+    """Run a tiny batch with several trials, with ops that do nothing at every tap and with none.
+
+    Weight matrices have to read what is seen at the taps that are said to be their inputs.
 
     Args:
         model: in evaluation mode.
@@ -24,26 +38,27 @@ def check(model: PreTrainedModel, fresh: tuple[str, ...], *, pools: bool = True)
         pools: it has a head with one output for each row.
 
     Raises:
-        DataError: another outcome than the model's own, or none.
+        DataError: another outcome than the model's own, or none; or other inputs.
     """
     anatomy = Anatomy(model, fresh)
     batch = _rows(int(model.config.vocab_size))
-    rows = [{name: t[i : i + 1, : 4 - i] for name, t in batch.items()} for i in range(2)]
     try:
+        if misread := _misread(anatomy, lambda: model.base_model(**batch)):
+            raise DataError(
+                f"models of type `{model.config.model_type}` are not known, and in what was read "
+                f"of this one {', '.join(misread)} are not made of what was taken for their inputs"
+            )
         states = model.base_model(**batch, output_hidden_states=True)
         plain = states.last_hidden_state
         fork = len(anatomy.layers) - 1
-        everywhere, on_top, nothing = (_biases(anatomy, first) for first in (0, fork, fork + 1))
+        everywhere, on_top, nothing = (_idle(anatomy, first) for first in (0, fork, fork + 1))
         together = _run(model, [everywhere, nothing, on_top], batch)
         given = _run(model, [on_top], batch, {fork: states.hidden_states[fork]} if fork else {})
         pairs = [*zip(together, [plain] * 3, strict=True), (given[0], plain)]
         if pools:
-            # Some look for padding by its number, so each row is one of its own.
-            logits = torch.cat([model(**row).logits for row in rows])
-            own = _logits(model, anatomy, [everywhere, nothing], batch, rows)
-            pairs.append((own, logits.repeat(2, 1)))
+            pairs += _logits(model, anatomy, [everywhere, nothing], batch)
         wrong = max(float((one - other).abs().max()) for one, other in pairs)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, ConfigError) as error:
+    except _NOT_RUNNING as error:
         raise DataError(
             f"models of type `{model.config.model_type}` are not known, and what was read of this "
             f"one does not run with several trials: {str(error).splitlines()[0]}"
@@ -63,30 +78,68 @@ def _rows(vocabulary: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _biases(anatomy: Anatomy, first: int) -> Genotype:
+def _idle(anatomy: Anatomy, first: int) -> Genotype:
+    """Biases at every tap and low-rank ops at every weight matrix, which do nothing as yet."""
     depth = len(anatomy.layers)
     sizes = tuple(int(layer >= first) for layer in range(depth))
-    taps = [tap for tap in anatomy.shape().widths if misplaced(Form.BIAS, tap, tap) is None]
-    ops = tuple(Op(Form.BIAS, tap, tap, sizes) for tap in taps) if any(sizes) else ()
-    return Genotype(depth, ops, learning_rate=1.0)
+    taps = anatomy.shape().widths
+    ops = [Op(Form.BIAS, tap, tap, sizes) for tap in taps if misplaced(Form.BIAS, tap, tap) is None]
+    ops += [Op(Form.LOWRANK, read, tap, sizes) for tap, read in LINEAR_INPUT.items() if tap in taps]
+    return Genotype(depth, tuple(ops) if any(sizes) else (), learning_rate=1.0)
 
 
 def _logits(
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    genotypes: list[Genotype],
-    batch: dict[str, Tensor],
-    rows: list[dict[str, Tensor]],
-) -> Tensor:
-    """The outputs of every trial for every row."""
-    injection = Injection(model, genotypes, range(len(genotypes)), "eager")
+    model: PreTrainedModel, anatomy: Anatomy, genotypes: list[Genotype], batch: dict[str, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """The outputs of every trial for every row, beside the model's own."""
+    # Some look for padding by its number, so each row is one of its own, or none has any.
+    rows = [{name: t[i : i + 1, : 4 - i] for name, t in batch.items()} for i in range(2)]
+    full = {name: t[:, :3] for name, t in batch.items()}
     head = anatomy.family.head
+    alone, plain = torch.cat([model(**row).logits for row in rows]), model(**full).logits
+    injection = Injection(model, genotypes, range(len(genotypes)), "eager")
     try:
         if head:
-            return pooled_logits(model, head, anatomy.pool, batch, model.config.pad_token_id)
-        return torch.stack([model(**row).logits for row in rows], 1).flatten(0, 1)
+            pad = model.config.pad_token_id
+            return [(pooled_logits(model, head, anatomy.pool, batch, pad), alone.repeat(2, 1))]
+        one_by_one = torch.stack([model(**row).logits for row in rows], 1).flatten(0, 1)
+        return [(one_by_one, alone.repeat(2, 1)), (model(**full).logits, plain.repeat(2, 1))]
     finally:
         injection.remove()
+
+
+def _misread(anatomy: Anatomy, run: Callable[[], object]) -> list[Tap]:
+    """Taps behind weight matrices that read something else than is seen at the tap before them."""
+    taps = anatomy.shape().widths
+    wrong: list[Tap] = []
+    with ExitStack() as stack:
+        for layer in range(len(anatomy.layers)):
+            seen: dict[Tap, Tensor] = {}
+            for tap in {*LINEAR_INPUT.values()} & {*taps}:
+                module, side, _ = anatomy.point(layer, tap)
+                stack.callback(_watch(module, side, partial(seen.__setitem__, tap)).remove)
+            for tap in LINEAR_INPUT.keys() & {*taps}:
+                module, _, _ = anatomy.point(layer, tap)
+                stack.callback(_watch(module, "in", partial(_compare, wrong, seen, tap)).remove)
+        run()
+    return sorted({*wrong})
+
+
+def _watch(module: nn.Module, side: Side, look: Callable[[Tensor], None]) -> RemovableHandle:
+    if side == "in":
+        return module.register_forward_pre_hook(
+            lambda _, args, kwargs: look(args[0] if args else kwargs["hidden_states"]),
+            with_kwargs=True,
+        )
+    return module.register_forward_hook(
+        lambda _, __, out: look(out[0] if isinstance(out, tuple) else out)
+    )
+
+
+def _compare(wrong: list[Tap], seen: Mapping[Tap, Tensor], tap: Tap, read: Tensor) -> None:
+    before = seen.get(LINEAR_INPUT[tap])
+    if before is None or not torch.equal(before, read):
+        wrong.append(tap)
 
 
 def _run(

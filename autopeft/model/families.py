@@ -26,7 +26,9 @@ class Layers:
         gate: gate projection of a gated FFN, the one that is activated.
         attn_input: the module whose output q, k and v read, if that is not simply the input of
             `attention`.
-        ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`.
+        ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`;
+            a gated FFN needs it or `ffn`, since `gate` reads the same and comes first.
+        ffn: the module whose input a gated FFN reads, if no module's output is named.
         cross_attention: of a decoder, the module for attention to the encoder; its projections are
             `cross_q`, `cross_k`, `cross_v` and `cross_o`.
         cross_norm: LayerNorm after it and its residual; None where norms come first.
@@ -45,6 +47,7 @@ class Layers:
     gate: str | None = None
     attn_input: str | None = None
     ffn_input: str | None = None
+    ffn: str | None = None
     cross_attention: str | None = None
     cross_q: str | None = None
     cross_k: str | None = None
@@ -289,23 +292,36 @@ _T5 = Family(
     decoder=_T5_DECODER,
 )
 
+_T5S = (_T5, replace(_T5, layers=_gated(_T5_ENCODER), decoder=_gated(_T5_DECODER)))
+
 FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "bart": _BART,
     "bert": _BERT,
+    "blenderbot": _MBART,
+    "blenderbot-small": _BART,
     "camembert": _BERT,
+    "data2vec-text": _BERT,
     "deberta-v2": _DEBERTA,
     "distilbert": _DISTILBERT,
     "electra": replace(_BERT, projection="embeddings_project"),
+    "ernie": _BERT,
     "gemma3_text": _GEMMA3,
     "gpt2": _GPT2,
     "llama": _LLAMA,
+    "m2m_100": _MBART,
+    "marian": _BART,
     "mbart": _MBART,
     "mistral": _LLAMA,
     "modernbert": _MODERNBERT,
+    "mt5": _T5S,
+    "mvp": replace(_BART, heads=False),
+    "pegasus": _MBART,
+    "plbart": _BART,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
-    "t5": (_T5, replace(_T5, layers=_gated(_T5_ENCODER), decoder=_gated(_T5_DECODER))),
+    "t5": _T5S,
+    "umt5": _T5S,
 }
 """By `config.model_type`; where a configuration decides on the modules, all rows that there are."""

@@ -3,6 +3,9 @@
 What is read is a guess until `check` has seen that ops that do nothing change nothing.
 """
 
+from collections.abc import Collection, Mapping
+from itertools import takewhile
+
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -25,6 +28,10 @@ _NAMES = {
 """The ends of names that projections of a layer go by, the surest first."""
 
 
+_Roles = dict[str, tuple[str, tuple[int, int]]]
+"""The projections of a layer by role: the name, and the widths of input and output."""
+
+
 def read_family(model: PreTrainedModel, base: nn.Module) -> Family:
     """The row that a table would have for this model.
 
@@ -36,44 +43,34 @@ def read_family(model: PreTrainedModel, base: nn.Module) -> Family:
         DataError: naming what was found and what is missing.
     """
     kind = model.config.model_type
+    if model.config.is_encoder_decoder:
+        raise DataError(
+            f"encoder-decoders of type `{kind}` are not known, and the anatomy of an "
+            "encoder-decoder is not read from the names of its modules"
+        )
+    writes = model.get_output_embeddings() is not None
+    if writes and base is model:
+        raise DataError(
+            f"models of type `{kind}` are not known, and this one has no part without its head"
+        )
     at, layers = _layers(kind, base, int(getattr(model.config, "num_hidden_layers", 0)))
-    weights = {
-        name: module
-        for name, module in layers[0].named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
-    found = {role: name for role in _NAMES if (name := _named(role, weights))}
-    missing = [role for role in _NAMES if role not in found and role != "gate"]
-    if missing:
-        told = ", ".join(f"{role} {name}" for role, name in found.items()) or "none of them"
-        raise DataError(
-            f"models of type `{kind}` are not known, and their anatomy cannot be read: in the "
-            f"{len(layers)} layers `{at}` there is {told}, but nothing like {', '.join(missing)} "
-            f"among {', '.join(weights) or 'no weight matrix at all'}"
-        )
-    q, k, v, o, up, down = (weights[found[r]] for r in ("q", "k", "v", "o", "up", "down"))
-    d_model, fits = _sides(q)[0], {(_sides(m)[0]) for m in (k, v, up)} | {_sides(o)[1]}
-    alike = fits | {_sides(down)[1]} == {d_model} and _sides(o)[0] == _sides(q)[1]
-    if not (alike and _sides(k) == _sides(v) and _sides(up)[1] == _sides(down)[0]):
-        shapes = ", ".join(f"{found[r]} {_sides(weights[found[r]])}" for r in found)
-        raise DataError(
-            f"models of type `{kind}` are not known, and what their layers `{at}` have does not "
-            f"fit together: {shapes}"
-        )
-    embedding: nn.Module = base.get_input_embeddings()  # type: ignore[operator]
-    if not (isinstance(embedding, nn.Embedding) and embedding.embedding_dim == d_model):
-        raise DataError(
-            f"models of type `{kind}` are not known, and this one's embeddings are not as wide as "
-            f"its layers, {d_model}"
-        )
+    roles = _read_layers(kind, at, layers)
+    names = {role: name for role, (name, _) in roles.items()}
+    d_model = roles["q"][1][0]
     score = isinstance(getattr(model, "score", None), nn.Linear)
     return Family(
-        embeddings=next(name for name, module in base.named_modules() if module is embedding),
+        embeddings=_embedding(kind, base, d_model),
+        positions=_positions(base),
         pool="last" if score else "first",
         head=("score",) if score else (),
         activation="",  # so that nothing is made part of a wider FFN
         heads=bool(type(model)._can_set_attn_implementation()),  # noqa: SLF001
-        layers=Layers(at=at, attention=_parent([found[r] for r in ("q", "k", "v")]), **found),
+        layers=Layers(
+            at=at,
+            attention=_parent([names[role] for role in ("q", "k", "v")]),
+            ffn=_gated_ffn(kind, names) if "gate" in names else None,
+            **names,
+        ),
     )
 
 
@@ -105,18 +102,114 @@ def _layers(kind: str, base: nn.Module, depth: int) -> tuple[str, nn.ModuleList]
     return outer[0], lists[outer[0]]
 
 
-def _named(role: str, weights: dict[str, nn.Module]) -> str | None:
+def _read_layers(kind: str, at: str, layers: nn.ModuleList) -> _Roles:
+    """The projections that every layer has."""
+    found = _roles(layers[0])
+    missing = [role for role in _NAMES if role not in found and role != "gate"]
+    if missing:
+        told = ", ".join(f"{role} {name}" for role, (name, _) in found.items()) or "none of them"
+        raise DataError(
+            f"models of type `{kind}` are not known, and their anatomy cannot be read: in the "
+            f"{len(layers)} layers `{at}` there is {told}, but nothing like {', '.join(missing)} "
+            f"among {', '.join(_weights(layers[0])) or 'no weight matrix at all'}"
+        )
+    for i, layer in enumerate(layers):
+        other = _roles(layer)
+        if unlike := [role for role in _NAMES if found.get(role) != other.get(role)]:
+            raise DataError(
+                f"models of type `{kind}` are not known, and the layers `{at}` of this one are not "
+                f"alike: layer 0 has {_shapes(found, unlike)}, and layer {i} "
+                f"{_shapes(other, unlike)}; only models whose layers are alike can be used"
+            )
+    (d_model, inner), value, d_ffn = found["q"][1], found["v"][1][1], found["up"][1][1]
+    fitting = {
+        "q": (d_model, inner),
+        "k": (d_model, value),
+        "v": (d_model, value),
+        "o": (inner, d_model),
+        "up": (d_model, d_ffn),
+        "gate": (d_model, d_ffn),
+        "down": (d_ffn, d_model),
+    }
+    if any(sides != fitting[role] for role, (_, sides) in found.items()):
+        raise DataError(
+            f"models of type `{kind}` are not known, and what their layers `{at}` have does not "
+            f"fit together: {_shapes(found, found)}"
+        )
+    return found
+
+
+def _shapes(roles: _Roles, some: Collection[str]) -> str:
+    told = ((role, *roles[role]) for role in some if role in roles)
+    return ", ".join(f"{role} {name} {sides}" for role, name, sides in told) or "nothing like it"
+
+
+def _roles(layer: nn.Module) -> _Roles:
+    weights = _weights(layer)
+    names = {role: name for role in _NAMES if (name := _named(role, weights))}
+    return {role: (name, _sides(weights[name])) for role, name in names.items()}
+
+
+def _weights(layer: nn.Module) -> dict[str, nn.Module]:
+    return {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+
+
+def _named(role: str, weights: Collection[str]) -> str | None:
     for end in _NAMES[role]:
-        fitting = [n for n in weights if n == end or n.endswith(f".{end}")]
+        if end in weights:  # and not behind a dot, as `output.dense` is in attention, too
+            return end
+        fitting = [n for n in weights if _ends(n, end)]
         if len(fitting) == 1:
             return fitting[0]
     return None
 
 
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith(f".{end}")
+
+
+def _gated_ffn(kind: str, names: Mapping[str, str]) -> str:
+    """The module that has both projections that a gated FFN begins with."""
+    if not (found := _parent([names[role] for role in ("gate", "up", "down")])):
+        raise DataError(
+            f"models of type `{kind}` are not known, and their {names['gate']} and {names['up']} "
+            "are in no module of their own, so that there is no input of both to act at"
+        )
+    return found
+
+
+def _embedding(kind: str, base: nn.Module, d_model: int) -> str:
+    """The module that words are embedded by."""
+    try:
+        embedding = base.get_input_embeddings()  # type: ignore[operator]
+    except NotImplementedError:
+        embedding = None
+    for name, module in _tables(base):
+        if module is embedding and module.embedding_dim == d_model:
+            return name
+    raise DataError(
+        f"models of type `{kind}` are not known, and this one's embeddings are not as wide as its "
+        f"layers, {d_model}"
+    )
+
+
+def _positions(base: nn.Module) -> str | None:
+    """The embeddings of positions that begin behind that of padding, as in RoBERTa."""
+    for name, module in _tables(base):
+        if _ends(name, "position_embeddings") and module.padding_idx is not None:
+            return name
+    return None
+
+
+def _tables(base: nn.Module) -> list[tuple[str, nn.Embedding]]:
+    return [(name, m) for name, m in base.named_modules() if isinstance(m, nn.Embedding)]
+
+
 def _parent(names: list[str]) -> str:
     """The module that has all of these."""
     paths = [name.split(".")[:-1] for name in names]
-    shared = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
+    levels = zip(*paths, strict=False)
+    shared = [parts[0] for parts in takewhile(lambda parts: len({*parts}) == 1, levels)]
     return ".".join(shared)
 
 

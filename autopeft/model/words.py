@@ -74,10 +74,10 @@ def _see(seen: list[Tensor], _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, 
 
 @torch.no_grad()
 def check_words(model: PreTrainedModel) -> None:
-    """Compare with what the model says itself.
+    """Compare with what the model says itself, and see that one that writes on can do so.
 
     Raises:
-        DataError: it does something else behind its output embeddings.
+        DataError: it does something else behind its output embeddings, or is an encoder.
     """
     ids = torch.arange(1, 5, device=model.device).view(2, 2)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -89,4 +89,24 @@ def check_words(model: PreTrainedModel) -> None:
         raise DataError(
             f"models of type `{model.config.model_type}` do something between their output "
             f"embeddings and words that is not known (off by {wrong:.2g})"
+        )
+    if not model.config.is_encoder_decoder:
+        check_order(model)
+
+
+@torch.no_grad()
+def check_order(model: PreTrainedModel) -> None:
+    """Refuse a model in which a token sees those behind it, as in encoders: it would read answers.
+
+    Raises:
+        DataError: it is one.
+    """
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
+    states = word_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    changed = float((states[0, :3] - states[1, :3]).abs().max())
+    if not changed < CLOSE * max(1.0, float(states.abs().max())):
+        raise DataError(
+            f"this model of type `{model.config.model_type}` does not write what comes next: what "
+            "it makes of a token depends on the tokens behind it, as in encoders; `task: causal` "
+            "takes a decoder"
         )

@@ -233,14 +233,22 @@ def speak(tokenizer: PreTrainedTokenizerBase, generation: GenerationSpec) -> Non
             raise ConfigError(
                 f"generation.{key}: the tokenizer has no `{name}`; allowed: {', '.join(known)}"
             )
-        setattr(tokenizer, attribute, name)
+        setattr(tokenizer, attribute, _codes(tokenizer).get(name, name))
+
+
+def _codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What a tokenizer calls its languages, by their tokens, where it is not the same: M2M100's."""
+    return {token: code for code, token in getattr(tokenizer, "lang_code_to_token", {}).items()}
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens that answers end with: the end, and behind it the language, in some models."""
     language = getattr(tokenizer, "tgt_lang", None)
     ends = {tokenizer.eos_token_id}
-    return ends if language is None else {*ends, tokenizer.convert_tokens_to_ids(language)}
+    if language is None:
+        return ends
+    token = getattr(tokenizer, "lang_code_to_token", {}).get(language, language)
+    return {*ends, tokenizer.convert_tokens_to_ids(token)}
 
 
 def _end_of(ids: list[int], longest: int, bos: int | None) -> list[int]:

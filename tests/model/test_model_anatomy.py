@@ -1,6 +1,7 @@
 """The table of families: its taps are those of the model, and strangers are refused."""
 
 import pytest
+from test_model_kin import KIN
 from tiny import (
     CROSSED,
     D_FFN,
@@ -44,7 +45,7 @@ def model(request):
 def test_the_tiny_families_are_all_there_are():
     twins = {"camembert", "xlm-roberta"}  # of RoBERTa, compared with it in test_model_unknown.py
     twins |= {"mbart"}  # of BART but for its norms, test_training_languages.py
-    assert {*EVERY, *twins} == set(TABLE)
+    assert {*EVERY, *twins, *KIN} == set(TABLE)
 
 
 def test_shape(model):
@@ -106,8 +107,19 @@ def test_layers_that_are_not_alike_are_refused():
     model = tiny_model("bart")
     for layer in model.model.decoder.layers:
         layer.fc1, layer.fc2 = nn.Linear(D_MODEL, 7), nn.Linear(7, D_MODEL)
-    with pytest.raises(DataError, match="`ffn_up` is 48 wide in the first layer and 7 in the last"):
+    with pytest.raises(DataError, match="`ffn_up` is 48 wide in layer 0 and 7 in the last"):
         Anatomy(model).shape()
+
+
+def test_a_layer_in_the_middle_that_is_unlike_the_others_is_refused():
+    model = tiny_model("llama")
+    ffn = model.model.layers[1].mlp
+    ffn.up_proj = nn.Linear(D_MODEL, 7)
+    with pytest.raises(DataError, match="`ffn_up` is 7 wide in layer 1 and 48 in the last"):
+        Anatomy(model).shape()
+    del ffn.up_proj
+    with pytest.raises(DataError, match=r"has no module mlp.up_proj in its layers"):
+        Anatomy(model)
 
 
 def test_layers_that_are_no_list_are_refused():

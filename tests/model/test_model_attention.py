@@ -69,6 +69,24 @@ def test_kernels_agree(family):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_scores_are_held_to_a_range_where_a_model_does(kernel):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 5, 8, generator=generator) for _ in range(3))
+    mask = torch.zeros(2, 1, 5, 5)
+    mask[1, ..., 4] = -torch.inf
+    scores = 0.7 * torch.tanh(2 * q @ k.transpose(2, 3) / 0.7) + mask
+    found = attend(kernel, q, k, v, mask, 2.0, 0.0, softcap=0.7)
+    torch.testing.assert_close(found, (scores.softmax(-1) @ v).transpose(1, 2))
+
+
+def test_sinks_of_attention_are_refused():
+    states = torch.zeros(1, 1, 2, 4)
+    attend_by_name = AttentionInterface()["autopeft_eager"]
+    with pytest.raises(DataError, match="of Identity is given s_aux, which"):
+        attend_by_name(torch.nn.Identity(), states, states, states, None, s_aux=torch.zeros(1))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_what_stands_in_the_padding_changes_no_bit(family, kernel):
     model = injected(family, kernel)
     batch = tiny_batch(model)

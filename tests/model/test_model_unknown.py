@@ -16,7 +16,9 @@ from tiny import (
     N_POSITIONS,
     N_WORDS,
     genotype,
+    lora,
     op,
+    same,
     same_bits,
     state,
     tiny_backbone,
@@ -30,20 +32,39 @@ from transformers import (
     AlbertForSequenceClassification,
     CamembertConfig,
     CamembertForSequenceClassification,
+    CanineConfig,
+    CanineModel,
+    EuroBertConfig,
+    EuroBertForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForSequenceClassification,
     GPTNeoXConfig,
     GPTNeoXForSequenceClassification,
+    LEDConfig,
+    LEDModel,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LukeConfig,
+    LukeForSequenceClassification,
     MambaConfig,
     MambaModel,
     OPTConfig,
     OPTForSequenceClassification,
     PhiConfig,
     PhiForSequenceClassification,
+    Qwen3MoeConfig,
+    Qwen3MoeForSequenceClassification,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForSequenceClassification,
+    SmolLM3Config,
+    SmolLM3ForSequenceClassification,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.attention import KERNELS
 from autopeft.model.backbone import load_backbone
 from autopeft.model.check import check
 from autopeft.model.inject import Injection
@@ -60,6 +81,7 @@ SHARED = {
     "attn_implementation": "eager",
 }
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GROUPED = {"intermediate_size": D_FFN, "num_key_value_heads": N_HEADS // 2}
 
 
 def opt(**more):
@@ -72,30 +94,89 @@ def phi():
     return PhiForSequenceClassification(config)
 
 
-READABLE = {"opt": opt, "phi": phi}
+def smollm3():
+    return SmolLM3ForSequenceClassification(SmolLM3Config(**SHARED, **SPECIAL, **GROUPED))
 
 
-@pytest.fixture(params=READABLE)
-def model(request):
+def gemma2():
+    """Scores of its attention are held to a range."""
+    capped = {"attn_logit_softcapping": 1.0, "head_dim": D_MODEL // N_HEADS, "sliding_window": 4}
+    config = Gemma2Config(**SHARED, **SPECIAL, **GROUPED, **capped)
+    return Gemma2ForSequenceClassification(config)
+
+
+GATED = {"smollm3": smollm3, "gemma2": gemma2}
+READABLE = {"opt": opt, "phi": phi} | GATED
+
+
+def moved(build):
+    """A frozen model none of whose parameters is as it would be initialised."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        built = READABLE[request.param]().eval().requires_grad_(requires_grad=False)
+        built = build().eval().requires_grad_(requires_grad=False)
         for parameter in built.parameters():
             parameter.data += 0.15 * torch.randn_like(parameter)
     return built
 
 
+@pytest.fixture(params=READABLE)
+def model(request):
+    return moved(READABLE[request.param])
+
+
 def test_what_is_read_trains_in_company_as_alone(model):
     before = state(model)
     backbone = tiny_backbone("unknown", model=model)
-    lacking = {Tap.FFN_GATE, Tap.ATTN_NORM, Tap.FFN_NORM}
-    assert not lacking & set(backbone.shape.widths)
-    company = [LORA, HEAD, MAM, genotype(op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, (0, 0, 3)))]
+    gated = model.config.model_type in GATED
+    assert not {Tap.ATTN_NORM, Tap.FFN_NORM} & set(backbone.shape.widths)
+    assert (Tap.FFN_GATE in backbone.shape.widths) is gated
+    company = [
+        genotype(lora(Tap.FFN_GATE, 2)) if gated else LORA,
+        HEAD,
+        MAM,
+        genotype(op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, (0, 0, 3))),
+    ]
     together = train(backbone, company, epochs=3)
     for trial, one in enumerate(company):
         (alone,) = train(backbone, [one], [trial], epochs=3)
         np.testing.assert_allclose(together[trial].losses, alone.losses, rtol=0, atol=1e-6)
     assert same_bits(state(model), before)
+
+
+@pytest.mark.parametrize("family", GATED)
+@torch.no_grad()
+def test_what_is_written_to_the_input_of_a_gated_ffn_reaches_gate_and_up(family):
+    model = moved(GATED[family])
+    batch = tiny_batch(model)
+    injection = Injection(model, [genotype(same(Form.BIAS, Tap.FFN_IN))], [0], "eager")
+    biases = [tensor.normal_().clone() for tensor in injection.tensors(0).values()]
+    found = model.base_model(**batch).last_hidden_state
+    injection.remove()
+    for layer, bias in zip(model.model.layers, biases, strict=True):
+        layer.mlp.register_forward_pre_hook(lambda _, args, bias=bias: args[0] + bias.flatten())
+    torch.testing.assert_close(found, model.base_model(**batch).last_hidden_state)
+
+
+@torch.no_grad()
+def test_a_model_that_has_no_fast_attention_keeps_its_own_range_of_scores():
+    model = moved(gemma2)
+    batch = tiny_batch(model)
+    states = []
+    for kernel in KERNELS:
+        injection = Injection(model, [MAM], [0], kernel)
+        states.append(model.base_model(**batch).last_hidden_state)
+        injection.remove()
+    assert torch.equal(*states)
+
+
+def test_a_whole_name_is_surer_than_an_end_and_positions_begin_behind_padding():
+    config = RobertaPreLayerNormConfig(**SHARED, intermediate_size=D_FFN, pad_token_id=1)
+    model = moved(lambda: RobertaPreLayerNormForSequenceClassification(config))
+    anatomy = Anatomy(model)
+    layers = anatomy.family.layers
+    assert (layers.o, layers.down) == ("attention.output.dense", "output.dense")
+    assert anatomy.longest_row() == N_POSITIONS - 2
+    check(model, ())
 
 
 def test_it_is_told_when_a_model_is_loaded(model, tmp_path):
@@ -140,7 +221,49 @@ def misfitting():
     return model
 
 
+def unlike(dense=(0,)):
+    """Experts in some layers, an FFN in others."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    config = Qwen3MoeConfig(**SHARED, **SPECIAL, **GROUPED, **experts, mlp_only_layers=list(dense))
+    return Qwen3MoeForSequenceClassification(config)
+
+
+def unlike_within():
+    return unlike((0, 2))
+
+
+def loose():
+    model = smollm3()
+    for layer in model.model.layers:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            setattr(layer, name, getattr(layer.mlp, name))
+        del layer.mlp
+    return model
+
+
+def crossed():
+    sizes = {"encoder_layers": 1, "decoder_layers": N_LAYERS, "d_model": D_MODEL}
+    heads = {"encoder_attention_heads": N_HEADS, "decoder_attention_heads": N_HEADS}
+    return LEDModel(LEDConfig(vocab_size=N_WORDS, **sizes, **heads))
+
+
+def whole():
+    more = {"intermediate_size_mlp": D_FFN, "num_local_experts": 2, "moe_layers": []}
+    return Llama4ForCausalLM(Llama4TextConfig(**SHARED, **SPECIAL, **GROUPED, **more))
+
+
+def without_words():
+    return CanineModel(CanineConfig(**SHARED, intermediate_size=D_FFN, num_hash_buckets=16))
+
+
 REFUSED = {
+    unlike: r"`layers` of this one are not alike: layer 0 has up mlp.up_proj \(32, 48\), .*, and "
+    r"layer 1 nothing like it; only models whose layers are alike",
+    unlike_within: r"are not alike: layer 0 has up .*, and layer 1 nothing like it",
+    loose: "their gate_proj and up_proj are in no module of their own",
+    crossed: "encoder-decoders of type `led` are not known, and .* is not read",
+    whole: "`llama4_text` .* has no part without its head",
+    without_words: "`canine` .* embeddings are not as wide",
     fused: r"`gpt_neox` .* in the 3 layers `layers` there is .*, but nothing like q, k, v, .* among"
     r" attention.query_key_value",
     shared: r"`albert` .* not one list of the 3 layers .* lists: encoder.albert_layer_groups \(1\)",
@@ -157,12 +280,31 @@ def test_what_cannot_be_read_is_refused_with_what_was_found(build):
 
 
 def test_a_model_that_looks_at_how_many_rows_there_are_is_refused(model):
-    norm = model.base_model.get_submodule(
-        "decoder.final_layer_norm" if model.config.model_type == "opt" else "final_layernorm"
-    )
+    norms = {"opt": "decoder.final_layer_norm", "phi": "final_layernorm"}
+    norm = model.base_model.get_submodule(norms.get(model.config.model_type, "norm"))
     norm.register_forward_hook(lambda _, args, out: out * (2 if len(args[0]) > 2 else 1))
     with pytest.raises(DataError, match="ops that do nothing change its outcome by"):
         check(model, ())
+
+
+def test_a_head_that_needs_as_many_rows_as_the_mask_is_refused():
+    config = EuroBertConfig(**SHARED, **GROUPED, pad_token_id=0)
+    with pytest.raises(DataError, match="does not run with several trials: The size of tensor"):
+        check(moved(lambda: EuroBertForSequenceClassification(config)), ())
+
+
+def test_a_projection_that_reads_something_else_than_its_tap_is_refused():
+    model = moved(phi)
+    query = model.model.layers[1].self_attn.q_proj
+    query.register_forward_pre_hook(lambda _, args: (2 * args[0],))
+    with pytest.raises(DataError, match="of this one q are not made of what was taken for"):
+        check(model, ())
+
+
+def test_a_model_that_makes_its_query_last_is_refused():
+    config = LukeConfig(**SHARED, intermediate_size=D_FFN, entity_vocab_size=4)
+    with pytest.raises(DataError, match=r"does not run with several trials: .*attn_in"):
+        check(moved(lambda: LukeForSequenceClassification(config)), ())
 
 
 TWINS = {

@@ -5,11 +5,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import D_FFN, D_MODEL, N_HEADS, N_LAYERS, N_POSITIONS
 from tiny_language import SPECIAL, kind_of, tokenizer, writing_backbone
-from transformers import AutoModelForCausalLM, Gemma3TextConfig
+from transformers import (
+    AutoModelForCausalLM,
+    ElectraConfig,
+    ElectraForCausalLM,
+    Gemma3TextConfig,
+)
 
 from autopeft.errors import DataError
 from autopeft.model.backbone import load_backbone
-from autopeft.model.words import Words, check_words, word_states
+from autopeft.model.words import Words, check_order, check_words, word_states
 
 
 def biased():
@@ -19,7 +24,7 @@ def biased():
     return model
 
 
-def capped():
+def capped(**more):
     """Gemma, whose logits are held to a range."""
     config = Gemma3TextConfig(
         hidden_size=D_MODEL,
@@ -31,6 +36,7 @@ def capped():
         max_position_embeddings=N_POSITIONS,
         final_logit_softcapping=0.5,
         **SPECIAL,
+        **more,
     )
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval()
@@ -79,3 +85,19 @@ def test_every_pretrained_weight_counts(tmp_path, family, name):
 
     with pytest.raises(DataError, match="1 parameters of the backbone are not in the checkpoint"):
         saved(family, tmp_path / "less", left_out)
+
+
+def electra():
+    sizes = {"hidden_size": D_MODEL, "embedding_size": D_MODEL, "intermediate_size": D_FFN}
+    layers = {"num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS}
+    return ElectraForCausalLM(ElectraConfig(**sizes, **layers, **SPECIAL)).eval()
+
+
+def test_a_model_whose_tokens_see_those_behind_them_does_not_write_on(tmp_path):
+    electra().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"does not write what comes next: .* behind it"):
+        load_backbone(str(tmp_path), 1, writes="causal")
+    with pytest.raises(DataError, match="does not write what comes next"):
+        check_order(capped(use_bidirectional_attention=True))
+    check_order(capped())

@@ -1,6 +1,7 @@
 """Models of many languages: what begins an answer, and what ends one that is cut."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from autopeft.model.anatomy import Anatomy
 from autopeft.model.head import pooled_logits
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
-from autopeft.tasks.language import Language
+from autopeft.tasks.language import Language, _ends, speak
 from autopeft.tasks.spec import GenerationSpec
 from autopeft.tasks.splits import Split
 from autopeft.training.cohort import Cohort
@@ -124,3 +125,18 @@ def test_language_for_a_model_of_one_is_refused():
     )
     with pytest.raises(ConfigError, match="knows no languages"):
         task.encode(ROWS, writing_backbone("bart").tokenizer, 12)
+
+
+def test_languages_that_a_tokenizer_calls_otherwise_are_told_by_their_tokens():
+    """As M2M100's does, which needs sentencepiece."""
+    tokenizer = SimpleNamespace(
+        src_lang="en",
+        tgt_lang=None,
+        lang_code_to_token={"en": "__en__", "ro": "__ro__"},
+        all_special_tokens=["</s>", "__en__", "__ro__"],
+        eos_token_id=EOS,
+        convert_tokens_to_ids={"__en__": 7, "__ro__": 8}.__getitem__,
+    )
+    speak(tokenizer, GenerationSpec(source_language="__ro__", target_language="__en__"))
+    assert (tokenizer.src_lang, tokenizer.tgt_lang) == ("ro", "en")
+    assert _ends(tokenizer) == {EOS, 7}

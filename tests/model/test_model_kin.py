@@ -1,0 +1,129 @@
+"""Families whose layers have the names of another one: the row does for them, too."""
+
+import pytest
+import torch
+from tiny import (
+    D_FFN,
+    D_INNER,
+    D_MODEL,
+    HEAD,
+    N_HEADS,
+    N_LAYERS,
+    N_POSITIONS,
+    N_WORDS,
+    genotype,
+    lora,
+    same,
+    tiny_batch,
+)
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
+
+from autopeft.model.anatomy import Anatomy
+from autopeft.model.head import pooled_logits
+from autopeft.model.inject import Injection
+from autopeft.space.forms import Form
+from autopeft.space.taps import LINEAR_INPUT, Tap
+
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": N_WORDS}
+BERT = {
+    "hidden_size": D_MODEL,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS,
+    "intermediate_size": D_FFN,
+    "max_position_embeddings": N_POSITIONS,
+}
+BART = {
+    "d_model": D_MODEL,
+    "encoder_layers": 1,
+    "decoder_layers": N_LAYERS - 1,
+    "encoder_attention_heads": N_HEADS,
+    "decoder_attention_heads": N_HEADS,
+    "encoder_ffn_dim": D_FFN,
+    "decoder_ffn_dim": D_FFN,
+    "max_position_embeddings": N_POSITIONS,
+    "decoder_start_token_id": 2,
+}
+T5 = {
+    "d_model": D_MODEL,
+    "num_layers": 1,
+    "num_decoder_layers": N_LAYERS - 1,
+    "num_heads": N_HEADS,
+    "d_kv": D_INNER // N_HEADS,
+    "d_ff": D_FFN,
+    "decoder_start_token_id": 0,
+}
+KIN = {
+    **dict.fromkeys(("ernie", "data2vec-text"), BERT),
+    **dict.fromkeys(("blenderbot", "blenderbot-small", "m2m_100", "marian", "mvp"), BART),
+    **dict.fromkeys(("pegasus", "plbart"), BART),
+    **dict.fromkeys(("mt5", "umt5"), T5),
+}
+
+
+def tiny(family, auto=AutoModel, **more):
+    """A frozen model none of whose parameters is as it would be initialised."""
+    config = AutoConfig.for_model(family, **KIN[family], **SPECIAL, **more)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = auto.from_config(config, attn_implementation="eager")
+        for parameter in model.parameters():
+            parameter.data += 0.15 * torch.randn_like(parameter)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize("family", KIN)
+@torch.no_grad()
+def test_ops_are_where_their_taps_are(family):
+    """Nothing changes nothing; low-rank ops are another weight; prefixes are called."""
+    model = tiny(family)
+    batch = tiny_batch(model)
+    shape = Anatomy(model).shape()
+    every = genotype(
+        *(
+            lora(tap, tuple(int(i in shape.layers_with([tap])) for i in range(N_LAYERS)), scale=2.0)
+            for tap in LINEAR_INPUT
+            if tap in shape.widths
+        )
+    )
+    prefix = genotype(same(Form.PREFIX, Tap.HEAD, 2)) if Tap.HEAD in shape.widths else HEAD
+    plain = model(**batch).last_hidden_state
+    injection = Injection(model, [HEAD, every, prefix], [0, 1, 2], "eager")
+    factors = {name: t.normal_(std=0.3).clone() for name, t in injection.tensors(1).items()}
+    nothing, changed, lengthened = model(**batch).last_hidden_state.chunk(3)
+    injection.remove()
+    torch.testing.assert_close(nothing, plain, rtol=0, atol=1e-5)
+    assert torch.allclose(lengthened, plain, atol=1e-3) is (prefix is HEAD)
+    anatomy = Anatomy(model)
+    for name, factor in factors.items():
+        if name.endswith(".a"):
+            _, layer, _, _, tap, *_ = name.split(".")
+            weight = anatomy.point(int(layer), Tap(tap)).module.weight
+            weight += 2.0 * factors[f"{name[:-1]}b"].T @ factor
+    torch.testing.assert_close(changed, model(**batch).last_hidden_state, rtol=1e-4, atol=1e-4)
+
+
+def test_roberta_and_its_kin_begin_their_positions_behind_padding():
+    assert Anatomy(tiny("data2vec-text")).longest_row() == N_POSITIONS - 1
+    assert Anatomy(tiny("ernie")).longest_row() == N_POSITIONS
+
+
+@pytest.mark.parametrize("family", ["mt5", "umt5", "plbart"])
+@torch.no_grad()
+def test_heads_read_what_the_model_gives_them(family):
+    model = tiny(family, AutoModelForSequenceClassification)
+    ids = torch.tensor([[5, 6, 2, 9], [7, 2, 8, 0]])
+    batch = {"input_ids": ids, "attention_mask": ids.ne(0).long()}
+    anatomy = Anatomy(model)
+    found = pooled_logits(model, anatomy.family.head, anatomy.pool, batch)
+    torch.testing.assert_close(found, model(**batch).logits)
+
+
+def test_marian_may_have_words_of_its_own_for_each_side():
+    apart = {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": N_WORDS + 1}
+    model = tiny("marian", AutoModelForSeq2SeqLM, tie_word_embeddings=False, **apart)
+    assert Anatomy(model).words is model.model.encoder.embed_tokens
