@@ -58,7 +58,7 @@ def _likelihoods(model: Any, question: dict[str, Any], start: int) -> Any:
     targets, _ = _padded(answers["targets"][start:end], _IGNORED)
     batch = {"input_ids": ids, "attention_mask": mask}
     if not answers["continues"]:
-        batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(targets)
+        batch["labels"] = targets  # of which each model knows what its decoder reads
     found = model(**batch).logits.float().log_softmax(-1)
     if answers["continues"]:
         found, targets = found[:, :-1], targets[:, 1:]

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from autopeft.errors import DataError
@@ -41,18 +43,33 @@ def check_start(name: str, model: PreTrainedModel) -> None:
     """
     if not model.config.is_encoder_decoder:
         return
-    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
-        raise DataError(
-            f"model `{name}` cannot be trained to write: what its decoder reads of an answer is "
-            f"not known of models of type `{model.config.model_type}`"
-        )
     try:
-        model.prepare_decoder_input_ids_from_labels(torch.ones(1, 1, dtype=torch.long))
+        decoder_inputs(model, torch.ones(1, 1, dtype=torch.long))
     except (TypeError, ValueError) as error:
         raise DataError(
             f"model `{name}` does not say which token an answer begins with, or which one pads "
             "(`decoder_start_token_id`, `pad_token_id` in config.json)"
         ) from error
+
+
+def decoder_inputs(
+    model: PreTrainedModel, targets: Int[Tensor, "row token"]
+) -> Int[Tensor, "row token"]:
+    """What an encoder-decoder reads of answers while it learns to write them.
+
+    Some classes (M2M100, Blenderbot) tell nobody, and shift labels in their forward pass alone: by
+    the token that answers begin with.
+
+    Args:
+        model: that writes.
+        targets: tokens to write, -100 behind them.
+    """
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        found: Tensor = model.prepare_decoder_input_ids_from_labels(targets)
+        return found
+    start, pad = model.config.decoder_start_token_id, model.config.pad_token_id
+    read = torch.cat([torch.full_like(targets[:, :1], start), targets[:, :-1]], dim=1)
+    return read.masked_fill(read < 0, pad)
 
 
 def own_tokens(model: PreTrainedModel) -> dict[str, Any]:

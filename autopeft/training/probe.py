@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional
 
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.attention import attend
 from autopeft.model.backbone import DTYPES, Backbone
 from autopeft.model.computing import Kernel, Precision
+from autopeft.model.kernels import attend
 from autopeft.space.genotype import Genotype
 from autopeft.space.taps import Tap
 from autopeft.tasks.encode import Encoded

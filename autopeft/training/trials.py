@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.answers import decoder_inputs
 from autopeft.model.backbone import Backbone
 from autopeft.model.head import StackedHead, pooled_logits
 from autopeft.model.inject import Injection, fill
@@ -147,7 +148,7 @@ class Trials(AbstractContextManager[Any, None]):
             raise ValueError("these rows have no answers")
         inputs, model = dict(batch.inputs), self.backbone.model
         if batch.targets is not None:
-            inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch.targets)
+            inputs["decoder_input_ids"] = decoder_inputs(model, batch.targets)
         states = word_states(model, inputs)
         by_trial = states.reshape(self.n_trials, -1, states.shape[-1])
         return by_trial[:, places.states], places

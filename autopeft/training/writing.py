@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from autopeft.model.answers import OF_TOKENS
+from autopeft.model.answers import OF_TOKENS, decoder_inputs
 from autopeft.tasks.encode import IGNORED, Answers, Encoded
 from autopeft.tasks.spec import GenerationSpec
 
@@ -105,7 +105,7 @@ def writing(
     told = {name: getattr(own, name, None) for name in OF_TOKENS}
     if model.config.is_encoder_decoder:
         nothing = torch.tensor([tokenizer(text_target="")["input_ids"] or [tokenizer.eos_token_id]])
-        begun = model.prepare_decoder_input_ids_from_labels(nothing)
+        begun = decoder_inputs(model, nothing)
         told["decoder_start_token_id"] = int(begun[0, 0])
         if generation.target_language is not None:
             language = tokenizer.convert_tokens_to_ids(generation.target_language)

@@ -17,9 +17,9 @@ from tiny import (
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from autopeft.errors import DataError
-from autopeft.model import attention
-from autopeft.model.attention import KERNELS, attend
+from autopeft.model import kernels
 from autopeft.model.inject import Injection
+from autopeft.model.kernels import KERNELS, attend
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 
@@ -144,7 +144,7 @@ def test_eager_attention_is_softmax_attention_in_parts_of_any_size(
     whole = attended()
     for one, other in zip(whole, expected, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=near, atol=near)
-    monkeypatch.setattr(attention, "_CACHED", 1)
+    monkeypatch.setattr(kernels, "_CACHED", 1)
     assert all(map(torch.equal, attended(), whole))
 
 

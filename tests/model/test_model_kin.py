@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.answers import decoder_inputs
 from autopeft.model.head import pooled_logits
 from autopeft.model.inject import Injection
 from autopeft.space.forms import Form
@@ -121,6 +122,18 @@ def test_heads_read_what_the_model_gives_them(family):
     anatomy = Anatomy(model)
     found = pooled_logits(model, anatomy.family.head, anatomy.pool, batch)
     torch.testing.assert_close(found, model(**batch).logits)
+
+
+@pytest.mark.parametrize("family", sorted(KIN.keys() - {"ernie", "data2vec-text"}))
+@torch.no_grad()
+def test_a_decoder_reads_of_answers_what_its_model_makes_of_labels(family):
+    model = tiny(family, AutoModelForSeq2SeqLM)
+    asked = {"input_ids": torch.tensor([[5, 6, 2, 9], [7, 2, 8, 2]])}
+    labels = torch.tensor([[4, 9, 2, -100], [6, 8, 7, 2]])
+    read = decoder_inputs(model, labels)
+    assert read[0, 0] == model.config.decoder_start_token_id
+    expected = model(**asked, labels=labels).logits
+    torch.testing.assert_close(model(**asked, decoder_input_ids=read).logits, expected)
 
 
 def test_marian_may_have_words_of_its_own_for_each_side():

@@ -64,10 +64,10 @@ from transformers import (
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.attention import KERNELS
 from autopeft.model.backbone import load_backbone
 from autopeft.model.check import check
 from autopeft.model.inject import Injection
+from autopeft.model.kernels import KERNELS
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 
