@@ -305,6 +305,7 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "distilbert": _DISTILBERT,
     "electra": replace(_BERT, projection="embeddings_project"),
     "ernie": _BERT,
+    "gemma": _LLAMA,
     "gemma3_text": _GEMMA3,
     "gpt2": _GPT2,
     "llama": _LLAMA,

@@ -30,6 +30,8 @@ class Words:
         self._embeddings: nn.Module = model.get_output_embeddings()
         self._bias: Tensor | None = getattr(model, "final_logits_bias", None)  # BART's
         self._cap: float | None = getattr(model.config, "final_logit_softcapping", None)  # Gemma's
+        scale, divisor = (getattr(model.config, n, None) for n in ("logit_scale", "logits_scaling"))
+        self._factor: float = (scale or 1.0) / (divisor or 1.0)  # Cohere's, and Granite's
         self.n_words: int = self._embeddings.get_parameter("weight").shape[0]
 
     @property
@@ -43,6 +45,8 @@ class Words:
         logits: Tensor = self._embeddings(states)
         if self._bias is not None:
             logits = logits + self._bias
+        if self._factor != 1:
+            logits = logits * self._factor
         if self._cap is not None:
             logits = self._cap * torch.tanh(logits / self._cap)
         return logits

@@ -1,11 +1,14 @@
 """What comes of a language model's last states, and which of its weights count."""
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import D_FFN, D_MODEL, N_HEADS, N_LAYERS, N_POSITIONS
 from tiny_language import SPECIAL, kind_of, tokenizer, writing_backbone
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     ElectraConfig,
     ElectraForCausalLM,
@@ -42,7 +45,28 @@ def capped(**more):
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-@pytest.mark.parametrize("make", [biased, capped])
+def scaled(family, **more):
+    """Cohere or Granite, whose logits are multiplied or divided."""
+    config = AutoConfig.for_model(
+        family,
+        hidden_size=D_MODEL,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=N_HEADS,
+        num_key_value_heads=N_HEADS // 2,
+        intermediate_size=D_FFN,
+        max_position_embeddings=N_POSITIONS,
+        **SPECIAL,
+        **more,
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+MULTIPLIED = partial(scaled, "cohere", logit_scale=0.25)
+DIVIDED = partial(scaled, "granite", logits_scaling=8.0)
+
+
+@pytest.mark.parametrize("make", [biased, capped, MULTIPLIED, DIVIDED])
 @torch.no_grad()
 def test_words_are_what_the_model_says(make):
     model = make()
