@@ -18,7 +18,7 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any], object], ...] = 
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0),
     # `torch.get_float32_matmul_precision` raises where somebody has set these.
     _attribute(_cuda.matmul, "fp32_precision", "ieee"),
-    _attribute(torch.backends.mkldnn.matmul, "fp32_precision", "ieee"),
+    _attribute(torch.backends.mkldnn.matmul, "fp32_precision", "ieee"),  # type: ignore[attr-defined]
     (_cuda.flash_sdp_enabled, _cuda.enable_flash_sdp, True),
     (_cuda.mem_efficient_sdp_enabled, _cuda.enable_mem_efficient_sdp, True),
     (_cuda.cudnn_sdp_enabled, _cuda.enable_cudnn_sdp, True),
