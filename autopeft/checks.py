@@ -3,11 +3,12 @@
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Check = Callable[[Any, str], list[str]]
 """Takes a value and the key it stands at; gives one sentence for each thing wrong with it."""
@@ -25,8 +26,19 @@ def leaf(allowed: str, accepts: Callable[[Any], bool]) -> Check:
     return check
 
 
-def fields(table: Mapping[str, Check], may_have: Mapping[str, Check] | None = None) -> Check:
-    """An object with exactly these keys, and perhaps some that may be missing."""
+def fields(
+    table: Mapping[str, Check],
+    may_have: Mapping[str, Check] | None = None,
+    *,
+    and_others: bool = False,
+) -> Check:
+    """An object with exactly these keys, and perhaps some that may be missing.
+
+    Args:
+        table: what it must have.
+        may_have: what it may have.
+        and_others: it may have any other keys, too.
+    """
     known = {**table, **(may_have or {})}
 
     def check(value: Any, at: str) -> list[str]:
@@ -36,7 +48,7 @@ def fields(table: Mapping[str, Check], may_have: Mapping[str, Check] | None = No
         for key, item in value.items():
             if key in known:
                 problems += known[key](item, _join(at, key))
-            else:
+            elif not and_others:
                 problems.append(f"{_join(at, key)} is unknown, allowed: {', '.join(known)}")
         return problems
 
@@ -120,6 +132,7 @@ def _is_plain(value: object, levels: int) -> bool:
     return value is None or isinstance(value, str | bool) or is_number(value)
 
 
+ANY_TEXT = leaf("a text", lambda value: isinstance(value, str))
 TEXT = leaf("a text that is not empty", is_text)
 COUNT = leaf("a whole number from 0", _is_count)
 NUMBER = leaf("a finite number", is_number)
@@ -140,7 +153,7 @@ def refuse_if_any(problems: list[str], source: str) -> None:
         raise ConfigError(f"{source}: " + "; ".join(problems))
 
 
-def first_problem(error: ValidationError, *above: str) -> tuple[str, str]:
+def first_problem(error: "ValidationError", *above: str) -> tuple[str, str]:
     """Where the first problem that pydantic found lies, below the keys given, and what it is."""
     first = error.errors()[0]
     return ".".join(map(str, (*above, *first["loc"]))), first["msg"]
