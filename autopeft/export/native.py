@@ -23,7 +23,7 @@ from autopeft.export.adapter import (
     mount,
     name_padding,
 )
-from autopeft.files import read_json, write_atomic
+from autopeft.files import path_of, read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, load_tokenizer, to_dtype
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.inject import Injection, fill
@@ -80,9 +80,11 @@ def load(
         can be trained further. What `save_pretrained` writes is a folder for this function.
 
     Raises:
+        ConfigError: that is no path, no device that is there, or no type of weights.
         DataError: the folder is not an export or has been changed, or the backbone is another one.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "folder")
+    _check_place(device, dtype)
     description, sha256 = read_description(folder)
     base = base_of(description, backbone)
     tokenizer = tokenizer_of(folder, base, description)
@@ -98,6 +100,22 @@ def load(
         model.generation_config = GenerationConfig(**told)
     to_dtype(model, dtype or torch.float32)
     return model.to(device=device), tokenizer
+
+
+def _check_place(device: Any, dtype: Any) -> None:
+    """Refuse a device that is not there, and weights that are no real numbers.
+
+    Raises:
+        ConfigError: naming what was given.
+    """
+    is_type = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    if dtype is not None and not is_type:
+        raise ConfigError(f"dtype is {dtype!r}, allowed: such as torch.bfloat16")
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(f"device {device!r} cannot be used: {reason}") from None
 
 
 def put_on(base: Backbone, folder: Path, description: Description, sha256: str) -> Injection:
