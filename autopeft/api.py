@@ -164,12 +164,7 @@ def attach(
         DataError: the model is none of transformers, the family is not known, the head is not made
             of Linear layers and LayerNorms, or a weight matrix in few bits lets no gradient pass.
     """
-    if not isinstance(genotype, Genotype):
-        told = f"genotype is {shown(genotype)}, allowed: a Genotype"
-        raise ConfigError(f"{told}, as `autopeft.load_genotype` reads one")
-    if not isinstance(model, PreTrainedModel):
-        told = f"model is {shown(model)}, allowed: a model of transformers"
-        raise DataError(f"{told}; attach first, then wrap it")
+    _check_kinds(model, genotype)
     if reason := loop_obstacle(genotype):
         raise ConfigError(f"{reason}; autopeft train genotype.yaml --study study.yaml does")
     check_gradients(model)
@@ -179,3 +174,13 @@ def attach(
     for module in head:
         module.requires_grad_(requires_grad=True)
     return injection
+
+
+def _check_kinds(model: Any, genotype: Any) -> None:
+    """Refuse what is no model and no genotype."""
+    if not isinstance(genotype, Genotype):
+        told = f"genotype is {shown(genotype)}, allowed: a Genotype"
+        raise ConfigError(f"{told}, as `autopeft.load_genotype` reads one")
+    if not isinstance(model, PreTrainedModel):
+        told = f"model is {shown(model)}, allowed: a model of transformers"
+        raise DataError(f"{told}; attach first, then wrap it")
