@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from autopeft.checks import path_of, shown
 from autopeft.errors import ConfigError, DataError
-from autopeft.files import path_of, shown
 from autopeft.handle import Study
 from autopeft.model.attention import kernel_for
 from autopeft.model.backbone import not_loaded

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import ConfigError
@@ -141,6 +142,27 @@ PLAIN_OBJECT = leaf(
     f"an object of plain JSON values, at most {_MAX_LEVELS} levels deep",
     lambda value: isinstance(value, dict) and _is_plain(value, _MAX_LEVELS),
 )
+
+
+def path_of(value: Any, what: str) -> Path:
+    """The path that somebody has given.
+
+    Args:
+        value: a text or a path.
+        what: its name, for the message.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(value, str | Path) or "\0" in str(value):
+        raise ConfigError(f"{what} is {shown(value)}, allowed: a path")
+    return Path(value)
+
+
+def shown(value: Any) -> str:
+    """A value of whatever kind in a message, where its kind says more than its contents."""
+    plain = isinstance(value, str | int | float | None)
+    return repr(value) if plain else f"a {type(value).__name__}"
 
 
 def refuse_if_any(problems: list[str], source: str) -> None:

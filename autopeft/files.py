@@ -10,33 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from autopeft.errors import ConfigError, DataError, DiskFullError
+from autopeft.errors import DataError, DiskFullError
 
 MAX_JSON_BYTES = 64 * 2**20
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-
-
-def path_of(value: Any, what: str) -> Path:
-    """The path that somebody has given.
-
-    Args:
-        value: a text or a path.
-        what: its name, for the message.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if not isinstance(value, str | Path) or "\0" in str(value):
-        raise ConfigError(f"{what} is {shown(value)}, allowed: a path")
-    return Path(value)
-
-
-def shown(value: Any) -> str:
-    """A value of whatever kind in a message, where its kind says more than its contents."""
-    plain = isinstance(value, str | int | float | None)
-    return repr(value) if plain else f"a {type(value).__name__}"
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopeft.files import path_of
+from autopeft.checks import path_of
 from autopeft.study import folder
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from autopeft.checks import path_of
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import (
     Configuration,
@@ -23,7 +24,7 @@ from autopeft.export.adapter import (
     mount,
     name_padding,
 )
-from autopeft.files import path_of, read_json, write_atomic
+from autopeft.files import read_json, write_atomic
 from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, load_tokenizer, to_dtype
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.inject import Injection, fill

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from autopeft.errors import ConfigError
-from autopeft.files import path_of
 from autopeft.space import yaml
 from autopeft.space.forms import Activation, Form
 from autopeft.space.genotype import GENOTYPE_VERSION, Genotype, Op
@@ -45,7 +44,9 @@ def load_genotype(path: str | Path) -> Genotype:
     Raises:
         ConfigError: not a genotype, with file, line and key.
     """
-    return _genotype(yaml.load(path_of(path, "path")))
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise ConfigError(f"path is {path!r}, allowed: a path")
+    return _genotype(yaml.load(Path(path)))
 
 
 def genotype_from_dict(data: Mapping[str, Any], source: str = "genotype") -> Genotype:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from autopeft.checks import shown
 from autopeft.errors import ConfigError, DataError
-from autopeft.files import shown
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 _SPLITS = ("train", "validation", "selection", "test")
