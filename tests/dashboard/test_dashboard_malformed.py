@@ -82,7 +82,12 @@ def changed(made):
         ("manifest.json", ("machine",), 3, "machine is 3, allowed: an object"),
         ("manifest.json", ("model",), True, "model is True, allowed: an object"),
         ("manifest.json", ("model", "widths"), "x", "model.widths is 'x', allowed: an object"),
-        ("manifest.json", ("model", "n_layers"), 10**9, "model.n_layers is 1000000000, allowed: a"),
+        (
+            "manifest.json",
+            ("model", "n_layers"),
+            2000,
+            "model.n_layers is 2000, allowed: a whole n",
+        ),
         ("manifest.json", ("model", "widths", "ffn_out"), GONE, "at ffn_out, which its study's"),
         ("manifest.json", ("settings",), 1e308, "settings is 1e+308, allowed: an object"),
         ("manifest.json", ("data",), "", "data is '', allowed: an object"),
