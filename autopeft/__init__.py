@@ -14,19 +14,24 @@ if TYPE_CHECKING:
     from autopeft.front import Front
     from autopeft.handle import Study
     from autopeft.records import Record
+    from autopeft.space.forms import Activation, Form
     from autopeft.space.genotype import Genotype, Op
     from autopeft.space.genotype_file import load_genotype
     from autopeft.space.methods import method
+    from autopeft.space.taps import Tap
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Activation": "autopeft.space.forms",
     "AdapterBank": "autopeft.export.bank",
+    "Form": "autopeft.space.forms",
     "Front": "autopeft.front",
     "Genotype": "autopeft.space.genotype",
     "Op": "autopeft.space.genotype",
     "Record": "autopeft.records",
     "Study": "autopeft.handle",
+    "Tap": "autopeft.space.taps",
     "attach": "autopeft.api",
     "load": "autopeft.export.native",
     "load_genotype": "autopeft.space.genotype_file",
@@ -35,12 +40,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Activation",
     "AdapterBank",
+    "Form",
     "Front",
     "Genotype",
     "Op",
     "Record",
     "Study",
+    "Tap",
     "attach",
     "load",
     "load_genotype",

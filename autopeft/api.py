@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from autopeft.errors import ConfigError
+from autopeft.checks import path_of, shown
+from autopeft.errors import ConfigError, DataError
 from autopeft.export.attached import Attached
 from autopeft.handle import Study
 from autopeft.model.attention import kernel_for
@@ -91,6 +92,9 @@ def search(
     Raises:
         AutopeftError: one of its kinds, with what is wrong and what is allowed.
     """
+    if isinstance(objectives, str) or not isinstance(objectives, Sequence):
+        raise ConfigError(f"objectives is {shown(objectives)}, allowed: a list of names")
+    folder = path_of(out, "out").absolute()  # whoever is told of trials may change the working one
     values: dict[str, Any] = {
         "model": str(model),
         "quantize": quantize,
@@ -98,7 +102,7 @@ def search(
         "data": data_section(data),
         "metric": metric,
         "positive": positive,
-        "generation": None if generation is None else dict(generation),
+        "generation": None if generation is None else _section(generation, "generation"),
         "objectives": list(objectives),
         "space": str(space),
         "budget": {
@@ -108,7 +112,7 @@ def search(
             "trials": trials,
             "time": time,
         },
-        "training": dict(training or {}),
+        "training": {} if training is None else _section(training, "training"),
         "sampler": sampler,
         "warm_start": None if warm_start is None else str(warm_start),
         "rungs": rungs,
@@ -116,12 +120,19 @@ def search(
         "selection": {"seeds": seeds},
         "full_finetune": full_finetune,
         "seed": seed,
-        "engine": {"kind": engine} if isinstance(engine, str) else dict(engine),
+        "engine": {"kind": engine} if isinstance(engine, str) else _section(engine, "engine"),
         "storage": storage,
         "cache": cache,
     }
     spec = yaml.validate(StudySpec, yaml.Document("arguments", values, {}))
-    return Study(run_search(spec, Path(out), watcher=watcher).folder)
+    return Study(run_search(spec, folder, watcher=watcher).folder)
+
+
+def _section(value: Any, name: str) -> dict[str, Any]:
+    """A section of a study file."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is {shown(value)}, allowed: a mapping, as in a study file")
+    return dict(value)
 
 
 def attach(
@@ -149,11 +160,22 @@ def attach(
 
     Raises:
         ConfigError: the model lacks a tap, has another depth, or has ops already; or an op chooses
-            by the data what to train.
-        DataError: the family is not known, the head is not made of Linear layers and LayerNorms, or
-            a weight matrix in few bits lets no gradient pass.
+            by the data what to train; or what is given is no genotype.
+        DataError: the model is none of transformers, the family is not known, the head is not made
+            of Linear layers and LayerNorms, or a weight matrix in few bits lets no gradient pass.
     """
+    _check_kinds(model, genotype)
     if reason := loop_obstacle(genotype):
         raise ConfigError(f"{reason}; autopeft train genotype.yaml --study study.yaml does")
     check_gradients(model)
     return Attached(model, genotype, seed, kernel or kernel_for(genotype))
+
+
+def _check_kinds(model: Any, genotype: Any) -> None:
+    """Refuse what is no model and no genotype."""
+    if not isinstance(genotype, Genotype):
+        told = f"genotype is {shown(genotype)}, allowed: a Genotype"
+        raise ConfigError(f"{told}, as `autopeft.load_genotype` reads one")
+    if not isinstance(model, PreTrainedModel):
+        told = f"model is {shown(model)}, allowed: a model of transformers"
+        raise DataError(f"{told}; attach first, then wrap it")

@@ -3,11 +3,13 @@
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from pydantic import ValidationError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Check = Callable[[Any, str], list[str]]
 """Takes a value and the key it stands at; gives one sentence for each thing wrong with it."""
@@ -25,8 +27,19 @@ def leaf(allowed: str, accepts: Callable[[Any], bool]) -> Check:
     return check
 
 
-def fields(table: Mapping[str, Check], may_have: Mapping[str, Check] | None = None) -> Check:
-    """An object with exactly these keys, and perhaps some that may be missing."""
+def fields(
+    table: Mapping[str, Check],
+    may_have: Mapping[str, Check] | None = None,
+    *,
+    and_others: bool = False,
+) -> Check:
+    """An object with exactly these keys, and perhaps some that may be missing.
+
+    Args:
+        table: what it must have.
+        may_have: what it may have.
+        and_others: it may have any other keys, too.
+    """
     known = {**table, **(may_have or {})}
 
     def check(value: Any, at: str) -> list[str]:
@@ -36,7 +49,7 @@ def fields(table: Mapping[str, Check], may_have: Mapping[str, Check] | None = No
         for key, item in value.items():
             if key in known:
                 problems += known[key](item, _join(at, key))
-            else:
+            elif not and_others:
                 problems.append(f"{_join(at, key)} is unknown, allowed: {', '.join(known)}")
         return problems
 
@@ -120,6 +133,7 @@ def _is_plain(value: object, levels: int) -> bool:
     return value is None or isinstance(value, str | bool) or is_number(value)
 
 
+ANY_TEXT = leaf("a text", lambda value: isinstance(value, str))
 TEXT = leaf("a text that is not empty", is_text)
 COUNT = leaf("a whole number from 0", _is_count)
 NUMBER = leaf("a finite number", is_number)
@@ -128,6 +142,27 @@ PLAIN_OBJECT = leaf(
     f"an object of plain JSON values, at most {_MAX_LEVELS} levels deep",
     lambda value: isinstance(value, dict) and _is_plain(value, _MAX_LEVELS),
 )
+
+
+def path_of(value: Any, what: str) -> Path:
+    """The path that somebody has given.
+
+    Args:
+        value: a text or a path.
+        what: its name, for the message.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(value, str | Path) or "\0" in str(value):
+        raise ConfigError(f"{what} is {shown(value)}, allowed: a path")
+    return Path(value)
+
+
+def shown(value: Any) -> str:
+    """A value of whatever kind in a message, where its kind says more than its contents."""
+    plain = isinstance(value, str | int | float | None)
+    return repr(value) if plain else f"a {type(value).__name__}"
 
 
 def refuse_if_any(problems: list[str], source: str) -> None:
@@ -140,7 +175,7 @@ def refuse_if_any(problems: list[str], source: str) -> None:
         raise ConfigError(f"{source}: " + "; ".join(problems))
 
 
-def first_problem(error: ValidationError, *above: str) -> tuple[str, str]:
+def first_problem(error: "ValidationError", *above: str) -> tuple[str, str]:
     """Where the first problem that pydantic found lies, below the keys given, and what it is."""
     first = error.errors()[0]
     return ".".join(map(str, (*above, *first["loc"]))), first["msg"]

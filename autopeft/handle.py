@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopeft.checks import path_of
 from autopeft.study import folder
 
 if TYPE_CHECKING:
@@ -17,10 +18,13 @@ class Study(folder.Study):
 
     Args:
         folder: where it lies.
+
+    Raises:
+        ConfigError: that is no path.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        super().__init__(Path(folder))
+        super().__init__(path_of(folder, "folder"))
 
     def report(self, *others: folder.Study) -> "Report":
         """The page of this study, compared with others if any are given.

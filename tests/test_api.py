@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import optuna
@@ -19,6 +20,7 @@ from autopeft.ops.base import StackedOp
 from autopeft.ops.build import FORM_CLASSES
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
+from autopeft.study.events import Silent
 from autopeft.study.spec import load_study_spec
 from autopeft.tasks.guess import data_section
 
@@ -121,6 +123,16 @@ def test_search_continues(by_folder, search, data_folder, tmp_path):
         ({"rung_metric": "bleu"}, "arguments: rung_metric: 'bleu': has to be"),
         ({"full_finetune": True, "seeds": 0}, "`full_finetune` is of the final selection"),
         ({"data": {"train": "t.jsonl", "valid": "v.jsonl"}}, "arguments: data.valid: unknown key"),
+        ({"data": pa.table({"text": ["a"]})}, "data is a Table, allowed: a folder, a file, a Hub"),
+        ({"data": None}, "data is None, allowed: a folder, a file, a Hub name, or"),
+        ({"data": {"train": pa.table({"text": ["a"]})}}, "arguments: data.train"),
+        ({"out": None}, "out is None, allowed: a path"),
+        ({"out": "a\0b"}, "out is 'a\\x00b', allowed: a path"),
+        ({"training": "fast"}, "training is 'fast', allowed: a mapping, as in a study file"),
+        ({"training": [1]}, "training is a list, allowed: a mapping, as in a study file"),
+        ({"generation": 3}, "generation is 3, allowed: a mapping, as in a study file"),
+        ({"engine": None}, "engine is None, allowed: a mapping, as in a study file"),
+        ({"objectives": None}, "objectives is None, allowed: a list of names"),
     ],
 )
 def test_wrong_arguments_are_refused(model_folder, data_folder, tmp_path, change, told):
@@ -129,6 +141,51 @@ def test_wrong_arguments_are_refused(model_folder, data_folder, tmp_path, change
         autopeft.search(**arguments)
     assert told in str(refusal.value)
     assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: autopeft.load_genotype(None), "path is None, allowed: a path"),
+        (lambda: autopeft.load("a\0b"), r"folder is .*, allowed: a path"),
+        (lambda: autopeft.load("x", device="cuda:99"), "device 'cuda:99' cannot be used: "),
+        (lambda: autopeft.load("x", device="foo"), "device 'foo' cannot be used: "),
+        (lambda: autopeft.load("x", dtype="bfloat16"), "dtype is 'bfloat16', allowed: such as"),
+        (lambda: autopeft.load("x", dtype=torch.int8), "dtype is torch.int8, allowed: such as"),
+        (lambda: autopeft.method(["lora"]), r"no method `\['lora'\]`: .*allowed: head, lora"),
+        (lambda: autopeft.AdapterBank(["x"]), "a bank needs an adapter, each by a name"),
+        (lambda: autopeft.Study(3), "folder is 3, allowed: a path"),
+        (lambda: autopeft.attach(tiny_model("bert"), "g.yaml", seed=0), "genotype is 'g.yaml', al"),
+        (lambda: autopeft.attach(nn.Linear(2, 2), MIXED, seed=0), "model is a Linear, allowed"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(call, told):
+    with pytest.raises((ConfigError, DataError), match=told):
+        call()
+
+
+class Wanderer(Silent):
+    """Changes the working folder once the search is planned."""
+
+    def planned(self, plan):
+        os.chdir("elsewhere")
+
+
+def test_search_stays_in_its_folder_and_leaves_optuna_as_it_was(
+    search, data_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere" / "study").mkdir(parents=True)
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.DEBUG)
+    try:
+        study = search(data_folder, "study", trials=1, cache=False, watcher=Wanderer())
+        assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
+    finally:
+        optuna.logging.set_verbosity(before)
+    assert len(study.records()) == 1
+    assert study.folder == tmp_path / "study"
+    assert not any((tmp_path / "elsewhere" / "study").iterdir())
 
 
 def test_names_of_the_package():

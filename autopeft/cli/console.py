@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from autopeft.advice import Advice
 from autopeft.cli.progress import LiveWatcher, PlainWatcher, tell_note, tell_step
@@ -28,15 +29,28 @@ _PLAIN_WIDTH = 10_000
 """Columns where stdout is no terminal, so that a pipe gets whole lines."""
 
 
+_SPELLED = {
+    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
+}
+"""Characters that a terminal obeys, spelled out."""
+
+
+class _SpellingConsole(Console):
+    """One that spells control characters out, which names in anybody's files may have."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(text.translate(_SPELLED), **options)
+
+
 def stdout() -> Console:
     """The console for results."""
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-    return Console(width=width, highlight=False, emoji=False)
+    return _SpellingConsole(width=width, highlight=False, emoji=False)
 
 
 def stderr() -> Console:
     """The console for everything else. Line 100 of a file, `file:100:`, is no emoji."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    return _SpellingConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def fail(message: str) -> None:
@@ -79,7 +93,7 @@ def _front_table(front: Front, in_the_way: Mapping[int, Sequence[str]] | None) -
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("trial", justify="right")
-    table.add_column(front.metric, justify="right")
+    table.add_column(escape(front.metric), justify="right")
     table.add_column("parameters", justify="right")
     table.add_column("of backbone", justify="right")
     others = [name for name in front.worst if name != PARAMS]
@@ -169,7 +183,7 @@ def show_record(record: "Record", folder: Path) -> None:
     out.print(f"parameters  {record.trainable_params:,} ({percent(record.fraction)})")
     out.print(f"head        {record.head_params:,}")
     for name, metric in record.metrics.items():
-        out.print(f"{name:<11} {metric.value:.4f} ± {metric.stderr:.4f}")
+        out.print(f"{escape(f'{name:<11}')} {metric.value:.4f} ± {metric.stderr:.4f}")
     stderr().print(f"{record.steps} steps in {record.seconds:.1f} s; written to {folder}")
 
 
@@ -181,7 +195,7 @@ def show_opening(opening: "Opening") -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("trial", justify="right")
-    table.add_column(opening.metric, justify="right")
+    table.add_column(escape(opening.metric), justify="right")
     table.add_column("parameters", justify="right")
     table.add_column("what it is")
     for tested in opening.results:

@@ -34,7 +34,7 @@ def tell_plan(console: Console, plan: "Plan") -> None:
     if plan.labels:
         console.print(escape(told_labels(plan.labels)))
     console.print(
-        f"space {plan.space}, {plan.least_params:,} to {plan.max_params:,} parameters "
+        f"space {escape(plan.space)}, {plan.least_params:,} to {plan.max_params:,} parameters "
         f"(budget {100 * plan.fraction:.3g} % of the backbone)"
     )
     console.print(
@@ -198,7 +198,7 @@ class LiveWatcher:
         if self._plan is None or not steps:
             return
         left = duration(self._seconds_left(self._plan, len(trials) * step / steps))
-        self._progress.update(self._trials, note=f"{left} left  {self._best}")
+        self._progress.update(self._trials, note=escape(f"{left} left  {self._best}"))
 
     def _seconds_left(self, plan: "Plan", under_way: float) -> float:
         """At the pace so far, by the clock.

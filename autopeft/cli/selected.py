@@ -21,7 +21,7 @@ def show_selection(selection: Selection, advice: Advice) -> None:
     """
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "role", selection.metric, "95 % interval", "in the search"):
-        table.add_column(name, justify="right" if name in {"trial", "in the search"} else "left")
+        table.add_column(escape(name), justify="right" if name in _NUMBERS else "left")
     table.add_column("parameters", justify="right")
     table.add_column("of backbone", justify="right")
     costs = list(dict.fromkeys(name for item in selection.contenders for name in item.costs))
@@ -55,14 +55,17 @@ def show_selection(selection: Selection, advice: Advice) -> None:
         "rows."
     )
     if selection.flattery:
-        hints.print(selection.flattery)
+        hints.print(escape(selection.flattery))
+
+
+_NUMBERS = {"trial", "in the search"}
 
 
 def _cost(objective: Objective | None) -> str:
     if objective is None:
         return "?"
     how = f" {objective.how}" if objective.how else ""
-    return f"{amount(objective.value, objective.unit)}{how}"
+    return escape(f"{amount(objective.value, objective.unit)}{how}")
 
 
 def _seeds(selection: Selection) -> str:

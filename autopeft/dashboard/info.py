@@ -3,8 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from autopeft.advice import Advice, advice_of, trained_in_part
 from autopeft.constant import Constant
@@ -12,7 +10,6 @@ from autopeft.dashboard.facts import facts_of, rows_of, scored_on
 from autopeft.dashboard.trials import SECONDS, TrialInfo, trial_infos
 from autopeft.dashboard.verdict import Verdict, verdict_of
 from autopeft.errors import DataError
-from autopeft.files import read_json
 from autopeft.front import Front, place, volume
 from autopeft.front_file import read_front
 from autopeft.objectives import COSTS, MEMORY, PARAMS, CostName
@@ -23,6 +20,7 @@ from autopeft.space.taps import Tap
 from autopeft.space.words import HEAD
 from autopeft.study.folder import Study
 from autopeft.study.spec import load_study_spec
+from autopeft.study.told import openings_in
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
     folder = study.folder
     front_file = folder / "front.json"
     front = read_front(front_file) if front_file.exists() else None
-    manifest = read_json(study.manifest_file) if study.manifest_file.exists() else {}
+    manifest = study.manifest()
     selection = study.selection()
     spec = load_study_spec(study.spec_file) if study.spec_file.exists() else None
     metric = front.metric if front else (spec.chosen_metric if spec else _metric(records))
@@ -177,6 +175,8 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
         rung_metric=rung_metric,
         nothing=spec.without_ops if spec else HEAD,
     )
+    if not math.isfinite(sum(record.seconds for record in records)):
+        raise DataError(f"{folder}: the seconds of its records have no finite sum")
     constant = Constant.of_manifest(manifest)
     scored = sum(trial.quality is not None for trial in trials)
     advice = advice_of(front, selection, constant, scored=scored)
@@ -206,7 +206,7 @@ def info_of(study: Study, records: Sequence[Record]) -> StudyInfo:
             advice=advice,
             rows=rows_of(manifest).get("validation"),
             selection=selection,
-            openings=_openings(study.test_file),
+            openings=openings_in(study.test_file),
             constant=constant,
             short=trained_in_part(records, recommended, study.whole_steps()),
         ),
@@ -362,8 +362,3 @@ def _depth(trials: Sequence[TrialInfo], shape: ModelShape | None) -> int | None:
 def _taps(trials: Sequence[TrialInfo]) -> tuple[str, ...]:
     written = {op.write for trial in trials for op in trial.ops}
     return tuple(str(tap) for tap in Tap if str(tap) in written)
-
-
-def _openings(path: Path) -> list[dict[str, Any]]:
-    ledger = read_json(path) if path.exists() else {}
-    return list(ledger.get("openings", ()))

@@ -41,7 +41,7 @@ def render(studies: Sequence[StudyInfo], *, live: bool = False) -> str:
         studies: at least one; the first is shown first.
         live: it is served and asks for `data.json` while it is open.
     """
-    return (
+    return encodable(
         _environment()
         .get_template("page.html")
         .render(
@@ -58,6 +58,11 @@ def render(studies: Sequence[StudyInfo], *, live: bool = False) -> str:
             data=payload(studies, live=live),
         )
     )
+
+
+def encodable(text: str) -> str:
+    """A text that UTF-8 has: a name of a file need not be in it, and JSON has halves of letters."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _front(study: StudyInfo) -> list[TrialInfo]:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from autopeft.dashboard.info import study_info
-from autopeft.dashboard.page import render
+from autopeft.dashboard.page import encodable, render
 from autopeft.errors import ConfigError
 from autopeft.files import write_atomic
 from autopeft.records import Record
@@ -90,7 +90,7 @@ def records_csv(studies: Iterable[tuple[str, Sequence[Record]]]) -> str:
                 for key in objectives
             ]
         )
-    return out.getvalue()
+    return encodable(out.getvalue())
 
 
 _FIELDS = (

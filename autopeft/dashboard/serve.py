@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from autopeft.dashboard.info import study_info
-from autopeft.dashboard.page import payload_json, policy, render
+from autopeft.dashboard.page import encodable, payload_json, policy, render
 from autopeft.errors import AutopeftError, ConfigError
 from autopeft.study.folder import Study
 
@@ -178,9 +178,11 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             snapshot = self.server.live.now()
         except AutopeftError as error:  # a file is being replaced, or was taken away
-            self._answer(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode(), "text/plain; charset=utf-8"
-            )
+            self._fail(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - it would end in a closed connection, untold
+            told = f"the study cannot be shown: {type(error).__name__}: {error}"
+            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, told)
             return
         tag = {"ETag": f'"{snapshot.tag}"'}
         if path == "/":
@@ -205,6 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
             if not hmac.compare_digest(given.encode(), self.server.token.encode()):
                 return HTTPStatus.FORBIDDEN
         return None
+
+    def _fail(self, status: HTTPStatus, told: str) -> None:
+        self._answer(status, f"{encodable(told)}\n".encode(), "text/plain; charset=utf-8")
 
     def _answer(
         self, status: HTTPStatus, body: bytes, kind: str, more: dict[str, str] | None = None

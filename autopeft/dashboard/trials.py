@@ -209,6 +209,11 @@ def _trial_info(
         raise DataError(
             f"trial {first.trial} has {genotype.n_layers} layers, its study {shape.n_layers}"
         )
+    used = {tap for op in genotype.ops for tap in (op.read, op.write)}
+    if shape is not None and (missing := sorted(used - set(shape.widths))):
+        raise DataError(f"trial {first.trial} is at {missing[0]}, which its study's model lacks")
+    if on_front and quality is None:
+        raise DataError(f"trial {first.trial} is on the front, and its records have no {metric}")
     ops = op_infos(genotype, shape)
     seconds = sum(record.seconds for record in records)
     return TrialInfo(

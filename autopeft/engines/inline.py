@@ -1,4 +1,7 @@
-"""An engine without a process of its own: jobs run where the driver runs, unsupervised."""
+"""An engine without a process of its own: jobs run where the driver runs, unsupervised.
+
+Whatever the caller does with torch, they run as in a worker.
+"""
 
 import os
 import socket
@@ -8,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autopeft.engines.engine import Stepped
+from autopeft.engines.fresh_torch import fresh_torch
 from autopeft.engines.job import Job
 from autopeft.engines.meter import Meter
 from autopeft.engines.outcome import Attempt, Mishap, Moment, after, attempts_of, record_of
@@ -34,19 +38,23 @@ class InlineEngine:
         self._attempts: deque[Attempt] = deque()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
+    @fresh_torch()
     def load(self) -> Facts:
         """Load model and data into this process."""
         self._bench = Workbench(self._work)
         return self._bench.facts
 
+    @fresh_torch()
     def decide(self, genotypes: Sequence[Genotype], cohort: CohortSize) -> Decided:
         """Measure how to compute."""
         return self._bench.decide(genotypes, cohort)
 
+    @fresh_torch()
     def calibrate(self, settings: TrainingSettings, genotypes: Sequence[Genotype]) -> CostModel:
         """Measure what genotypes cost alone."""
         return self._bench.calibrate(settings, genotypes)
 
+    @fresh_torch()
     def begin(self, decided: Decided, folder: Path) -> None:
         """Get ready for jobs."""
         self._precision = decided.precision
@@ -60,7 +68,9 @@ class InlineEngine:
         """Run the jobs that were taken."""
         meter = meter or Meter()
         while self._attempts:
-            yield from self._run(self._attempts.popleft(), stepped, meter)
+            records = self._run(self._attempts.popleft(), stepped, meter)
+            while (record := _next(records)) is not None:
+                yield record
 
     def close(self) -> None:
         """Forget the jobs."""
@@ -102,3 +112,9 @@ class InlineEngine:
         meter.brings(0, record.seconds)
         meter.ends(0)
         yield record
+
+
+@fresh_torch()
+def _next(records: Iterator[Record]) -> Record | None:
+    """One at a time, since what is done with a record is the caller's."""
+    return next(records, None)

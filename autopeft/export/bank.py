@@ -189,8 +189,8 @@ class AdapterBank:
         backbone: str | Path | None = None,
         device: str = "cpu",
     ) -> None:
-        if not folders:
-            raise ConfigError("a bank needs an adapter")
+        if not folders or not isinstance(folders, Mapping):
+            raise ConfigError("a bank needs an adapter, each by a name: {name: folder}")
         self.names = tuple(folders)
         told = [read_description(Path(folder)) for folder in folders.values()]
         self._descriptions = [description for description, _ in told]
@@ -244,7 +244,7 @@ class AdapterBank:
             ConfigError: there is no adapter of a name, or there are more or fewer names than rows.
         """
         whose = [self._index(name) for name in names]
-        if any(len(tensor) != len(whose) for tensor in batch.values()):
+        if not batch or not whose or any(len(tensor) != len(whose) for tensor in batch.values()):
             raise ConfigError(f"{len(whose)} names for another number of rows")
         order = sorted(range(len(whose)), key=whose.__getitem__)
         sorted_rows = {key: tensor[order] for key, tensor in batch.items()}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from autopeft.checks import path_of
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import (
     Configuration,
@@ -87,9 +88,11 @@ def load(
         can be trained further. What `save_pretrained` writes is a folder for this function.
 
     Raises:
+        ConfigError: that is no path, no device that is there, or no type of weights.
         DataError: the folder is not an export or has been changed, or the backbone is another one.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "folder")
+    _check_place(device, dtype)
     description, sha256 = read_description(folder)
     base = base_of(description, backbone)
     tokenizer = tokenizer_of(folder, base, description)
@@ -105,6 +108,22 @@ def load(
         model.generation_config = GenerationConfig(**told)
     to_dtype(model, dtype or torch.float32)
     return model.to(device=device), tokenizer
+
+
+def _check_place(device: Any, dtype: Any) -> None:
+    """Refuse a device that is not there, and weights that are no real numbers.
+
+    Raises:
+        ConfigError: naming what was given.
+    """
+    is_type = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    if dtype is not None and not is_type:
+        raise ConfigError(f"dtype is {dtype!r}, allowed: such as torch.bfloat16")
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(f"device {device!r} cannot be used: {reason}") from None
 
 
 def put_on(base: Backbone, folder: Path, description: Description, sha256: str) -> Injection:

@@ -64,7 +64,7 @@ class StackedLinear(StackedModule):
     def _reset(self) -> None:
         for i, seed in enumerate(self.seeds):
             generator = torch.Generator().manual_seed(seed_of(seed, self.name, "weight"))
-            fresh = torch.empty(self.out_features, self.in_features)
+            fresh = torch.empty(self.out_features, self.in_features, dtype=torch.float32)
             self.weight[i] = fresh.normal_(0.0, self.std, generator=generator)
         if self.bias is not None:
             self.bias.zero_()

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from autopeft.errors import ConfigError
 from autopeft.space.forms import (
@@ -26,10 +28,29 @@ GENOTYPE_VERSION = 1
 
 Scale = float | Literal["learned", "gated"]
 
+E = TypeVar("E", bound=StrEnum)
+
+
+def _member(kind: type[E], value: Any, name: str) -> E:
+    """A member of an enum, which may be given by its text."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"op: {name} is {value!r}, allowed: {', '.join(kind)}") from None
+
+
+def _number(value: Any, name: str, allowed: str = "a number") -> float:
+    if not isinstance(value, str | bytes | bool):
+        with suppress(TypeError, ValueError, OverflowError):
+            return float(value)
+    raise ConfigError(f"{name} is {value!r}, allowed: {allowed}")
+
 
 @dataclass(frozen=True)
 class Op:
     """One modification `h <- compose(h, s * f(x))`, laid over the layers of a model.
+
+    Form, taps and activation may be given by their texts, sizes as any sequence.
 
     Attributes:
         form: the function f, which also fixes how it composes.
@@ -40,6 +61,9 @@ class Op:
         activation: of a bottleneck, otherwise None.
         scale: the factor s: constant, learned (starting from 1), or gated, which is one for each
             example, the mean over its tokens of sigmoid(x w + b).
+
+    Raises:
+        ConfigError: a value is not allowed, or they do not go together.
     """
 
     form: Form
@@ -50,9 +74,7 @@ class Op:
     scale: Scale = 1.0
 
     def __post_init__(self) -> None:
-        # Equal ops have equal JSON: 2 and 2.0 are one number.
-        if not isinstance(self.scale, str):
-            object.__setattr__(self, "scale", float(self.scale))
+        self._canonicalise()
         rule = FORMS[self.form]
         problems = []
         if reason := misplaced(self.form, self.read, self.write):
@@ -68,6 +90,24 @@ class Op:
             problems.append(f"a {self.form} is present (1) or absent (0), it has no size")
         if problems:
             raise ConfigError(f"op {self.form} {self.read}->{self.write}: " + "; ".join(problems))
+
+    def _canonicalise(self) -> None:
+        """Equal ops are of equal values, and have equal JSON: 2 and 2.0 are one number."""
+
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("form", _member(Form, self.form, "form"))
+        put("read", _member(Tap, self.read, "read"))
+        put("write", _member(Tap, self.write, "write"))
+        if self.activation is not None:
+            put("activation", _member(Activation, self.activation, "activation"))
+        if self.scale not in ("learned", "gated"):
+            put("scale", _number(self.scale, "op: scale", "a positive number, learned, gated"))
+        try:
+            put("sizes", tuple(self.sizes))
+        except TypeError:
+            raise ConfigError(f"op: sizes are {self.sizes!r}, allowed: one per layer") from None
 
     def _scale_problems(self) -> Iterator[str]:
         rule = FORMS[self.form]
@@ -151,8 +191,8 @@ class Genotype:
         full: full fine-tuning, a baseline: the backbone itself is trained, and there are no ops.
 
     Raises:
-        ConfigError: two ops in one layer that are of one kind or become so, two prefixes at one
-            place, sizes for another depth, or ops beside full fine-tuning.
+        ConfigError: a value is not allowed, two ops in one layer that are of one kind or become so,
+            two prefixes at one place, sizes for another depth, or ops beside full fine-tuning.
     """
 
     n_layers: int
@@ -162,13 +202,18 @@ class Genotype:
     full: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        learning_rate = _number(self.learning_rate, "learning_rate")
+        if not (math.isfinite(learning_rate) and learning_rate > 0):
             raise ConfigError(f"learning_rate {self.learning_rate} is not a positive number")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+        weight_decay = _number(self.weight_decay, "weight_decay")
+        if not (math.isfinite(weight_decay) and weight_decay >= 0):
             raise ConfigError(f"weight_decay {self.weight_decay} is not a number from 0")
-        object.__setattr__(self, "learning_rate", float(self.learning_rate))
-        object.__setattr__(self, "weight_decay", abs(float(self.weight_decay)))  # -0.0 is 0.0
-        object.__setattr__(self, "ops", _canonical(self.ops, self.n_layers))
+        ops = tuple(self.ops) if isinstance(self.ops, Iterable) else (None,)
+        if not all(isinstance(op, Op) for op in ops):
+            raise ConfigError(f"ops are {self.ops!r}, allowed: `Op`s, any number of them")
+        object.__setattr__(self, "learning_rate", learning_rate)
+        object.__setattr__(self, "weight_decay", abs(weight_decay))  # -0.0 is 0.0
+        object.__setattr__(self, "ops", _canonical(ops, self.n_layers))
         if self.full and self.ops:
             raise ConfigError("full fine-tuning trains the backbone itself and has no ops")
 

@@ -44,6 +44,8 @@ def load_genotype(path: str | Path) -> Genotype:
     Raises:
         ConfigError: not a genotype, with file, line and key.
     """
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise ConfigError(f"path is {path!r}, allowed: a path")
     return _genotype(yaml.load(Path(path)))
 
 

@@ -134,8 +134,8 @@ def method(name: str) -> Method:
         ConfigError: there is none of this name.
     """
     table = methods()
-    if name not in table:
-        close = difflib.get_close_matches(name, table, n=1)
+    if not isinstance(name, str) or name not in table:
+        close = difflib.get_close_matches(str(name), table, n=1)
         hint = f"did you mean `{close[0]}`? " if close else ""
         raise ConfigError(f"no method `{name}`: {hint}allowed: {', '.join(table)}")
     return table[name]

@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autopeft.constant import Constant
 from autopeft.errors import ConfigError, DataError
@@ -15,6 +16,7 @@ from autopeft.records import Record
 from autopeft.selection import Selection, read_selection
 from autopeft.space.shape import ModelShape
 from autopeft.study.lock import HOLDER, LOCK
+from autopeft.study.told import told_of
 
 
 @dataclass(frozen=True)
@@ -109,26 +111,41 @@ class Study:
             return read_jsonl(compiled)
         return read_records(self.folder)
 
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest tells, as plain JSON values; nothing if there is none.
+
+        Raises:
+            DataError: it is malformed.
+        """
+        return told_of(self.manifest_file)
+
     def shape(self) -> ModelShape | None:
-        """What the manifest says of the model; None if it says too little."""
-        manifest = read_json(self.manifest_file) if self.manifest_file.is_file() else {}
-        model = manifest.get("model") if isinstance(manifest, dict) else None
+        """What the manifest says of the model; None if it says too little.
+
+        Raises:
+            DataError: it is malformed.
+        """
         try:
-            return ModelShape.from_dict(model) if isinstance(model, dict) else None
-        except (KeyError, TypeError, ValueError):
+            return ModelShape.from_dict(self.manifest()["model"])
+        except (KeyError, ValueError):
             return None
 
     def constant(self) -> Constant | None:
-        """What one answer to every row scores; None where nothing tells it."""
-        manifest = read_json(self.manifest_file) if self.manifest_file.is_file() else None
-        return Constant.of_manifest(manifest)
+        """What one answer to every row scores; None where nothing tells it.
+
+        Raises:
+            DataError: the manifest is malformed.
+        """
+        return Constant.of_manifest(self.manifest())
 
     def whole_steps(self) -> int | None:
-        """Optimizer steps of a whole training; None where nothing tells it."""
-        manifest = read_json(self.manifest_file) if self.manifest_file.is_file() else {}
-        rungs = manifest.get("rung_steps") if isinstance(manifest, dict) else None
-        steps = rungs[-1] if isinstance(rungs, list) and rungs else None
-        return steps if isinstance(steps, int) else None
+        """Optimizer steps of a whole training; None where nothing tells it.
+
+        Raises:
+            DataError: the manifest is malformed.
+        """
+        rungs = self.manifest().get("rung_steps")
+        return rungs[-1] if rungs else None
 
     def front(self) -> Front:
         """The Pareto front.

@@ -26,6 +26,7 @@ from autopeft.objectives import directions_of
 from autopeft.space.dimension import Params
 from autopeft.space.search_space import SearchSpace
 from autopeft.study.distributions import distributions_of
+from autopeft.study.quiet import quiet
 from autopeft.study.server import Holder, cause_of, is_lost, lost, psycopg_url
 
 STUDY_NAME = "autopeft"
@@ -61,7 +62,6 @@ class Ledger:
         name: str = STUDY_NAME,
         values: Sequence[str] = ("quality", "cost"),
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._where, self._looked = where, time.monotonic()
         self._holder = Holder(where, name) if isinstance(where, str) else None
         try:
@@ -263,7 +263,8 @@ class Ledger:
             try:
                 if self._holder is not None:
                     self._holder.hold()
-                return action()
+                with quiet():
+                    return action()
             except (SQLAlchemyError, StorageInternalError) as error:
                 wait = next(waits, None)
                 if wait is None and isinstance(self._where, str) and is_lost(error):

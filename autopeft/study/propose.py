@@ -30,6 +30,7 @@ from autopeft.space.reduce import reduced
 from autopeft.space.search_space import SearchSpace
 from autopeft.space.seed import seed_of
 from autopeft.study.distributions import shared_distributions_of
+from autopeft.study.quiet import quiet
 from autopeft.study.spec import SamplerName
 
 ATTEMPTS = 2000
@@ -69,6 +70,7 @@ class Proposal:
     origin: str
 
 
+@quiet()
 def propose(
     space: SearchSpace,
     sampler: SamplerName,
@@ -98,7 +100,6 @@ def propose(
     Raises:
         NoFeasibleTrialError: no draw fitted the budget, made smaller neither.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     told = _told(space, sampler, history, pending, len(costs))
     own = GP_ATTEMPTS if sampler == "gp" else NEW_ATTEMPTS
     again: Proposal | None = None

@@ -4,11 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from autopeft.engines.ground import Ground
 from autopeft.errors import ConfigError, DataError
-from autopeft.files import read_json, write_atomic
+from autopeft.files import write_atomic
 from autopeft.front import Front
 from autopeft.records import Metric, Record
 from autopeft.space.genotype_file import genotype_from_dict
@@ -18,6 +17,7 @@ from autopeft.study.manifest import read_manifest
 from autopeft.study.prepare import check_unchanged, prepare
 from autopeft.study.shipped import shipped
 from autopeft.study.spec import load_study_spec
+from autopeft.study.told import openings_in
 from autopeft.tasks.encode import Encoded
 from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
@@ -89,7 +89,7 @@ def open_test(study: Study) -> Opening:
     ground = ground.computing_in(settings.precision)
     if ground.dataset.test is None:
         raise ConfigError(f"{study.folder}: the study's data have no test split")
-    earlier = _openings(study.test_file)
+    earlier = openings_in(study.test_file)
     rows = ground.encode(ground.dataset.test)
     results = tuple(_score(study, ground, rows, role, r, settings) for role, r in chosen.items())
     opening = Opening(
@@ -123,16 +123,6 @@ def _chosen(study: Study, front: Front, recommended: int, without_ops: str) -> d
             if baseline.weights and (study.folder / baseline.weights).is_file():
                 chosen[role] = baseline
     return chosen
-
-
-def _openings(path: Path) -> list[Any]:
-    """Earlier looks at the test split."""
-    if not path.exists():
-        return []
-    ledger = read_json(path)
-    if not isinstance(ledger, dict) or not isinstance(ledger.get("openings"), list):
-        raise DataError(f"{path}: not a list of openings")
-    return list(ledger["openings"])
 
 
 def _score(

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from autopeft.errors import DataError
+from autopeft.checks import shown
+from autopeft.errors import ConfigError, DataError
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 _SPLITS = ("train", "validation", "selection", "test")
@@ -22,10 +23,17 @@ def data_section(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     are `text_a` and `text_b` where the training file has both, otherwise the default.
 
     Raises:
+        ConfigError: it is none of these.
         DataError: a folder without a training file, or a file that cannot be read.
     """
     if isinstance(data, Mapping):
         return {k: str(v) if isinstance(v, Path) else v for k, v in data.items()}
+    if not isinstance(data, str | Path):
+        raise ConfigError(
+            f"data is {shown(data)}, allowed: a folder, a file, a Hub name, or the `data` section "
+            "of a study file; tables in memory are written to files first, such as "
+            "frame.to_parquet('data/train.parquet')"
+        )
     path = Path(data)
     if path.is_dir():
         files = {name: str(file) for name in _SPLITS if (file := _split_file(path, name))}

@@ -222,6 +222,20 @@ def test_front_is_shown_for_people_and_programs(run, done):
     assert f"* trial {front.recommended}: the cheapest within one standard error" in err
 
 
+@pytest.mark.parametrize("metric", ["acc[/red]", "[bold]acc", "acc\x1b]0;OWNED\x07\x1b[31m\x9b2J"])
+def test_names_in_anybodys_files_are_shown_and_not_obeyed(run, done, tmp_path, metric):
+    folder = tmp_path / "esc\x1b[31m[/red]"
+    shutil.copytree(done.folder, folder)
+    front = {**front_to_dict(done.front()), "metric": metric}
+    (folder / "front.json").write_text(json.dumps(front), encoding="utf-8")
+    code, out, err = run("front", folder)
+    assert code == 0
+    spelled = metric.replace("\x1b", r"\x1b").replace("\x07", r"\x07").replace("\x9b", r"\x9b")
+    assert spelled in out
+    assert r"esc\x1b[31m[/red]" in out
+    assert not {*"\x1b\x07\x9b"} & {*out, *err}
+
+
 def test_a_trial_is_recommended_unless_nothing_has_been_learnt(run, done, tmp_path):
     shutil.copytree(done.folder, tmp_path / "study")
     manifest = json.loads(done.manifest_file.read_text(encoding="utf-8"))

@@ -189,3 +189,15 @@ def test_study_that_was_taken_away(serving, tmp_path, monkeypatch):
     answer, body = ask("/data.json")
     assert answer.status == 503
     assert b"is not a folder" in body
+
+
+def test_study_that_cannot_be_shown(serving, monkeypatch):
+    ask = serving()
+
+    def broken(_):
+        raise OverflowError("too \ud800 large")
+
+    monkeypatch.setattr(Live, "now", broken)
+    answer, body = ask("/data.json")
+    assert answer.status == 500
+    assert body == b"the study cannot be shown: OverflowError: too \\ud800 large\n"

@@ -95,7 +95,11 @@ def test_fresh_heads_are_initialised_by_seed_and_name_alone(backbone):
     own = {name: tensor.clone() for name, tensor in alone.tensors(0).items()}
     alone.remove()
     torch.rand(5)
-    company = StackedHead(backbone.model, backbone.fresh, SEEDS)
+    torch.set_default_dtype(torch.float64)
+    try:
+        company = StackedHead(backbone.model, backbone.fresh, SEEDS)
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert same_bits(company.tensors(2), own)
     weights = [t for name, t in company.tensors(1).items() if is_weight(name)]
     others = [t for name, t in company.tensors(2).items() if is_weight(name)]

@@ -145,6 +145,50 @@ def test_an_op_that_means_nothing_is_refused(op, what):
         Op(*op)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"form": "lora"}, "op: form is 'lora', allowed: lowrank, lowrank_fa,"),
+        ({"read": "attention"}, "op: read is 'attention', allowed: embed, attn_in,"),
+        ({"write": None}, "op: write is None, allowed: embed, attn_in,"),
+        ({"activation": "swoosh"}, "op: activation is 'swoosh', allowed: relu, gelu,"),
+        ({"activation": []}, r"op: activation is \[\], allowed: relu, gelu,"),
+        ({"sizes": 3}, "op: sizes are 3, allowed: one per layer"),
+        ({"scale": "lerned"}, "op: scale is 'lerned', allowed: a positive number, learned, gated"),
+        ({"scale": "2"}, "op: scale is '2', allowed: a positive number, learned, gated"),
+        ({"scale": True}, "op: scale is True, allowed: a positive number, learned, gated"),
+        ({"scale": None}, "op: scale is None, allowed: a positive number, learned, gated"),
+    ],
+)
+def test_what_no_op_is_made_of_is_refused(change, told):
+    values = {"form": "bottleneck", "read": "ffn_in", "write": "ffn_out", "sizes": (1,)}
+    with pytest.raises(ConfigError, match=told):
+        Op(**values | {"activation": "relu"} | change)
+
+
+def test_an_op_made_of_texts_is_that_made_of_members():
+    texts = Op("bottleneck", "ffn_in", "ffn_out", [0, 16, 0], "relu", "learned")
+    assert texts == ADAPTER
+    assert hash(texts) == hash(ADAPTER)
+    assert Genotype(3, [Op("lowrank", "attn_in", "q", [1, 1, 1])], 1e-3).is_lora
+    assert Genotype(3, [Op("prompt", "embed", "embed", [1, 0, 0])], 1e-3).needs_whole_rows
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ops": None}, "ops are None, allowed: `Op`s"),
+        ({"ops": ADAPTER}, "ops are Op.*, allowed: `Op`s"),
+        ({"ops": ["lora"]}, "ops are .*, allowed: `Op`s"),
+        ({"learning_rate": "0.1"}, "learning_rate is '0.1', allowed: a number"),
+        ({"weight_decay": None}, "weight_decay is None, allowed: a number"),
+    ],
+)
+def test_what_no_genotype_is_made_of_is_refused(change, told):
+    with pytest.raises(ConfigError, match=told):
+        Genotype(**{"n_layers": 3, "ops": (), "learning_rate": 1e-3} | change)
+
+
 @pytest.mark.parametrize(("rate", "decay"), [(0, 0), (-1, 0), (float("nan"), 0), (1, -1)])
 def test_training_numbers_that_mean_nothing_are_refused(rate, decay):
     with pytest.raises(ConfigError, match=r"(learning_rate|weight_decay) .* is not a"):

@@ -107,7 +107,7 @@ def test_second_opening_is_labelled_and_the_first_one_kept(copy):
 
 def test_ledger_that_is_none_is_refused_before_the_split_is_opened(copy):
     copy.test_file.write_text("{}", encoding="utf-8")
-    with pytest.raises(DataError, match=r"test\.json: not a list of openings"):
+    with pytest.raises(DataError, match=r"test\.json: openings is missing"):
         open_test(copy)
     assert copy.test_file.read_text(encoding="utf-8") == "{}"
 
