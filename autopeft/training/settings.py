@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from autopeft.model.computing import Kernel, Precision
 
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 """To be raised when the same genotype, seed, rows and settings come to other numbers."""
 
 
