@@ -44,7 +44,8 @@ def check_start(name: str, model: PreTrainedModel) -> None:
     if not model.config.is_encoder_decoder:
         return
     try:
-        decoder_inputs(model, torch.ones(1, 1, dtype=torch.long))
+        # mBART begins an answer with the last token of it that is not padding.
+        decoder_inputs(model, torch.full((1, 1), 1 if model.config.pad_token_id != 1 else 2))
     except (TypeError, ValueError) as error:
         raise DataError(
             f"model `{name}` does not say which token an answer begins with, or which one pads "

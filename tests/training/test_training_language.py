@@ -225,6 +225,7 @@ def test_whole_model_is_trained_by_the_gradient_of_its_own_loss(family):
         model.requires_grad_(requires_grad=True)
         weight = model.get_output_embeddings().weight
         (found,) = torch.autograd.grad(trials.losses(rows, ROWS).sum(), weight)
+    model.requires_grad_(requires_grad=True)  # a cohort leaves it as it was
     (own,) = torch.autograd.grad(model(**batch.inputs, labels=targets).loss, weight)
     model.requires_grad_(requires_grad=False)
     torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-6)
