@@ -182,6 +182,11 @@ def test_a_whole_name_is_surer_than_an_end_and_positions_begin_behind_padding():
 def test_it_is_told_when_a_model_is_loaded(model, tmp_path):
     model.base_model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
+    if model.config.model_type == "gemma2" and type(model)._supports_sdpa:
+        # Transformers of before computes it by SDPA, which drops its cap.
+        with pytest.raises(DataError, match="ops that do nothing change its outcome"):
+            load_backbone(str(tmp_path), 2)
+        return
     backbone = load_backbone(str(tmp_path), 2)
     (note,) = backbone.notes
     assert f"models of type `{model.config.model_type}` are not known; read from" in note
