@@ -306,10 +306,11 @@ def _tensors_now(
     # A stack of one trial, behind whose rows is padding.
     given = {path: state[name][0, : len(ops[path])] for path, name in names.items()}
     given |= {name: state[name] for name in head}
+    now = ops | head
     for path, tensor in given.items():
-        if tensor.shape != (own := (ops | head)[path]).shape:
+        if tensor.shape != now[path].shape:
             raise DataError(
                 f"the state_dict to save has {path} of shape {list(tensor.shape)}, not "
-                f"{list(own.shape)}"
+                f"{list(now[path].shape)}"
             )
     return ops | given
