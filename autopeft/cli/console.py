@@ -232,7 +232,8 @@ def show_loaded(told: Mapping[str, Any]) -> None:
     """A loaded adapter, and what it says of texts."""
     out = stdout()
     for key in ("folder", "backbone", "summary", "parameters", "outputs"):
-        out.print(f"{key:<11} {told[key]}", markup=False)
+        value = f"{told[key]:,}" if key == "parameters" else told[key]
+        out.print(f"{key:<11} {value}", markup=False)
     for row in told["texts"]:
         lines = (
             (row["text"], f"  {row['says']}")

@@ -9,6 +9,7 @@ import torch
 
 from autopeft.export.adapter import Description
 from autopeft.export.native import load, read_description
+from autopeft.ops.base import Stack
 from autopeft.space.words import FROZEN, HEAD, describe
 from autopeft.tasks.encode import IGNORED, collate
 from autopeft.tasks.language import Language
@@ -34,13 +35,14 @@ def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> d
     description, _ = read_description(folder)
     model, tokenizer = load(folder, backbone=backbone)
     tell = _TELL.get(description.outputs.kind, _predicted)
-    stacked = sum(p.numel() for name, p in model.named_parameters() if "autopeft_ops" in name)
+    stacks = (module for module in model.modules() if isinstance(module, Stack))
+    own = (tensor for stack in stacks for _, tensor in stack.tensors(0))  # without the padding
     return {
         "folder": str(folder),
         "backbone": description.backbone,
         "revision": description.revision,
         "summary": describe(description.genotype, FROZEN if description.outputs.writes else HEAD),
-        "parameters": stacked,
+        "parameters": sum(tensor.numel() for tensor in own if tensor.is_floating_point()),
         "outputs": ", ".join(description.outputs.labels) or description.outputs.kind,
         "writes": description.outputs.loaded_as is not None,
         "genotype": description.genotype.to_dict(),

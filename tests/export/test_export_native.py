@@ -17,6 +17,7 @@ from transformers import AutoConfig, pipeline
 from winners import edit_json, make_winner
 
 import autopeft
+from autopeft.cli.loading import load_and_tell
 from autopeft.errors import ConfigError, DataError
 from autopeft.export import reload
 from autopeft.export.native import CONFIG, TENSORS, write_native
@@ -119,6 +120,11 @@ def test_backbone_whose_configuration_has_changed_is_refused(home, winner, expor
     ):
         edit_json(older / CONFIG, lambda data, change=change: change(data["backbone"]))
         autopeft.load(older, backbone=changed)
+
+
+def test_it_tells_the_parameters_that_count(exported, winner):
+    counted = winner.genotype.count_params(winner.backbone.shape)
+    assert load_and_tell(exported, None, [])["parameters"] == counted
 
 
 def some_rows(model):
