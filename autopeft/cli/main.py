@@ -138,7 +138,7 @@ def test(
     folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
     output: FormatOption = Format.HUMAN,
 ) -> None:
-    """Score the recommended point and the head-only baseline on the test split."""
+    """Score the recommended point, the tuned LoRA and the head alone on the test split."""
     from dataclasses import asdict
 
     from autopeft.study.folder import Study

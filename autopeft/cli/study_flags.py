@@ -47,7 +47,7 @@ def merge(study: Path | None, flags: Flags, data: str | None) -> StudySpec:
     if space and space not in shipped_spaces() and Path(space).is_file():
         values["space"] = str(Path(space).resolve())
     if missing := [f"--{key}" for key in ("model", "data") if not values.get(key)]:
-        where = f"{study} or the options" if study else "the options"
+        where = f"{study} or the options" if study else "without a study file, the options"
         raise ConfigError(f"{where} have to say {' and '.join(missing)}")
     return yaml.validate(StudySpec, yaml.Document(document.source, values, document.lines))
 

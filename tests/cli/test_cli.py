@@ -384,7 +384,7 @@ def test_help_and_version(run):
         (["front", ".", "--fromat", "json"], "No such option: --fromat"),
         (["front", ".", "--format", "xml"], "Invalid value for '--format'"),
         (["search", "--trials", "many"], "Invalid value for '--trials'"),
-        (["search"], "the options have to say --model and --data"),
+        (["search"], "without a study file, the options have to say --model and --data"),
     ],
 )
 def test_wrong_usage(run, arguments, told):
