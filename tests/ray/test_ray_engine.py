@@ -57,7 +57,11 @@ def paused(study):
 
 
 IMPORTED_BEFORE = """
+import os
+os.environ["RAY_AUTH_TOKEN"] = "0" * 64
 import ray
+assert ray._raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+del os.environ["RAY_AUTH_TOKEN"]
 from autopeft.engines.ray.settings import prepare_environment
 prepare_environment("local")
 from autopeft.engines.ray.cluster import connected
