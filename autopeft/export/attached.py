@@ -11,7 +11,13 @@ from transformers import PreTrainedModel
 
 from autopeft import checks
 from autopeft.errors import ConfigError, DataError
-from autopeft.export.adapter import Configuration, Description, Outputs, head_tensors
+from autopeft.export.adapter import (
+    Configuration,
+    Description,
+    Outputs,
+    head_tensors,
+    leave_room,
+)
 from autopeft.export.native import CONFIG, TENSORS, put_on, read_description, write_native
 from autopeft.model.anatomy import tags_words
 from autopeft.model.backbone import (
@@ -24,9 +30,10 @@ from autopeft.model.backbone import (
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
+from autopeft.model.quantized import check_bits, scheme_of
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.language import speak
-from autopeft.tasks.spec import GenerationSpec
+from autopeft.tasks.spec import GenerationSpec, Kind
 
 _MOST_NAMED = 3
 
@@ -58,11 +65,14 @@ class Attached(Injection):
         *,
         backbone: str | Path | None = None,
         generation: Mapping[str, Any] | None = None,
+        chat: bool = False,
     ) -> None:
         """Write ops and head, as they are now, into a folder that `autopeft.load` reads.
 
         The backbone is loaded once more for that, in fp32 on the CPU, and has to be that of the
         model: what could not be loaded again is refused. An adapter that is there is written over.
+        Of models in few bits those are saved that bitsandbytes keeps in nf4 without double
+        quantization.
 
         Args:
             folder: where to; made if it is not there.
@@ -70,15 +80,18 @@ class Attached(Injection):
             backbone: Hub name, with `@revision` if wanted, or folder of the pretrained weights;
                 where the model says that it comes from if None.
             generation: the `generation` section of a study file, where the model writes texts.
+            chat: what it answers are messages, as the tokenizer's chat template writes them.
 
         Raises:
-            ConfigError: no adapter says what the outputs of this model are, or `generation` is not
-                valid.
+            ConfigError: no adapter says what the outputs of this model are, or how its weights are
+                kept in few bits; `generation` is not valid; or there is no chat template.
             DataError: the backbone cannot be loaded or is another one, numbers are not finite, or
                 the folder cannot be written.
         """
-        outputs = _outputs_of(self.model, generation)
+        outputs = _outputs_of(self.model, generation, chat=chat)
         base = self._base(backbone, outputs)
+        if chat and not (tokenizer or base.tokenizer).chat_template:
+            raise ConfigError("chat=True, and the tokenizer has no chat template")
         genotype, tensors = self.stored(0)
         name, _, _ = base.name.partition("@")
         description = Description(
@@ -88,7 +101,8 @@ class Attached(Injection):
             genotype=genotype,
             seed=self._seed,
             outputs=outputs,
-            max_length=base.tokenizer.model_max_length,
+            max_length=_longest_read(base, genotype, outputs),
+            scheme=base.scheme,
             configuration=Configuration.of(base),
         )
         tensors |= head_tensors(self.model, self._fresh)
@@ -111,7 +125,8 @@ class Attached(Injection):
         if not source:
             raise DataError("the model does not say where its backbone comes from: backbone=...")
         source = str(Path(source).resolve()) if Path(source).is_dir() else source
-        base = load_backbone(source, outputs.n_outputs, writes=outputs.loaded_as)
+        scheme = scheme_of(self.model)
+        base = load_backbone(source, outputs.n_outputs, writes=outputs.loaded_as, scheme=scheme)
         if outputs.generation is not None:
             speak(base.tokenizer, outputs.generation)
         if type(base.model) is not type(self.model):
@@ -119,6 +134,8 @@ class Attached(Injection):
                 f"the model is a {type(self.model).__name__}, and `autopeft.load` would make a "
                 f"{type(base.model).__name__} of {source}"
             )
+        if scheme is not None:
+            check_bits(self.model, base.model)
         if other := list(_differences(self.model, base)):
             more = f" and {len(other) - _MOST_NAMED} more" if other[_MOST_NAMED:] else ""
             raise DataError(
@@ -126,6 +143,15 @@ class Attached(Injection):
                 f"{', '.join(other[:_MOST_NAMED])}{more}; give the one that it is as backbone=..."
             )
         return base
+
+
+def _longest_read(base: Backbone, genotype: Genotype, outputs: Outputs) -> int:
+    """Tokens of the longest row that is read, which in a decoder leaves room for an answer."""
+    leave_room(base.tokenizer, base, genotype)
+    longest: int = base.tokenizer.model_max_length
+    if outputs.kind != "causal" or outputs.generation is None:
+        return longest
+    return max(1, longest - max(outputs.generation.max_target_length, outputs.generation.n_new))
 
 
 def _differences(model: PreTrainedModel, base: Backbone) -> Iterator[str]:
@@ -143,7 +169,7 @@ def _others(own: Mapping[str, Any], its: Mapping[str, Any], at: str) -> Iterator
     """Keys of a configuration that make its model compute something else."""
     for key in sorted((own.keys() | its.keys()) - OF_NO_STATE):
         # Tokens are named by the tokenizer, and what is loaded drops out nothing.
-        if key.endswith("_token_id") or "drop" in key:
+        if key.endswith("_token_id") or "drop" in key or key == "quantization_config":
             continue
         one, other = own.get(key), its.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
@@ -152,7 +178,9 @@ def _others(own: Mapping[str, Any], its: Mapping[str, Any], at: str) -> Iterator
             yield f"{at}{key}"
 
 
-def _outputs_of(model: PreTrainedModel, generation: Mapping[str, Any] | None) -> Outputs:
+def _outputs_of(
+    model: PreTrainedModel, generation: Mapping[str, Any] | None, *, chat: bool
+) -> Outputs:
     """What the outputs of a model mean, as its class and its configuration say."""
     config = model.config
     if model.get_output_embeddings() is not None:
@@ -161,7 +189,10 @@ def _outputs_of(model: PreTrainedModel, generation: Mapping[str, Any] | None) ->
         except ValidationError as error:
             where, problem = checks.first_problem(error, "generation")
             raise ConfigError(f"{where}: {problem}") from None
-        return Outputs("seq2seq" if config.is_encoder_decoder else "causal", generation=told)
+        writes: Kind = "seq2seq" if config.is_encoder_decoder else "causal"
+        return Outputs(writes, generation=told, chat=chat)
+    if chat:
+        raise ConfigError(f"chat=True, and a {type(model).__name__} writes no texts")
     labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     if tags_words(model):
         return Outputs("token_classification", labels)

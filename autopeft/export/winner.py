@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from autopeft.engines.ground import Ground
 from autopeft.errors import DataError
@@ -29,6 +28,7 @@ from autopeft.export.pick import Choice, pick
 from autopeft.front import Front
 from autopeft.model.backbone import Backbone
 from autopeft.model.inject import fill
+from autopeft.model.quantized import in_full
 from autopeft.records import Record
 from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
@@ -139,10 +139,7 @@ class Winner:
     @property
     def in_full(self) -> list[str] | None:
         """Weight matrices that are not in few bits, by name; None where none is."""
-        if self.backbone.scheme is None:
-            return None
-        modules = self.backbone.model.named_modules()
-        return [name for name, module in modules if type(module) in (nn.Linear, Conv1D)]
+        return None if self.backbone.scheme is None else in_full(self.backbone.model)
 
     def model_with_head(self) -> PreTrainedModel:
         """The backbone's own model with the trained head, and without ops."""

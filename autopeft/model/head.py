@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
 from autopeft.model.families import Pool
+from autopeft.model.quantized_linear import is_packed
 from autopeft.ops.base import padded_size
 from autopeft.space.seed import seed_of
 
@@ -252,5 +253,10 @@ def head_modules(
             raise DataError(
                 f"`{owner}` of the task head is a {type(module).__name__}; "
                 "only heads made of Linear layers and LayerNorms can be trained"
+            )
+        if is_packed(module):
+            raise DataError(
+                f"`{owner}` of the task head is kept in few bits, which cannot be trained; give "
+                "llm_int8_skip_modules of a BitsAndBytesConfig its name"
             )
         yield owner, module

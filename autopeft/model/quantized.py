@@ -1,16 +1,20 @@
 """A model with the weight matrices of its layers in few bits."""
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.errors import DataError
+from autopeft.errors import ConfigError, DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.computing import Scheme
-from autopeft.model.quantized_linear import QuantizedLinear, quantized
+from autopeft.model.quantized_linear import QuantizedLinear, is_packed, library, quantized
+
+FLIPPED = 1e-3
+"""Most, of their norm, that weights in few bits may differ by: devices round some to the next."""
 
 
 def quantize(model: PreTrainedModel, scheme: Scheme, fresh: Collection[str] = ()) -> str:
@@ -65,6 +69,72 @@ def quantizable(
         is_matrix = module in inside and type(module) in (nn.Linear, Conv1D)
         if is_matrix and kept.isdisjoint(name.split(".")):
             yield name, module
+
+
+def in_full(model: nn.Module) -> list[str]:
+    """Weight matrices of a model in few bits that are not, by name."""
+    return [name for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)]
+
+
+def scheme_of(model: PreTrainedModel) -> Scheme | None:
+    """How `from_pretrained` was told to keep weight matrices in few bits, if it was.
+
+    Raises:
+        ConfigError: in a way that is none of ours.
+    """
+    told = getattr(model.config, "quantization_config", None)
+    if told is None:
+        return None
+    told = told if isinstance(told, dict) else told.to_dict()
+    is_nf4 = told.get("load_in_4bit") and told.get("bnb_4bit_quant_type") == "nf4"
+    if not is_nf4 or told.get("bnb_4bit_use_double_quant"):
+        raise ConfigError(
+            "the model is in few bits in a way that `autopeft.load` cannot make again, allowed: "
+            'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"), without double '
+            "quantization"
+        )
+    return "nf4"
+
+
+def check_bits(model: nn.Module, ours: nn.Module) -> None:
+    """See that matrices which transformers keeps in nf4 are those that ours are, as they are.
+
+    Args:
+        model: as `from_pretrained` made it of a `BitsAndBytesConfig`.
+        ours: the same model, quantized here.
+
+    Raises:
+        ConfigError: other ones are.
+        DataError: they are those of another checkpoint, or rounded before or since.
+    """
+    packed = {name for name, module in model.named_modules() if is_packed(module)}
+    kept = dict(quantized(ours))
+    if other := sorted(packed ^ kept.keys()):
+        raise ConfigError(
+            f"`autopeft.load` keeps other weight matrices in few bits, {', '.join(other[:3])} "
+            f"among them; give BitsAndBytesConfig llm_int8_skip_modules={in_full(ours)}"
+        )
+    for name, its in kept.items():
+        own, weight = _numbers(name, model.get_submodule(name)), its.weight
+        if own.shape != weight.shape or not (own - weight).norm() <= FLIPPED * weight.norm():
+            raise DataError(
+                f"`{name}` is not what the backbone has in nf4: that is another one, which "
+                'backbone=... gives, or was loaded without dtype="auto"'
+            )
+
+
+def _numbers(name: str, module: nn.Module) -> Tensor:
+    """What the bits of a layer of bitsandbytes stand for, in fp32 on the CPU."""
+    weight: Any = module.weight
+    # Its own way back leaves the scales in another order, and the layer with them.
+    if getattr(weight.quant_state, "packing_format_for_cpu", False):
+        raise DataError(
+            f"a pass on the CPU has rounded the scales of `{name}` to bf16, for good; what keeps "
+            "them is support_avx512bf16_for_cpu = False of each layer of bitsandbytes, before it"
+        )
+    made = library("nf4").functional.dequantize_4bit(weight.data, weight.quant_state)
+    numbers: Tensor = made.float().cpu()
+    return numbers
 
 
 def dequantize(model: PreTrainedModel) -> None:

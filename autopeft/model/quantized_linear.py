@@ -129,6 +129,11 @@ def quantized(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear]]:
             yield name, module
 
 
+def is_packed(module: nn.Module) -> bool:
+    """Whether a module is a weight matrix that `bitsandbytes` keeps in few bits, or is to."""
+    return isinstance(module, nn.Linear) and type(module).__module__.startswith("bitsandbytes.")
+
+
 def _pack(weight: Float[Tensor, "d_out d_in"], scheme: Scheme) -> tuple[Tensor, Tensor]:
     """Bits and scales of a weight matrix."""
     functional = library(scheme).functional

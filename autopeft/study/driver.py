@@ -253,7 +253,11 @@ class Driver:
         quality = self._planner.quality(record)
         if quality is None:
             self.ledger.fail(record.trial)
-        elif record.rung == self._rungs.top:
+            return
+        # One curve has one metric.
+        if record.rung < self._rungs.top or self.spec.rung_metric is None:
+            self.ledger.measure(record.trial, record.steps, quality)
+        if record.rung == self._rungs.top:
             self.ledger.complete(record.trial, values_of(quality, self._planner.costs_of(record)))
 
     def _publish(self) -> Front:

@@ -3,7 +3,8 @@
 Only the driver writes it, and only what jobs and records say: a trial enters complete (genotype,
 seed, coordinates) in one step when its job is written, and leaves with its values or as failed
 when its record is. Where there are rungs, it leaves at the top one, and the others are pruned when
-the search ends. So one that lags behind, or was lost, is brought up to date.
+the search ends; what a rung has measured is an intermediate value at its step. So one that lags
+behind, or was lost, is brought up to date.
 """
 
 import time
@@ -79,6 +80,7 @@ class Ledger:
         self._pruned = {n for n, trial in enumerate(firsts) if trial.state == TrialState.PRUNED}
         gone_on = {trial.user_attrs.get(_CONTINUES) for trial in trials}
         self._pruned -= {n for n, number in enumerate(self._numbers) if number in gone_on}
+        self._curves: dict[int, dict[int, float]] = {}
 
     def close(self) -> None:
         """Release file or server."""
@@ -158,6 +160,33 @@ class Ledger:
         self._open.add(trial.number)
         self._hashes.append(trial.genotype.hash)
 
+    def measure(self, number: int, step: int, quality: float) -> None:
+        """Note what a trial has come to on its way, if it is open.
+
+        One that has gone on since it was pruned gets it where `complete` writes it.
+
+        Args:
+            number: of the trial.
+            step: of its training.
+            quality: there.
+
+        Raises:
+            DataError: the database cannot be written.
+        """
+        self._curves.setdefault(number, {})[step] = quality
+        if number not in self._open:
+            return
+
+        def note() -> None:
+            # Not `Trial.report`, which is for studies of one objective.
+            study = self._storage.get_study_id_from_name(self._study.study_name)
+            trial = self._storage.get_trial_id_from_study_id_trial_number(
+                study, self._numbers[number]
+            )
+            self._storage.set_trial_intermediate_value(trial, step, quality)
+
+        self._write(note)
+
     def complete(self, number: int, values: Sequence[float]) -> None:
         """Close a trial with its objectives, if it is open.
 
@@ -220,6 +249,7 @@ class Ledger:
                 self._study.add_trial(
                     create_trial(
                         values=values,
+                        intermediate_values=self._curves.get(number),
                         params=old.params,
                         distributions=old.distributions,
                         user_attrs={**old.user_attrs, _CONTINUES: old.number},

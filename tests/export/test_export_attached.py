@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import EVERY, genotype, lora, op, same, tiny_batch, tiny_model
+from tiny import EVERY, N_POSITIONS, genotype, lora, op, same, tiny_batch, tiny_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -15,8 +15,9 @@ from transformers import (
 from winners import save_family
 
 import autopeft
+from autopeft.cli.loading import load_and_tell
 from autopeft.errors import ConfigError, DataError
-from autopeft.export.native import CONFIG, TENSORS
+from autopeft.export.native import CONFIG, TENSORS, read_description
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 
@@ -188,6 +189,40 @@ def test_how_texts_are_written_is_checked(checkpoint, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(checkpoint("gpt2"))
     with pytest.raises(ConfigError, match=r"generation\.beams: "):
         autopeft.attach(model, LORA, seed=0).save(tmp_path, generation={"beams": 0})
+
+
+def test_an_answer_to_messages_is_asked_for_by_the_chat_template(checkpoint, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint("gpt2"))
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("gpt2"), padding_side="left")
+    tokenizer.eos_token = "[SEP]"
+    ops, how = trained(model, LORA), {"max_target_length": 5}
+    with pytest.raises(ConfigError, match="the tokenizer has no chat template"):
+        ops.save(tmp_path / "out", tokenizer, generation=how, chat=True)
+    tokenizer.chat_template = "{% for m in messages %}it {{ m.content }} bad {% endfor %}"
+    ops.save(tmp_path / "out", tokenizer, generation=how, chat=True)
+    asked = [{"role": "user", "content": "good"}]
+    ids = tokenizer.apply_chat_template(asked, return_tensors="pt")["input_ids"]
+    told = autopeft.load(tmp_path / "out")[0].generation_config
+    written = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=told)
+    expected = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    (said,) = load_and_tell(tmp_path / "out", None, ["good"])["texts"]
+    assert said["says"] == expected.strip() != ""
+    ops.save(tmp_path / "plain", tokenizer, generation=how)
+    (plain,) = load_and_tell(tmp_path / "plain", None, ["good"])["texts"]
+    assert plain["says"] != said["says"]
+
+
+def test_rows_are_cut_so_that_a_prompt_has_positions_before_them(checkpoint, tmp_path):
+    model = AUTO.from_pretrained(checkpoint("bert"))
+    trained(model, genotype(same(Form.PROMPT, Tap.EMBED, (3, 0, 0)))).save(tmp_path)
+    assert read_description(tmp_path)[0].max_length == N_POSITIONS - 3
+    assert len(load_and_tell(tmp_path, None, ["good " * 50])["texts"]) == 1
+
+
+def test_a_model_that_writes_nothing_answers_no_messages(checkpoint, tmp_path):
+    ops = trained(AUTO.from_pretrained(checkpoint("bert")), LORA)
+    with pytest.raises(ConfigError, match="BertForSequenceClassification writes no texts"):
+        ops.save(tmp_path, chat=True)
 
 
 def test_what_transformers_saves_of_it_is_told_from_an_adapter(checkpoint, tmp_path):

@@ -1,5 +1,8 @@
 """The Ray engine on a cluster of this machine: what it measures is what the driver would."""
 
+import os
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 
@@ -51,6 +54,29 @@ def test_trials_that_pause_go_on_and_are_selected_as_on_one_machine(spec_of, tmp
 def paused(study):
     """The bytes of every state that can be gone on from."""
     return {path.name: path.read_bytes() for path in (study.folder / "paused").iterdir()}
+
+
+IMPORTED_BEFORE = """
+import os
+os.environ["RAY_AUTH_TOKEN"] = "0" * 64
+import ray
+assert ray._raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+del os.environ["RAY_AUTH_TOKEN"]
+from autopeft.engines.ray.settings import prepare_environment
+prepare_environment("local")
+from autopeft.engines.ray.cluster import connected
+with connected("local"):
+    print([node["NodeManagerAddress"] for node in ray.nodes()])
+"""
+
+
+def test_ray_that_somebody_has_imported_before_asks_for_a_token_on_loopback():
+    """Ray reads its environment once; a script or notebook that has begun with Ray is no other."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED_BEFORE], env=own, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "['127.0.0.1']"
 
 
 def test_cluster_without_room_is_told(spec_of, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import psutil
 import pytest
+from optuna.trial import TrialState
 from study_factory import ROWS, ledger_states, results, tree
 
 from autopeft import __version__
@@ -228,3 +229,28 @@ def test_database_that_knows_other_choices_is_refused_with_what_to_do(tmp_path):
         pytest.raises(DataError, match=r"study\.db: .* other choices in this space; move the file"),
     ):
         ledger.enter(JobTrial(1, lora, 0, "random"), encode(now, lora), now)
+
+
+@pytest.mark.parametrize("as_before", [False, True])
+def test_what_rungs_measure_is_by_step_in_a_trial_that_goes_on_too(tmp_path, as_before):
+    """Also where the database has been begun by a driver that wrote no such values."""
+    space, path = bind(load_space("hybrid"), BERT_BASE, 10**6), tmp_path / "study.db"
+    lora = method("lora").genotype(BERT_BASE)
+    with closing(Ledger(path)) as ledger:
+        for number in range(2):
+            ledger.enter(JobTrial(number, lora, 0, "random"), encode(space, lora), space)
+        if not as_before:
+            ledger.measure(0, 2, 0.25)
+        ledger.prune(0)
+    with closing(Ledger(path)) as ledger:
+        for step, quality in ((2, 0.25), (4, 0.5), (8, 0.75)):
+            ledger.measure(0, step, quality)
+            ledger.measure(1, step, quality)
+        ledger.complete(0, [0.75, 3.0])
+        pruned, other, gone_on = ledger._study.get_trials()
+    assert pruned.intermediate_values == ({} if as_before else {2: 0.25})
+    assert pruned.values is None
+    assert other.intermediate_values == {2: 0.25, 4: 0.5, 8: 0.75}
+    assert other.state == TrialState.RUNNING
+    assert gone_on.intermediate_values == other.intermediate_values
+    assert gone_on.values == [0.75, 3.0]

@@ -144,7 +144,10 @@ def test_promotions_go_by_the_likelihood(whole):
     assert tuple(record.trial for record in searched(whole, 1)) == promoted
     with contextlib.closing(sqlite3.connect(whole.database)) as connection:
         told = connection.execute("SELECT value FROM trial_values WHERE objective = 0").fetchall()
+        noted = connection.execute("SELECT intermediate_value FROM trial_intermediate_values")
+        low = sorted(value for (value,) in noted)
     assert {value for (value,) in told} == {r.metrics[OWN].value for r in searched(whole, 1)}
+    assert low == sorted(r.metrics["likelihood"].value for r in searched(whole, 0))
 
 
 def test_front_has_only_what_has_the_metric(whole):

@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from dataclasses import replace
 
+import optuna
 import pytest
 from study_factory import ledger_states, record_files, results, weights
 
@@ -20,6 +21,7 @@ from autopeft.study.driver import Driver
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs
+from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import read_manifest
 from autopeft.study.planner import words
 from autopeft.study.promote import Standing, promotions
@@ -84,6 +86,25 @@ def test_ledger_completes_the_top_and_prunes_the_rest(whole):
     top = {record.trial for record in searched(whole) if record.rung == 2}
     expected = ["COMPLETE" if trial in top else "PRUNED" for trial in range(12)]
     assert ledger_states(whole) == expected
+
+
+def curves(study):
+    """By trial, what its rungs have measured, by their steps."""
+    found = {}
+    for record in searched(study):
+        found.setdefault(record.trial, {})[record.steps] = record.metrics["accuracy"].value
+    return found
+
+
+def test_tools_of_optuna_see_what_rungs_have_measured(whole):
+    with contextlib.closing(Ledger(whole.database)) as ledger:
+        plot = optuna.visualization.plot_intermediate_values(ledger._study)
+        stored = ledger._study.get_trials()
+    expected = curves(whole)
+    assert [trial.intermediate_values for trial in stored] == [expected[n] for n in range(12)]
+    assert {len(trial.values or ()) for trial in stored} == {0, 2}, "pruned ones have no objectives"
+    drawn = {line.name: dict(zip(line.x, line.y, strict=True)) for line in plot.data}
+    assert drawn == {f"Trial{number}": curve for number, curve in expected.items()}
 
 
 def test_states_of_the_paused_are_kept_and_no_others(whole):

@@ -1,9 +1,10 @@
-"""How a study uses a cluster, and what has to stand in the environment before Ray is imported."""
+"""How a study uses a cluster, and what has to stand in the environment before Ray is asked."""
 
 import os
 import secrets
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, which ends with the search."""
@@ -34,7 +35,7 @@ class RaySettings:
 
 
 def prepare_environment(address: str) -> None:
-    """Keep authentication on, and a local cluster on loopback; to be called before Ray is imported.
+    """Keep authentication on, and a local cluster on loopback; to be called before Ray is asked.
 
     Args:
         address: of the cluster; the token of a local one is made here, and its processes alone
@@ -47,3 +48,16 @@ def prepare_environment(address: str) -> None:
         os.environ.setdefault(_LOOPBACK, "0")
         if _TOKEN not in os.environ and _TOKEN_PATH not in os.environ:
             os.environ[_TOKEN] = secrets.token_hex(32)
+    _read_again()
+
+
+def _read_again() -> None:
+    """Let Ray see the environment if somebody has imported it before: it reads that only then."""
+    ray: Any = sys.modules.get("ray")
+    if ray is None or ray.is_initialized():
+        return
+    raylet = ray._raylet  # noqa: SLF001 - what Ray does itself where it turns authentication on
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    constants = ray._private.ray_constants  # noqa: SLF001
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(_LOOPBACK, constants.ENABLE_RAY_CLUSTER)
