@@ -238,6 +238,12 @@ class Anatomy:
         """Depth, widths and size of the model."""
         last = len(self.layers) - 1
         widths = self._widths(last)
+        if widths[Tap.Q] != widths[Tap.PRE_O]:
+            raise DataError(
+                f"`{self._name(last, 'q')}` is not the query of this "
+                f"{self._model.config.model_type} model, which has fewer heads of keys than of "
+                "queries; where one module makes both, only models with as many can be used"
+            )
         for layer in range(last):
             for tap, width in self._widths(layer).items():
                 if width != widths[tap]:

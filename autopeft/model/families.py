@@ -210,6 +210,21 @@ _LLAMA = Family(
 
 _GEMMA3 = replace(_LLAMA, layers=replace(_LLAMA.layers, ffn_input="pre_feedforward_layernorm"))
 
+_GLM = replace(
+    _LLAMA,
+    layers=replace(_LLAMA.layers, gate="mlp.gate_up_proj 0/2", up="mlp.gate_up_proj 1/2"),
+)
+
+_PHI3 = replace(
+    _GLM,
+    layers=replace(
+        _GLM.layers,
+        q="self_attn.qkv_proj 0/3",
+        k="self_attn.qkv_proj 1/3",
+        v="self_attn.qkv_proj 2/3",
+    ),
+)
+
 _BART_ENCODER = Layers(
     at="encoder.layers",
     attention="self_attn",
@@ -307,6 +322,8 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "ernie": _BERT,
     "gemma": _LLAMA,
     "gemma3_text": _GEMMA3,
+    "glm": _GLM,
+    "glm4": _GLM,
     "gpt2": _GPT2,
     "llama": _LLAMA,
     "m2m_100": _MBART,
@@ -317,10 +334,12 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "mt5": _T5S,
     "mvp": replace(_BART, heads=False),
     "pegasus": _MBART,
+    "phi3": _PHI3,
     "plbart": _BART,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "roberta": _BERT,
+    "smollm3": _LLAMA,
     "xlm-roberta": _BERT,
     "t5": _T5S,
     "umt5": _T5S,

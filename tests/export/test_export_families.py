@@ -11,7 +11,7 @@ import runpy
 
 import pytest
 import torch
-from tiny import N_LAYERS, op
+from tiny import HALVES, N_LAYERS, op
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from winners import make_winner
 
@@ -106,6 +106,7 @@ def _size(form, layer):
 CASES = [
     *((kind, family) for kind in WANTED if kind.split()[0] in TOLERANCE for family in FAMILIES),
     *(("native", family) for family in ("distilbert", "modernbert", "deberta-v2")),
+    *((kind, family) for kind in ("native", "peft", "merged") for family in HALVES),
 ]
 
 

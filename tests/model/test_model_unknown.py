@@ -40,6 +40,8 @@ from transformers import (
     Gemma2ForSequenceClassification,
     GPTNeoXConfig,
     GPTNeoXForSequenceClassification,
+    HeliumConfig,
+    HeliumForSequenceClassification,
     LEDConfig,
     LEDModel,
     Llama4ForCausalLM,
@@ -56,8 +58,6 @@ from transformers import (
     Qwen3MoeForSequenceClassification,
     RobertaPreLayerNormConfig,
     RobertaPreLayerNormForSequenceClassification,
-    SmolLM3Config,
-    SmolLM3ForSequenceClassification,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
@@ -94,8 +94,9 @@ def phi():
     return PhiForSequenceClassification(config)
 
 
-def smollm3():
-    return SmolLM3ForSequenceClassification(SmolLM3Config(**SHARED, **SPECIAL, **GROUPED))
+def helium():
+    sizes = GROUPED | {"head_dim": D_MODEL // N_HEADS}
+    return HeliumForSequenceClassification(HeliumConfig(**SHARED, **SPECIAL, **sizes))
 
 
 def gemma2():
@@ -105,7 +106,7 @@ def gemma2():
     return Gemma2ForSequenceClassification(config)
 
 
-GATED = {"smollm3": smollm3, "gemma2": gemma2}
+GATED = {"helium": helium, "gemma2": gemma2}
 READABLE = {"opt": opt, "phi": phi} | GATED
 
 
@@ -238,7 +239,7 @@ def unlike_within():
 
 
 def loose():
-    model = smollm3()
+    model = helium()
     for layer in model.model.layers:
         for name in ("gate_proj", "up_proj", "down_proj"):
             setattr(layer, name, getattr(layer.mlp, name))
