@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
-from autopeft.model.families import FAMILIES
+from autopeft.model.families import has_decoder
 
 Writes = Literal["seq2seq", "causal", "tags"]
 """How a model writes: an answer to what it reads, what comes next, or a tag for every word."""
@@ -85,8 +85,7 @@ def check_tags(name: str, model: PreTrainedModel) -> None:
     Raises:
         DataError: it is one.
     """
-    rows = FAMILIES.get(model.config.model_type, ())
-    if any(row.decoder for row in (rows if isinstance(rows, tuple) else (rows,))):
+    if has_decoder(model.config.model_type):
         raise DataError(f"model `{name}` is an encoder-decoder, which has no tags for words")
 
 

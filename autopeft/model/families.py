@@ -345,3 +345,9 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "umt5": _T5S,
 }
 """By `config.model_type`; where a configuration decides on the modules, all rows that there are."""
+
+
+def has_decoder(kind: str) -> bool:
+    """Whether models of a known type are encoder-decoders."""
+    rows = FAMILIES.get(kind, ())
+    return any(row.decoder for row in (rows if isinstance(rows, tuple) else (rows,)))
