@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import DataError
-from autopeft.model.families import FAMILIES, Family, Layers, has_decoder
+from autopeft.model.families import FAMILIES, has_decoder
+from autopeft.model.family import Family, Layers
 
 _NAMES = {
     "q": ("q_proj", "query", "q_lin", "query_proj", "wq", "q"),

@@ -1,5 +1,6 @@
 """Families whose layers have the names of another one: the row does for them, too."""
 
+import numpy as np
 import pytest
 import torch
 from tiny import (
@@ -7,14 +8,21 @@ from tiny import (
     D_INNER,
     D_MODEL,
     HEAD,
+    HOULSBY,
+    LORA,
     N_HEADS,
     N_LAYERS,
+    N_OUTPUTS,
     N_POSITIONS,
     N_WORDS,
+    TASK,
     genotype,
     lora,
     same,
+    tiny_backbone,
     tiny_batch,
+    tiny_rows,
+    train,
 )
 from transformers import (
     AutoConfig,
@@ -33,6 +41,9 @@ from autopeft.model.head import pooled_logits
 from autopeft.model.inject import Injection
 from autopeft.space.forms import Form, misplaced
 from autopeft.space.taps import LINEAR_INPUT, Tap
+from autopeft.training.cohort import Cohort
+from autopeft.training.frozen import FrozenCache
+from autopeft.training.settings import TrainingSettings
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": N_WORDS}
 BERT = {
@@ -63,7 +74,14 @@ T5 = {
     "decoder_start_token_id": 0,
 }
 LLAMA = {**BERT, "num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
+APART = {
+    **dict.fromkeys(("megatron-bert", "mpnet", "roformer"), BERT),
+    "gpt_neo": BERT | {"attention_types": [[["global", "local"], 1], [["global"], 1]]},
+    "gptj": BERT | {"rotary_dim": 4, "n_inner": D_FFN},
+}
+"""Their attention adds a mask to scores of as many rows."""
 KIN = {
+    **APART,
     "gemma": LLAMA,
     **dict.fromkeys(("glm", "glm4"), LLAMA),
     "phi3": BERT,
@@ -120,10 +138,11 @@ def test_ops_are_where_their_taps_are(family):
 DECODERS = ("gemma", "glm", "glm4", "phi3", "smollm3")
 
 
-@pytest.mark.parametrize("family", ["ernie", "data2vec-text", *DECODERS])
+@pytest.mark.parametrize("family", ["ernie", "data2vec-text", *DECODERS, *APART])
 def test_the_row_holds_what_is_asked_of_one_that_is_read_from_names(family):
     check(tiny(family, AutoModelForSequenceClassification), ())
-    check(tiny(family, AutoModelForCausalLM), (), pools=False)
+    if family != "mpnet":  # which writes nothing
+        check(tiny(family, AutoModelForCausalLM), (), pools=False)
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -180,6 +199,37 @@ def test_phi3_with_fewer_heads_for_keys_is_refused():
             DataError, match=r"`self_attn.qkv_proj 0/3` is not the query of this ph"
         ):
             Anatomy(model).shape()
+
+
+@pytest.mark.parametrize("family", APART)
+def test_rows_apart_from_the_first_layer_on_train_as_those_of_a_trial_alone(family):
+    model = tiny(family, AutoModelForSequenceClassification, num_labels=N_OUTPUTS)
+    backbone = tiny_backbone(family, model=model)
+    assert backbone.shape.apart
+    settings = TrainingSettings(epochs=1)
+    with Cohort(backbone, [HEAD], [0], TASK, settings) as cohort, torch.no_grad():
+        found = cohort.logits(tiny_rows(5), range(5))[0]
+        torch.testing.assert_close(found, model(**tiny_batch(model)).logits, rtol=0, atol=1e-5)
+    company = [
+        LORA,
+        HEAD,
+        HOULSBY,
+        genotype(lora(Tap.V, 3, scale="gated")),
+        genotype(lora(Tap.Q, (0, 0, 3))),
+        genotype(*LORA.ops, learning_rate=1e30),
+    ]
+    together = train(backbone, company, epochs=3)
+    assert not together[-1].finite
+    for trial, one in enumerate(company[:-1]):
+        (alone,) = train(backbone, [one], [trial], epochs=3)
+        np.testing.assert_allclose(together[trial].losses, alone.losses, rtol=0, atol=1e-6)
+        assert np.std(alone.losses) > 1e-3, "it learns"
+
+
+def test_rows_apart_leave_no_states_to_keep():
+    model = tiny("mpnet", AutoModelForSequenceClassification, num_labels=N_OUTPUTS)
+    with pytest.raises(ValueError, match="have rows of their own from the start"):
+        FrozenCache(tiny_backbone("mpnet", model=model), "eager", 4)
 
 
 def test_roberta_and_its_kin_begin_their_positions_behind_padding():
