@@ -204,7 +204,7 @@ class Injection:
     def _join_top(self, anatomy: Anatomy) -> None:
         """Let trials begin that have no op, behind ops that write what the last layer puts out."""
         top = self.forks.n_layers
-        if top in self.forks.joins and self._changes_at(top) and not anatomy.apart:
+        if top in self.forks.joins and self._changes_at(top):
             layouts = self.forks.layout(top - 1), self.forks.layout(top)
             hook = partial(join_top_hook, *layouts, self.states, top)
             self._handles.append(anatomy.last_running().register_forward_hook(hook))
