@@ -53,10 +53,8 @@ def check(model: PreTrainedModel, fresh: tuple[str, ...], *, pools: bool = True)
         fork = len(anatomy.layers) - 1
         everywhere, on_top, nothing = (_idle(anatomy, first) for first in (0, fork, fork + 1))
         together = _run(model, [everywhere, nothing, on_top], batch)
-        pairs = [*zip(together, [plain] * 3, strict=True)]
-        if not anatomy.apart:
-            kept = {fork: states.hidden_states[fork]} if fork else {}
-            pairs += zip(_run(model, [on_top], batch, kept), [plain], strict=True)
+        given = _run(model, [on_top], batch, {fork: states.hidden_states[fork]} if fork else {})
+        pairs = [*zip(together, [plain] * 3, strict=True), (given[0], plain)]
         if pools:
             pairs += _logits(model, anatomy, [everywhere, nothing], batch)
         wrong = max(float((one - other).abs().max()) for one, other in pairs)
