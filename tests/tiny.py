@@ -19,6 +19,8 @@ from transformers import (
     ElectraForSequenceClassification,
     Gemma3TextConfig,
     Gemma3TextForSequenceClassification,
+    GlmConfig,
+    GlmForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
@@ -27,6 +29,8 @@ from transformers import (
     MistralForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
+    Phi3Config,
+    Phi3ForSequenceClassification,
     Qwen2Config,
     Qwen2ForSequenceClassification,
     Qwen3Config,
@@ -60,6 +64,15 @@ GATED = {
 """LayerNorms before the sublayers, gated FFNs, two queries to a key, a head at the last token."""
 
 DECODERS = GATED | {"gpt2": (GPT2ForSequenceClassification, GPT2Config)}
+HALVES = {
+    "glm": (GlmForSequenceClassification, GlmConfig),
+    "phi3": (Phi3ForSequenceClassification, Phi3Config),
+}
+"""Like `GATED`, but one module makes gate and up; in Phi-3 one makes query, key and value, too.
+
+Not in `EVERY`: ModernBERT has such modules, and Llama all the rest.
+"""
+
 FUSED = ("gpt2", "modernbert")
 """Query, key and value come out of one module."""
 
@@ -163,9 +176,10 @@ def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS, gated=False):
         elif family == "gpt2":
             encoder["n_inner"] = encoder.pop("intermediate_size")
             model = GPT2ForSequenceClassification(GPT2Config(**encoder, **shared, **special))
-        elif family in DECODERS:
-            cls, config = DECODERS[family]
-            grouped = {"num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
+        elif family in DECODERS | HALVES:
+            cls, config = (DECODERS | HALVES)[family]
+            n_keys = N_HEADS if family == "phi3" else N_HEADS // 2
+            grouped = {"num_key_value_heads": n_keys, "head_dim": D_MODEL // N_HEADS}
             more = MIXED_WINDOWS if family == "gemma3_text" else {}
             model = cls(config(**encoder, **shared, **special, **grouped, **more))
         else:

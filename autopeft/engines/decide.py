@@ -173,10 +173,10 @@ def heap_for(cohort_bytes: int) -> Heap:
 
 def _keeps_states(ground: Ground, precision: Precision, sharing: int, coming: int) -> bool:
     wanted = ground.work.training.frozen_cache
-    if ground.backbone.shape.n_encoder_layers:
+    if ground.backbone.shape.apart:
         if wanted is True:
             raise ConfigError(
-                "training.frozen_cache: true: trials of an encoder-decoder have rows of their own "
+                "training.frozen_cache: true: trials of this model have rows of their own "
                 "from the first layer on, so there are no states to keep; leave it out"
             )
         return False

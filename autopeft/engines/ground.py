@@ -13,8 +13,9 @@ from autopeft.engines.work import Facts, Work
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.answers import own_tokens
-from autopeft.model.backbone import DTYPES, Backbone, Writes, cast, load_backbone
+from autopeft.model.backbone import DTYPES, Backbone, cast, load_backbone
 from autopeft.model.brought import Meaning
+from autopeft.model.checkpoint import Writes
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
 from autopeft.space.taps import Tap

@@ -6,7 +6,8 @@ from pathlib import Path
 from autopeft.engines.ground import WRITES
 from autopeft.engines.work import Facts, Work
 from autopeft.errors import ConfigError
-from autopeft.model.backbone import DTYPES, commit_of
+from autopeft.model.backbone import DTYPES
+from autopeft.model.checkpoint import commit_of
 from autopeft.model.computing import Scheme
 from autopeft.model.outline import Outline, kept_bytes, outline
 from autopeft.model.quantized import quantizable

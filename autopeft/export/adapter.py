@@ -14,7 +14,8 @@ from autopeft.engines.ground import WRITES
 from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import kernel_for
-from autopeft.model.backbone import CLASSES, Backbone, Writes
+from autopeft.model.backbone import Backbone
+from autopeft.model.checkpoint import CLASSES, Writes
 from autopeft.model.computing import Scheme
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection

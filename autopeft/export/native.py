@@ -25,7 +25,8 @@ from autopeft.export.adapter import (
     name_padding,
 )
 from autopeft.files import read_json, write_atomic
-from autopeft.model.backbone import UNREADABLE, Backbone, load_backbone, load_tokenizer, to_dtype
+from autopeft.model.backbone import Backbone, load_backbone, to_dtype
+from autopeft.model.checkpoint import UNREADABLE, load_tokenizer
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.inject import Injection, fill
 from autopeft.ops.base import Stack

@@ -27,7 +27,7 @@ from autopeft.export.to_adapters import VERSION, write_adapters
 from autopeft.export.to_peft import write_peft
 from autopeft.export.winner import Winner, winner_of
 from autopeft.files import write_atomic
-from autopeft.model.backbone import quiet
+from autopeft.model.checkpoint import quiet
 from autopeft.study.folder import Study, check_new
 
 Notes = list[str]

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
 
 from autopeft.errors import DataError
-from autopeft.model.families import FAMILIES, Family, Layers, Pool
+from autopeft.model.families import FAMILIES
+from autopeft.model.family import Family, Layers, Pool
 from autopeft.model.forks import Passing, Placeholder
 from autopeft.model.quantized_linear import quantized
 from autopeft.model.unknown import read_family
@@ -151,8 +152,13 @@ class Anatomy:
 
     def fork(self, genotype: Genotype) -> int:
         """The first layer in which a trial has rows of its own; the depth, if there is none."""
+        return 0 if self.apart else genotype.fork
+
+    @property
+    def apart(self) -> bool:
+        """Whether trials have rows of their own from the first layer on."""
         # A decoder's layers read what the encoder put out, so there is no trunk below a layer.
-        return 0 if self.family.decoder else genotype.fork
+        return self.family.apart or self.family.decoder is not None
 
     @property
     def words(self) -> nn.Module:
@@ -238,6 +244,12 @@ class Anatomy:
         """Depth, widths and size of the model."""
         last = len(self.layers) - 1
         widths = self._widths(last)
+        if widths[Tap.Q] != widths[Tap.PRE_O]:
+            raise DataError(
+                f"`{self._name(last, 'q')}` is not the query of this "
+                f"{self._model.config.model_type} model, which has fewer heads of keys than of "
+                "queries; where one module makes both, only models with as many can be used"
+            )
         for layer in range(last):
             for tap, width in self._widths(layer).items():
                 if width != widths[tap]:
@@ -253,6 +265,7 @@ class Anatomy:
             self._biased(widths),
             self.n_encoder_layers,
             frozenset({Tap.ATTN_IN}) if self.family.disentangled else frozenset(),
+            self.apart,
         )
 
     def _size(self) -> int:

@@ -3,35 +3,32 @@
 import copy
 import hashlib
 import json
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
-from transformers.utils import logging as transformers_logging
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy, tags_words
 from autopeft.model.answers import check_start, forget_settings, own_tokens
 from autopeft.model.brought import Brought, Meaning, adopt
 from autopeft.model.check import check
+from autopeft.model.checkpoint import (
+    CLASSES,
+    HEADED,
+    UNREADABLE,
+    Writes,
+    cause,
+    check_full,
+    check_tags,
+    commit_of,
+    load_tokenizer,
+    quiet,
+    source_of,
+)
 from autopeft.model.computing import Precision, Scheme
 from autopeft.model.families import FAMILIES
 from autopeft.model.foreign import needs_code, refusal
@@ -43,33 +40,11 @@ from autopeft.space.shape import ModelShape
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-Writes = Literal["seq2seq", "causal", "tags"]
-"""How a model writes: an answer to what it reads, what comes next, or a tag for every word."""
-
-CLASSES = {
-    None: AutoModelForSequenceClassification,
-    "seq2seq": AutoModelForSeq2SeqLM,
-    "causal": AutoModelForCausalLM,
-    "tags": AutoModelForTokenClassification,
-}
-"""What loads a model, by how it writes."""
-
-_LOADING = threading.RLock()
-
 OF_NO_STATE = {
     *("_name_or_path", "_commit_hash", "transformers_version", "architectures"),
     *("dtype", "torch_dtype", "use_cache", "id2label", "label2id", "problem_type"),
 }
 """Keys of a configuration that do not decide what the layers compute."""
-
-HEADED: tuple[Writes | None, ...] = (None, "tags")
-"""What a head of its own is for."""
-
-UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
-    *(SafetensorError, StrictDataclassError),
-)
-"""What transformers and what is below it raise for files that are missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -212,47 +187,6 @@ def _loaded(
     return model, loading, tokenizer
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let transformers say nothing and show no bars for a while, one thread after the other.
-
-    While it loads, transformers has changed the process: `PreTrainedModel.tie_weights` does
-    nothing, and torch's default dtype is another one. Two threads that load at once could leave it
-    so, and every encoder-decoder that is loaded later with an untied, random table of words.
-    """
-    with _LOADING:
-        verbosity = transformers_logging.get_verbosity()
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-            if shown:
-                transformers_logging.enable_progress_bar()
-
-
-def load_tokenizer(source: str | Path, writes: Writes | None, **arguments: Any) -> Any:
-    """A tokenizer that pads as its model has to be given rows.
-
-    Answers of a decoder go on with what was read, so nothing may stand behind that. All else is
-    read as it was trained on, from the first place on.
-
-    Args:
-        source: where it is.
-        writes: how the model does.
-        arguments: what transformers is told beside.
-    """
-    side = "left" if writes == "causal" else "right"
-    tokenizer = AutoTokenizer.from_pretrained(
-        source, padding_side=side, trust_remote_code=False, **arguments
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def _hash_of(model: PreTrainedModel) -> str:
     told = {key: v for key, v in model.config.to_dict().items() if key not in OF_NO_STATE}
     told |= own_tokens(model)
@@ -268,50 +202,6 @@ def _fuse_activations(model: PreTrainedModel) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, GELUTanh())
-
-
-def source_of(name: str) -> tuple[str, dict[str, str]]:
-    """What transformers loads from, and what it is told beside: a revision, if the name has one."""
-    if Path(name).is_dir():
-        return name, {}
-    source, _, revision = name.partition("@")
-    return source, {"revision": revision} if revision else {}
-
-
-def commit_of(name: str) -> str | None:
-    """The commit on the Hub of what has just been loaded, None for a folder.
-
-    Transformers keeps none in a configuration any more, but its files are where that names one.
-    """
-    source, arguments = source_of(name)
-    if Path(source).is_dir():
-        return None
-    file = try_to_load_from_cache(source, "config.json", **arguments)
-    return Path(file).parent.name if isinstance(file, str) else None
-
-
-def check_full(name: str, config: PretrainedConfig) -> None:
-    """Refuse a checkpoint that is in few bits itself, in a way that may let no gradient pass.
-
-    Raises:
-        DataError: it is.
-    """
-    if getattr(config, "quantization_config", None) is not None:
-        raise DataError(
-            f"the checkpoint of model `{name}` is quantized already; give the one that it was made "
-            "of, and `quantize: nf4` or `quantize: int8` where its weights are to be in few bits"
-        )
-
-
-def check_tags(name: str, model: PreTrainedModel) -> None:
-    """Refuse an encoder-decoder, of which transformers would take the encoder alone.
-
-    Raises:
-        DataError: it is one.
-    """
-    rows = FAMILIES.get(model.config.model_type, ())
-    if any(row.decoder for row in (rows if isinstance(rows, tuple) else (rows,))):
-        raise DataError(f"model `{name}` is an encoder-decoder, which has no tags for words")
 
 
 def cast(backbone: Backbone, precision: Precision) -> Backbone:
@@ -345,13 +235,6 @@ def to_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
     model.to(dtype)
     for module, name, buffer in exact:
         module.register_buffer(name, buffer, persistent=False)
-
-
-def cause(error: Exception) -> str:
-    """Why a model cannot be read, in a line."""
-    if isinstance(error.__cause__, HFValidationError):
-        return "there is no such folder, and no model on the Hub can have this name"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _fresh(name: str, model: PreTrainedModel, loading: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,101 +1,9 @@
 """The table of model families. A new family is a row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-Pool = Literal["first", "last", "mean", "eos"]
-"""The tokens that a task head reads; `eos` is the last end of a sentence, or the last token."""
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Module names in the layers of a model, relative to a layer where not said otherwise.
-
-    A projection that is one of several equal parts of a module's output is written with its place,
-    `attn.c_attn 0/3`.
-
-    Attributes:
-        at: the list of layers, relative to the base model.
-        attention: the module that is handed to the attention function.
-        q: query projection; likewise k, v; o: output projection.
-        up: first FFN projection.
-        down: last FFN projection.
-        attn_norm: LayerNorm after attention and its residual; None where norms come first.
-        ffn_norm: LayerNorm after the FFN and its residual; likewise.
-        gate: gate projection of a gated FFN, the one that is activated.
-        attn_input: the module whose output q, k and v read, if that is not simply the input of
-            `attention`.
-        ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`;
-            a gated FFN needs it or `ffn`, since `gate` reads the same and comes first.
-        ffn: the module whose input a gated FFN reads, if no module's output is named.
-        cross_attention: of a decoder, the module for attention to the encoder; its projections are
-            `cross_q`, `cross_k`, `cross_v` and `cross_o`.
-        cross_norm: LayerNorm after it and its residual; None where norms come first.
-    """
-
-    at: str
-    attention: str
-    q: str
-    k: str
-    v: str
-    o: str
-    up: str
-    down: str
-    attn_norm: str | None = None
-    ffn_norm: str | None = None
-    gate: str | None = None
-    attn_input: str | None = None
-    ffn_input: str | None = None
-    ffn: str | None = None
-    cross_attention: str | None = None
-    cross_q: str | None = None
-    cross_k: str | None = None
-    cross_v: str | None = None
-    cross_o: str | None = None
-    cross_norm: str | None = None
-
-
-@dataclass(frozen=True)
-class Family:
-    """One model family.
-
-    Attributes:
-        layers: the names in its layers.
-        embeddings: what makes the first layer's input out of tokens, relative to the base model.
-        decoder: of an encoder-decoder, the names in the layers that come after `layers`. Its trials
-            have rows of their own from the first layer on.
-        positions: the position embeddings, likewise; None if no table limits the length of a row.
-        projection: what takes embeddings to the width of the layers, if a model has it; likewise.
-        first_token: the task head reads the first token and no other one, and norms come last, so
-            that behind the last attention nothing else has to be computed.
-        pool: the tokens that the task head reads; `config.classifier_pooling` can say otherwise.
-        head: the modules of the task head in the order of computation, relative to the model, if
-            its own forward pass does not look for those tokens in as many rows as trials have.
-        heads: attention is called by name through transformers' registry, so that prefixes can act.
-        prompts: the base model takes embeddings for tokens, so that a row can begin with others.
-        disentangled: query and key projections also project positions, as in DeBERTa.
-        without: a module that some models of the family have, relative to the base model, and that
-            makes them unfit.
-        activation: what the configuration calls the activation of the FFN.
-        ffn_width: what it calls the width of the FFN, by all names that it has.
-    """
-
-    layers: Layers
-    embeddings: str
-    decoder: Layers | None = None
-    positions: str | None = None
-    projection: str | None = None
-    first_token: bool = False
-    pool: Pool = "first"
-    head: tuple[str, ...] = ()
-    heads: bool = True
-    prompts: bool = False
-    disentangled: bool = False
-    without: str | None = None
-    activation: str = "hidden_act"
-    ffn_width: tuple[str, ...] = ("intermediate_size",)
-
+from autopeft.model.family import Family, Layers
 
 _BERT = Family(
     embeddings="embeddings",
@@ -113,6 +21,29 @@ _BERT = Family(
         down="output.dense",
         attn_norm="attention.output.LayerNorm",
         ffn_norm="output.LayerNorm",
+    ),
+)
+
+_ROFORMER = replace(_BERT, positions=None, prompts=False, heads=False, apart=True)
+
+_MEGATRON = replace(
+    _ROFORMER,
+    positions="embeddings.position_embeddings",
+    first_token=False,
+    layers=replace(_BERT.layers, attn_norm=None, ffn_norm=None),
+)
+
+_MPNET = replace(
+    _ROFORMER,
+    positions="embeddings.position_embeddings",
+    layers=replace(
+        _BERT.layers,
+        attention="attention.attn",
+        q="attention.attn.q",
+        k="attention.attn.k",
+        v="attention.attn.v",
+        o="attention.attn.o",
+        attn_norm="attention.LayerNorm",
     ),
 )
 
@@ -188,6 +119,38 @@ _GPT2 = Family(
     ),
 )
 
+_GPT_NEO = replace(
+    _GPT2,
+    prompts=False,
+    heads=False,
+    apart=True,
+    ffn_width=("intermediate_size",),
+    layers=replace(
+        _GPT2.layers,
+        attention="attn.attention",
+        q="attn.attention.q_proj",
+        k="attn.attention.k_proj",
+        v="attn.attention.v_proj",
+        o="attn.attention.out_proj",
+    ),
+)
+
+_GPTJ = replace(
+    _GPT_NEO,
+    positions=None,
+    ffn_width=("n_inner",),
+    layers=Layers(
+        at="h",
+        attention="attn",
+        q="attn.q_proj",
+        k="attn.k_proj",
+        v="attn.v_proj",
+        o="attn.out_proj",
+        up="mlp.fc_in",
+        down="mlp.fc_out",
+    ),
+)
+
 _LLAMA = Family(
     embeddings="embed_tokens",
     pool="last",
@@ -209,6 +172,21 @@ _LLAMA = Family(
 )
 
 _GEMMA3 = replace(_LLAMA, layers=replace(_LLAMA.layers, ffn_input="pre_feedforward_layernorm"))
+
+_GLM = replace(
+    _LLAMA,
+    layers=replace(_LLAMA.layers, gate="mlp.gate_up_proj 0/2", up="mlp.gate_up_proj 1/2"),
+)
+
+_PHI3 = replace(
+    _GLM,
+    layers=replace(
+        _GLM.layers,
+        q="self_attn.qkv_proj 0/3",
+        k="self_attn.qkv_proj 1/3",
+        v="self_attn.qkv_proj 2/3",
+    ),
+)
 
 _BART_ENCODER = Layers(
     at="encoder.layers",
@@ -307,22 +285,37 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "ernie": _BERT,
     "gemma": _LLAMA,
     "gemma3_text": _GEMMA3,
+    "glm": _GLM,
+    "glm4": _GLM,
     "gpt2": _GPT2,
+    "gpt_neo": _GPT_NEO,
+    "gptj": _GPTJ,
     "llama": _LLAMA,
     "m2m_100": _MBART,
     "marian": _BART,
     "mbart": _MBART,
+    "megatron-bert": _MEGATRON,
     "mistral": _LLAMA,
     "modernbert": _MODERNBERT,
+    "mpnet": _MPNET,
     "mt5": _T5S,
     "mvp": replace(_BART, heads=False),
     "pegasus": _MBART,
+    "phi3": _PHI3,
     "plbart": _BART,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "roberta": _BERT,
+    "roformer": replace(_ROFORMER, projection="embeddings_project"),
+    "smollm3": _LLAMA,
     "xlm-roberta": _BERT,
     "t5": _T5S,
     "umt5": _T5S,
 }
 """By `config.model_type`; where a configuration decides on the modules, all rows that there are."""
+
+
+def has_decoder(kind: str) -> bool:
+    """Whether models of a known type are encoder-decoders."""
+    rows = FAMILIES.get(kind, ())
+    return any(row.decoder for row in (rows if isinstance(rows, tuple) else (rows,)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
-from autopeft.model.families import Pool
+from autopeft.model.family import Pool
 from autopeft.model.quantized_linear import is_packed
 from autopeft.ops.base import padded_size
 from autopeft.space.seed import seed_of

@@ -133,7 +133,7 @@ class Injection:
             self._route(anatomy, apart=apart)
             if checkpointing:
                 self._recompute(anatomy)
-            self._tell_gates(anatomy.base, self.n_trials if apart else 1)
+            self._tell_gates(anatomy.base, self.n_trials if apart or anatomy.apart else 1)
             if anatomy.family.disentangled:
                 self._disentangle(anatomy)
             self._put_in(anatomy, first_token=first_token)
@@ -189,7 +189,7 @@ class Injection:
 
     def _join(self, anatomy: Anatomy) -> None:
         """Let trials begin where they fork."""
-        if anatomy.n_encoder_layers:
+        if anatomy.apart:
             if self.n_trials > 1:
                 repeat = partial(hooks.repeat_hook, self.n_trials)
                 handle = anatomy.base.register_forward_pre_hook(repeat, with_kwargs=True)
@@ -204,7 +204,7 @@ class Injection:
     def _join_top(self, anatomy: Anatomy) -> None:
         """Let trials begin that have no op, behind ops that write what the last layer puts out."""
         top = self.forks.n_layers
-        if top in self.forks.joins and self._changes_at(top) and not anatomy.n_encoder_layers:
+        if top in self.forks.joins and self._changes_at(top):
             layouts = self.forks.layout(top - 1), self.forks.layout(top)
             hook = partial(join_top_hook, *layouts, self.states, top)
             self._handles.append(anatomy.last_running().register_forward_hook(hook))

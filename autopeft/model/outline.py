@@ -10,12 +10,12 @@ from transformers import AutoConfig, PreTrainedModel
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.answers import check_start
-from autopeft.model.backbone import (
+from autopeft.model.backbone import backbone_prefix
+from autopeft.model.checkpoint import (
     CLASSES,
     HEADED,
     UNREADABLE,
     Writes,
-    backbone_prefix,
     cause,
     check_tags,
     quiet,

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import DataError
-from autopeft.model.families import Family, Layers
+from autopeft.model.families import FAMILIES, has_decoder
+from autopeft.model.family import Family, Layers
 
 _NAMES = {
     "q": ("q_proj", "query", "q_lin", "query_proj", "wq", "q"),
@@ -46,7 +47,15 @@ def read_family(model: PreTrainedModel, base: nn.Module) -> Family:
     if model.config.is_encoder_decoder:
         raise DataError(
             f"encoder-decoders of type `{kind}` are not known, and the anatomy of an "
-            "encoder-decoder is not read from the names of its modules"
+            "encoder-decoder is not read from the names of its modules; known are "
+            f"{', '.join(sorted(kind for kind in FAMILIES if has_decoder(kind)))}"
+        )
+    if (part := getattr(model.config, "text_config", None)) is not None:
+        known = "is known" if part.model_type in FAMILIES else "may be read from its modules' names"
+        raise DataError(
+            f"models of type `{kind}` read more than texts, and cannot be used as a whole; their "
+            f"part for texts is a `{part.model_type}`, which {known}: save it as a checkpoint "
+            "of its own (docs/adding-a-family.md)"
         )
     writes = model.get_output_embeddings() is not None
     if writes and base is model:
@@ -95,9 +104,14 @@ def _layers(kind: str, base: nn.Module, depth: int) -> tuple[str, nn.ModuleList]
     if depth < 1 or len(outer) != 1:
         modules = base.named_modules()
         others = [f"{name} ({len(m)})" for name, m in modules if isinstance(m, nn.ModuleList)]
+        told = (
+            f"there is not one list of the {depth} layers that the configuration tells of"
+            if depth > 0
+            else "their configuration has no `num_hidden_layers`"
+        )
         raise DataError(
-            f"models of type `{kind}` are not known, and there is not one list of the {depth} "
-            f"layers that the configuration tells of; lists: {', '.join(others) or 'none'}"
+            f"models of type `{kind}` are not known, and {told}; lists: "
+            f"{', '.join(others) or 'none'}"
         )
     return outer[0], lists[outer[0]]
 

@@ -102,7 +102,7 @@ class MemoryLimit:
 
 def n_trained_layers(genotype: Genotype, shape: ModelShape) -> int:
     """Layers that gradients pass through."""
-    if genotype.ops and shape.n_encoder_layers:  # their rows are their own from the first one on
+    if genotype.ops and shape.apart:
         return shape.n_layers
     return shape.n_layers - genotype.fork
 

@@ -26,6 +26,7 @@ class ModelShape:
         biased: taps that are the output of a module with a bias.
         n_encoder_layers: of an encoder-decoder, whose layers come first; 0 for other models.
         shared_inputs: taps whose weight matrices read something else, too.
+        apart: trials have rows of their own from the first layer on.
         room: tokens that a study's longest row leaves of the positions; None if they are endless,
             or if nobody knows.
         answered: rows of the study hold the answers that are learnt, as a decoder's do.
@@ -38,6 +39,7 @@ class ModelShape:
     biased: frozenset[Tap] = frozenset()
     n_encoder_layers: int = 0
     shared_inputs: frozenset[Tap] = frozenset()
+    apart: bool = False
     room: int | None = None
     answered: bool = False
 
@@ -82,6 +84,7 @@ class ModelShape:
             "biased": [str(tap) for tap in Tap if tap in self.biased],
             "shared_inputs": [str(tap) for tap in Tap if tap in self.shared_inputs],
             "n_encoder_layers": self.n_encoder_layers,
+            **({"apart": True} if self.apart else {}),
             **({} if self.room is None else {"room": self.room}),
             **({"answered": True} if self.answered else {}),
         }
@@ -102,6 +105,8 @@ class ModelShape:
             biased=frozenset(Tap(tap) for tap in data["biased"]),
             shared_inputs=frozenset(Tap(tap) for tap in data.get("shared_inputs", ())),
             n_encoder_layers=int(data.get("n_encoder_layers", 0)),
+            # A study of an encoder-decoder may be from before this was told.
+            apart=bool(data.get("apart", data.get("n_encoder_layers"))),
             room=None if room is None else int(room),
             answered=bool(data.get("answered")),
         )

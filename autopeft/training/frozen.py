@@ -79,8 +79,8 @@ class FrozenCache:
     def __init__(self, backbone: Backbone, kernel: Kernel, batch_size: int) -> None:
         self._backbone, self._kernel, self._batch_size = backbone, kernel, batch_size
         self._anatomy = Anatomy(backbone.model, backbone.fresh)
-        if self._anatomy.n_encoder_layers:
-            raise ValueError("trials of an encoder-decoder have rows of their own from the start")
+        if self._anatomy.apart:
+            raise ValueError("trials of this model have rows of their own from the start")
         self._kept: dict[tuple[int, int], States] = {}
         self._splits: dict[int, Encoded] = {}
         """By identity; kept alive, so that an identity means one split."""

@@ -11,7 +11,8 @@ import runpy
 
 import pytest
 import torch
-from tiny import N_LAYERS, op
+from model.test_model_kin import APART
+from tiny import HALVES, N_LAYERS, op
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from winners import make_winner
 
@@ -29,6 +30,8 @@ from autopeft.study.spec import load_study_spec
 # peft asks a model for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 FAMILIES = ("bert", "roberta", "gpt2", "llama", "t5", "bart")
+
+FURTHER = ("smollm3", "glm4", *HALVES, *APART)
 
 LORA = [(Form.LOWRANK, LINEAR_INPUT[tap], tap) for tap in (Tap.Q, Tap.V, Tap.FFN_OUT, Tap.FFN_GATE)]
 CROSS = [
@@ -106,6 +109,7 @@ def _size(form, layer):
 CASES = [
     *((kind, family) for kind in WANTED if kind.split()[0] in TOLERANCE for family in FAMILIES),
     *(("native", family) for family in ("distilbert", "modernbert", "deberta-v2")),
+    *((kind, family) for kind in ("native", "peft", "merged") for family in FURTHER),
 ]
 
 

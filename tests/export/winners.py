@@ -3,6 +3,8 @@
 import json
 
 import torch
+from model.test_model_kin import KIN
+from model.test_model_kin import tiny as tiny_kin
 from record_factory import make_record
 from study_factory import ROWS, rows_of, save_tokenizer, write_data, write_jsonl
 from tiny import genotype, lora, op, same, tiny_model
@@ -36,7 +38,7 @@ MIXED = (
 
 def save_family(folder, family):
     """The checkpoint of a tiny model without its head, and a tokenizer of nineteen words."""
-    model = tiny_model(family).base_model
+    model = tiny_kin(family) if family in KIN else tiny_model(family).base_model
     save_tokenizer(folder)
     if model.config.is_encoder_decoder:  # their heads read the end of a sentence
         model.config.eos_token_id = AutoTokenizer.from_pretrained(folder).sep_token_id

@@ -34,7 +34,8 @@ from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from autopeft.errors import DataError
-from autopeft.model.backbone import CLASSES, cast, load_backbone
+from autopeft.model.backbone import cast, load_backbone
+from autopeft.model.checkpoint import CLASSES
 from autopeft.model.foreign import asked
 
 CROSSED_HEAD = (
@@ -147,7 +148,8 @@ def test_a_checkpoint_gets_a_fresh_head(saved, family):
 
 
 TELL_REVISION = """
-from autopeft.model.backbone import commit_of, load_backbone
+from autopeft.model.backbone import load_backbone
+from autopeft.model.checkpoint import commit_of
 
 for name in ("someone/tiny", "someone/tiny@v1", "someone/tiny@" + "0123456789" * 4):
     print(load_backbone(name, 2).revision, commit_of(name))

@@ -6,6 +6,7 @@ import torch
 from peft import PrefixTuningConfig, get_peft_model
 from tiny import (
     DECODERS,
+    HALVES,
     HEAD,
     N_HEADS,
     N_LAYERS,
@@ -26,9 +27,11 @@ from tiny import (
 )
 from transformers import (
     Gemma3ForCausalLM,
+    GlmForCausalLM,
     GPT2LMHeadModel,
     LlamaForCausalLM,
     MistralForCausalLM,
+    Phi3ForCausalLM,
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
 )
@@ -71,16 +74,20 @@ GATE = genotype(lora(Tap.FFN_GATE, (3, 0, 9)), same(Form.BIAS, Tap.FFN_GATE))
 COMPANY = (LORA, MAM, HOULSBY, VECTORS)
 LANGUAGE_MODELS = {
     "gemma3_text": Gemma3ForCausalLM,
+    "glm": GlmForCausalLM,
     "gpt2": GPT2LMHeadModel,
     "llama": LlamaForCausalLM,
     "mistral": MistralForCausalLM,
+    "phi3": Phi3ForCausalLM,
     "qwen2": Qwen2ForCausalLM,
     "qwen3": Qwen3ForCausalLM,
 }
 
 
-LIKE_LLAMA = ("mistral", "qwen2", "qwen3")
-FAMILIES = [pytest.param(f, marks=[pytest.mark.slow] * (f in LIKE_LLAMA)) for f in DECODERS]
+LIKE_LLAMA = ("mistral", "qwen2", "qwen3", *HALVES)
+FAMILIES = [
+    pytest.param(f, marks=[pytest.mark.slow] * (f in LIKE_LLAMA)) for f in (*DECODERS, *HALVES)
+]
 
 
 @pytest.fixture(params=FAMILIES)

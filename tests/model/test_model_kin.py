@@ -1,5 +1,6 @@
 """Families whose layers have the names of another one: the row does for them, too."""
 
+import numpy as np
 import pytest
 import torch
 from tiny import (
@@ -7,28 +8,42 @@ from tiny import (
     D_INNER,
     D_MODEL,
     HEAD,
+    HOULSBY,
+    LORA,
     N_HEADS,
     N_LAYERS,
+    N_OUTPUTS,
     N_POSITIONS,
     N_WORDS,
+    TASK,
     genotype,
     lora,
     same,
+    tiny_backbone,
     tiny_batch,
+    tiny_rows,
+    train,
 )
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
 )
+from transformers.activations import ACT2FN
 
+from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.answers import decoder_inputs
+from autopeft.model.check import check
 from autopeft.model.head import pooled_logits
 from autopeft.model.inject import Injection
-from autopeft.space.forms import Form
+from autopeft.space.forms import Form, misplaced
 from autopeft.space.taps import LINEAR_INPUT, Tap
+from autopeft.training.cohort import Cohort
+from autopeft.training.frozen import FrozenCache
+from autopeft.training.settings import TrainingSettings
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": N_WORDS}
 BERT = {
@@ -59,8 +74,18 @@ T5 = {
     "decoder_start_token_id": 0,
 }
 LLAMA = {**BERT, "num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
+APART = {
+    **dict.fromkeys(("megatron-bert", "mpnet", "roformer"), BERT),
+    "gpt_neo": BERT | {"attention_types": [[["global", "local"], 1], [["global"], 1]]},
+    "gptj": BERT | {"rotary_dim": 4, "n_inner": D_FFN},
+}
+"""Their attention adds a mask to scores of as many rows."""
 KIN = {
+    **APART,
     "gemma": LLAMA,
+    **dict.fromkeys(("glm", "glm4"), LLAMA),
+    "phi3": BERT,
+    "smollm3": LLAMA | {"no_rope_layer_interval": 2},
     **dict.fromkeys(("ernie", "data2vec-text"), BERT),
     **dict.fromkeys(("blenderbot", "blenderbot-small", "m2m_100", "marian", "mvp"), BART),
     **dict.fromkeys(("pegasus", "plbart"), BART),
@@ -105,9 +130,106 @@ def test_ops_are_where_their_taps_are(family):
     for name, factor in factors.items():
         if name.endswith(".a"):
             _, layer, _, _, tap, *_ = name.split(".")
-            weight = anatomy.point(int(layer), Tap(tap)).module.weight
+            weight = anatomy.point(int(layer), Tap(tap)).weight
             weight += 2.0 * factors[f"{name[:-1]}b"].T @ factor
     torch.testing.assert_close(changed, model(**batch).last_hidden_state, rtol=1e-4, atol=1e-4)
+
+
+DECODERS = ("gemma", "glm", "glm4", "phi3", "smollm3")
+
+
+@pytest.mark.parametrize("family", ["ernie", "data2vec-text", *DECODERS, *APART])
+def test_the_row_holds_what_is_asked_of_one_that_is_read_from_names(family):
+    check(tiny(family, AutoModelForSequenceClassification), ())
+    if family != "mpnet":  # which writes nothing
+        check(tiny(family, AutoModelForCausalLM), (), pools=False)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@torch.no_grad()
+def test_what_is_activated_is_the_gate(family):
+    model, seen = tiny(family), {}
+    for tap in (Tap.FFN_GATE, Tap.FFN_UP, Tap.FFN_OUT):
+        module, _, part = Anatomy(model).point(1, tap)
+
+        def look(_, args, out, tap=tap, part=part):
+            seen[tap] = args[0], out.chunk(part.of, -1)[part.index] if part else out
+
+        module.register_forward_hook(look)
+    model(**tiny_batch(model))
+    made = ACT2FN[model.config.hidden_act](seen[Tap.FFN_GATE][1]) * seen[Tap.FFN_UP][1]
+    torch.testing.assert_close(made, seen[Tap.FFN_OUT][0])
+
+
+@torch.no_grad()
+def test_parts_of_phi3_are_those_of_llama():
+    """Which computes the same, with the same ops, of modules of their own."""
+    fused = tiny("phi3")
+    apart = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+    weights = {}
+    for name, weight in fused.state_dict().items():
+        whole = next((one for one in apart if one in name), "")
+        parts = apart.get(whole, ("",))
+        pieces = zip(parts, weight.chunk(len(parts)), strict=True)
+        weights |= {name.replace(whole, part): piece for part, piece in pieces}
+    config = AutoConfig.for_model(
+        "llama", **BERT, **SPECIAL, rms_norm_eps=fused.norm.variance_epsilon
+    )
+    llama = AutoModel.from_config(config, attn_implementation="eager").eval()
+    llama.load_state_dict(weights)
+    taps = Anatomy(llama).shape().widths
+    every = [lora(tap, 2) for tap in LINEAR_INPUT if tap in taps]
+    every += [same(Form.BIAS, tap) for tap in taps if misplaced(Form.BIAS, tap, tap) is None]
+    one, outcomes = genotype(*every, same(Form.PREFIX, Tap.HEAD, 2)), []
+    for model in (fused, llama):
+        injection = Injection(model, [one], [0], "eager")
+        generator = torch.Generator().manual_seed(0)
+        for _, tensor in sorted(injection.tensors(0).items()):
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
+        outcomes.append(model(**tiny_batch(model)).last_hidden_state)
+        injection.remove()
+    torch.testing.assert_close(*outcomes)
+    assert (outcomes[0] - fused(**tiny_batch(fused)).last_hidden_state).abs().max() > 1e-2
+
+
+def test_phi3_with_fewer_heads_for_keys_is_refused():
+    for n_keys in (1, N_HEADS // 2):
+        model = tiny("phi3", num_key_value_heads=n_keys)
+        with pytest.raises(
+            DataError, match=r"`self_attn.qkv_proj 0/3` is not the query of this ph"
+        ):
+            Anatomy(model).shape()
+
+
+@pytest.mark.parametrize("family", APART)
+def test_rows_apart_from_the_first_layer_on_train_as_those_of_a_trial_alone(family):
+    model = tiny(family, AutoModelForSequenceClassification, num_labels=N_OUTPUTS)
+    backbone = tiny_backbone(family, model=model)
+    assert backbone.shape.apart
+    settings = TrainingSettings(epochs=1)
+    with Cohort(backbone, [HEAD], [0], TASK, settings) as cohort, torch.no_grad():
+        found = cohort.logits(tiny_rows(5), range(5))[0]
+        torch.testing.assert_close(found, model(**tiny_batch(model)).logits, rtol=0, atol=1e-5)
+    company = [
+        LORA,
+        HEAD,
+        HOULSBY,
+        genotype(lora(Tap.V, 3, scale="gated")),
+        genotype(lora(Tap.Q, (0, 0, 3))),
+        genotype(*LORA.ops, learning_rate=1e30),
+    ]
+    together = train(backbone, company, epochs=3)
+    assert not together[-1].finite
+    for trial, one in enumerate(company[:-1]):
+        (alone,) = train(backbone, [one], [trial], epochs=3)
+        np.testing.assert_allclose(together[trial].losses, alone.losses, rtol=0, atol=1e-6)
+        assert np.std(alone.losses) > 1e-3, "it learns"
+
+
+def test_rows_apart_leave_no_states_to_keep():
+    model = tiny("mpnet", AutoModelForSequenceClassification, num_labels=N_OUTPUTS)
+    with pytest.raises(ValueError, match="have rows of their own from the start"):
+        FrozenCache(tiny_backbone("mpnet", model=model), "eager", 4)
 
 
 def test_roberta_and_its_kin_begin_their_positions_behind_padding():
@@ -115,7 +237,7 @@ def test_roberta_and_its_kin_begin_their_positions_behind_padding():
     assert Anatomy(tiny("ernie")).longest_row() == N_POSITIONS
 
 
-@pytest.mark.parametrize("family", ["mt5", "umt5", "plbart"])
+@pytest.mark.parametrize("family", ["mt5", "umt5", "plbart", "glm", "glm4", "phi3", "smollm3"])
 @torch.no_grad()
 def test_heads_read_what_the_model_gives_them(family):
     model = tiny(family, AutoModelForSequenceClassification)

@@ -1,5 +1,7 @@
 """Models that no row of the table describes: read, checked and told, or refused with a reason."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -36,10 +38,16 @@ from transformers import (
     CanineModel,
     EuroBertConfig,
     EuroBertForSequenceClassification,
+    FuyuConfig,
+    FuyuForCausalLM,
     Gemma2Config,
     Gemma2ForSequenceClassification,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GPTNeoXConfig,
     GPTNeoXForSequenceClassification,
+    HeliumConfig,
+    HeliumForSequenceClassification,
     LEDConfig,
     LEDModel,
     Llama4ForCausalLM,
@@ -50,14 +58,14 @@ from transformers import (
     MambaModel,
     OPTConfig,
     OPTForSequenceClassification,
+    PerceiverConfig,
+    PerceiverForSequenceClassification,
     PhiConfig,
     PhiForSequenceClassification,
     Qwen3MoeConfig,
     Qwen3MoeForSequenceClassification,
     RobertaPreLayerNormConfig,
     RobertaPreLayerNormForSequenceClassification,
-    SmolLM3Config,
-    SmolLM3ForSequenceClassification,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
@@ -94,8 +102,9 @@ def phi():
     return PhiForSequenceClassification(config)
 
 
-def smollm3():
-    return SmolLM3ForSequenceClassification(SmolLM3Config(**SHARED, **SPECIAL, **GROUPED))
+def helium():
+    sizes = GROUPED | {"head_dim": D_MODEL // N_HEADS}
+    return HeliumForSequenceClassification(HeliumConfig(**SHARED, **SPECIAL, **sizes))
 
 
 def gemma2():
@@ -105,7 +114,7 @@ def gemma2():
     return Gemma2ForSequenceClassification(config)
 
 
-GATED = {"smollm3": smollm3, "gemma2": gemma2}
+GATED = {"helium": helium, "gemma2": gemma2}
 READABLE = {"opt": opt, "phi": phi} | GATED
 
 
@@ -238,7 +247,7 @@ def unlike_within():
 
 
 def loose():
-    model = smollm3()
+    model = helium()
     for layer in model.model.layers:
         for name in ("gate_proj", "up_proj", "down_proj"):
             setattr(layer, name, getattr(layer.mlp, name))
@@ -261,12 +270,36 @@ def without_words():
     return CanineModel(CanineConfig(**SHARED, intermediate_size=D_FFN, num_hash_buckets=16))
 
 
+def seeing():
+    """As Gemma 3 is from 4 billion parameters on."""
+    text = SHARED | SPECIAL | GROUPED | {"head_dim": D_MODEL // N_HEADS}
+    image = {"hidden_size": 16, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    image |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Gemma3Config(text_config=text, vision_config=image, mm_tokens_per_image=4)
+    return Gemma3ForConditionalGeneration(config)
+
+
+def seeing_unknown():
+    text = {"model_type": "persimmon", "intermediate_size": D_FFN, **SHARED}
+    return FuyuForCausalLM(FuyuConfig(text_config=text, image_size=16, patch_size=8))
+
+
+def without_depth():
+    sizes = {"num_blocks": 1, "num_latents": 4, "d_latents": D_MODEL, "d_model": D_MODEL}
+    return PerceiverForSequenceClassification(PerceiverConfig(**sizes))
+
+
 REFUSED = {
     unlike: r"`layers` of this one are not alike: layer 0 has up mlp.up_proj \(32, 48\), .*, and "
     r"layer 1 nothing like it; only models whose layers are alike",
     unlike_within: r"are not alike: layer 0 has up .*, and layer 1 nothing like it",
     loose: "their gate_proj and up_proj are in no module of their own",
-    crossed: "encoder-decoders of type `led` are not known, and .* is not read",
+    crossed: "encoder-decoders of type `led` are not known, and .* is not read .*; known are bart, "
+    ".*, t5, umt5$",
+    seeing: r"`gemma3` read more than texts, .* their part for texts is a `gemma3_text`, which is "
+    "known: save it",
+    seeing_unknown: "`fuyu` read more than texts, .* a `persimmon`, which may be read from its mod",
+    without_depth: "`perceiver` are not known, and their configuration has no `num_hidden_layers`",
     whole: "`llama4_text` .* has no part without its head",
     without_words: "`canine` .* embeddings are not as wide",
     fused: r"`gpt_neox` .* in the 3 layers `layers` there is .*, but nothing like q, k, v, .* among"
@@ -282,6 +315,21 @@ REFUSED = {
 def test_what_cannot_be_read_is_refused_with_what_was_found(build):
     with pytest.raises(DataError, match=REFUSED[build]):
         Anatomy(build())
+
+
+def test_the_part_for_texts_of_what_sees_is_used_as_a_checkpoint_of_its_own(tmp_path, monkeypatch):
+    """By the code of docs/adding-a-family.md."""
+    monkeypatch.chdir(tmp_path)
+    whole = moved(seeing)
+    whole.save_pretrained("whole")
+    save_tokenizer("whole")
+    guide = Path(__file__).parents[2] / "docs" / "adding-a-family.md"
+    code = guide.read_text(encoding="utf-8").partition("## A part of a model")[2].split("```")[1]
+    exec(code.removeprefix("python\n").replace("google/gemma-3-4b-it", "whole"), {})
+    backbone = load_backbone("gemma-3-4b-text", 2, writes="causal")
+    batch = tiny_batch(backbone.model)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.model(**batch).logits, whole(**batch).logits)
 
 
 def test_a_model_that_looks_at_how_many_rows_there_are_is_refused(model):

@@ -1,5 +1,7 @@
 """Predicted costs are linear in what a genotype does, and a limit on memory is kept."""
 
+from dataclasses import replace
+
 import pytest
 from space_factory import TINY
 
@@ -16,6 +18,7 @@ from autopeft.space.costs import (
 from autopeft.space.forms import Activation, Form
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.search_space import within
+from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
 
 MODEL = CostModel(
@@ -48,6 +51,14 @@ def test_memory_is_linear_in_layers_states_and_parameters():
 
 def test_gradients_pass_through_layers_from_the_lowest_op_up():
     assert [n_trained_layers(g, TINY) for g in (genotype(), LORA, genotype(PREFIX))] == [0, 1, 2]
+
+
+def test_gradients_pass_through_all_layers_where_rows_are_apart():
+    apart = replace(TINY, apart=True)
+    assert [n_trained_layers(g, apart) for g in (genotype(), LORA)] == [0, 2]
+    assert ModelShape.from_dict(apart.to_dict()) == apart
+    told = replace(TINY, n_encoder_layers=1).to_dict()
+    assert ModelShape.from_dict(told).apart, "as a study has it from before this was told"
 
 
 def test_what_merges_answers_as_the_backbone_does():

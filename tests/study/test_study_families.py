@@ -105,5 +105,5 @@ def test_it_is_searched(family, folders, spec_of, tmp_path):
 
 def test_keeping_states_of_an_encoder_decoder_is_refused(folders, spec_of, tmp_path):
     spec = spec_of(model=str(folders["t5"]), training={"frozen_cache": True})
-    with pytest.raises(ConfigError, match=r"frozen_cache: true: trials of an encoder-dec"):
+    with pytest.raises(ConfigError, match=r"frozen_cache: true: trials of this model have rows"):
         run_search(spec, tmp_path / "study")
