@@ -31,11 +31,10 @@ def test_whether_lora_is_beaten_stands_beside_quality_and_size(view, info, tmp_p
     (tmp_path / "r.html").write_text(render([changed]), encoding="utf-8")
     run = view(tmp_path / "r.html")
     merits = run("return all('#merits > div').map((div) => div.innerText)")
-    assert [text.split("\n")[-1] for text in merits[:3]] == [
-        *(info.metric + (" on 9 rows" if "scored_on" in changes else ""),),
-        *("trainable parameters", "of the backbone"),
-    ]
-    assert merits[3].replace("\n", " ") == said
+    labels = [text.split("\n")[-1] for text in merits[:2]]
+    rows = " on 9 rows" if "scored_on" in changes else ""
+    assert labels == [f"{info.metric}{rows}", "parameters (of the backbone)"]
+    assert merits[2].replace("\n", " ") == said
 
 
 def test_lora_and_letters_are_explained(view, page, info):
@@ -48,6 +47,15 @@ def test_lora_and_letters_are_explained(view, page, info):
     told = run("return one('#details .said').textContent")
     assert "r: rank or width" in told
     assert ("layers count from 0" in told) == ("in layer" in info.trial(lora).summary)
+
+
+def test_quality_size_and_lora_stand_in_one_line(view, info, tmp_path):
+    fresh = replace(info, verdict=replace(info.verdict, scored_on="1,382 rows"))
+    (tmp_path / "r.html").write_text(render([fresh]), encoding="utf-8")
+    run = view(tmp_path / "r.html", width=1280)
+    tops = run("return all('#merits > div').map((div) => div.getBoundingClientRect().top)")
+    assert len(tops) == 3
+    assert len(set(tops)) == 1
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])

@@ -60,11 +60,10 @@ function drawVerdict() {
   $("notation").textContent = notation(verdict.answer);
   const row = rowOf(verdict.trial);
   const [who, does] = againstLora(verdict);
-  const merit = (value, error, label) => make("div", {}, make("span", { class: "big" }, value, error ? make("span", { class: "error" }, ` ± ${error}`) : null), make("span", { class: "label" }, label));
+  const merit = (value, beside, label) => make("div", {}, make("span", { class: "big" }, value, beside ? make("span", { class: "error" }, ` ${beside}`) : null), make("span", { class: "label" }, label));
   fill($("merits"), row === null ? [] : [
-    merit(score(verdict.quality), score(verdict.stderr), verdict.scored_on ? `${metric} on ${verdict.scored_on}` : metric),
-    merit(whole(columns.params[row]), null, "trainable parameters"),
-    merit(percent(columns.fraction[row]), null, "of the backbone"),
+    merit(score(verdict.quality), `± ${score(verdict.stderr)}`, verdict.scored_on ? `${metric} on ${verdict.scored_on}` : metric),
+    merit(whole(columns.params[row]), `(${percent(columns.fraction[row])})`, "parameters (of the backbone)"),
     merit(who, null, does),
   ]);
   fill($("because"), verdict.points.map((point) => make("li", {}, point)));
