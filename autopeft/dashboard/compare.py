@@ -1,7 +1,8 @@
 """Several studies beside each other: shared axes, and what repeated studies attain."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 
 from autopeft.dashboard.info import StudyInfo
@@ -22,6 +23,22 @@ class Attainment:
     worst: tuple[float | None, ...]
     middle: tuple[float | None, ...]
     best: tuple[float, ...]
+
+
+def told_apart(studies: Sequence[StudyInfo]) -> list[StudyInfo]:
+    """The same studies, named by as much of the end of their paths as no other one has."""
+    paths = [Path(study.folder).resolve().parts for study in studies]
+    return [
+        replace(study, name="/".join(path[-count:])) if (count := _own(path, paths)) > 1 else study
+        for study, path in zip(studies, paths, strict=True)
+    ]
+
+
+def _own(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> int:
+    """How many parts of the end of a path no different one ends with."""
+    others = [other for other in paths if other != path]
+    counts = range(1, len(path))
+    return next((n for n in counts if all(o[-n:] != path[-n:] for o in others)), len(path))
 
 
 def differing(studies: Sequence[StudyInfo]) -> str:

@@ -54,8 +54,10 @@ def facts_of(
         limit = f", {amount(memory, 'B')} of memory" if memory else ""
         facts["Budget"] = f"{max_params:,} trainable parameters{share}{limit}"
     failed = sum(trial.state == "failed" for trial in trials)
-    count = _counted(len(trials), "trial")
-    facts["Trials"] = count + (f", {failed:,} of them failed" if failed else "")
+    most = spec.budget.trials if spec else 0
+    count = _counted(max(most, len(trials)), "trial")
+    begun = f"{len(trials):,} of at most " if len(trials) < most else ""
+    facts["Trials"] = begun + count + (f", {failed:,} failed" if failed else "")
     facts["Training time"] = duration(sum(trial.seconds for trial in trials))
     if spec is not None:
         facts["Search"] = f"{spec.sampler} in space {_last(spec.space)}, seed {spec.seed}"

@@ -1,14 +1,17 @@
 """The figures below the front: what goes with quality, curves, selection, growth, workers."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from html import escape
+from typing import Any
 
 import plotly.graph_objects as go
 
 from autopeft.dashboard.figure import LEGEND, Figure, few, plain, short, trial_lines
 from autopeft.dashboard.importance import Importance
 from autopeft.dashboard.info import StudyInfo
+from autopeft.dashboard.trials import TrialInfo
 from autopeft.selection import Selection
 
 MOST_LINES = 400
@@ -78,7 +81,7 @@ def learning_curves(study: StudyInfo) -> Figure:
                 rows += [i] * (len(curve) + 1)
         traces.append(trial_lines(role, x, y, rows))
     layout = {
-        "xaxis": {"title": {"text": "optimizer steps"}, "type": "log"},
+        "xaxis": {"title": {"text": "optimizer steps"}, "type": "log", **_levels(lines)},
         "yaxis": {"title": {"text": escape(study.rung_metric)}},
         "legend": LEGEND,
     }
@@ -93,6 +96,12 @@ def learning_curves(study: StudyInfo) -> Figure:
         rows=tuple((t.trial, steps, value) for _, t, curve in lines for steps, value in curve),
         plot=plain(go.Figure(traces, layout) if lines else go.Figure()),
     )
+
+
+def _levels(lines: Sequence[tuple[int, TrialInfo, Sequence[tuple[int, float]]]]) -> dict[str, Any]:
+    """Ticks at the steps of the rungs; plotly's own where those are many."""
+    steps = sorted({at for *_, curve in lines for at, _ in curve})
+    return {"tickvals": steps, "ticktext": [f"{at:,}" for at in steps]} if len(steps) < _FEW else {}
 
 
 def selected(study: StudyInfo, selection: Selection) -> Figure:
@@ -226,7 +235,7 @@ def timeline(study: StudyInfo) -> Figure:
         hoverinfo="none",
     )
     layout = {
-        "xaxis": {"type": "date"},
+        "xaxis": {"type": "date", "title": {"text": "time (UTC)"}},
         "yaxis": {"automargin": True, "type": "category"},
         "bargap": 0.3,
         "uniformtext": {"minsize": 10, "mode": "hide"},

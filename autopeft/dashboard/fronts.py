@@ -13,6 +13,8 @@ from autopeft.dashboard.trials import TrialInfo
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _COLOURS = len(_DASHES)
 _MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+_LONGEST = 30
+"""Letters of a name in the legend: of more, two do not fit beside each other."""
 _BEYOND = 1.15
 """How far a line goes on after its last step, which would lie on the edge of the plot."""
 
@@ -23,6 +25,7 @@ def fronts(studies: Sequence[StudyInfo]) -> Figure:
     steps = [_steps(study) for study in studies]
     params = [float(trial.params) for front in steps for trial in front]
     zero = zero_of(params)
+    names = _brief([study.name for study in studies])
     for k, (study, front) in enumerate(zip(studies, steps, strict=True)):
         shape = (k + k // _COLOURS) % _COLOURS  # another one when the colours begin again
         traces.append(
@@ -34,7 +37,7 @@ def fronts(studies: Sequence[StudyInfo]) -> Figure:
                 mode="lines+markers",
                 line={"shape": "hv", "width": 2, "dash": _DASHES[shape]},
                 marker={"symbol": _MARKS[shape], "size": 9},
-                name=escape(study.name),
+                name=escape(names[k]),
                 meta={"role": f"study-{k % _COLOURS}", "compares": True},
                 hoverinfo="none",
             )
@@ -61,6 +64,13 @@ def fronts(studies: Sequence[StudyInfo]) -> Figure:
         ),
         plot=plain(go.Figure(traces, layout)),
     )
+
+
+def _brief(names: Sequence[str]) -> Sequence[str]:
+    """Long names without their middle, unless that makes two of them the same."""
+    half = _LONGEST // 2
+    brief = [f"{n[:half]}…{n[-half:]}" if len(n) > _LONGEST else n for n in names]
+    return brief if len(set(brief)) == len(set(names)) else names
 
 
 def _steps(study: StudyInfo) -> list[TrialInfo]:

@@ -69,6 +69,9 @@ def pareto(study: StudyInfo, cost: Cost) -> Figure:
     ]
     named = [(i, t) for i, t in scored if t.trial in study.front.baselines]
     traces.append(_ring("baseline", "named method", named, plane, "square-open", 13))
+    loras = [(i, t) for i, t in scored if t.trial in study.verdict.loras]
+    lora = "tuned LoRA" if study.selection else "best LoRA"
+    traces.append(_ring("lora", lora, loras, plane, "hexagon-open", 21))
     for role, number in (("knee", study.front.knee), ("recommended", study.front.recommended)):
         here = [(i, t) for i, t in scored if t.trial == number]
         symbol, size = ("diamond-open", 18) if role == "knee" else ("star-open", 22)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from autopeft.dashboard.compare import told_apart
 from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import encodable, render
 from autopeft.errors import ConfigError
@@ -53,7 +54,7 @@ def report(studies: Sequence[Study]) -> Report:
     """
     if not studies:
         raise ConfigError("give at least one folder of a study")
-    return Report(render([study_info(study) for study in studies]))
+    return Report(render(told_apart([study_info(study) for study in studies])))
 
 
 def records_csv(studies: Iterable[tuple[str, Sequence[Record]]]) -> str:

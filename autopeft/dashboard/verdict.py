@@ -31,6 +31,8 @@ class Verdict:
         quality: of the recommended one, on the most honest rows there are; None without it.
         stderr: of `quality`; None without it.
         scored_on: which rows `quality` is of, where the search did not select on them.
+        winners: trials that beat LoRA beyond noise at no more parameters than it has.
+        loras: the LoRA that was to be beaten: one trial, or one for each size.
     """
 
     headline: str
@@ -41,6 +43,8 @@ class Verdict:
     quality: float | None = None
     stderr: float | None = None
     scored_on: str = ""
+    winners: tuple[int, ...] = ()
+    loras: tuple[int, ...] = ()
 
 
 def verdict_of(
@@ -79,8 +83,8 @@ def verdict_of(
     points = [_scored(chosen, best, front.judged)]
     if short is not None:
         points.append(f"{short[:1].upper()}{short[1:]}.")
-    tone, sentence = _against_lora(trials, [by_trial[point.trial] for point in front.points])
-    points.append(sentence)
+    against = _against_lora(trials, [by_trial[point.trial] for point in front.points])
+    points.append(against.told)
     heads = [t for t in trials if t.method in {"head", FROZEN} and t.quality is not None]
     if chosen not in heads and heads:
         head = max(heads, key=lambda t: t.quality or 0)
@@ -95,10 +99,12 @@ def verdict_of(
         headline=f"Use trial {chosen.trial}",
         answer=chosen.summary,
         points=tuple(points),
-        tone=tone,
+        tone=against.tone,
         trial=chosen.trial,
         quality=chosen.quality,
         stderr=chosen.stderr,
+        winners=against.winners,
+        loras=against.loras,
     )
 
 
@@ -121,15 +127,20 @@ def _selected(
     if advice.nothing_learnt is not None:
         return _nothing_learnt([advice.nothing_learnt, *points])
     compared = selection.comparisons
+    winners = tuple(c.trial for c in compared if c.beats)
+    baselines = {c.baseline for c in compared}
+    tuned = {c.trial for c in selection.contenders if c.role == "lora"}
     return Verdict(
         headline=f"Use trial {chosen.trial}",
         answer=chosen.summary,
         points=tuple(points),
-        tone="gain" if any(c.beats for c in compared) else "tie" if compared else "none",
+        tone="gain" if winners else "tie" if compared else "none",
         trial=chosen.trial,
         quality=chosen.quality,
         stderr=chosen.stderr,
         scored_on=f"{selection.rows:,} {_kind_of(selection)}rows",
+        winners=winners,
+        loras=tuple(sorted(baselines or tuned)),
     )
 
 
@@ -166,7 +177,17 @@ def _scored(chosen: TrialInfo, best: TrialInfo, judged: str) -> str:
     )
 
 
-def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tuple[Tone, str]:
+@dataclass(frozen=True)
+class _Against:
+    """How the front stands against LoRA: the fields of a `Verdict`, and a sentence."""
+
+    tone: Tone
+    told: str
+    loras: tuple[int, ...] = ()
+    winners: tuple[int, ...] = ()
+
+
+def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> _Against:
     """Compare the front with the best LoRA at no more parameters than it has.
 
     A score is better beyond noise if the difference exceeds what a normal variable of the summed
@@ -178,7 +199,8 @@ def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tu
     if not tried:
         is_early = any(t.is_lora and t.state == "stopped early" for t in trials)
         what = "trained to its end" if is_early else "tried"
-        return "none", f"LoRA alone was not {what} here, so nothing can be said against it."
+        told = f"LoRA alone was not {what} here, so nothing can be said against it."
+        return _Against("none", told)
     lora = max(tried, key=lambda trial: trial.quality or 0)
     settings = f"the best of {len(tried)} settings" if len(tried) > 1 else "in a single setting"
     name = (
@@ -187,22 +209,25 @@ def _against_lora(trials: Sequence[TrialInfo], front: Sequence[TrialInfo]) -> tu
     )
     rivals = [t for t in front if t.params <= lora.params and t.trial != lora.trial]
     if not rivals:
-        return "tie", f"Nothing on the front with as few parameters can be set against {name}."
+        told = f"Nothing on the front with as few parameters can be set against {name}."
+        return _Against("tie", told, (lora.trial,))
     z = NormalDist().inv_cdf(1 - LEVEL / len(rivals))
     winners = [t for t in rivals if _difference(t, lora) > z * _noise(t, lora)]
     if winners:
         numbers = ", ".join(str(trial.trial) for trial in winners)
         who = f"Trials {numbers} score" if len(winners) > 1 else f"Trial {numbers} scores"
         top = max(_difference(trial, lora) for trial in winners)
-        return "gain", (
+        told = (
             f"{who} higher than {name} at no more parameters, by up to {top:.4f}: more than the "
             "noise of the rows explains."
         )
+        return _Against("gain", told, (lora.trial,), tuple(trial.trial for trial in winners))
     closest = max(rivals, key=lambda t: _difference(t, lora))
-    return "tie", (
+    told = (
         f"Nothing with as few parameters beats {name} beyond noise: trial {closest.trial} differs "
         f"by {_signed(_difference(closest, lora))} ± {_noise(closest, lora):.4f}."
     )
+    return _Against("tie", told, (lora.trial,))
 
 
 def _signed(value: float) -> str:

@@ -239,6 +239,15 @@ def test_study_of_failures_tells_their_causes(tmp_path):
     assert sum(int(word) for word in info.verdict.points[0].split() if word.isdigit()) == 12
 
 
+def test_trials_are_told_of_those_that_may_come(tmp_path):
+    made = make_study(tmp_path, 5, failing=1.0, rungs=1)
+    assert study_info(made).facts["Trials"] == "5 trials, 5 failed"
+    for most, told in ((8, "5 of at most 8 trials, 5 failed"), (5, "5 trials, 5 failed")):
+        text = f"model: m\ntask: causal\ndata: {{train: t.jsonl}}\nbudget: {{trials: {most}}}\n"
+        made.spec_file.write_text(text, encoding="utf-8")
+        assert study_info(made).facts["Trials"] == told
+
+
 def test_folder_that_is_no_study_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not the folder of a study"):
         study_info(Study(tmp_path))
@@ -278,6 +287,7 @@ SMALL = Genotype(6, (Op("bias", "ffn_up", "ffn_up", (1,) * 6),), 1e-3)
 def test_verdict_within_noise_of_lora():
     found = verdict([record_of(trial=0), record_of(SMALL, 0.81, trial=1)])
     assert (found.tone, found.headline) == ("tie", "Use trial 1")
+    assert (found.winners, found.loras) == ((), (0,))
     assert "beats LoRA alone (trial 0, in a single setting: 0.8000" in found.points[1]
     assert "trial 1 differs by +0.0100 ± 0.0141" in found.points[1]
     assert "flatter the winner" in found.points[-1]
@@ -286,6 +296,7 @@ def test_verdict_within_noise_of_lora():
 def test_verdict_beyond_the_noise_of_lora():
     found = verdict([record_of(trial=0), record_of(SMALL, 0.84, trial=1)])
     assert found.tone == "gain"
+    assert (found.winners, found.loras) == ((1,), (0,))
     assert found.points[1].startswith("Trial 1 scores higher than LoRA alone")
 
 
@@ -323,6 +334,9 @@ def test_final_selection_has_the_last_word(p_value, tone):
     )
     found = verdict([record_of(trial=0)], selection=selection)
     assert (found.tone, found.headline, found.trial) == (tone, "Use trial 1", 1)
+    assert (found.winners, found.loras) == ((1,) if tone == "gain" else (), (0,))
+    alone = verdict([record_of(trial=0)], selection=replace(selection, comparisons=()))
+    assert (alone.tone, alone.winners, alone.loras) == ("none", (), (0,))
     assert (found.quality, found.stderr, found.answer) == (0.82, 0.01, "words")
     assert found.points[0] == selection.verdict
     assert "900 rows that the search has not seen" in found.points[1]

@@ -10,7 +10,7 @@ from synthetic_study import make_study
 
 from autopeft.dashboard import fronts
 from autopeft.dashboard.figure import log_ticks, zero_of
-from autopeft.dashboard.figures import timeline
+from autopeft.dashboard.figures import learning_curves, timeline
 from autopeft.dashboard.info import Cost, Job, study_info
 from autopeft.dashboard.ops import part_of
 from autopeft.dashboard.page import payload
@@ -211,6 +211,41 @@ def test_border_of_a_short_job_does_not_cover_it(info):
     figure = timeline(replace(info, jobs=jobs))
     assert figure.plot["data"][0]["marker"]["line"]["width"] == [1, 0]
     assert figure.plot["layout"]["uniformtext"] == {"minsize": 10, "mode": "hide"}
+
+
+def test_axis_of_time_says_which_time(info):
+    assert timeline(info).plot["layout"]["xaxis"]["title"]["text"] == "time (UTC)"
+
+
+def test_learning_curves_have_ticks_at_their_rungs(info):
+    axis = learning_curves(info).plot["layout"]["xaxis"]
+    assert axis["ticktext"] == ["63", "126", "189"]
+    trial = next(trial for trial in info.trials if trial.rung == 2)
+    first = trial.measurements[0]
+    many = replace(
+        trial, measurements=tuple(replace(first, steps=10 * steps) for steps in range(1, 20))
+    )
+    assert "tickvals" not in learning_curves(replace(info, trials=(many,))).plot["layout"]["xaxis"]
+
+
+def test_lora_that_is_to_be_beaten_is_marked(info):
+    (lora,) = info.verdict.loras
+    assert info.trial(lora).is_lora
+    (mark,) = [t for t in pareto(info, info.costs[0]).plot["data"] if t["meta"]["role"] == "lora"]
+    assert [info.trials[row].trial for row in mark["customdata"]] == [lora]
+    assert mark["name"] == "best LoRA"
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("a" * 20 + "-" * 20 + "1", "short"), ["a" * 15 + "…" + "-" * 14 + "1", "short"]),
+        (("a" * 20 + "1" + "b" * 20, "a" * 20 + "2" + "b" * 20), None),
+    ],
+)
+def test_long_names_in_the_legend_lose_their_middle_unless_they_differ_there(info, names, shown):
+    traces = fronts.fronts([replace(info, name=name) for name in names]).plot["data"]
+    assert [trace["name"] for trace in traces] == (shown or list(names))
 
 
 def test_no_two_of_many_studies_look_the_same(info):

@@ -38,7 +38,9 @@ def test_server_brings_new_trials_without_a_reload(browser, view, tmp_path):
         assert run("return window.same")
         assert selected(run)["details"] == chosen
         assert run("return one('#live').textContent") == "live"
+        green = run("return getComputedStyle(one('#live')).color")
     until(browser, "one('#live').textContent.startsWith('the server is gone')")
+    assert run("return getComputedStyle(one('#live')).color") != green
 
 
 def test_new_trials_leave_the_reader_in_place(browser, view, tmp_path):

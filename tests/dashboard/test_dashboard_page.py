@@ -14,12 +14,14 @@ from hostile import PAYLOADS, hostile_study
 from synthetic_study import make_study
 
 from autopeft.dashboard import pareto
+from autopeft.dashboard.compare import told_apart
 from autopeft.dashboard.figure import script
 from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import payload, payload_json, policy, render
 from autopeft.dashboard.report import records_csv, report
 from autopeft.errors import ConfigError
 from autopeft.selection import Contender, Selection
+from autopeft.study.folder import Study
 
 
 class Page(HTMLParser):
@@ -182,6 +184,15 @@ def test_final_selection_is_drawn_with_its_intervals(info):
     assert searched["x"] == [0.9, 0.9]
     numbers = [data["columns"]["trial"][row] for row in fresh["customdata"]]
     assert numbers == [1, 3]
+
+
+def test_studies_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    folders = [tmp_path / name for name in ("a/run", "b/run", "c/other")]
+    infos = [study_info(make_study(folder, 1)) for folder in folders]
+    names = [info.name for info in told_apart([*infos, infos[2]])]
+    assert names == ["a/run", "b/run", "other", "other"]
+    html = report([Study(folder) for folder in folders]).html
+    assert '"name":"a/run"' in html
 
 
 def test_several_studies_are_compared(tmp_path, info):

@@ -4,15 +4,11 @@ function drawDetails() {
   const { columns, kinds, metric, folder, front } = study();
   const i = view.row;
   if (i === null) {
-    fill(box, make("h2", { id: "details-title" }, "No trial selected"),
-      make("p", { class: "said" }, "Choose a point, a row or a line."));
+    const some = columns.trial.length > 0;
+    fill(box, make("h2", { id: "details-title" }, some ? "No trial selected" : "No trial yet"),
+      make("p", { class: "said" }, some ? "Choose a point, a row or a line." : "What is chosen will be told here."));
     return;
   }
-  const roles = [
-    columns.trial[i] === front.recommended ? make("span", { class: "tag recommended" }, "recommended") : null,
-    columns.trial[i] === front.knee ? make("span", { class: "tag knee" }, "knee") : null,
-    columns.method[i] ? make("span", { class: "tag baseline" }, columns.method[i]) : null,
-  ];
   const pairs = [
     [metric, columns.quality[i] === null ? "no score" : `${score(columns.quality[i])} ± ${score(columns.stderr[i])}`],
     ["parameters", `${whole(columns.params[i])} (${percent(columns.fraction[i])} of the backbone)`],
@@ -43,7 +39,8 @@ function drawDetails() {
   fill(box,
     make("div", { class: "head" }, make("h2", { id: "details-title" }, `Trial ${columns.trial[i]}`), stateMark(columns.state[i])),
     make("p", { class: "what" }, columns.summary[i]),
-    make("p", { class: "tags" }, roles),
+    make("p", { class: "said" }, notation(columns.summary[i])),
+    make("p", { class: "tags" }, tagsOf(columns, i)),
     make("dl", { class: "pairs" }, pairs.map(([name, text]) => make("div", {}, make("dt", {}, name), make("dd", {}, text)))),
     ops.length ? [make("h3", {}, "Ops, and their size from the lowest layer to the highest"),
       make("div", { class: "scroll" }, make("table", { class: "ops" }, make("tbody", {}, ops)))] : null,

@@ -43,6 +43,14 @@ function amount(value, unit) {
   return `${+(value / 1024 ** power).toPrecision(4)} ${units[power]}`;
 }
 
+// What the letters in a trial's words stand for, those that it has.
+const LETTERS = { r: "rank or width", l: "length in tokens", f: "side of the Kronecker factor", k: "weights that change", x: "scale" };
+function notation(summary) {
+  const said = Object.entries(LETTERS).filter(([letter]) => new RegExp(`\\b${letter}${letter === "x" ? "[ \\d]" : "\\d"}`).test(summary))
+    .map(([letter, meaning]) => `${letter}: ${meaning}`);
+  return [...said, ...(/\blayers? \d/.test(summary) ? ["layers count from 0, the lowest"] : [])].join("; ");
+}
+
 function span(seconds) {
   if (seconds < 90) return `${+seconds.toPrecision(3)} s`;
   const minutes = Math.round(seconds / 60);

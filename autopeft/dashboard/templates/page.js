@@ -57,17 +57,29 @@ function drawVerdict() {
   $("study-name").textContent = name;
   $("headline").textContent = verdict.headline;
   $("what").textContent = verdict.answer;
+  $("notation").textContent = notation(verdict.answer);
   const row = rowOf(verdict.trial);
-  const merit = (value, error, label) => make("div", {}, make("span", { class: "big" }, value, error ? make("span", { class: "error" }, ` ± ${error}`) : null), make("span", { class: "label" }, label));
+  const [who, does] = againstLora(verdict);
+  const merit = (value, beside, label) => make("div", {}, make("span", { class: "big" }, value, beside ? make("span", { class: "error" }, ` ${beside}`) : null), make("span", { class: "label" }, label));
   fill($("merits"), row === null ? [] : [
-    merit(score(verdict.quality), score(verdict.stderr), verdict.scored_on ? `${metric} on ${verdict.scored_on}` : metric),
-    merit(whole(columns.params[row]), null, "trainable parameters"),
-    merit(percent(columns.fraction[row]), null, "of the backbone"),
+    merit(score(verdict.quality), `± ${score(verdict.stderr)}`, verdict.scored_on ? `${metric} on ${verdict.scored_on}` : metric),
+    merit(whole(columns.params[row]), `(${percent(columns.fraction[row])})`, "parameters (of the backbone)"),
+    merit(who, null, does),
   ]);
   fill($("because"), verdict.points.map((point) => make("li", {}, point)));
   const open = new Set([...$("facts").querySelectorAll("details[open]")].map((node) => node.dataset.fact));
   const long = (title, text) => make("details", { "data-fact": title, open: open.has(title) ? "" : null }, make("summary", { "data-focus": `fact ${title}` }, text));
   fill($("facts"), Object.entries(facts).map(([title, text]) => make("div", {}, make("dt", {}, title), make("dd", {}, text.length > 90 ? long(title, text) : text))));
+}
+
+// Who beats LoRA, and what they do: a subject and its predicate.
+function againstLora({ tone, winners, scored_on: fresh }) {
+  const lora = `${fresh ? "tuned LoRA" : "LoRA"} at its size`;
+  if (tone === "none") return ["Not compared", `with ${lora}`];
+  if (!winners.length) return ["Nothing", `beats ${lora} beyond noise`];
+  const one = winners.length === 1;
+  const who = one ? `Trial ${winners[0]}` : winners.length > 3 ? `${winners.length} trials` : `Trials ${winners.join(", ")}`;
+  return [who, `${one ? "beats" : "beat"} ${lora} beyond noise`];
 }
 
 function drawAll() {
@@ -108,11 +120,16 @@ async function refresh(last) {
       renew(await answer.json());
       tag = answer.headers.get("ETag");
     }
-    $("live").textContent = answer.ok || answer.status === 304 ? "live" : "the server refuses";
+    heard(answer.ok || answer.status === 304 ? "live" : "the server refuses");
   } catch {
-    $("live").textContent = "the server is gone; this is what it said last";
+    heard("the server is gone; this is what it said last");
   }
   setTimeout(refresh, 2000, tag);
+}
+
+function heard(told) {
+  $("live").textContent = told;
+  $("live").classList.toggle("lost", told !== "live");
 }
 
 watchTheme(() => { redraw(); });

@@ -37,7 +37,7 @@ function marked(figure) {
   const [x, y] = view.row === null ? [[], []] : whereabouts(figure, view.row);
   const lines = ["parallel", "curves"].includes(figure.kind);
   return { type: "scatter", x, y, mode: lines ? "lines+markers" : "markers", showlegend: false, hoverinfo: "skip", cliponaxis: false,
-    marker: { symbol: lines ? "circle" : "circle-open", size: lines ? 7 : 17, color: colour("ink"), line: { width: lines ? 0 : 2.5, color: colour("ink") } },
+    marker: { symbol: lines ? "circle" : "circle-open", size: lines ? 7 : 27, color: colour("ink"), line: { width: lines ? 0 : 2.5, color: colour("ink") } },
     line: { color: colour("ink"), width: 3 } };
 }
 
@@ -80,6 +80,7 @@ function draw(node) {
   Object.assign(layout, paper);
   const width = paper?.width || node.clientWidth;
   if (layout.legend && width < 520) layout.legend = figure.kind === "pareto" && width > 300 ? { ...LEGEND_BELOW, ...IN_HALVES } : LEGEND_BELOW;
+  node.classList.toggle("under", !!layout.legend && width >= 520); // its buttons
   const first = !node.classList.contains("drawn");
   node.classList.add("drawn");
   Plotly.react(node, data, layout, CONFIG).then(() => { if (first) link(node); });
@@ -94,8 +95,8 @@ function link(node) {
     select(rows[(rows.indexOf(view.row) + 1) % rows.length]);
   });
   node.on("plotly_hover", (event) => {
-    const rows = rowsOf(node, event.points[0]);
-    if (rows) tip(event.event, figures.get(node).kind === "fronts" ? rows : [view.study, ...rows]);
+    const rows = rowsOf(node, event.points[0]), { kind } = figures.get(node);
+    if (rows) tip(event.event, kind === "fronts" ? rows : [view.study, ...rows], kind === "pareto" ? view.cost : 0, kind === "fronts");
   });
   node.on("plotly_unhover", () => { $("tip").hidden = true; });
 }
@@ -108,11 +109,15 @@ function rowsOf(node, point) {
   return meta.linked ? [point.customdata] : null;
 }
 
-function tip(event, [study, ...rows]) {
-  const { columns, metric } = DATA.studies[study];
-  fill($("tip"), rows.slice(0, 4).map((i) => make("div", {},
+// What is known of some trials of a study; `k` is the cost of the axis, `named` whether several studies are there.
+function tip(event, [place, ...rows], k, named) {
+  const { columns, metric, costs, name } = DATA.studies[place];
+  const cost = (i) => (k && columns.costs[i][k] !== null ? `, ${costs[k].label} ${amount(columns.costs[i][k], costs[k].unit)}` : "");
+  const found = (i) => (columns.quality[i] === null ? (columns.failure[i] || "no score").replaceAll("_", " ")
+    : `${metric} ${score(columns.quality[i])} ± ${score(columns.stderr[i])}`);
+  fill($("tip"), named ? make("div", { class: "study" }, name) : null, rows.slice(0, 4).map((i) => make("div", {},
     make("strong", {}, `Trial ${columns.trial[i]}`), ` ${STATES[columns.state[i]]}`,
-    make("div", {}, columns.quality[i] === null ? (columns.failure[i] || "no score").replaceAll("_", " ") : `${metric} ${score(columns.quality[i])} ± ${score(columns.stderr[i])}, ${whole(columns.params[i])} parameters`),
+    make("div", {}, `${found(i)}, ${whole(columns.params[i])} parameters${cost(i)}`),
     make("div", { class: "said" }, columns.summary[i]))));
   const box = $("tip");
   box.hidden = false;

@@ -31,14 +31,21 @@ function withError(columns, i) {
   return make("span", {}, `${score(columns.quality[i])} `, error);
 }
 
+// What a trial is beside its state.
+function tagsOf(columns, i) {
+  const { front, verdict } = study();
+  const trial = columns.trial[i];
+  return [
+    trial === front.recommended ? ["recommended", "recommended"] : null,
+    verdict.loras.includes(trial) ? ["lora", verdict.scored_on ? "tuned LoRA" : "best LoRA"] : null,
+    trial === front.knee ? ["knee", "knee"] : null,
+    columns.method[i] ? ["baseline", columns.method[i]] : null,
+    columns.failure[i] ? ["failed", columns.failure[i].replaceAll("_", " ")] : null,
+  ].filter(Boolean).map(([role, text]) => make("span", { class: `tag ${role}` }, text));
+}
+
 function words(columns, i) {
-  const front = study().front;
-  const tags = [];
-  if (columns.trial[i] === front.recommended) tags.push(make("span", { class: "tag recommended" }, "recommended"));
-  if (columns.trial[i] === front.knee) tags.push(make("span", { class: "tag knee" }, "knee"));
-  if (columns.method[i]) tags.push(make("span", { class: "tag baseline" }, columns.method[i]));
-  if (columns.failure[i]) tags.push(make("span", { class: "tag failed" }, columns.failure[i].replaceAll("_", " ")));
-  return make("span", {}, columns.summary[i], ...tags.flatMap((tag) => [" ", tag]));
+  return make("span", {}, columns.summary[i], ...tagsOf(columns, i).flatMap((tag) => [" ", tag]));
 }
 
 function rowName(columns, i) {
