@@ -88,9 +88,10 @@ def hover(browser, selector):
     from selenium.webdriver.common.by import By
 
     until(browser, f"one('{selector} .point')")
-    browser.execute_script(f"document.querySelector('{selector}').scrollIntoView({{block: 'end'}})")
+    where = "{block: 'end', behavior: 'instant'}"  # a point that moves is missed
+    browser.execute_script(f"document.querySelector('{selector}').scrollIntoView({where})")
     points = browser.find_elements(By.CSS_SELECTOR, f"{selector} .scatterlayer .point")
-    ActionChains(browser).move_to_element(points[0]).perform()
+    ActionChains(browser).move_by_offset(1, 1).move_to_element(points[0]).perform()
     until(browser, "!one('#tip').hidden")
     return browser.execute_script("return document.querySelector('#tip').innerText")
 
