@@ -5,10 +5,13 @@ import json
 import os
 import random
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
+from optuna.storages import RDBStorage
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import Lowercase
@@ -170,3 +173,14 @@ def ledger_states(study) -> list[str]:
     with contextlib.closing(sqlite3.connect(study.database)) as connection:
         rows = connection.execute("SELECT state FROM trials ORDER BY number").fetchall()
     return [state for (state,) in rows]
+
+
+@contextlib.contextmanager
+def optuna_study(url: str, name: str | None = None) -> Iterator[optuna.Study]:
+    """A study as Optuna reads it, which by itself would leave the database open."""
+    storage = RDBStorage(url)
+    try:
+        yield optuna.load_study(study_name=name, storage=storage)  # noqa: TID251
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()

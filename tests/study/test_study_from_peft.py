@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import optuna
+from study_factory import optuna_study
 from synthetic_study import MINILM
 
 import autopeft
@@ -27,7 +27,8 @@ def test_optuna_reads_the_study(done):
     (name, url) = re.findall(r'load_study\(study_name="(.+?)", storage="(.+?)"\)', TEXT)[0]
     url = url.replace("trials/study", str(done.folder))
 
-    trials = optuna.load_study(study_name=name, storage=url).trials
+    with optuna_study(url, name) as study:
+        trials = study.trials
 
     assert len(trials) == 5
     assert all("genotype" in trial.user_attrs for trial in trials)

@@ -1,7 +1,6 @@
 """A study with other objectives than quality and parameters, from its file to its front."""
 
 import json
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -9,6 +8,7 @@ from shutil import copytree
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
+from study_factory import optuna_study
 
 from autopeft.advice import Advice
 from autopeft.cli.selected import show_selection
@@ -27,7 +27,6 @@ from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
 from autopeft.space.taps import Tap
 from autopeft.study.events import Silent
-from autopeft.study.ledger import Ledger
 from autopeft.study.manifest import read_manifest
 from autopeft.study.planner import words
 from autopeft.study.propose import propose
@@ -56,8 +55,8 @@ def test_records_front_and_ledger_have_the_costs(exact):
     assert list(front.worst) == ["trained_params", "adapter_bytes"]
     costs = dict.fromkeys(front.worst)
     assert front == front_of(exact.records(), "accuracy", "maximize", 1680, words, costs)
-    with closing(Ledger(exact.database)) as ledger:
-        names, trials = ledger._study.metric_names, ledger._study.get_trials()
+    with optuna_study(f"sqlite:///{exact.database}") as study:
+        names, trials = study.metric_names, study.trials
     assert names == ["accuracy", "log10(1 + trained_params)", "log10(1 + adapter_bytes)"]
     assert [len(trial.values) for trial in trials] == [3] * 6
     assert trials[0].values[1:] == [0.0, 0.0], "the head alone"
