@@ -11,7 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from study_factory import ROWS, results, rows_of, save_checkpoint, tree, write_data, write_jsonl
-from tiny import FAMILIES, TASK, genotype, op, same_bits, state, tiny_batch, tiny_model, tiny_rows
+from tiny import (
+    FAMILIES,
+    TASK,
+    as_params,
+    genotype,
+    op,
+    same_bits,
+    state,
+    tiny_batch,
+    tiny_model,
+    tiny_rows,
+)
 from torch import nn
 
 import autopeft
@@ -201,7 +212,7 @@ def backbone_of(model):
     return {name: tensor for name, tensor in state(model).items() if name.startswith(base)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", as_params(FAMILIES))
 def test_attached_genotype_trains_in_a_plain_loop(family):
     model = tiny_model(family).requires_grad_(requires_grad=True)
     before, hooks = state(model), sum(len(m._forward_hooks) for m in model.modules())

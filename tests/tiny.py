@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import jaxtyping
 import numpy as np
+import pytest
 import torch
 from transformers import (
     BartConfig,
@@ -86,6 +87,17 @@ HEADED = (*FAMILIES, "modernbert", *DECODERS, *CROSSED)
 PROMPTED = (*FAMILIES, "modernbert", *DECODERS)
 """Where a row can begin with a prompt."""
 EVERY = (*HEADED, *HEADLESS)
+
+TWINS = ("roberta", "distilbert", "electra", "mistral", "qwen2", "qwen3", "gemma3_text")
+"""Built like BERT or Llama: other names and details, the same places for ops."""
+
+
+def as_params(families, *more):
+    """Parameters of tests; those of twins are among the slow ones."""
+    return [
+        pytest.param(name, *more, marks=[pytest.mark.slow] * (name in TWINS)) for name in families
+    ]
+
 
 MIXED_WINDOWS = {
     "sliding_window": 4,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import EVERY, N_POSITIONS, genotype, lora, op, same, tiny_batch, tiny_model
+from tiny import EVERY, N_POSITIONS, as_params, genotype, lora, op, same, tiny_batch, tiny_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -63,7 +63,7 @@ def assert_loads(folder, model, batch):
     return again, tokenizer
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", as_params(EVERY))
 def test_what_was_attached_is_loaded_again(checkpoint, tmp_path, family):
     labels = {"num_labels": 3, "id2label": {0: "x", 1: "y", 2: "z"}}
     model = AUTO.from_pretrained(checkpoint(family), **labels)

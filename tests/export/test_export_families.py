@@ -12,7 +12,7 @@ import runpy
 import pytest
 import torch
 from model.test_model_kin import APART
-from tiny import HALVES, N_LAYERS, op
+from tiny import HALVES, N_LAYERS, TWINS, op
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from winners import make_winner
 
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 FAMILIES = ("bert", "roberta", "gpt2", "llama", "t5", "bart")
 
 FURTHER = ("smollm3", "glm4", *HALVES, *APART)
+LIKE_OTHERS = {*TWINS, *FURTHER} - {"phi3", "mpnet"}
 
 LORA = [(Form.LOWRANK, LINEAR_INPUT[tap], tap) for tap in (Tap.Q, Tap.V, Tap.FFN_OUT, Tap.FFN_GATE)]
 CROSS = [
@@ -111,9 +112,14 @@ CASES = [
     *(("native", family) for family in ("distilbert", "modernbert", "deberta-v2")),
     *((kind, family) for kind in ("native", "peft", "merged") for family in FURTHER),
 ]
+MARKED = [
+    pytest.param(kind, family, marks=[pytest.mark.slow] * (family in LIKE_OTHERS))
+    for kind, family in CASES
+    if (kind, family) != NO_LOKR
+]
 
 
-@pytest.mark.parametrize(("kind", "family"), [case for case in CASES if case != NO_LOKR])
+@pytest.mark.parametrize(("kind", "family"), MARKED)
 def test_what_is_loaded_is_what_was_trained(home, plain, tmp_path, kind, family):
     target = kind.split()[0]
     shape = plain(family).backbone.shape

@@ -9,6 +9,7 @@ from tiny import (
     GATED,
     HEADED,
     N_LAYERS,
+    as_params,
     genotype,
     lora,
     op,
@@ -87,7 +88,7 @@ def assert_same(model, plain, expected):
     assert (expected - without).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", as_params(FAMILIES))
 def test_everything_at_once_is_a_plain_model(family, tmp_path):
     model, plain, expected = merged(family, *WEIGHTS, *VECTORS, *NORMS, *WIDER)
     assert_same(model, plain, expected)
@@ -190,7 +191,7 @@ def test_every_form_says_whether_it_merges():
     assert {*LINEAR, *ELEMENTWISE, *NEVER, Form.BOTTLENECK, Form.DORA} == stored
 
 
-@pytest.mark.parametrize("family", HEADED)
+@pytest.mark.parametrize("family", as_params(HEADED))
 def test_whatever_is_drawn_from_the_mergeable_space_merges(family):
     shape = Anatomy(tiny_model(family)).shape()
     space = bind(load_space("mergeable"), shape, shape.backbone_params)

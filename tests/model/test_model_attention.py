@@ -8,6 +8,7 @@ from tiny import (
     FIRST_WORD,
     HEADED,
     N_WORDS,
+    as_params,
     genotype,
     op,
     tiny_batch,
@@ -28,7 +29,7 @@ LONGER = op(Form.PREFIX, Tap.HEAD, Tap.HEAD, 12)
 BIAS = op(Form.BIAS, Tap.V, Tap.V)
 
 
-@pytest.fixture(params=HEADED)
+@pytest.fixture(params=as_params(HEADED))
 def family(request):
     return request.param
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tiny import D_MODEL, FAMILIES, N_HEADS, genotype, op, tiny_batch, tiny_model
+from tiny import D_MODEL, FAMILIES, N_HEADS, as_params, genotype, op, tiny_batch, tiny_model
 from torch.nn import functional
 
 from autopeft.model.anatomy import Anatomy
@@ -113,7 +113,7 @@ class Bench:
         assert (out - plain).abs().max() > 1e-3
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=as_params(FAMILIES))
 def family(request):
     return request.param
 

@@ -5,7 +5,18 @@ import pickle
 
 import pytest
 import torch
-from tiny import FAMILIES, N_LAYERS, genotype, numbers, op, same_bits, state, tiny_batch, tiny_model
+from tiny import (
+    FAMILIES,
+    N_LAYERS,
+    as_params,
+    genotype,
+    numbers,
+    op,
+    same_bits,
+    state,
+    tiny_batch,
+    tiny_model,
+)
 
 from autopeft.errors import ConfigError
 from autopeft.model.anatomy import Anatomy
@@ -31,7 +42,7 @@ def prefix(sizes=5):
 MIXED = genotype(lora(), adapter(), prefix(), op(Form.BIAS, Tap.FFN_UP, Tap.FFN_UP))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=as_params(FAMILIES))
 def model(request):
     return tiny_model(request.param)
 

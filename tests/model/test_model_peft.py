@@ -12,6 +12,7 @@ from tiny import (
     FAMILIES,
     FUSED,
     HEADLESS,
+    as_params,
     genotype,
     op,
     tiny_batch,
@@ -37,7 +38,7 @@ SIZES = {
 SCALES = {Tap.Q: 1.0, Tap.V: 2.0, Tap.ATTN_OUT: 0.5, Tap.FFN_UP: 4.0, Tap.FFN_OUT: 1.5}
 
 
-@pytest.fixture(params=EVERY)
+@pytest.fixture(params=as_params(EVERY))
 def family(request):
     return request.param
 
@@ -147,7 +148,7 @@ def test_dora(family):
 
 
 # Theirs cuts one pair of matrices to every weight; so that it can be ours, all have one shape.
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", as_params(FAMILIES))
 def test_vera(family):
     model, tensors = with_ops(
         family, *(op(Form.VERA, Tap.ATTN_IN, tap, 5) for tap in (Tap.Q, Tap.V))
@@ -167,7 +168,7 @@ def test_vera(family):
 
 
 # Theirs is the product for a whole module, so that of a part of one is another one.
-@pytest.mark.parametrize("family", [name for name in EVERY if name not in FUSED])
+@pytest.mark.parametrize("family", as_params(name for name in EVERY if name not in FUSED))
 @torch.no_grad()
 def test_lokr(family):
     """With a whole second factor, theirs is a Kronecker product with a square first factor."""
@@ -203,7 +204,7 @@ def test_ia3(family):
     assert_same_logits(model, theirs)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *HEADLESS])
+@pytest.mark.parametrize("family", as_params([*FAMILIES, *HEADLESS]))
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
 def test_ln_tuning(family):
     """A trained LayerNorm, g x + b, is a scale and a bias of what the pretrained one puts out."""

@@ -11,6 +11,7 @@ from tiny import (
     N_POSITIONS,
     PROMPTED,
     TASK,
+    as_params,
     genotype,
     lora,
     same,
@@ -40,7 +41,7 @@ PROMPT_MLP = same(Form.PROMPT_MLP, Tap.EMBED, (LENGTH, 0, 0))
 PATH = "layers.0.{}.embed.embed.{}"
 
 
-@pytest.fixture(params=PROMPTED)
+@pytest.fixture(params=as_params(PROMPTED))
 def family(request):
     return request.param
 

@@ -13,6 +13,7 @@ from tiny import (
     HEADLESS,
     PROMPTED,
     TASK,
+    as_params,
     assert_same_training,
     genotype,
     lora,
@@ -41,17 +42,6 @@ from autopeft.space.taps import Tap
 from autopeft.training.cohort import Cohort
 from autopeft.training.optimizer import CohortAdamW
 from autopeft.training.settings import TrainingSettings
-
-TWINS = ("roberta", "distilbert", "electra", "mistral", "qwen2", "qwen3", "gemma3_text")
-"""Families built like BERT or Llama: other names and details, the same places for ops."""
-
-
-def as_params(families, *more):
-    """Parameters of tests; those of twins are among the slow ones."""
-    return [
-        pytest.param(name, *more, marks=[pytest.mark.slow] * (name in TWINS)) for name in families
-    ]
-
 
 ALONE_AND_TOGETHER = [*as_params((*HEADLESS, *FAMILIES), "fp32"), ("bert", "bf16")]
 """Families and precisions in which it is to the bit."""

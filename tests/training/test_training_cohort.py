@@ -12,6 +12,7 @@ from tiny import (
     MAM,
     N_OUTPUTS,
     TASK,
+    as_params,
     assert_same_training,
     op_params,
     same_bits,
@@ -29,7 +30,7 @@ from autopeft.training.cohort import Cohort
 from autopeft.training.settings import TrainingSettings
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=as_params(FAMILIES))
 def backbone(request):
     return tiny_backbone(request.param)
 

@@ -9,6 +9,7 @@ from tiny import (
     LORA,
     N_LAYERS,
     PFEIFFER,
+    as_params,
     assert_same_training,
     genotype,
     lora,
@@ -46,7 +47,7 @@ def cache_of(backbone):
     return FrozenCache(backbone, "eager", 7)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=as_params(FAMILIES))
 def backbone(request):
     return tiny_backbone(request.param)
 
@@ -69,7 +70,9 @@ def test_a_trial_is_the_same_in_every_company(backbone):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("family", [*FAMILIES, "deberta-v2", "modernbert", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    "family", as_params([*FAMILIES, "deberta-v2", "modernbert", "gpt2", "llama"])
+)
 @pytest.mark.parametrize("company", [[HEAD, BLOCK], [BLOCK, HEAD], [HEAD, LORA, BLOCK]])
 def test_ops_behind_the_last_layer_act_on_rows_of_their_own_trial(family, company, cached):
     """There the rows of a trial without ops begin, too."""

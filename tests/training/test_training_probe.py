@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, HEAD, LORA, TASK, same_bits, state, tiny_backbone, tiny_rows
+from tiny import FAMILIES, HEAD, LORA, TASK, as_params, same_bits, state, tiny_backbone, tiny_rows
 
 from autopeft.training import alone
 from autopeft.training import probe as module
@@ -63,7 +63,7 @@ def test_a_trial_is_expected_to_take_its_steps_and_its_evaluation(monkeypatch):
     assert expected_seconds(tiny_backbone("bert")) == pytest.approx((6 * 0.6 + 2.5 * 0.2) / 2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", as_params(FAMILIES))
 def test_measuring_leaves_no_trace(family):
     backbone = tiny_backbone(family)
     before, generator = state(backbone.model), torch.random.get_rng_state()
