@@ -92,10 +92,10 @@ TWINS = ("roberta", "distilbert", "electra", "mistral", "qwen2", "qwen3", "gemma
 """Built like BERT or Llama: other names and details, the same places for ops."""
 
 
-def as_params(families, *more):
+def as_params(families, *more, twins=TWINS):
     """Parameters of tests; those of twins are among the slow ones."""
     return [
-        pytest.param(name, *more, marks=[pytest.mark.slow] * (name in TWINS)) for name in families
+        pytest.param(name, *more, marks=[pytest.mark.slow] * (name in twins)) for name in families
     ]
 
 

@@ -12,6 +12,7 @@ from tiny import (
     N_LAYERS,
     PFEIFFER,
     TASK,
+    as_params,
     assert_same_training,
     genotype,
     lora,
@@ -85,9 +86,7 @@ LANGUAGE_MODELS = {
 
 
 LIKE_LLAMA = ("mistral", "qwen2", "qwen3", *HALVES)
-FAMILIES = [
-    pytest.param(f, marks=[pytest.mark.slow] * (f in LIKE_LLAMA)) for f in (*DECODERS, *HALVES)
-]
+FAMILIES = as_params((*DECODERS, *HALVES), twins=LIKE_LLAMA)
 
 
 @pytest.fixture(params=FAMILIES)

@@ -15,6 +15,7 @@ from tiny import (
     MAM,
     N_LAYERS,
     TASK,
+    as_params,
     assert_same_training,
     genotype,
     lora,
@@ -51,11 +52,9 @@ PARTS = {"batch_size": 12, "n_rows": 24, "accumulation": 3}
 """Four rows in a part: fewer have other bits in company, whoever cuts them."""
 
 QUICK = ("bert", "deberta-v2", "t5", "llama")
-every = pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in EVERY]
-)
+every = pytest.mark.parametrize("family", as_params(EVERY, twins={*EVERY} - {*QUICK}))
 writing = pytest.mark.parametrize(
-    "family", ["t5", "llama", *(pytest.param(f, marks=pytest.mark.slow) for f in ("bart", "gpt2"))]
+    "family", as_params(["t5", "llama", "bart", "gpt2"], twins=["bart", "gpt2"])
 )
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import LORA, MAM, N_WORDS, genotype, lora, op, same
+from tiny import LORA, MAM, N_WORDS, as_params, genotype, lora, op, same
 from tiny_language import CONFIGS, EOS, encoded, language, writing_backbone
 from torch.nn.functional import cross_entropy
 
@@ -29,10 +29,7 @@ TRIALS = [LORA, MAM, FROZEN, ADAPTER, ON_TOP]
 
 TWINS = ("mbart", "qwen2")
 """Families built like BART or Llama."""
-families = pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in TWINS)) for name in CONFIGS],
-)
+families = pytest.mark.parametrize("family", as_params(CONFIGS, twins=TWINS))
 
 
 def cohort(family, genotypes, seeds=None, task=None):
