@@ -265,7 +265,7 @@ class Anatomy:
             self._biased(widths),
             self.n_encoder_layers,
             frozenset({Tap.ATTN_IN}) if self.family.disentangled else frozenset(),
-            self.apart,
+            self.family.apart,
         )
 
     def _size(self) -> int:

@@ -26,7 +26,7 @@ class ModelShape:
         biased: taps that are the output of a module with a bias.
         n_encoder_layers: of an encoder-decoder, whose layers come first; 0 for other models.
         shared_inputs: taps whose weight matrices read something else, too.
-        apart: trials have rows of their own from the first layer on.
+        masks_count_rows: attention adds masks that have a row for each row of the batch.
         room: tokens that a study's longest row leaves of the positions; None if they are endless,
             or if nobody knows.
         answered: rows of the study hold the answers that are learnt, as a decoder's do.
@@ -39,12 +39,17 @@ class ModelShape:
     biased: frozenset[Tap] = frozenset()
     n_encoder_layers: int = 0
     shared_inputs: frozenset[Tap] = frozenset()
-    apart: bool = False
+    masks_count_rows: bool = False
     room: int | None = None
     answered: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+
+    @property
+    def apart(self) -> bool:
+        """Whether trials have rows of their own from the first layer on."""
+        return self.masks_count_rows or self.n_encoder_layers > 0
 
     def layers_with(self, taps: Iterable[Tap]) -> range:
         """The layers that have all of these taps, of those that the model has."""
@@ -84,7 +89,7 @@ class ModelShape:
             "biased": [str(tap) for tap in Tap if tap in self.biased],
             "shared_inputs": [str(tap) for tap in Tap if tap in self.shared_inputs],
             "n_encoder_layers": self.n_encoder_layers,
-            **({"apart": True} if self.apart else {}),
+            **({"masks_count_rows": True} if self.masks_count_rows else {}),
             **({} if self.room is None else {"room": self.room}),
             **({"answered": True} if self.answered else {}),
         }
@@ -105,8 +110,7 @@ class ModelShape:
             biased=frozenset(Tap(tap) for tap in data["biased"]),
             shared_inputs=frozenset(Tap(tap) for tap in data.get("shared_inputs", ())),
             n_encoder_layers=int(data.get("n_encoder_layers", 0)),
-            # A study of an encoder-decoder may be from before this was told.
-            apart=bool(data.get("apart", data.get("n_encoder_layers"))),
+            masks_count_rows=bool(data.get("masks_count_rows")),
             room=None if room is None else int(room),
             answered=bool(data.get("answered")),
         )

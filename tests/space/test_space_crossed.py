@@ -21,7 +21,7 @@ from autopeft.space.words import describe
 N_ENCODING, N_LAYERS = 2, 5
 WIDTHS = {tap: 8 for tap in Tap if tap is not Tap.FFN_GATE}
 BIASED = frozenset({*LINEAR_INPUT, Tap.CROSS_NORM} & set(WIDTHS))
-BART = ModelShape(N_LAYERS, WIDTHS, 100_000, biased=BIASED, n_encoder_layers=N_ENCODING, apart=True)
+BART = ModelShape(N_LAYERS, WIDTHS, 100_000, biased=BIASED, n_encoder_layers=N_ENCODING)
 TEXT = """
 name: small
 description: cross-attention alone, and with the rest
