@@ -190,10 +190,9 @@ def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS, gated=False):
             model = GPT2ForSequenceClassification(GPT2Config(**encoder, **shared, **special))
         elif family in DECODERS | HALVES:
             cls, config = (DECODERS | HALVES)[family]
-            n_keys = N_HEADS if family == "phi3" else N_HEADS // 2
-            grouped = {"num_key_value_heads": n_keys, "head_dim": D_MODEL // N_HEADS}
-            more = MIXED_WINDOWS if family == "gemma3_text" else {}
-            model = cls(config(**encoder, **shared, **special, **grouped, **more))
+            grouped = {"num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
+            more = {"gemma3_text": MIXED_WINDOWS, "phi3": {"partial_rotary_factor": 0.75}}
+            model = cls(config(**encoder, **shared, **special, **grouped, **more.get(family, {})))
         else:
             renamed = {
                 "dim": D_MODEL,
