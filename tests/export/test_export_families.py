@@ -111,6 +111,7 @@ CASES = [
     *((kind, family) for kind in WANTED if kind.split()[0] in TOLERANCE for family in FAMILIES),
     *(("native", family) for family in ("distilbert", "modernbert", "deberta-v2")),
     *((kind, family) for kind in ("native", "peft", "merged") for family in FURTHER),
+    *((kind, "phi3") for kind in ("peft ia3", "peft dora")),
 ]
 MARKED = [
     pytest.param(kind, family, marks=[pytest.mark.slow] * (family in LIKE_OTHERS))
