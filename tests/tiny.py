@@ -59,23 +59,21 @@ GATED = {
     "gemma3_text": (Gemma3TextForSequenceClassification, Gemma3TextConfig),
     "llama": (LlamaForSequenceClassification, LlamaConfig),
     "mistral": (MistralForSequenceClassification, MistralConfig),
+    "phi3": (Phi3ForSequenceClassification, Phi3Config),
     "qwen2": (Qwen2ForSequenceClassification, Qwen2Config),
     "qwen3": (Qwen3ForSequenceClassification, Qwen3Config),
 }
 """LayerNorms before the sublayers, gated FFNs, two queries to a key, a head at the last token."""
 
 DECODERS = GATED | {"gpt2": (GPT2ForSequenceClassification, GPT2Config)}
-HALVES = {
-    "glm": (GlmForSequenceClassification, GlmConfig),
-    "phi3": (Phi3ForSequenceClassification, Phi3Config),
-}
-"""Like `GATED`, but one module makes gate and up; in Phi-3 one makes query, key and value, too.
+HALVES = {"glm": (GlmForSequenceClassification, GlmConfig)}
+"""Like `GATED`, but one module makes gate and up.
 
 Not in `EVERY`: ModernBERT has such modules, and Llama all the rest.
 """
 
-FUSED = ("gpt2", "modernbert")
-"""Query, key and value come out of one module."""
+FUSED = ("gpt2", "modernbert", "phi3")
+"""Query, key and value come out of one module; in Phi-3 in parts that are not equal."""
 
 HEADLESS = ("deberta-v2",)
 """Attention that prefixes cannot reach; else like `FAMILIES`."""
@@ -88,7 +86,7 @@ PROMPTED = (*FAMILIES, "modernbert", *DECODERS)
 """Where a row can begin with a prompt."""
 EVERY = (*HEADED, *HEADLESS)
 
-TWINS = ("roberta", "distilbert", "electra", "mistral", "qwen2", "qwen3", "gemma3_text")
+TWINS = ("roberta", "distilbert", "electra", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")
 """Built like BERT or Llama: other names and details, the same places for ops."""
 
 
@@ -190,10 +188,9 @@ def tiny_model(family, *, seed=0, n_outputs=N_OUTPUTS, gated=False):
             model = GPT2ForSequenceClassification(GPT2Config(**encoder, **shared, **special))
         elif family in DECODERS | HALVES:
             cls, config = (DECODERS | HALVES)[family]
-            n_keys = N_HEADS if family == "phi3" else N_HEADS // 2
-            grouped = {"num_key_value_heads": n_keys, "head_dim": D_MODEL // N_HEADS}
-            more = MIXED_WINDOWS if family == "gemma3_text" else {}
-            model = cls(config(**encoder, **shared, **special, **grouped, **more))
+            grouped = {"num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
+            more = {"gemma3_text": MIXED_WINDOWS, "phi3": {"partial_rotary_factor": 0.75}}
+            model = cls(config(**encoder, **shared, **special, **grouped, **more.get(family, {})))
         else:
             renamed = {
                 "dim": D_MODEL,

@@ -155,7 +155,7 @@ def _spread(update: Update, point: Point) -> Update:
         magnitude = torch.cat(
             [
                 magnitude if i == point.part.index else norm
-                for i, norm in enumerate(whole.chunk(point.part.of))
+                for i, norm in enumerate(whole.split_with_sizes(point.part.widths))
             ]
         )
     return Update(update.down, up, magnitude)
@@ -165,8 +165,9 @@ def _placed(own: Float[Tensor, "*rows d"], point: Point, rest: float) -> Tensor:
     """A part's numbers among those of the whole module."""
     if point.part is None:
         return own
-    filling = torch.full_like(own, rest)
-    return torch.cat([own if i == point.part.index else filling for i in range(point.part.of)], -1)
+    whole = own.new_full((*own.shape[:-1], sum(point.part.widths)), rest)
+    point.part.of(whole, -1).copy_(own)
+    return whole
 
 
 def _add_scale(

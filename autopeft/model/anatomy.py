@@ -176,8 +176,26 @@ class Anatomy:
     def point(self, layer: int, tap: Tap) -> Point:
         """Where a tap is; heads are nowhere."""
         role, side = self._role(layer, tap)
-        part = None if role == "layer" else _split(self._name(layer, role) or "")[1]
-        return Point(self.module(layer, role), side, part if side == "out" else None)
+        part = self._part(layer, role) if side == "out" and role != "layer" else None
+        return Point(self.module(layer, role), side, part)
+
+    def _part(self, layer: int, role: str) -> Part | None:
+        """What a role is of its module's output; None if it is all of it.
+
+        Parts are equal, but a query among them, whose heads may be more than those of keys and
+        values, is as wide as what `o` reads.
+        """
+        module, index, n_parts = _split(self._name(layer, role) or "")
+        if n_parts == 1:
+            return None
+        whole = Point(self.module(layer, role), "out").width
+        widths = [whole // n_parts] * n_parts
+        fused, query, _ = _split(self._name(layer, "q") or "")
+        if fused == module:
+            wide = Point(self.module(layer, "o"), "in").width
+            widths = [(whole - wide) // (n_parts - 1)] * n_parts
+            widths[query] = wide
+        return Part(index, tuple(widths))
 
     def _role(self, layer: int, tap: Tap) -> tuple[str, Side]:
         role = _INPUTS.get(tap)
@@ -244,12 +262,6 @@ class Anatomy:
         """Depth, widths and size of the model."""
         last = len(self.layers) - 1
         widths = self._widths(last)
-        if widths[Tap.Q] != widths[Tap.PRE_O]:
-            raise DataError(
-                f"`{self._name(last, 'q')}` is not the query of this "
-                f"{self._model.config.model_type} model, which has fewer heads of keys than of "
-                "queries; where one module makes both, only models with as many can be used"
-            )
         for layer in range(last):
             for tap, width in self._widths(layer).items():
                 if width != widths[tap]:
@@ -308,13 +320,11 @@ def _stacks(family: Family) -> tuple[Layers, ...]:
     return (family.layers, family.decoder) if family.decoder else (family.layers,)
 
 
-def _split(name: str) -> tuple[str, Part | None]:
-    """The module and the part of a name in the table."""
+def _split(name: str) -> tuple[str, int, int]:
+    """Of a name in the table the module, which part of its output is meant, and of how many."""
     module, _, part = name.partition(" ")
-    if not part:
-        return module, None
-    index, of = part.split("/")
-    return module, Part(int(index), int(of))
+    index, _, n_parts = (part or "0/1").partition("/")
+    return module, int(index), int(n_parts)
 
 
 def _has(block: nn.Module, name: str) -> bool:

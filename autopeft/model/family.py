@@ -11,8 +11,8 @@ Pool = Literal["first", "last", "mean", "eos"]
 class Layers:
     """Module names in the layers of a model, relative to a layer where not said otherwise.
 
-    A projection that is one of several equal parts of a module's output is written with its place,
-    `attn.c_attn 0/3`.
+    A projection that is one of several parts of a module's output is written with its place,
+    `attn.c_attn 0/3`. Parts are equal, but a query among them is as wide as what `o` reads.
 
     Attributes:
         at: the list of layers, relative to the base model.

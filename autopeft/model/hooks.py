@@ -118,7 +118,7 @@ def parts_hook(
     layer: Hooked, parts: Mapping[Tap, Part], _: nn.Module, __: tuple[Any, ...], out: Tensor
 ) -> Tensor:
     """At an output of which each tap is a part, as of query, key and value from one module."""
-    pieces = list(out.chunk(next(iter(parts.values())).of, -1))
+    pieces = list(out.split_with_sizes(next(iter(parts.values())).widths, -1))
     for tap, part in parts.items():
         # A copy: the bits of a product depend on strides, and those on the company.
         own = pieces[part.index].clone(memory_format=torch.contiguous_format)

@@ -14,15 +14,19 @@ Side = Literal["in", "out"]
 
 @dataclass(frozen=True)
 class Part:
-    """One of several equal parts of a module's output, such as the query of a fused projection.
+    """One of several parts of a module's output, such as the query of a fused projection.
 
     Attributes:
         index: which, from 0.
-        of: how many there are.
+        widths: of all parts, in their order; they make up the whole output.
     """
 
     index: int
-    of: int
+    widths: tuple[int, ...]
+
+    def of(self, whole: Tensor, dim: int = 0) -> Tensor:
+        """The part's of a tensor with a number for each output along a dimension; a view."""
+        return whole.split_with_sizes(self.widths, dim)[self.index]
 
 
 class Point(NamedTuple):
@@ -46,12 +50,13 @@ class Point(NamedTuple):
     @property
     def width(self) -> int:
         """The width of the state, of a module that is a weight matrix."""
+        if self.part is not None:
+            return self.part.widths[self.part.index]
         if isinstance(self.module, Conv1D):
             sides = {"in": self.module.nx, "out": self.module.nf}
         else:
             sides = {"in": self.module.in_features, "out": self.module.out_features}
-        width = sides[self.side]
-        return int(width) // (self.part.of if self.part else 1)
+        return int(sides[self.side])
 
     @property
     def weight(self) -> Float[Tensor, "d_out d_in"]:
@@ -72,12 +77,10 @@ class Point(NamedTuple):
                 "that need them; load the model in fp32, or search with `quantize: nf4`"
             )
         weight = weight.T if isinstance(self.module, Conv1D) else weight
-        return weight if self.part is None else weight.chunk(self.part.of)[self.part.index]
+        return weight if self.part is None else self.part.of(weight)
 
     @property
     def bias(self) -> Float[Tensor, " d_out"] | None:
         """The bias that the state is computed with, if there is one; a view."""
         bias: Tensor | None = getattr(self.module, "bias", None)
-        if bias is None or self.part is None:
-            return bias
-        return bias.chunk(self.part.of)[self.part.index]
+        return bias if bias is None or self.part is None else self.part.of(bias)

@@ -31,7 +31,7 @@ from autopeft.study.spec import load_study_spec
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 FAMILIES = ("bert", "roberta", "gpt2", "llama", "t5", "bart")
 
-FURTHER = ("smollm3", "glm4", *HALVES, *APART)
+FURTHER = ("smollm3", "glm4", "phi3", *HALVES, *APART)
 LIKE_OTHERS = {*TWINS, *FURTHER} - {"phi3", "mpnet"}
 
 LORA = [(Form.LOWRANK, LINEAR_INPUT[tap], tap) for tap in (Tap.Q, Tap.V, Tap.FFN_OUT, Tap.FFN_GATE)]
@@ -111,6 +111,7 @@ CASES = [
     *((kind, family) for kind in WANTED if kind.split()[0] in TOLERANCE for family in FAMILIES),
     *(("native", family) for family in ("distilbert", "modernbert", "deberta-v2")),
     *((kind, family) for kind in ("native", "peft", "merged") for family in FURTHER),
+    *((kind, "phi3") for kind in ("peft ia3", "peft dora")),
 ]
 MARKED = [
     pytest.param(kind, family, marks=[pytest.mark.slow] * (family in LIKE_OTHERS))

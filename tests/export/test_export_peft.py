@@ -57,9 +57,13 @@ GENOTYPES = {
     "lokr and norms": ("LOKR", (*LOKR, *NORMS)),
     "head": ("LORA", ()),
 }
-FUSED = ("lora", "dora", "ia3", "head", "biases")
-"""What GPT-2's fused projections are tried with; test_export_families.py has other families."""
-CASES = [*(("bert", name) for name in GENOTYPES), *(("gpt2", name) for name in FUSED)]
+FUSED = ("lora", "dora", "ia3", "head")
+"""What fused projections are tried with; test_export_families.py has other families."""
+CASES = [
+    *(("bert", name) for name in GENOTYPES),
+    *((family, name) for family in ("gpt2", "phi3") for name in FUSED),
+    ("gpt2", "biases"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,7 @@ def test_what_no_lora_comes_near_gets_no_such_hint(home, ops, said):
     assert str(refusal.value).endswith(" can)")
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "phi3"])
 def test_as_lora_is_exact_at_full_rank_and_worse_below(home, tmp_path, family):
     ops = (lora(Tap.Q, 3), *IA3, op(Form.KRONECKER, Tap.PRE_O, Tap.ATTN_OUT, 4))
     winner = make_winner(home, family, *ops)

@@ -55,15 +55,20 @@ def test_what_is_loaded_is_what_was_trained(home, tmp_path, target, scheme):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi3", "t5"])
 @pytest.mark.parametrize("target", ["native", "merged", "peft"])
 def test_what_is_loaded_is_what_was_trained_in_every_kind_of_model(home, tmp_path, target, family):
     assert_proven(target, home, tmp_path, family, "nf4", *LORA)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
-@pytest.mark.parametrize("kind", PEFT)
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        *((family, kind) for family in ("bert", "gpt2") for kind in PEFT),
+        *(("phi3", kind) for kind in ("lora", "dora", "ia3")),
+    ],
+)
 def test_what_peft_holds_it_holds_in_nf4(home, tmp_path, kind, family):
     assert_proven("peft", home, tmp_path, family, "nf4", *PEFT[kind])
 

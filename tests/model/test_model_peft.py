@@ -61,10 +61,10 @@ def places(model, taps):
     found = {}
     for layer in range(len(anatomy.layers)):
         for tap in taps:
-            module, _, part = anatomy.point(layer, tap)
-            width = anatomy.point(layer, tap).width
-            first = part.index * width if part else 0
-            found[layer, tap] = full[module], slice(first, first + width)
+            point = anatomy.point(layer, tap)
+            part = point.part
+            first = sum(part.widths[: part.index]) if part else 0
+            found[layer, tap] = full[point.module], slice(first, first + point.width)
     return found
 
 

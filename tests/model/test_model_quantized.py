@@ -150,7 +150,9 @@ def test_i1_and_i6_hold_in_few_bits(backbone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "modernbert", "deberta-v2", "bart"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", "llama", "t5", "modernbert", "deberta-v2", "bart", "phi3"]
+)
 def test_i1_and_i6_hold_in_few_bits_in_every_kind_of_model(family, scheme):
     company = [LORA, DORA] if family == "deberta-v2" else [LORA, MAM, DORA]
     alone_and_together(in_few_bits(family, scheme), company)

@@ -14,6 +14,8 @@ from transformers import (
     GPT2Model,
     ModernBertConfig,
     ModernBertModel,
+    Phi3Config,
+    Phi3Model,
     T5Config,
     T5Model,
 )
@@ -39,6 +41,11 @@ def gpt2():
 def modernbert():
     pooling = {"classifier_pooling": "mean", "local_attention": 8}
     return ModernBertModel(ModernBertConfig(**SIZES, **SPECIAL, **pooling, intermediate_size=32))
+
+
+def phi3():
+    heads = {"num_key_value_heads": 1, "partial_rotary_factor": 0.75}
+    return Phi3Model(Phi3Config(**SIZES, **SPECIAL, **heads, intermediate_size=32))
 
 
 def deberta():
@@ -79,7 +86,7 @@ def bart():
 def folders(tmp_path_factory):
     """Base models without a classifier, whose tokenizer ends a row with [SEP], their eos."""
     made = {}
-    for build in (gpt2, modernbert, deberta, t5, bart):
+    for build in (gpt2, modernbert, phi3, deberta, t5, bart):
         folder = save_checkpoint(tmp_path_factory.mktemp(build.__name__))
         file = folder / "tokenizer_config.json"
         told = json.loads(file.read_text(encoding="utf-8"))
@@ -92,7 +99,7 @@ def folders(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("family", ["gpt2", "modernbert", "deberta", "t5", "bart"])
+@pytest.mark.parametrize("family", ["gpt2", "modernbert", "phi3", "deberta", "t5", "bart"])
 def test_it_is_searched(family, folders, spec_of, tmp_path):
     spec = spec_of(model=str(folders[family]), trials=3, methods=["lora", "pfeiffer"])
     study = run_search(spec, tmp_path / "study")

@@ -55,7 +55,7 @@ def plain(family):
     return losses, logits.argmax(-1).numpy(), model
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "phi3"])
 def test_it_is_what_a_plain_loop_comes_to(family):
     losses, predictions, model = plain(family)
     backbone = tiny_backbone(family)
