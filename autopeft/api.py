@@ -61,7 +61,8 @@ def search(
             files, or a Hub name such as `glue/sst2`.
         out: folder of the study; an existing one is continued to `trials` in all.
         quantize: keep the weight matrices of the backbone's layers in few bits: "nf4" or "int8".
-        task: "classification", "regression", "token_classification", "seq2seq" or "causal".
+        task: "classification", "multi_label_classification", "regression",
+            "token_classification", "seq2seq" or "causal".
         metric: the task's default one if None, or a function of one's own, `my.py:fn`.
         positive: the class that "f1" is of, where there are two; the second if None.
         space: a shipped name or a path.

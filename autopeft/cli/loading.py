@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autopeft.export.adapter import Description
 from autopeft.export.native import load, read_description
@@ -19,6 +20,9 @@ from autopeft.training.writing import written
 
 UNREAD = "?"
 """The tag of a word that no token begins in, or that is cut off."""
+UNLABELLED = "no label"
+HALF = 0.5
+"""Share above which a label is there."""
 
 
 def load_and_tell(folder: Path, backbone: str | None, texts: Sequence[str]) -> dict[str, Any]:
@@ -56,10 +60,7 @@ def _predicted(
     """The likeliest class of each text, or its number."""
     outputs, said = description.outputs, []
     for text in texts:
-        cut = {"truncation": True, "max_length": description.max_length}
-        batch = tokenizer(*text.split("\t", 1), return_tensors="pt", **cut)
-        with torch.no_grad():
-            logits = model(**batch).logits[0].float()
+        logits = _read(model, tokenizer, description, text)
         if outputs.labels:
             share, label = logits.softmax(-1).max(-1)
             says, value = f"{outputs.labels[int(label)]} ({float(share):.3f})", float(share)
@@ -68,6 +69,28 @@ def _predicted(
             says = f"{value:.4g}"
         said.append({"text": text, "says": says, "value": value})
     return said
+
+
+def _labelled(
+    model: Any, tokenizer: Any, description: Description, texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The labels that each text has, and how likely it has each one."""
+    said = []
+    for text in texts:
+        shares = _read(model, tokenizer, description, text).sigmoid().tolist()
+        values = dict(zip(description.outputs.labels, shares, strict=True))
+        there = [f"{name} ({share:.3f})" for name, share in values.items() if share > HALF]
+        said.append({"text": text, "says": ", ".join(there) or UNLABELLED, "values": values})
+    return said
+
+
+@torch.no_grad()
+def _read(model: Any, tokenizer: Any, description: Description, text: str) -> Tensor:
+    """The outputs for a text, or the two of a pair, in fp32."""
+    cut = {"truncation": True, "max_length": description.max_length}
+    batch = tokenizer(*text.split("\t", 1), return_tensors="pt", **cut)
+    logits: Tensor = model(**batch).logits[0].float()
+    return logits
 
 
 def _tagged(
@@ -120,4 +143,9 @@ def _written(
     return [{"text": t, "says": a} for t, a in zip(texts, answers, strict=True)]
 
 
-_TELL = {"token_classification": _tagged, "seq2seq": _written, "causal": _written}
+_TELL = {
+    "multi_label_classification": _labelled,
+    "token_classification": _tagged,
+    "seq2seq": _written,
+    "causal": _written,
+}

@@ -23,7 +23,10 @@ DataOption = Annotated[
 ]
 TaskOption = Annotated[
     str | None,
-    typer.Option(help="classification, regression, token_classification, seq2seq or causal."),
+    typer.Option(
+        help="classification, multi_label_classification, regression, token_classification, "
+        "seq2seq or causal."
+    ),
 ]
 LabelOption = Annotated[str | None, typer.Option(help="Label column.")]
 TrainRowsOption = Annotated[int | None, typer.Option(help="Use so many training rows.")]

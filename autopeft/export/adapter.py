@@ -26,6 +26,13 @@ from autopeft.tasks.spec import GenerationSpec, Kind
 
 FORMAT_VERSION = 1
 
+PROBLEMS: Mapping[Kind, str] = {
+    "classification": "single_label_classification",
+    "multi_label_classification": "multi_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls the tasks whose head reads a row."""
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -251,8 +258,8 @@ def name_outputs(model: PreTrainedModel, outputs: Outputs) -> None:
         return
     for name in ("label_mean", "label_std"):  # of an adapter that a bank used before
         vars(model.config).pop(name, None)
-    if outputs.kind == "classification":
-        model.config.problem_type = "single_label_classification"
+    if problem := PROBLEMS.get(outputs.kind):
+        model.config.problem_type = problem
     model.config.id2label = dict(enumerate(outputs.labels))
     model.config.label2id = {label: i for i, label in enumerate(outputs.labels)}
 
@@ -288,7 +295,7 @@ _FOLDER = r"/(?!(.*/)?\.\.(/|$))[^\x00-\x1f]{0,4095}"
 _NAME = checks.matching(rf"{_FOLDER}|(?!.*\.\.)[^\x00-\x1f@]{{1,4096}}", "a Hub name or a folder")
 _OF_HEADS = checks.fields(
     {
-        "kind": checks.one_of("classification", "regression", "token_classification"),
+        "kind": checks.one_of(*PROBLEMS, "token_classification"),
         "labels": checks.list_of(checks.TEXT),
         "mean": checks.NUMBER,
         "std": checks.NUMBER,

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from autopeft import checks
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import (
+    PROBLEMS,
     Configuration,
     Description,
     Outputs,
@@ -197,6 +198,9 @@ def _outputs_of(
     if tags_words(model):
         return Outputs("token_classification", labels)
     kind = config.problem_type or ("regression" if len(labels) == 1 else None)
-    if kind == "multi_label_classification" or (kind == "regression" and labels[1:]):
+    if kind == "regression" and labels[1:]:
         raise ConfigError(f"no adapter of autopeft says what {kind} of {len(labels)} labels is")
-    return Outputs("regression") if kind == "regression" else Outputs("classification", labels)
+    if kind == "regression":
+        return Outputs("regression")
+    is_multi = kind == PROBLEMS["multi_label_classification"]
+    return Outputs("multi_label_classification" if is_multi else "classification", labels)

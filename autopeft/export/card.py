@@ -20,6 +20,7 @@ _PACKAGES = ("autopeft", "torch", "transformers", "peft", "safetensors")
 
 _TAGS = {
     "classification": "text-classification",
+    "multi_label_classification": "text-classification",
     "regression": "text-regression",
     "token_classification": "token-classification",
     "seq2seq": "text2text-generation",
@@ -148,6 +149,9 @@ def _use(winner: Winner, target: str, name: str) -> str:
         lines.append(f"The label is {outputs.std!r} times the output plus {outputs.mean!r}.")
     if outputs.kind == "token_classification":
         told = "Words are joined by spaces, and each is tagged by its first token"
+        lines.append(f"{told}: {', '.join(outputs.labels)}.")
+    elif outputs.kind == "multi_label_classification":
+        told = "Labels, each there where its output is above 0 (its sigmoid above 1/2)"
         lines.append(f"{told}: {', '.join(outputs.labels)}.")
     elif outputs.labels:
         lines.append(f"Classes: {', '.join(outputs.labels)}.")

@@ -210,7 +210,9 @@ def compare(
             f"are {allowed:.2g}"
         )
     changed = 0
-    if outputs.labels:
+    if outputs.kind == "multi_label_classification":
+        changed = int(((found > 0) != (expected > 0)).any(-1).sum())
+    elif outputs.labels:
         changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
     counted = _COUNTED.get(outputs.kind, "validation rows")
     return Proof(len(expected), difference, allowed, changed, counted=counted)

@@ -307,6 +307,12 @@ class StudySpec(Strict):
         return self
 
     @model_validator(mode="after")
+    def _labels_of_any_number(self) -> Self:
+        if self.data.label_columns is not None and self.task != "multi_label_classification":
+            raise ValueError("`data.label_columns` is for multi_label_classification alone")
+        return self
+
+    @model_validator(mode="after")
     def _answers_to_messages(self) -> Self:
         if self.data.messages is not None and self.task != "causal":
             raise ValueError("`data.messages` is for causal alone")

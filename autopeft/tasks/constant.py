@@ -3,6 +3,7 @@
 import numpy as np
 
 from autopeft.constant import Constant
+from autopeft.tasks.multi_label import MultiLabel
 from autopeft.tasks.splits import Split
 from autopeft.tasks.task import AnyTask, Classification, Regression
 from autopeft.tasks.tokens import TokenClassification
@@ -30,6 +31,10 @@ def constant_of(task: AnyTask, split: Split, label_names: tuple[str, ...]) -> Co
         # Of two classes, F1 counts the hits of one alone.
         classes = {commonest, task.positive} if task.n_labels == 2 else {commonest}  # noqa: PLR2004
         scored = {one: task.metrics(np.full_like(truth, one), truth) for one in sorted(classes)}
+    elif isinstance(task, MultiLabel):
+        answer = np.tile(task.constant(split), (len(split), 1))
+        found = task.metrics(answer, task.sets(split))[task.metric]
+        return Constant(task.told(answer[0]), found.value, found.stderr)
     elif isinstance(task, TokenClassification):
         rows = [np.asarray(tags) for tags in split.labels]
         commonest = int(np.bincount(np.concatenate(rows)).argmax())

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from autopeft.errors import DataError
-from autopeft.tasks.labels import answers, class_labels, number_labels, tag_labels
+from autopeft.tasks.labels import answers, class_labels, label_sets, number_labels, tag_labels
 from autopeft.tasks.readers import read_table
 from autopeft.tasks.remarks import decimals, remarks, repeats
 from autopeft.tasks.rows import Problems, Table
@@ -86,7 +86,7 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
 
     Args:
         spec: where they are.
-        kind: what the labels are: classes, numbers, tags of words or texts.
+        kind: what the labels are: classes, sets of them, numbers, tags of words or texts.
         base: folder that relative paths start from.
         seed: draws the rows that are carved, and those of `train_rows`.
 
@@ -105,6 +105,8 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
     references: Mapping[str, tuple[tuple[str, ...], ...]] = {}
     if kind == "classification":
         label_names, labels = class_labels(tables, problems)
+    elif kind == "multi_label_classification":
+        label_names, labels = label_sets(tables, problems)
     elif kind == "regression":
         labels = number_labels(tables, problems)
     elif kind == "token_classification":
@@ -118,12 +120,12 @@ def load(spec: DataSpec, kind: Kind, base: Path, seed: int) -> Dataset:
         for name, table in tables.items()
     }
     source = tables["train"].source
-    _check_train(splits["train"], source)
+    _check_train(splits["train"], source, kind)
     stratified = kind == "classification"
     notes = _carve_missing(splits, unlabelled, seed, stratified=stratified)
     notes += _carve_selection(splits, spec.selection_rows, seed, stratified=stratified)
     notes += _limit_train(splits, spec.train_rows, label_names, seed)
-    _check_train(splits["train"], f"{source}, what is left to train on")
+    _check_train(splits["train"], f"{source}, what is left to train on", kind)
     if not splits["validation"]:
         raise DataError(f"{source}: {_nothing_to_set_aside(label_names)}")
     if "selection" in splits and len(splits["selection"]) < MIN_UNSEEN_ROWS:
@@ -179,10 +181,10 @@ def _read(
     return tables, ()
 
 
-def _check_train(train: Split, source: str) -> None:
+def _check_train(train: Split, source: str, kind: Kind) -> None:
     if len(train) < MIN_TRAIN_ROWS:
         raise DataError(f"{source}: {len(train)} row(s); at least {MIN_TRAIN_ROWS} are needed")
-    if len(train.classes) == 1:
+    if train.is_alike(kind):
         raise DataError(f"{source}: all rows have the same label, so there is nothing to learn")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Int, Num, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -26,8 +26,9 @@ class Encoded:
         input_ids: a list of tokens for each row, of its own length.
         token_type_ids: likewise, 0 for the first text and 1 for the second; `None` if the model
             takes none.
-        labels: int64 class numbers or fp32 numbers; the number of tokens to put out where answers
-            are texts, of tagged tokens where words have tags.
+        labels: int64 class numbers or fp32 numbers; [row, label], 1 where one is there, of rows
+            that have any number; the number of tokens to put out where answers are texts, of tagged
+            tokens where words have tags.
         truncated_fraction: share of the rows that were longer than allowed.
         answers: where they are texts.
         tags: of words, where every word has one.
@@ -35,7 +36,7 @@ class Encoded:
 
     input_ids: list[list[int]]
     token_type_ids: list[list[int]] | None
-    labels: Num[Tensor, " row"]
+    labels: Num[Tensor, "row ..."]
     truncated_fraction: float
     answers: "Answers | None" = None
     tags: "Tags | None" = None
@@ -53,7 +54,7 @@ class Encoded:
 
     @property
     def truth(self) -> NDArray[Any]:
-        """What predictions are compared with: class numbers, numbers, or tuples of references.
+        """What predictions are compared with: labels, numbers, or tuples of references.
 
         Where words have tags, an array of them for each row.
         """
@@ -71,12 +72,13 @@ class Encoded:
         return int(self.labels[list(rows)].sum())
 
     def by_row(
-        self, predictions: Num[np.ndarray, "trial place"], rows: Sequence[int]
+        self, predictions: Shaped[np.ndarray, "trial place ..."], rows: Sequence[int]
     ) -> NDArray[Any]:
         """Predictions of batches by trial and row.
 
         Args:
-            predictions: for one place of each row, or, where words have tags, for each first token.
+            predictions: for one place of each row, which may be a set of labels, or, where words
+                have tags, for each first token.
             rows: all of them, in the order of the batches.
         """
         if self.tags is None:
@@ -160,7 +162,7 @@ class Batch:
     """
 
     inputs: dict[str, Int[Tensor, "batch token"]]
-    labels: Num[Tensor, " position"]
+    labels: Num[Tensor, "position ..."]
     places: Places | None = None
     targets: Int[Tensor, "batch target"] | None = None
 

@@ -94,15 +94,19 @@ def read_hub(
             problems.add(source, fault)
             continue
         values = splits[split].with_format(None).select_columns(list(columns.names))[:]
-        labels = values[columns.label]
+        labels = [label for column in columns.told for label in values[column]]
         if purpose != "train" and labels and all(label in _UNLABELLED for label in labels):
             unlabelled.append(purpose)
             continue
-        feature = splits[split].features[columns.label]
-        feature = getattr(feature, "feature", feature)  # of a list
-        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        names = None if columns.flags else _declared(splits[split].features[columns.label])
         tables[purpose] = _table(source, columns, values, names, problems)
     return tables, tuple(unlabelled)
+
+
+def _declared(feature: Any) -> list[str] | None:
+    """The classes of a column, or of the lists in it, if it declares them."""
+    feature = getattr(feature, "feature", feature)  # of a list
+    return feature.names if isinstance(feature, datasets.ClassLabel) else None
 
 
 def _download(hub: str, name: HubName) -> Any:
@@ -129,7 +133,7 @@ def _table(
     """Rows of one split; declared classes (`names`) replace their numbers."""
     rows = []
     records = zip(*(values[column] for column in columns.names), strict=True)
-    place_of_label = columns.names.index(columns.label)
+    place_of_label = columns.names.index(columns.told[0])
     for line, record in enumerate(map(list, records), start=1):
         where = place(source, line, by_line=False)
         label = record[place_of_label]
@@ -143,6 +147,6 @@ def _table(
             record[place_of_label] = named if isinstance(label, list) else named[0]
         if row := checked_row(line, record, columns, where, problems):
             rows.append(row)
-    if not values[columns.label]:
+    if not values[columns.told[0]]:
         problems.add(source, "has no rows")
-    return Table(source, tuple(rows), label_names=tuple(names) if names else None)
+    return Table(source, tuple(rows), label_names=tuple(names or columns.flags) or None)

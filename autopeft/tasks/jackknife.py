@@ -5,11 +5,14 @@ that their mean is the metric. Their standard error is the metric's. The metrics
 come from sums over all rows, in O(n log^2 n) at most, as validation may have many thousands.
 """
 
+import math
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from autopeft.records import Metric
 from autopeft.tasks.metrics import AnyFloats, Floats, Ints, correlations, f1_and_mcc, is_constant
 from autopeft.tasks.spec import METRICS
 
@@ -26,6 +29,26 @@ def pseudo_values(whole: float, without: Floats) -> Floats:
     """
     added = (len(without) - 1) * (whole - without)
     return np.asarray(whole + added - added.mean(), np.float64)
+
+
+def ratio_rows(counts: Int[np.ndarray, "row 2"]) -> Float[np.ndarray, " row"]:
+    """What each row adds to the sum of the first numbers over that of the second; 0 / 0 is 0.
+
+    Args:
+        counts: of each row.
+    """
+    sums = counts.sum(0)
+    whole = float(_quotients(sums))
+    if len(counts) == 1:
+        return np.array([whole])
+    return pseudo_values(whole, _quotients(sums - counts))
+
+
+def measured(rows: Float[np.ndarray, " row"]) -> Metric:
+    """The metric that rows add up to, and its standard error over them."""
+    n_rows = len(rows)
+    stderr = float(rows.std(ddof=1) / math.sqrt(n_rows)) if n_rows > 1 else 0.0
+    return Metric(float(rows.mean()), stderr)
 
 
 def rows_of_classes(
@@ -71,6 +94,11 @@ def rows_of_numbers(
     for row in np.flatnonzero(~is_sure):
         without[row] = correlations(np.delete(x, row), np.delete(y, row))[which]
     return pseudo_values(correlations(x, y)[which], without)
+
+
+def _quotients(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    above, below = counts[..., 0], counts[..., 1]
+    return np.asarray(above / np.maximum(below, 1), np.float64)
 
 
 def _f1_without(predictions: Ints, labels: Ints, n_labels: int, *, macro: bool) -> Floats:

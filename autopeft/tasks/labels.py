@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from reprlib import repr as shortened
 
@@ -127,54 +127,98 @@ def tag_labels(
     Raises:
         DataError: if anything was noted.
     """
-    found = {split: _tags_of(table, problems) for split, table in tables.items()}
+    for table in tables.values():
+        for row in table.rows:
+            _check_tags(table, row, problems)
+    return _numbered(tables, problems, "tag")
+
+
+def label_sets(
+    tables: Mapping[str, Table], problems: Problems
+) -> tuple[tuple[str, ...], dict[str, tuple[tuple[int, ...], ...]]]:
+    """Number the labels that rows have any number of, likewise.
+
+    Args:
+        tables: by split, with a `train`.
+        problems: receives rows without a list, or with one that names a label twice, labels that
+            are none or of mixed types, and labels that differ by blanks alone, unless they are
+            declared.
+
+    Returns:
+        The names of the labels, and of each split and row the positions in them, in their order.
+
+    Raises:
+        DataError: if anything was noted.
+    """
+    names, numbers = _numbered(tables, problems, "label")
+    for split, table in tables.items():
+        for row, labels in zip(table.rows, numbers[split], strict=True):
+            if repeated := [one for one, count in Counter(labels).items() if count > 1]:
+                problems.add(table.where(row), f"label '{names[repeated[0]]}' is there twice")
+    problems.raise_if_any()
+    return names, {
+        split: tuple(tuple(sorted(labels)) for labels in rows) for split, rows in numbers.items()
+    }
+
+
+def _numbered(
+    tables: Mapping[str, Table], problems: Problems, what: str
+) -> tuple[tuple[str, ...], dict[str, tuple[tuple[int, ...], ...]]]:
+    """The names in the lists of all rows, and the positions in them of each split and row."""
+    found = {split: _lists_of(table, problems, what) for split, table in tables.items()}
     problems.raise_if_any()
     rows_of = zip(tables["train"].rows, found["train"], strict=True)
-    train = [(row, tag) for row, tags in rows_of for tag in tags]
+    train = [(row, one) for row, ones in rows_of for one in ones]
     if (declared := tables["train"].label_names) is None:
-        _check_blanks(tables["train"], train, problems, "tag")
-    names = declared or _in_order({tag for _, tag in train})
+        _check_blanks(tables["train"], train, problems, what)
+    names = declared or _in_order({one for _, one in train})
     numbers = {name: number for number, name in enumerate(names)}
     for split, table in tables.items():
-        for row, tags in zip(table.rows, found[split], strict=True):
-            if unknown := [tag for tag in tags if tag not in numbers]:
-                message = f"tag {shortened(unknown[0])} is not one of train: {listed(names)}"
+        for row, ones in zip(table.rows, found[split], strict=True):
+            if unknown := [one for one in ones if one not in numbers]:
+                message = f"{what} {shortened(unknown[0])} is not one of train: {listed(names)}"
                 problems.add(table.where(row), message + _nearly(unknown[0], names))
     problems.raise_if_any()
     return names, {
-        split: tuple(tuple(numbers[tag] for tag in tags) for tags in rows)
+        split: tuple(tuple(numbers[one] for one in ones) for ones in rows)
         for split, rows in found.items()
     }
 
 
-def _tags_of(table: Table, problems: Problems) -> list[list[str]]:
+def _lists_of(table: Table, problems: Problems, what: str) -> list[list[str]]:
     lists = (row.label for row in table.rows if isinstance(row.label, list))
-    first = next((type(tag) for tags in lists for tag in tags), str)
-    return [_tags(table, row, first, problems) for row in table.rows]
+    first = next((type(one) for ones in lists for one in ones), str)
+    return [_list_of(table, row, first, problems, what) for row in table.rows]
 
 
-def _tags(table: Table, row: Row, first: type, problems: Problems) -> list[str]:
-    tags = row.label
-    if not isinstance(tags, list):
-        problems.add(table.where(row), f"tags {shortened(tags)} are no list")
+def _list_of(table: Table, row: Row, first: type, problems: Problems, what: str) -> list[str]:
+    ones = row.label
+    if not isinstance(ones, list):
+        problems.add(table.where(row), f"{what}s {shortened(ones)} are no list")
         return []
+    wrong = [one for one in ones if isinstance(one, bool) or not isinstance(one, int | str)]
+    if wrong:
+        message = f"{what} {shortened(wrong[0])} is neither a string nor an integer"
+        problems.add(table.where(row), message)
+    elif mixed := [one for one in ones if type(one) is not first]:
+        kind = type(mixed[0]).__name__
+        message = f"{what} {shortened(mixed[0])} is of type {kind}, the first one"
+        problems.add(table.where(row), f"{message} of type {first.__name__}")
+    elif any(isinstance(one, str) and not one.strip() for one in ones):
+        problems.add(table.where(row), f"a {what} is empty")
+    return [str(one) for one in ones]
+
+
+def _check_tags(table: Table, row: Row, problems: Problems) -> None:
+    if not isinstance(tags := row.label, list):
+        return  # which is told of all lists
     if len(tags) != len(row.texts):
         problems.add(table.where(row), f"{len(row.texts)} words and {len(tags)} tags")
-    wrong = [tag for tag in tags if isinstance(tag, bool) or not isinstance(tag, int | str)]
-    if wrong:
-        message = f"tag {shortened(wrong[0])} is neither a string nor an integer"
-        problems.add(table.where(row), message)
-    elif IGNORED in tags:
+    if IGNORED in tags:
         message = (
             f"tag {IGNORED} stands for none in other libraries; here words are given, each with "
         )
         problems.add(table.where(row), f"{message}a tag, and their tokens are found")
-    elif mixed := [tag for tag in tags if type(tag) is not first]:
-        message = f"tag {shortened(mixed[0])} is of type {type(mixed[0]).__name__}, the first one"
-        problems.add(table.where(row), f"{message} of type {first.__name__}")
-    elif any(isinstance(tag, str) and not tag.strip() for tag in tags):
-        problems.add(table.where(row), "a tag is empty")
-    return [str(tag) for tag in tags]
 
 
 def _references(table: Table, row: Row, problems: Problems) -> tuple[str, ...]:
@@ -196,7 +240,8 @@ def _class_names(table: Table, problems: Problems) -> list[str]:
             problems.add(
                 table.where(row),
                 f"label {shortened(row.label)} is of type {type(row.label).__name__}; a class is "
-                "an integer, a string or true/false (`task: regression` takes numbers)",
+                "an integer, a string or true/false (`task: regression` takes numbers, "
+                "`task: multi_label_classification` lists of classes)",
             )
         elif type(row.label) is not first:
             problems.add(

@@ -32,8 +32,10 @@ def read_table(path: Path, columns: Columns, problems: Problems) -> Table:
         The sound rows; none if the file cannot be read at all.
     """
     by_line = path.suffix.lower() != ".parquet"
-    if columns.holds != "texts" and path.suffix.lower() == ".csv":
-        problems.add(str(path), f"CSV has no lists of {columns.holds}; take JSONL or Parquet")
+    is_csv = path.suffix.lower() == ".csv"
+    if is_csv and columns.holds != "texts" and not columns.flags:
+        also = ", or `label_columns`" if columns.holds == "labels" else ""
+        problems.add(str(path), f"CSV has no lists of {columns.holds}; take JSONL or Parquet{also}")
         return Table(str(path), ())
     rows = []
     n_records = 0
@@ -45,8 +47,8 @@ def read_table(path: Path, columns: Columns, problems: Problems) -> Table:
             rows.append(row)
     if not n_records and problems.count == n_problems_before:
         problems.add(str(path), "has no rows")
-    typed = path.suffix.lower() != ".csv"
-    return Table(str(path), tuple(rows), by_line=by_line, typed=typed)
+    names = columns.flags or None
+    return Table(str(path), tuple(rows), by_line, typed=not is_csv, label_names=names)
 
 
 def _records(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[Record]:

@@ -95,7 +95,9 @@ def _lacking(split: Split, train: Split, label_names: Sequence[str], kind: Kind)
     """That a split has one label, or not all of train's classes."""
     each = "words" if kind == "token_classification" else "rows"
     there = split.classes
-    if len(there) == 1:
+    if split.is_alike(kind):
+        if kind == "multi_label_classification":
+            return [f"{split.name}: all rows have the same labels, so scores on it tell little"]
         (one,) = there
         told = f"'{label_names[int(one)]}'" if label_names else shortened(one)
         return [f"{split.name}: all {each} have the label {told}, so scores on it tell little"]

@@ -1,7 +1,7 @@
 """Rows as they were read, and the list of what is wrong with them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from reprlib import repr as shortened
 
@@ -10,6 +10,12 @@ from autopeft.tasks.messages import parted
 from autopeft.tasks.spec import Columns
 
 MAX_SHOWN = 5
+
+_FLAGS: Mapping[object, bool] = {
+    **dict.fromkeys((1, "1", "1.0", "true"), True),
+    **dict.fromkeys((0, "0", "0.0", "false"), False),
+}
+"""What a column of one label says; true and 1.0 are equal to 1."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair: JSON can write it, UTF-8 cannot
 
@@ -93,8 +99,10 @@ def checked_row(
     """A row of the values of these columns; `None` if it is at fault."""
     if columns.holds == "messages":
         return _conversation(line, values, columns, where, problems)
-    n_texts = len(columns.text)
-    texts, label = values[:n_texts], values[n_texts]
+    n_texts, n_told = len(columns.text), len(columns.told)
+    texts, label, *others = values[:n_texts], values[n_texts], *values[n_texts + n_told :]
+    if columns.flags:
+        label = _flagged(values[n_texts : n_texts + n_told], columns, where, problems)
     named = list(zip(columns.text, texts, strict=True))
     if columns.holds == "words":
         ((name, words),) = named
@@ -111,7 +119,22 @@ def checked_row(
         problems.add(where, message)
     if found:
         return None
-    return Row(line, tuple(str(text) for text in texts), label, *values[n_texts + 1 :])
+    return Row(line, tuple(str(text) for text in texts), label, *others)
+
+
+def _flagged(
+    values: Sequence[object], columns: Columns, where: str, problems: Problems
+) -> list[str]:
+    """The labels whose columns say that they are there."""
+    labels = []
+    for name, value in zip(columns.flags, values, strict=True):
+        said = value.strip().lower() if isinstance(value, str) else value
+        if not isinstance(said, bool | int | float | str) or said not in _FLAGS:
+            told = f"column '{name}' is {shortened(value)}; it says of a label whether it is there"
+            problems.add(where, f"{told}, 1 or 0, true or false")
+        elif _FLAGS[said]:
+            labels.append(name)
+    return labels
 
 
 def _conversation(

@@ -1,17 +1,15 @@
 """How well tagged words are recognised: F1 of the spans that IOB tags mark, and accuracy."""
 
 import importlib.util
-import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from autopeft.errors import ConfigError
-from autopeft.records import Metric
-from autopeft.tasks.jackknife import pseudo_values
+from autopeft.tasks.jackknife import ratio_rows
 
 SPAN_F1 = "span_f1"
 OUTSIDE = "O"
@@ -79,28 +77,3 @@ def hit_rows(
     """
     pairs = zip(predictions, truth, strict=True)
     return ratio_rows(np.array([((one == other).sum(), len(other)) for one, other in pairs]))
-
-
-def ratio_rows(counts: Int[np.ndarray, "row 2"]) -> Float[np.ndarray, " row"]:
-    """What each row adds to the sum of the first numbers over that of the second; 0 / 0 is 0.
-
-    Args:
-        counts: of each row.
-    """
-    sums = counts.sum(0)
-    whole = float(_ratio(sums))
-    if len(counts) == 1:
-        return np.array([whole])
-    return pseudo_values(whole, _ratio(sums - counts))
-
-
-def measured(rows: Float[np.ndarray, " row"]) -> Metric:
-    """The metric that rows add up to, and its standard error over them."""
-    n_rows = len(rows)
-    stderr = float(rows.std(ddof=1) / math.sqrt(n_rows)) if n_rows > 1 else 0.0
-    return Metric(float(rows.mean()), stderr)
-
-
-def _ratio(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    above, below = counts[..., 0], counts[..., 1]
-    return np.asarray(above / np.maximum(below, 1), np.float64)

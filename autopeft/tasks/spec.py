@@ -7,7 +7,16 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Kind = Literal["classification", "regression", "token_classification", "seq2seq", "causal"]
+from autopeft.errors import ConfigError
+
+Kind = Literal[
+    "classification",
+    "multi_label_classification",
+    "regression",
+    "token_classification",
+    "seq2seq",
+    "causal",
+]
 
 Unseen = Literal["selection", "fold"]
 """What the final selection scores on: rows set aside, or each time a part of the training rows."""
@@ -19,6 +28,7 @@ _OF_TEXT = ("bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "exact_match", "lik
 
 METRICS: dict[Kind, tuple[str, ...]] = {  # the default first
     "classification": ("accuracy", "f1", "mcc", "f1_macro"),
+    "multi_label_classification": ("f1_micro", "f1_macro", "accuracy"),
     "regression": ("pearson", "spearman"),
     "token_classification": ("span_f1", "accuracy"),
     "seq2seq": _OF_TEXT,
@@ -29,10 +39,16 @@ _CORRELATIONS = {"mcc", "pearson", "spearman"}
 
 _COLUMNS: dict[Kind, tuple[str, str]] = {  # of the text and the label, where nothing is said
     "classification": ("text", "label"),
+    "multi_label_classification": ("text", "labels"),
     "regression": ("text", "label"),
     "token_classification": ("tokens", "tags"),
     "seq2seq": ("source", "target"),
     "causal": ("source", "target"),
+}
+
+_HOLDS: dict[Kind, Literal["words", "labels"]] = {
+    "token_classification": "words",
+    "multi_label_classification": "labels",
 }
 
 _OWN_METRIC = re.compile(r"(.+\.py):([^\W\d]\w*)")
@@ -59,6 +75,17 @@ def metric_range(metric: str) -> tuple[float, float]:
     return (-1.0 if metric in _CORRELATIONS else 0.0), 1.0
 
 
+def check_metric(metric: str, kind: Kind) -> None:
+    """Refuse a metric that is not one of ours for a kind of task.
+
+    Raises:
+        ConfigError: naming those that are.
+    """
+    if metric not in METRICS[kind]:
+        allowed = ", ".join(METRICS[kind])
+        raise ConfigError(f"metric: '{metric}' does not suit {kind}; allowed: {allowed}")
+
+
 def absolute_metric(metric: str, base: Path) -> str:
     """The same metric, a function of a file with the file's absolute path."""
     own = own_metric_of(metric)
@@ -72,19 +99,26 @@ class Columns(NamedTuple):
         text: of the one text or the pair.
         label: of the label or the answer.
         references: of what answers are scored against, if that is not the answer.
-        holds: texts and their label; a list of words, and one of their tags; or messages, the last
-            of which is the answer.
+        holds: texts and their label; a list of words, and one of their tags; texts and a list of
+            labels; or messages, the last of which is the answer.
+        flags: of labels that are there or not, 1 or 0, instead of `label`.
     """
 
     text: tuple[str, ...]
     label: str
     references: str | None = None
-    holds: Literal["texts", "words", "messages"] = "texts"
+    holds: Literal["texts", "words", "labels", "messages"] = "texts"
+    flags: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Those of the label or the answer."""
+        return self.flags or (self.label,)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
-        every = (*self.text, self.label, *filter(None, (self.references,)))
+        every = (*self.text, *self.told, *filter(None, (self.references,)))
         return tuple(dict.fromkeys(every))  # of messages, text and answer are in one
 
 
@@ -112,7 +146,9 @@ class DataSpec(BaseModel):
             where the answer is text, or `tokens` where words have tags; for a GLUE task, its own
             columns.
         label: the column of the label, of the answer, or of the tags; without it, `label`, `target`
-            or `tags`.
+            or `tags`; `labels` where a row has any number of them, a list of names or integers.
+        label_columns: where a row has any number of labels, columns that say of one label each
+            whether it is there, 1 or 0 (or true or false), instead of `label`.
         messages: where a decoder answers, a column of conversations, instead of `text` and `label`:
             lists of objects with `role` and `content`. The last message, of the role `assistant`,
             is the answer; the model's own chat template writes what precedes it.
@@ -135,6 +171,9 @@ class DataSpec(BaseModel):
         | None
     ) = None
     label: str | None = None
+    label_columns: (
+        Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] | None
+    ) = None
     messages: str | None = None
     references: str | None = None
     train_rows: Annotated[int, Field(ge=2)] | None = None
@@ -154,7 +193,9 @@ class DataSpec(BaseModel):
 
     @model_validator(mode="after")
     def _messages_alone(self) -> "DataSpec":
-        if self.messages is not None and (self.text or self.label):
+        if self.label is not None and self.label_columns is not None:
+            raise ValueError("give either `label` or `label_columns`")
+        if self.messages is not None and (self.text or self.label or self.label_columns):
             raise ValueError("give either `messages` or `text` and `label`")
         if self.messages is not None and self.messages == self.references:
             raise ValueError(f"column `{self.messages}` is named twice by `messages`, `references`")
@@ -162,9 +203,11 @@ class DataSpec(BaseModel):
 
     @model_validator(mode="after")
     def _distinct_columns(self) -> "DataSpec":
-        columns = [*(self.text or ()), *filter(None, (self.label or "label", self.references))]
+        label = self.label_columns or (self.label or "label",)
+        columns = [*(self.text or ()), *label, *filter(None, (self.references,))]
         if repeated := sorted({name for name in columns if columns.count(name) > 1}):
-            keys = "`text`, `label` and `references`" if self.references else "`text` and `label`"
+            key = "`label_columns`" if self.label_columns else "`label`"
+            keys = f"`text`, {key} and `references`" if self.references else f"`text` and {key}"
             raise ValueError(f"column `{repeated[0]}` is named twice by {keys}")
         return self
 
@@ -182,7 +225,8 @@ class DataSpec(BaseModel):
             text=self.text or text or (one,),
             label=self.label or label,
             references=self.references,
-            holds="words" if kind == "token_classification" else "texts",
+            holds=_HOLDS.get(kind, "texts"),
+            flags=self.label_columns or (),
         )
 
 

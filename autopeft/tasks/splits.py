@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from autopeft.tasks.spec import Kind
+
 CARVED_PERCENT = 20
 CARVED_MAX_ROWS = 2_000
 N_FOLDS = 5
@@ -23,7 +25,8 @@ class Split:
     Attributes:
         name: `train`, `validation`, `selection`, `fold` or `test`.
         texts: one string a row, the two of a pair, the words that have tags, or messages as JSON.
-        labels: a class number from 0, a finite number, the answer to give, or the tags' numbers.
+        labels: a class number from 0, a finite number, the answer to give, the tags' numbers, or
+            those of the labels that a row has, in their order.
         references: one or several answers to score against; None where that is the label.
     """
 
@@ -52,9 +55,19 @@ class Split:
 
     @property
     def classes(self) -> set[int | float | str]:  # checked as it stands
-        """The labels that there are; of tagged words, the tags."""
+        """The labels that there are; of tagged words, the tags; of sets, what is in them."""
         each = (label if isinstance(label, tuple) else (label,) for label in self.labels)
         return {one for some in each for one in some}
+
+    def is_alike(self, kind: Kind) -> bool:
+        """Whether all rows, or all words, have the same label; or labels, if of any number.
+
+        Args:
+            kind: of the task.
+        """
+        if kind == "multi_label_classification":
+            return len(set(self.labels)) == 1
+        return len(self.classes) == 1
 
     @property
     def asked(self) -> "Split":

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int, Num, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -18,8 +18,9 @@ from autopeft.tasks.labels import listed
 from autopeft.tasks.language import Language
 from autopeft.tasks.losses import mean_cross_entropy
 from autopeft.tasks.metrics import measure_classes, measure_numbers
+from autopeft.tasks.multi_label import MultiLabel
 from autopeft.tasks.own_metric import OwnMetric, load_own_metric
-from autopeft.tasks.spec import METRICS, GenerationSpec, Kind, metric_name
+from autopeft.tasks.spec import METRICS, GenerationSpec, Kind, check_metric, metric_name
 from autopeft.tasks.splits import Split
 from autopeft.tasks.tokens import TokenClassification
 
@@ -64,14 +65,14 @@ class Task(Scoring, Protocol):
         ...
 
     def loss(
-        self, logits: Float[Tensor, "trial batch output"], labels: Num[Tensor, " batch"]
+        self, logits: Float[Tensor, "trial batch output"], labels: Num[Tensor, "batch ..."]
     ) -> Float[Tensor, " trial"]:
         """Mean over the batch for each trial, computed in fp32."""
         ...
 
     def predictions(
         self, logits: Float[Tensor, "trial batch output"]
-    ) -> Num[Tensor, "trial batch"]:
+    ) -> Shaped[Tensor, "trial batch ..."]:
         """What the outputs say, in the terms of the labels."""
         ...
 
@@ -95,7 +96,8 @@ class Classification:
     positive: int = 1
 
     def __post_init__(self) -> None:
-        _check_metric(self.metric, "classification", self.own)
+        if self.own is None:
+            check_metric(self.metric, "classification")
 
     @property
     def n_outputs(self) -> int:
@@ -163,7 +165,8 @@ class Regression:
     own: OwnMetric | None = None
 
     def __post_init__(self) -> None:
-        _check_metric(self.metric, "regression", self.own)
+        if self.own is None:
+            check_metric(self.metric, "regression")
 
     @property
     def n_outputs(self) -> int:
@@ -253,6 +256,8 @@ def _make_task(
         return Language(kind, metric, generation or GenerationSpec(), own, chat)
     if kind == "token_classification":
         return TokenClassification(dataset.label_names, metric, own)
+    if kind == "multi_label_classification":
+        return MultiLabel(dataset.label_names, metric, own)
     if kind == "classification":
         names = dataset.label_names if own else ()
         return Classification(len(dataset.label_names), metric, own, names)
@@ -266,6 +271,8 @@ def _ideal(task: AnyTask, split: Split) -> tuple[list[Any], list[Any]]:
         return [texts[0] for texts in split.answers], [list(texts) for texts in split.answers]
     if isinstance(task, TokenClassification):
         return task.named(split.labels), task.named(split.labels)  # type: ignore[arg-type]
+    if isinstance(task, MultiLabel):
+        return task.named(task.sets(split)), task.named(task.sets(split))
     if isinstance(task, Classification):
         named = [task.label_names[label] for label in split.labels if isinstance(label, int)]
         return named, named
@@ -281,12 +288,6 @@ def _place_of(positive: str, label_names: tuple[str, ...]) -> int:
     if positive not in label_names:
         raise ConfigError(f"positive: '{positive}' is not one of the classes {listed(label_names)}")
     return label_names.index(positive)
-
-
-def _check_metric(metric: str, kind: Kind, own: OwnMetric | None) -> None:
-    if own is None and metric not in METRICS[kind]:
-        allowed = ", ".join(METRICS[kind])
-        raise ConfigError(f"metric: '{metric}' does not suit {kind}; allowed: {allowed}")
 
 
 def _first(chosen: str, measured: dict[str, Metric]) -> dict[str, Metric]:
@@ -307,6 +308,6 @@ def encode_for(
     Raises:
         ConfigError: no room for text in `max_length`, or more than the model can read.
     """
-    if isinstance(task, Language | TokenClassification):
+    if isinstance(task, Language | TokenClassification | MultiLabel):
         return task.encode(split, tokenizer, max_length)
     return encode(split, tokenizer, max_length)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from autopeft.errors import ConfigError, DataError
+from autopeft.errors import DataError
 from autopeft.records import Metric
 from autopeft.tasks.encode import IGNORED, Encoded, Tags
+from autopeft.tasks.jackknife import measured
 from autopeft.tasks.losses import mean_cross_entropy
 from autopeft.tasks.own_metric import OwnMetric
 from autopeft.tasks.spans import (
@@ -22,10 +23,9 @@ from autopeft.tasks.spans import (
     check_spans,
     hit_rows,
     marks_spans,
-    measured,
     span_rows,
 )
-from autopeft.tasks.spec import METRICS
+from autopeft.tasks.spec import METRICS, check_metric
 from autopeft.tasks.splits import Split
 from autopeft.tasks.tokenizing import check_length, tokenized
 
@@ -50,11 +50,8 @@ class TokenClassification:
     def __post_init__(self) -> None:
         if self.metric == SPAN_F1:
             check_spans(self.label_names)
-        elif self.own is None and self.metric not in (allowed := METRICS["token_classification"]):
-            raise ConfigError(
-                f"metric: '{self.metric}' does not suit token_classification; allowed: "
-                f"{', '.join(allowed)}"
-            )
+        elif self.own is None:
+            check_metric(self.metric, "token_classification")
 
     @property
     def n_outputs(self) -> int:

@@ -157,11 +157,9 @@ REFUSED = {
         lambda at: refused_save(AutoModelForQuestionAnswering.from_pretrained(at)),
         "the model is a BertForQuestionAnswering, and `autopeft.load` would make a Bert",
     ),
-    "several labels at once": (
-        lambda at: refused_save(
-            AUTO.from_pretrained(at, problem_type="multi_label_classification")
-        ),
-        "says what multi_label_classification of 3 labels is",
+    "several numbers at once": (
+        lambda at: refused_save(AUTO.from_pretrained(at, problem_type="regression", num_labels=3)),
+        "says what regression of 3 labels is",
     ),
     "not finite": (
         lambda at: refused_save(not_finite(AUTO.from_pretrained(at))),
