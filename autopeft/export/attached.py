@@ -30,6 +30,7 @@ from autopeft.model.backbone import (
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
+from autopeft.model.positions import begin_at_zero
 from autopeft.model.quantized import check_bits, scheme_of
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.language import speak
@@ -54,6 +55,7 @@ class Attached(Injection):
         self._seed, self._fresh = seed, not_loaded(model)
         head = [module for _, module in head_modules(model, self._fresh)]
         super().__init__(model, [genotype], [seed], kernel, fresh=self._fresh)
+        self._handles += begin_at_zero(model)
         for module in head:
             module.requires_grad_(requires_grad=True)
 
