@@ -20,6 +20,8 @@ from tiny import (
 )
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    BloomModel,
     DynamicCache,
     RobertaConfig,
     RobertaModel,
@@ -173,7 +175,19 @@ def test_other_models_are_as_they_were(family):
     assert torch.equal(found(**batch).logits, expected(**batch).logits)
 
 
-@torch.no_grad()
+def test_a_model_without_positions_is_left_alone():
+    """BLOOM's attention is biased by distances that it reads from the mask."""
+    model = BloomModel(BloomConfig(hidden_size=8, n_layer=1, n_head=2, vocab_size=N_WORDS))
+    assert not begin_at_zero(model)
+
+
+def test_a_pass_of_nothing_is_refused_by_the_model_itself():
+    model = writer("llama")
+    excited(model, LORA)
+    with pytest.raises(ValueError, match="input_ids"):
+        model(attention_mask=torch.ones(1, 3))
+
+
 def test_an_encoder_that_was_made_a_decoder_counts_as_it_does():
     """RoBERTa's positions begin behind the number of the token that pads."""
     config = RobertaConfig(**BERT, is_decoder=True, pad_token_id=1)
