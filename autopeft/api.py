@@ -145,7 +145,8 @@ def attach(
     `from_pretrained` did not find in the checkpoint included, as in a search:
     `[p for p in model.parameters() if p.requires_grad]` is what an optimizer needs. Methods that
     choose by the data what to train are refused, since only a cohort lets them choose: FISH,
-    LT-SFT, diff pruning, AdaLoRA, SparseAdapter.
+    LT-SFT, diff pruning, AdaLoRA, SparseAdapter. Where a call gives a decoder no `position_ids`,
+    those of each row begin at its first token, whichever side is padded.
 
     Args:
         model: a transformers model of a known family; changed in place.

@@ -28,9 +28,11 @@ from autopeft.model.backbone import (
     load_backbone,
     not_loaded,
 )
+from autopeft.model.checkpoint import CLASSES
 from autopeft.model.computing import Kernel
 from autopeft.model.head import head_modules
 from autopeft.model.inject import Injection
+from autopeft.model.positions import begin_at_zero
 from autopeft.model.quantized import check_bits, scheme_of
 from autopeft.space.genotype import Genotype
 from autopeft.tasks.language import speak
@@ -55,6 +57,7 @@ class Attached(Injection):
         self._seed, self._fresh = seed, not_loaded(model)
         head = [module for _, module in head_modules(model, self._fresh)]
         super().__init__(model, [genotype], [seed], kernel, fresh=self._fresh)
+        self._handles += begin_at_zero(model)
         for module in head:
             module.requires_grad_(requires_grad=True)
 
@@ -84,12 +87,14 @@ class Attached(Injection):
             chat: what it answers are messages, as the tokenizer's chat template writes them.
 
         Raises:
-            ConfigError: no adapter says what the outputs of this model are, or how its weights are
-                kept in few bits; `generation` is not valid; or there is no chat template.
+            ConfigError: no adapter says what the outputs of this model are, as those of a model
+                that fills masks, or how its weights are kept in few bits; `generation` is not
+                valid; or there is no chat template.
             DataError: the backbone cannot be loaded or is another one, numbers are not finite, or
                 the folder cannot be written.
         """
         outputs = _outputs_of(self.model, generation, chat=chat)
+        _check_loadable(self.model, outputs)
         base = self._base(backbone, outputs)
         if chat and not (tokenizer or base.tokenizer).chat_template:
             raise ConfigError("chat=True, and the tokenizer has no chat template")
@@ -177,6 +182,22 @@ def _others(own: Mapping[str, Any], its: Mapping[str, Any], at: str) -> Iterator
             yield from _others(one, other, f"{at}{key}.")
         elif one != other:
             yield f"{at}{key}"
+
+
+def _check_loadable(model: PreTrainedModel, outputs: Outputs) -> None:
+    """Refuse a model for something else than `autopeft.load` makes models for.
+
+    Raises:
+        ConfigError: it is one, with the kinds that there are.
+    """
+    mapping = CLASSES[outputs.loaded_as]._model_mapping  # noqa: SLF001
+    if type(model) is not mapping.get(type(model.config), None):
+        *some, last = (auto.__name__ for auto in CLASSES.values())
+        raise ConfigError(
+            f"a {type(model).__name__} cannot be saved as an adapter: what can be classifies rows, "
+            "puts out one number for each, tags words or writes texts, and is of a class that "
+            f"{', '.join(some)} or {last} makes"
+        )
 
 
 def _outputs_of(

@@ -26,6 +26,7 @@ from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.hooks import hook_attention, hook_taps
 from autopeft.model.inject import ATTENTIONS
 from autopeft.model.layer_ops import LayerOps, LayerPass
+from autopeft.model.positions import begin_at_zero
 from autopeft.ops.multihead import MultiHead
 from autopeft.ops.per_thread import PerThread
 from autopeft.ops.prefix import Prefix
@@ -268,6 +269,7 @@ class AdapterBank:
             _hook_layer(anatomy, i, RoutedLayer(own, self._route), base.model.config)
         if any(ops.inside for some in layers for ops in some.values()):
             use_attention(base.model, "sdpa")
+        begin_at_zero(base.model)
         base.model.add_module(OPS_ATTRIBUTE, everything)
         base.model.register_forward_pre_hook(self._route.begin)
         base.model.register_forward_hook(self._route.end, always_call=True)

@@ -29,6 +29,7 @@ from autopeft.model.backbone import Backbone, load_backbone, to_dtype
 from autopeft.model.checkpoint import UNREADABLE, load_tokenizer
 from autopeft.model.head import OPS_ATTRIBUTE, head_modules
 from autopeft.model.inject import Injection, fill
+from autopeft.model.positions import begin_at_zero
 from autopeft.ops.base import Stack
 from autopeft.ops.entries import Entries
 from autopeft.tasks.language import speak
@@ -86,7 +87,8 @@ def load(
     Returns:
         The model, in evaluation mode, and the tokenizer. The model is the `transformers` class of
         the backbone: it generates, goes into a pipeline, moves, compiles as any other. Ops and head
-        can be trained further. What `save_pretrained` writes is a folder for this function.
+        can be trained further. What `save_pretrained` writes is a folder for this function. Where a
+        call gives a decoder no `position_ids`, those of each row begin at its first token.
 
     Raises:
         ConfigError: that is no path, no device that is there, or no type of weights.
@@ -99,6 +101,7 @@ def load(
     tokenizer = tokenizer_of(folder, base, description)
     put_on(base, folder, description, sha256)
     model = base.model
+    begin_at_zero(model)
     for _, module in head_modules(model, base.fresh):
         module.requires_grad_(requires_grad=True)
     model.save_pretrained = partial(_save_again, model, tokenizer, description, base.fresh)

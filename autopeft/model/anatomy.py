@@ -135,7 +135,7 @@ class Anatomy:
 
     def _absent(self, kind: str, layers: Layers) -> list[str]:
         """The modules that layers lack."""
-        found = self.base.get_submodule(layers.at)
+        found = self.base.get_submodule(layers.at) if _has(self.base, layers.at) else None
         if not isinstance(found, nn.ModuleList):
             raise DataError(f"`{layers.at}` of this {kind} model is not a list of layers")
         names = [_split(name)[0] for role in _ROLES if (name := getattr(layers, role))]

@@ -209,15 +209,15 @@ def tokens_hook(
     like = given["inputs_embeds"][..., 0] if read is None else read
     mask = given.get("attention_mask")
     real = torch.ones_like(like) if mask is None else mask
-    tokens.tell(None if goes_on(given) else real[: len(real) // n_blocks].float())
+    tokens.tell(None if n_kept(given) else real[: len(real) // n_blocks].float())
 
 
-def goes_on(given: Mapping[str, Any]) -> bool:
-    """Whether a call begins behind tokens whose keys and values are kept.
+def n_kept(given: Mapping[str, Any]) -> int | Tensor:
+    """Tokens before those of a call, whose keys and values are kept.
 
     Args:
         given: what a base model was called with, by name; which one has the cache depends on the
             version of transformers.
     """
     caches = (given.get(name) for name in ("past_key_values", "cache"))
-    return any(cache is not None and cache.get_seq_length() for cache in caches)
+    return next((cache.get_seq_length() for cache in caches if cache is not None), 0)

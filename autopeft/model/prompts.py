@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
-from autopeft.model.hooks import goes_on
+from autopeft.model.hooks import n_kept
 from autopeft.ops.point import Point
 from autopeft.ops.prompt import Prompt
 
@@ -60,7 +60,7 @@ def lengthen_hook(
     """
     given = dict(inspect.signature(base.forward).bind_partial(*args, **kwargs).arguments)
     given |= given.pop("kwargs", {})
-    if goes_on(given):
+    if n_kept(given):
         raise DataError(
             "a prompt stands before a row's first token, and this call begins behind others; "
             "generate with use_cache=False"

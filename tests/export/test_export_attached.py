@@ -5,7 +5,9 @@ import torch
 from tiny import EVERY, N_POSITIONS, as_params, genotype, lora, op, same, tiny_batch, tiny_model
 from torch import nn
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -18,6 +20,7 @@ import autopeft
 from autopeft.cli.loading import load_and_tell
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.native import CONFIG, TENSORS, read_description
+from autopeft.model.checkpoint import CLASSES
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 
@@ -155,7 +158,7 @@ REFUSED = {
     ),
     "no head that is known": (
         lambda at: refused_save(AutoModelForQuestionAnswering.from_pretrained(at)),
-        "the model is a BertForQuestionAnswering, and `autopeft.load` would make a Bert",
+        "a BertForQuestionAnswering cannot be saved as an adapter: what can be classifies rows, ",
     ),
     "several numbers at once": (
         lambda at: refused_save(AUTO.from_pretrained(at, problem_type="regression", num_labels=3)),
@@ -166,6 +169,28 @@ REFUSED = {
         "classifier.bias has values that are not finite",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("family", "auto"),
+    [
+        ("modernbert", AutoModelForMaskedLM),
+        ("distilbert", AutoModelForMaskedLM),
+        ("bart", AutoModelForQuestionAnswering),
+        ("gpt2", AutoModel),
+    ],
+)
+def test_a_model_for_something_else_is_refused_with_what_can_be_saved(
+    checkpoint, tmp_path, family, auto
+):
+    model = auto.from_pretrained(checkpoint(family))
+    ops = autopeft.attach(model, LORA, seed=0)
+    with pytest.raises(ConfigError) as refusal:
+        ops.save(tmp_path)
+    told = str(refusal.value)
+    assert told.startswith(f"a {type(model).__name__} cannot be saved as an adapter: ")
+    assert all(loads.__name__ in told for loads in CLASSES.values())
+    assert not list(tmp_path.iterdir())
 
 
 def resized(model):

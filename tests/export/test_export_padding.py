@@ -7,10 +7,11 @@ import pytest
 import torch
 import transformers
 from tiny import lora, same, tiny_model
-from winners import LORA, edit_json, make_winner, save_family
+from winners import LORA, MIXED, edit_json, make_winner, save_family
 
 import autopeft
 from autopeft.export import reload
+from autopeft.export.bank import AdapterBank
 from autopeft.export.card import model_card
 from autopeft.export.proof import TOLERANCE, question_of
 from autopeft.export.run import TARGETS
@@ -72,6 +73,33 @@ def test_exports_of_before_pad_as_well(tmp_path):
     with torch.no_grad():
         found = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
     torch.testing.assert_close(found, winner.logits[:6], rtol=1e-5, atol=1e-4)
+
+
+LEFT = [
+    *((family, LORA) for family in ("gpt2", "llama", "gpt_neo")),
+    *((family, MIXED) for family in ("gpt2", "llama", "gemma3_text")),
+    *((family, (same(Form.PROMPT, Tap.EMBED, (4, 0, 0)),)) for family in ("gpt2", "llama")),
+]
+
+
+@pytest.mark.parametrize(("family", "ops"), LEFT)
+def test_rows_may_be_padded_on_the_left(family, ops, tmp_path):
+    winner = make_winner(tmp_path, family, *ops)
+    folder = exported(winner, "native", tmp_path / "out")
+    model, tokenizer = autopeft.load(folder)
+    assert_reads_left(model, tokenizer, winner)
+    if ops[0].form is not Form.PROMPT:  # which banks refuse
+        bank = AdapterBank({"one": folder})
+        assert_reads_left(bank.model, tokenizer, winner)
+
+
+def assert_reads_left(model, tokenizer, winner):
+    texts = [row[0] for row in winner.ground.dataset.validation.texts[:6]]
+    batch = tokenizer(texts, padding=True, return_tensors="pt", padding_side="left")
+    assert not batch["attention_mask"][:, 0].all()
+    with torch.no_grad():
+        found = model(**batch).logits
+    torch.testing.assert_close(found, winner.logits[:6], rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_token_to_pad_with_rows_are_read_alone(tmp_path):

@@ -16,6 +16,7 @@ from tiny import (
     tiny_model,
 )
 from torch import nn
+from transformers import T5EncoderModel
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
@@ -127,3 +128,6 @@ def test_layers_that_are_no_list_are_refused():
     model.distilbert.transformer.layer = nn.Identity()
     with pytest.raises(DataError, match=r"`transformer.layer` .* is not a list of layers"):
         Anatomy(model)
+    half = T5EncoderModel(tiny_model("t5").config)
+    with pytest.raises(DataError, match=r"`decoder.block` of this t5 model is not a list"):
+        Anatomy(half)
