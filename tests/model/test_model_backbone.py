@@ -354,6 +354,30 @@ def test_attention_of_a_checkpoint_is_not_fetched_from_the_hub(saved, tmp_path, 
         load(str(folder), 2)
 
 
+class _Code:
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return open, (self._path, "w")
+
+
+def test_code_in_a_file_of_weights_is_not_run(saved, tmp_path):
+    folder = shutil.copytree(saved / "bert", tmp_path / "own")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": _Code(str(tmp_path / "ran"))}, folder / "pytorch_model.bin")
+    with pytest.raises(DataError, match=r"its weights are a pickle that is damaged, or of more"):
+        load_backbone(str(folder), 2)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_attention_of_a_part_of_a_model_is_not_fetched_either(tmp_path):
+    told = {"model_type": "gemma3", "attn_implementation": {"text_config": "someone/kernel"}}
+    (tmp_path / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(DataError, match=r"has attn_implementation 'someone/kernel'"):
+        load_backbone(str(tmp_path), 2)
+
+
 @pytest.mark.parametrize("load", [load_backbone, outline])
 def test_adapter_beside_a_checkpoint_does_not_name_another_model(saved, tmp_path, load):
     folder = shutil.copytree(saved / "bert", tmp_path / "own")
