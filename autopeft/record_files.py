@@ -1,11 +1,12 @@
 """The files of records: one for each while a study runs, one for all of a published study."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from autopeft.errors import ConfigError, DataError
-from autopeft.files import parse_json, read_json, write_atomic, write_new
+from autopeft.files import MAX_JSON_BYTES, parse_json, read_json, write_atomic, write_new
 from autopeft.records import Record
 
 
@@ -69,8 +70,11 @@ def read_jsonl(path: Path) -> list[Record]:
     records = []
     try:
         with path.open("rb") as handle:
-            for number, line in enumerate(handle, 1):
+            lines_of = iter(partial(handle.readline, MAX_JSON_BYTES + 1), b"")
+            for number, line in enumerate(lines_of, 1):
                 source = f"{path}, line {number}"
+                if len(line) > MAX_JSON_BYTES:
+                    raise DataError(f"{source} is longer than {MAX_JSON_BYTES} bytes")
                 record = _from_json(parse_json(line, source), source)
                 first = lines.setdefault(record.key, number)
                 if first != number:

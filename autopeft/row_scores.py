@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LEVELS = 256
 """Values that a score is rounded to, from the least to the largest of a record."""
+MOST_ROWS = 2**24
+"""Of a split that is read; a few kilobytes of zlib could become any number."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,12 @@ class RowScores:
         import numpy as np  # noqa: PLC0415  # reading records need not wait for it
 
         try:
-            data = zlib.decompress(base64.b64decode(self.codes, validate=True))
+            unpacking = zlib.decompressobj()
+            data = unpacking.decompress(base64.b64decode(self.codes, validate=True), MOST_ROWS)
         except (binascii.Error, ValueError, zlib.error) as error:
             raise DataError(f"row scores cannot be read: {error}") from error
+        if not unpacking.eof:
+            raise DataError(f"row scores are cut off, or of more than {MOST_ROWS:,} rows")
         codes = np.frombuffer(data, np.uint8)
         if len(codes) and int(codes.max()) >= self.levels:
             raise DataError(f"row scores have code {codes.max()}, allowed: below {self.levels}")

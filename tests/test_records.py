@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 from record_factory import make_failure, make_record
 
-from autopeft import files
+from autopeft import files, record_files
 from autopeft.errors import ConfigError, DataError
 from autopeft.record_files import read_jsonl, read_records, write_jsonl, write_record
 from autopeft.records import Cached, Failure, Metric, Objective, Record
@@ -449,6 +449,14 @@ def test_malformed_line_is_refused_by_number(tmp_path, second, message):
     path = tmp_path / "records.jsonl"
     path.write_text(f"{make_record().to_json()}\n{second}\n")
     with pytest.raises(DataError, match=rf"records\.jsonl, line 2.*{message}"):
+        read_jsonl(path)
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_files, "MAX_JSON_BYTES", 5000)
+    path = tmp_path / "records.jsonl"
+    path.write_text(f"{make_record().to_json()}\n{' ' * 5001}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"records\.jsonl, line 2 is longer than 5000 bytes"):
         read_jsonl(path)
 
 

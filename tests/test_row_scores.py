@@ -1,5 +1,8 @@
 """Scores of rows: small, their mean exact, damaged ones refused."""
 
+import base64
+import zlib
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from record_factory import make_record
 
 from autopeft.errors import DataError
 from autopeft.records import Record
-from autopeft.row_scores import LEVELS, RowScores, pack
+from autopeft.row_scores import LEVELS, MOST_ROWS, RowScores, pack
 
 
 @given(arrays(np.float64, st.integers(1, 60), elements=st.floats(-100, 100)))
@@ -38,3 +41,10 @@ def test_a_record_keeps_them_in_few_bytes():
 def test_damaged_scores_are_refused(codes):
     with pytest.raises(DataError, match="row scores"):
         RowScores(0.0, 1.0, 2, codes).values()
+
+
+def test_scores_of_more_rows_than_any_split_has_are_refused():
+    packed = base64.b64encode(zlib.compress(bytes(MOST_ROWS + 1))).decode()
+    assert len(packed) < 30_000
+    with pytest.raises(DataError, match="or of more than 16,777,216 rows"):
+        RowScores(0.0, 1.0, 2, packed).values()

@@ -248,7 +248,11 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes one that is free.", min=0, max=65535)] = 8321,
     token: Annotated[
-        str | None, typer.Option(envvar="AUTOPEFT_TOKEN", help="What a reader has to know.")
+        str | None,
+        typer.Option(
+            envvar="AUTOPEFT_TOKEN",
+            help="What a reader has to know; a command line can be seen by all users of a machine.",
+        ),
     ] = None,
 ) -> None:
     """Show the same page live while the search runs."""

@@ -72,7 +72,7 @@ def records_csv(studies: Iterable[tuple[str, Sequence[Record]]]) -> str:
     writer = csv.writer(out)
     writer.writerow(
         ["study", *_FIELDS, "failure", "message"]
-        + [name for metric in metrics for name in (metric, f"{metric} stderr")]
+        + [_safe(name) for metric in metrics for name in (metric, f"{metric} stderr")]
         + [f"objective {name}" for name in objectives]
     )
     for name, record in rows:

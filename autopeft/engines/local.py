@@ -42,8 +42,11 @@ from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
 from autopeft.training.settings import TrainingSettings
 
-WORKER: tuple[str, ...] = (sys.executable, "-m", "autopeft.engines.worker")
-"""The command that starts a worker; a descriptor is appended."""
+WORKER: tuple[str, ...] = (sys.executable, "-P", "-m", "autopeft.engines.worker")
+"""The command that starts a worker; a descriptor is appended.
+
+Without `-P` a `random.py` or `datasets.py` in the current folder would be imported.
+"""
 
 _LOOK_SECONDS = 1.0
 """Between two looks at workers that say nothing."""

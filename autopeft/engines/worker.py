@@ -1,4 +1,4 @@
-"""`python -m autopeft.engines.worker DESCRIPTOR`: a worker, and the warden above it."""
+"""`python -P -m autopeft.engines.worker DESCRIPTOR`: a worker, and the warden above it."""
 
 import sys
 from multiprocessing.connection import Connection

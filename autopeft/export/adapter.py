@@ -310,6 +310,14 @@ _OF_WORDS = checks.fields(
 )
 
 
+_LONGEST = 2**63 - 1
+"""Tokens of a row where nothing limits them; tokenizers take no larger number."""
+
+
+def _is_length(value: object) -> bool:
+    return type(value) is int and 1 <= value <= _LONGEST
+
+
 def _check_outputs(value: Any, at: str) -> list[str]:
     of_words = isinstance(value, dict) and value.get("kind") in ("seq2seq", "causal")
     return (_OF_WORDS if of_words else _OF_HEADS)(value, at)
@@ -340,7 +348,7 @@ _check = checks.fields(
         "genotype": checks.PLAIN_OBJECT,
         "seed": checks.COUNT,
         "outputs": _check_outputs,
-        "max_length": checks.COUNT,
+        "max_length": checks.leaf(f"1 to {_LONGEST:,}", _is_length),
         "tensors": checks.fields({"sha256": _HASH}),
     }
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from autopeft.errors import DataError
@@ -31,7 +31,7 @@ from autopeft.model.checkpoint import (
 )
 from autopeft.model.computing import Precision, Scheme
 from autopeft.model.families import FAMILIES
-from autopeft.model.foreign import needs_code, refusal
+from autopeft.model.foreign import needs_code, own_config, refusal
 from autopeft.model.quantized import check_gradients, quantize
 from autopeft.model.quantized_linear import library, quantized
 from autopeft.model.unknown import told
@@ -165,7 +165,7 @@ def _loaded(
     """The model in fp32, what transformers tells of its loading, and the tokenizer."""
     source, arguments = source_of(name)
     try:
-        check_full(name, AutoConfig.from_pretrained(source, trust_remote_code=False, **arguments))
+        check_full(name, own_config(name, source, arguments))
         # torch.manual_seed would change the caller's stream; fresh heads are re-seeded per trial.
         with torch.random.fork_rng(devices=[]):
             # A head for other labels is a fresh head.

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 from huggingface_hub import try_to_load_from_cache
@@ -39,7 +40,7 @@ HEADED: tuple[Writes | None, ...] = (None, "tags")
 
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
-    *(SafetensorError, StrictDataclassError),
+    *(SafetensorError, StrictDataclassError, UnpicklingError),
 )
 """What transformers and what is below it raise for files that are missing or damaged."""
 
@@ -134,4 +135,6 @@ def cause(error: Exception) -> str:
     """Why a model cannot be read, in a line."""
     if isinstance(error.__cause__, HFValidationError):
         return "there is no such folder, and no model on the Hub can have this name"
+    if isinstance(error, UnpicklingError):  # torch tells how to run what is in it
+        return "its weights are a pickle that is damaged, or of more than tensors"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

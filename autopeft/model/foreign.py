@@ -1,12 +1,47 @@
-"""Checkpoints that bring code of their own: it never runs, and what would have to is told."""
+"""Checkpoints that bring code of their own, or another model: neither is loaded, but told."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import find_adapter_config_file
+
+from autopeft.errors import DataError
 
 _LONGEST = 80
+
+
+def own_config(
+    name: str, source: str, arguments: Mapping[str, Any], **values: Any
+) -> PreTrainedConfig:
+    """The configuration of a checkpoint that is a model, and that nothing else is loaded for.
+
+    Args:
+        name: of the model, as the user gave it.
+        source: Hub name or folder.
+        arguments: the revision, if one was asked for.
+        values: in the place of those of the checkpoint.
+
+    Raises:
+        DataError: it has an adapter of peft beside it, whose file names the model that transformers
+            would load, or wants attention to be computed by code of the Hub.
+    """
+    if find_adapter_config_file(source, **arguments) is not None:
+        raise DataError(
+            f"model `{name}` holds an adapter of peft (adapter_config.json), which may be of "
+            "another model; give the model that it was trained on, or a folder of both merged "
+            "(`merge_and_unload` of peft) without that file"
+        )
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **values, **arguments)
+    for part in (config, *(getattr(config, key, None) for key in config.sub_configs)):
+        attention = getattr(part, "_attn_implementation", None)
+        if attention is not None and not (isinstance(attention, str) and "/" not in attention):
+            raise DataError(
+                f"model `{name}` has attn_implementation {str(attention)[:_LONGEST]!r} in its "
+                "config.json, and autopeft never runs code of the Hub; take it out of the file"
+            )
+    return config
 
 
 def needs_code(error: Exception) -> bool:

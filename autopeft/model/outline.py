@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
@@ -22,6 +22,7 @@ from autopeft.model.checkpoint import (
     source_of,
 )
 from autopeft.model.families import FAMILIES
+from autopeft.model.foreign import own_config
 from autopeft.model.unknown import told
 from autopeft.space.shape import ModelShape
 
@@ -68,7 +69,7 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
     try:
         own = {"num_labels": n_outputs} if writes in HEADED else {}
         with quiet(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **own, **arguments)
+            config = own_config(name, source, arguments, **own)
             model: PreTrainedModel = CLASSES[writes].from_config(
                 config, dtype=torch.float32, trust_remote_code=False, attn_implementation="eager"
             )

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from autopeft.engines.engine import JobTaker, Stepped
-from autopeft.engines.job import Job, paused_file
+from autopeft.engines.job import Job, paused_file, weights_name
 from autopeft.engines.meter import Meter
 from autopeft.errors import DataError, NoFeasibleTrialError, TooManyFailuresError
 from autopeft.front import Front
@@ -310,7 +310,7 @@ class Driver:
         kept = set(self._kept(front))
         for record in self.known.ordered:
             if record.weights is not None and record.key not in kept:
-                (self.study.folder / record.weights).unlink(missing_ok=True)
+                (self.study.folder / weights_name(*record.key)).unlink(missing_ok=True)
             if record.rung and not record.replicate:
                 below = paused_file(self.study.folder, record.trial, record.rung - 1)
                 below.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -14,6 +14,11 @@ _NETWORK = {
     *("fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.mountpoint-s3", "webdav", "afpfs"),
 }
 _SERVER = re.compile(r"postgres(ql)?://")
+_SECRETS = {
+    *("password", "sslpassword", "oauth_client_secret"),
+    *("scram_client_key", "scram_server_key"),
+}
+"""Parameters of libpq that hold one."""
 
 
 def check_url(url: str) -> str:
@@ -25,14 +30,18 @@ def check_url(url: str) -> str:
     Raises:
         ValueError: it is none; the message does not repeat it.
     """
+    from sqlalchemy import make_url  # noqa: PLC0415 - most studies have no server
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
     if not _SERVER.match(url):
         raise ValueError("has to be like postgresql://user@host/database")
     try:
-        parts = urlsplit(url)
-        secret = parts.password is not None or "password" in parse_qs(parts.query)
-    except ValueError:
+        urlsplit(url)
+        # As it is read where it is used: `/`, `?` and `#` may stand in a password there.
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
         raise ValueError("is not a URL") from None
-    if secret:
+    if parts.password is not None or _SECRETS & parts.query.keys():
         raise ValueError(
             "holds a password, which does not belong on a command line or in a study file; leave "
             "it out of the URL and set PGPASSWORD, or write it to ~/.pgpass"

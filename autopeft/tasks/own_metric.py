@@ -1,7 +1,6 @@
 """A metric of one's own: a Python function of predictions and references, `my.py:fn`."""
 
 import hashlib
-import importlib.util
 import math
 import sys
 import traceback
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from reprlib import repr as shortened
+from types import ModuleType
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -142,17 +142,16 @@ def load_own_metric(metric: str) -> OwnMetric | None:
         return None
     path, name = own
     try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        source = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"metric: cannot read {path}: {error.strerror or error}") from error
-    module_name = f"autopeft_metric_{sha256[:16]}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"metric: {path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # its dataclasses look for it there
+    sha256 = hashlib.sha256(source).hexdigest()
+    module = ModuleType(f"autopeft_metric_{sha256[:16]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # its dataclasses look for it there
     try:
-        spec.loader.exec_module(module)
+        # Import would run a `__pycache__` beside the file, which may be of other code.
+        exec(compile(source, path, "exec"), vars(module))  # noqa: S102 - the user's own metric
     except Exception as error:
         raise ConfigError(
             f"metric: {path} cannot be run: {type(error).__name__}: {error}"

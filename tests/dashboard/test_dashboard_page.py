@@ -20,6 +20,7 @@ from autopeft.dashboard.info import study_info
 from autopeft.dashboard.page import payload, payload_json, policy, render
 from autopeft.dashboard.report import records_csv, report
 from autopeft.errors import ConfigError
+from autopeft.records import Metric
 from autopeft.selection import Contender, Selection
 from autopeft.study.folder import Study
 
@@ -231,6 +232,8 @@ def test_csv_is_the_records(study):
 def test_csv_holds_no_formula(study):
     text = records_csv([("=HYPERLINK(1)", study.records()[:1])])
     assert text.splitlines()[1].startswith("'=HYPERLINK(1),0,0,0,")
+    record = replace(study.records()[0], metrics={"=1+1": Metric(0.5, 0.1)})
+    assert ",'=1+1,'=1+1 stderr," in records_csv([("study", [record])]).splitlines()[0]
 
 
 def test_report_is_saved_and_shown_inline(study, tmp_path):

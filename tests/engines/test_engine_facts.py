@@ -3,6 +3,7 @@
 import pytest
 
 from autopeft.engines.inline import InlineEngine
+from autopeft.engines.local import LocalEngine
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +27,16 @@ def facts(spec_of):
 def test_what_differs_is_told(facts, changed, told):
     assert facts.differs_from(facts) is None
     assert facts.model_copy(update=changed).differs_from(facts) == told
+
+
+def test_modules_of_the_current_folder_are_not_those_of_a_worker(
+    facts, spec_of, tmp_path, monkeypatch
+):
+    for name in ("multiprocessing", "transformers"):  # of the warden, and of the worker
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('run')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    engine = LocalEngine(spec_of().work, workers=1)
+    try:
+        assert engine.load().differs_from(facts) is None
+    finally:
+        engine.close()

@@ -358,6 +358,8 @@ TAMPERED = {
     "configuration is no hash": put("backbone.configuration.sha256", "abc"),
     "seed is a text": put("seed", "5"),
     "seed below 0": put("seed", -1),
+    "rows of no token": put("max_length", 0),
+    "rows that no tokenizer can cut": put("max_length", 2**63),
     "name leaves its folder": put("backbone.name", "../../etc"),
     "name with a zero byte": put("backbone.name", "a\0b"),
     "name with a revision": put("backbone.name", "a@b"),

@@ -37,6 +37,7 @@ from autopeft.errors import DataError
 from autopeft.model.backbone import cast, load_backbone
 from autopeft.model.checkpoint import CLASSES
 from autopeft.model.foreign import asked
+from autopeft.model.outline import outline
 
 CROSSED_HEAD = (
     *("classification_head.dense.bias", "classification_head.dense.weight"),
@@ -340,6 +341,50 @@ def test_code_beside_an_architecture_that_is_known_is_not_run(with_code, tmp_pat
     folder = with_code("bert", {"AutoConfig": "configuration_own.OwnConfig"})
     assert type(load_backbone(str(folder), 2).model).__name__ == "BertForSequenceClassification"
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("value", ["someone/kernel", "someone/kernel:fn", {"": "a/b"}, ["x"], 5])
+@pytest.mark.parametrize("load", [load_backbone, outline])
+def test_attention_of_a_checkpoint_is_not_fetched_from_the_hub(saved, tmp_path, key, value, load):
+    folder = shutil.copytree(saved / "bert", tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {key: value}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"has attn_implementation .* never runs code of the Hub"):
+        load(str(folder), 2)
+
+
+class _Code:
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return open, (self._path, "w")
+
+
+def test_code_in_a_file_of_weights_is_not_run(saved, tmp_path):
+    folder = shutil.copytree(saved / "bert", tmp_path / "own")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": _Code(str(tmp_path / "ran"))}, folder / "pytorch_model.bin")
+    with pytest.raises(DataError, match=r"its weights are a pickle that is damaged, or of more"):
+        load_backbone(str(folder), 2)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_attention_of_a_part_of_a_model_is_not_fetched_either(tmp_path):
+    told = {"model_type": "gemma3", "attn_implementation": {"text_config": "someone/kernel"}}
+    (tmp_path / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(DataError, match=r"has attn_implementation 'someone/kernel'"):
+        load_backbone(str(tmp_path), 2)
+
+
+@pytest.mark.parametrize("load", [load_backbone, outline])
+def test_adapter_beside_a_checkpoint_does_not_name_another_model(saved, tmp_path, load):
+    folder = shutil.copytree(saved / "bert", tmp_path / "own")
+    told = {"base_model_name_or_path": "someone/else", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(DataError, match=r"holds an adapter of peft \(adapter_config\.json\)"):
+        load(str(folder), 2)
 
 
 def test_map_of_a_stranger_is_told_whatever_it_holds():

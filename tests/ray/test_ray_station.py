@@ -89,6 +89,16 @@ def test_station_says_what_it_refuses(station, spec_of, tmp_path):
     assert versions == stations.versions()
 
 
+def test_lock_that_somebody_made_a_link_empties_no_file(tmp_path, monkeypatch):
+    """With filelock before 3.20.1 it did, where the system follows links in /tmp."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "precious").write_text("mine", encoding="utf-8")
+    (tmp_path / "autopeft-station-x").mkdir()
+    (tmp_path / ".autopeft-station-x.lock").symlink_to(tmp_path / "precious")
+    Station(1, 60).close()
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "mine"
+
+
 def test_states_go_along_if_all_of_them_are_there(done, tmp_path):
     job = Job(read_jobs(done.folder)[0].trials[:2], 1, 0, 0)
     assert states_for(job, tmp_path) == {}

@@ -211,6 +211,15 @@ def test_second_driver_is_refused_before_the_study_is_written(spec_of, tmp_path)
         run_search(spec_of(), tmp_path / "new")
 
 
+def test_lock_that_came_as_a_link_empties_no_file(tmp_path):
+    (tmp_path / "precious").write_text("mine", encoding="utf-8")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(DataError, match="cannot be written"), locked(tmp_path / "study"):
+        pass
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "mine"
+
+
 def test_folder_is_locked_while_a_search_runs(spec_of, tmp_path):
     refused = []
 

@@ -149,7 +149,11 @@ def test_network_file_system_is_refused(spec_of, tmp_path, monkeypatch):
     [
         "postgresql://me:s3cret@host/db",
         "postgres://me:s3cret@host/db",
+        "postgresql://me:s3/cret@host/db",
+        "postgresql://me:s3?cret@host/db",
+        "postgresql://me:s3#cret@host/db",
         "postgresql://host/db?user=me&password=s3cret",
+        "postgresql://me@host/db?sslkey=key.pem&sslpassword=s3cret",
         "mysql://me:s3cret@host/db",
         "sqlite:///s3cret.db",
         "s3cret",
@@ -160,7 +164,7 @@ def test_secret_in_a_url_is_refused_and_not_repeated(spec_of, url):
     values = spec_of().model_dump(mode="json", exclude_none=True) | {"storage": url}
     with pytest.raises(ConfigError, match="storage") as refusal:
         yaml.validate(StudySpec, yaml.Document("study.yaml", values, {}))
-    assert "s3cret" not in str(refusal.value)
+    assert "cret" not in str(refusal.value).replace("secret", "")
 
 
 def test_url_without_a_secret_is_accepted(spec_of):

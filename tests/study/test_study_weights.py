@@ -15,6 +15,7 @@ from study_factory import tree
 from autopeft.errors import DataError
 from autopeft.record_files import write_record
 from autopeft.study.folder import Study
+from autopeft.study.search import run_search
 from autopeft.study.unseen import open_test
 from autopeft.training.tensors import read_kinds, tensors_of
 
@@ -120,3 +121,14 @@ def test_other_weights_than_those_of_the_record_are_refused(done, good, tmp_path
     with pytest.raises(DataError, match=told):
         open_test(study)
     assert not study.test_file.exists()
+
+
+def test_record_does_not_say_what_is_deleted(done, spec_of, tmp_path):
+    study = Study(shutil.copytree(done.folder, tmp_path / "study"))
+    kept = {path.stem for path in (study.folder / "weights").iterdir()}
+    record = next(r for r in study.records() if f"{r.trial:06d}-0-0" not in kept)
+    (study.folder / "notes.txt").write_text("mine", encoding="utf-8")
+    (study.folder / f"records/{record.trial:06d}-0-0.json").unlink()
+    write_record(study.folder, replace(record, weights="notes.txt"))
+    run_search(spec_of(), study.folder)
+    assert (study.folder / "notes.txt").is_file()

@@ -1,7 +1,10 @@
 """A function of one's own as a metric: what it is told, what it may return, how it varies."""
 
+import marshal
 import math
 import re
+from importlib.util import MAGIC_NUMBER, cache_from_source
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +82,17 @@ def test_first_of_several_numbers_is_the_metric(own):
         "my.py:both": -0.5,
         "my.py:both.n": 2,
     }
+
+
+def test_compiled_code_beside_the_file_is_not_run(own, tmp_path):
+    other = compile("def fn(predictions, references): return 1.0", "my.py", "exec")
+    pyc = Path(cache_from_source(str(tmp_path / "my.py")))
+    pyc.parent.mkdir()
+    # Of the kind that no source is compared with (PEP 552).
+    pyc.write_bytes(MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(other))
+    metric = own("def fn(predictions, references): return 0.25")
+    assert metric.measure([1], [1])["my.py:fn"].value == 0.25
+    assert list(pyc.parent.iterdir()) == [pyc]
 
 
 TOLD = """
