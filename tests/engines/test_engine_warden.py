@@ -8,6 +8,7 @@ import pytest
 
 from autopeft.engines.warden import hang_up_of
 
+poll = select.poll
 READ, ADD, CLEAR, EOF = -1, 0x1, 0x20, 0x8000
 
 
@@ -20,7 +21,7 @@ class Queue:
             assert (self._wanted.filter, self._wanted.flags) == (READ, ADD | CLEAR)
             return []
         assert (most, timeout) == (1, 0.05)
-        poller = select.poll()
+        poller = poll()
         poller.register(self._wanted.ident, select.POLLIN)
         flags = [EOF * bool(event & select.POLLHUP) for _, event in poller.poll(0)]
         return [SimpleNamespace(flags=ADD | CLEAR | some) for some in flags]
@@ -31,6 +32,7 @@ def system(request, monkeypatch):
     """This system, and one on which poll is of no use."""
     if request.param == "darwin":
         monkeypatch.setattr("sys.platform", "darwin")
+        monkeypatch.delattr(select, "poll")
         names = {"KQ_FILTER_READ": READ, "KQ_EV_ADD": ADD, "KQ_EV_CLEAR": CLEAR, "KQ_EV_EOF": EOF}
         for name, value in names.items():
             monkeypatch.setattr(select, name, value, raising=False)
