@@ -1,7 +1,8 @@
 """Search for the best combination of parameter-efficient fine-tuning methods under a budget.
 
-`search` runs a study, `attach` puts a genotype into anybody's model. Names are imported when they
-are used, so that what needs no torch answers at once.
+`search` runs a study, `attach` puts a genotype into anybody's model. What is refused or given up is
+an `AutopeftError`; its kinds are in `autopeft.errors`. Names are imported when they are used, so
+that what needs no torch answers at once.
 """
 
 import importlib
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autopeft.api import attach, search
+    from autopeft.errors import AutopeftError
     from autopeft.export.bank import AdapterBank
     from autopeft.export.native import load
     from autopeft.front import Front
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Activation": "autopeft.space.forms",
     "AdapterBank": "autopeft.export.bank",
+    "AutopeftError": "autopeft.errors",
     "Form": "autopeft.space.forms",
     "Front": "autopeft.front",
     "Genotype": "autopeft.space.genotype",
@@ -42,6 +45,7 @@ _HOMES = {
 __all__ = [
     "Activation",
     "AdapterBank",
+    "AutopeftError",
     "Form",
     "Front",
     "Genotype",
@@ -57,7 +61,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # or a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

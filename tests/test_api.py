@@ -26,6 +26,7 @@ from tiny import (
 from torch import nn
 
 import autopeft
+from autopeft import errors
 from autopeft.errors import ConfigError, DataError
 from autopeft.ops.base import StackedOp
 from autopeft.ops.build import FORM_CLASSES
@@ -437,3 +438,12 @@ def test_folder_of_a_study_may_be_a_text(tmp_path):
     assert study == autopeft.Study(tmp_path / "study")
     with pytest.raises(DataError, match="cannot read"):
         study.front()
+
+
+def test_public_names_can_be_seen_and_used():
+    assert set(autopeft.__all__) <= set(dir(autopeft))
+    assert all(getattr(autopeft, name).__doc__ for name in autopeft.__all__)
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    assert all(issubclass(kind, autopeft.AutopeftError) for kind in kinds)
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        autopeft.serch()

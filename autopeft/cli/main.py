@@ -40,7 +40,7 @@ app = typer.Typer(
     name="autopeft",
     help="Search for the best combination of parameter-efficient fine-tuning methods.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

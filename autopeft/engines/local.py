@@ -5,6 +5,7 @@ split until the guilty trial is alone (`outcome.py`), and the next worker goes o
 """
 
 import os
+import platform
 import sys
 import time
 from collections import deque
@@ -36,7 +37,7 @@ from autopeft.engines.protocol import (
     Step,
 )
 from autopeft.engines.work import CohortSize, Decided, Facts, Work
-from autopeft.errors import AutopeftError, DataError
+from autopeft.errors import AutopeftError, ConfigError, DataError
 from autopeft.records import Failure, Record
 from autopeft.space.costs import CostModel
 from autopeft.space.genotype import Genotype
@@ -76,6 +77,9 @@ class LocalEngine:
         trial_timeout_seconds: a worker that makes no progress for so long is ended.
         sharing: engines like this one that share the machine's memory.
         fitting: the study was decided on another machine; split what does not fit this one.
+
+    Raises:
+        ConfigError: this system has no such processes.
     """
 
     def __init__(
@@ -87,6 +91,12 @@ class LocalEngine:
         *,
         fitting: bool = False,
     ) -> None:
+        if not hasattr(os, "fork"):
+            raise ConfigError(
+                f"engine.workers: {workers}: worker processes need Linux or macOS, and this is "
+                f"{platform.system()}; use WSL, or --workers 0, which trains in the process itself "
+                "and supervises nothing"
+            )
         self._work, self._wanted_workers = work, workers
         self._timeout, self._sharing = trial_timeout_seconds, sharing
         self._fitting = fitting

@@ -12,6 +12,7 @@ import resource
 import select
 import signal
 import sys
+from collections.abc import Callable
 
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 _POLL_MS = 50
@@ -36,10 +37,9 @@ def watch_over_worker(driver: int) -> None:
 
 def _watch(worker: int, driver: int) -> None:
     """Wait for the end of worker or driver, clean up, and end likewise."""
-    poller = select.poll()
-    poller.register(driver, 0)  # nothing but the other side's end is waited for
+    hung_up = hang_up_of(driver)
     status = None
-    while status is None and not poller.poll(_POLL_MS):
+    while status is None and not hung_up():
         status = _reap(worker)
     while _kill_descendants():
         ended = _reap(worker)
@@ -52,6 +52,35 @@ def _watch(worker: int, driver: int) -> None:
             signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.waitstatus_to_exitcode(status))
+
+
+def hang_up_of(connection: int) -> Callable[[], bool]:
+    """What waits a moment for the other end of a connection to be closed, and says whether it is.
+
+    What comes over the connection is left to whoever reads it.
+
+    Args:
+        connection: descriptor of a socket.
+    """
+    if sys.platform == "darwin":  # where poll tells nothing of sockets unless it is asked for data
+        queue = select.kqueue()
+        wanted = select.kevent(
+            connection, select.KQ_FILTER_READ, select.KQ_EV_ADD | select.KQ_EV_CLEAR
+        )
+        queue.control([wanted], 0)
+
+        def has_ended() -> bool:
+            events = queue.control(None, 1, _POLL_MS / 1000)
+            return any(event.flags & select.KQ_EV_EOF for event in events)
+
+    else:
+        poller = select.poll()
+        poller.register(connection, 0)  # nothing but the end is waited for
+
+        def has_ended() -> bool:
+            return bool(poller.poll(_POLL_MS))
+
+    return has_ended
 
 
 def _reap(worker: int) -> int | None:

@@ -17,7 +17,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.adapter import Description, name_outputs
-from autopeft.export.native import base_of, put_on, read_description, tokenizer_of
+from autopeft.export.native import (
+    base_of,
+    check_place,
+    put_on,
+    read_description,
+    tokenizer_of,
+)
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.attention import HeadOps, use_attention
 from autopeft.model.backbone import Backbone
@@ -179,7 +185,8 @@ class AdapterBank:
         names: of the adapters.
 
     Raises:
-        ConfigError: an adapter has ops that read other rows than its own, or none is given.
+        ConfigError: an adapter has ops that read other rows than its own, or none is given; or the
+            device is not there.
         DataError: a folder is not an export, or the adapters have different backbones.
     """
 
@@ -192,6 +199,7 @@ class AdapterBank:
     ) -> None:
         if not folders or not isinstance(folders, Mapping):
             raise ConfigError("a bank needs an adapter, each by a name: {name: folder}")
+        check_place(device)
         self.names = tuple(folders)
         told = [read_description(Path(folder)) for folder in folders.values()]
         self._descriptions = [description for description, _ in told]

@@ -95,7 +95,7 @@ def load(
         DataError: the folder is not an export or has been changed, or the backbone is another one.
     """
     folder = path_of(folder, "folder")
-    _check_place(device, dtype)
+    check_place(device, dtype)
     description, sha256 = read_description(folder)
     base = base_of(description, backbone)
     tokenizer = tokenizer_of(folder, base, description)
@@ -114,7 +114,7 @@ def load(
     return model.to(device=device), tokenizer
 
 
-def _check_place(device: Any, dtype: Any) -> None:
+def check_place(device: Any, dtype: Any = None) -> None:
     """Refuse a device that is not there, and weights that are no real numbers.
 
     Raises:

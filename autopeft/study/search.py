@@ -16,7 +16,7 @@ from autopeft.study.lock import locked
 from autopeft.study.prepared import Prepared, prepared
 from autopeft.study.setup import read_space, set_up
 from autopeft.study.spec import StudySpec
-from autopeft.study.storage import check_local
+from autopeft.study.storage import check_client, check_local
 from autopeft.study.warm_start import read_warm_start
 
 
@@ -33,8 +33,8 @@ def run_search(
 
     Raises:
         ConfigError: the study is not valid, or the folder holds another one.
-        DataError: data or model cannot be used, another search is running on the folder, or the
-            disk is full; what was measured is safe.
+        DataError: data, model or server cannot be used, another search is running on the folder, or
+            the disk is full; what was measured is safe.
         NoFeasibleTrialError: nothing in the space fits the budget.
         TooManyFailuresError: the last trials all failed.
     """
@@ -43,6 +43,8 @@ def run_search(
     study.check_usable()
     if spec.storage is None:
         check_local(out)
+    else:
+        check_client()
     space = read_space(spec, base, out)
     front = read_warm_start(spec.resolved(base).warm_start, out)
     with (
@@ -97,6 +99,8 @@ def prepare(spec: StudySpec, out: Path, *, base: Path | None = None) -> Prepared
     base = base or Path.cwd()
     study = Study(out)
     study.check_usable()
+    if spec.storage is not None:
+        check_client()
     space = read_space(spec, base, out)
     front = read_warm_start(spec.resolved(base).warm_start, out)
     with _pausing(study), locked(out), closing(make_engine(spec.resolved(base))) as engine:

@@ -49,6 +49,21 @@ def check_url(url: str) -> str:
     return url
 
 
+def check_client() -> None:
+    """Refuse a server where nothing can speak to it.
+
+    Raises:
+        DataError: the client library is not installed, or lacks what it is built upon.
+    """
+    try:
+        import psycopg as _  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise DataError(
+            f"storage needs psycopg ({str(error).splitlines()[0]}): "
+            "pip install 'autopeft[postgresql]'"
+        ) from error
+
+
 def check_local(folder: Path) -> None:
     """Refuse a SQLite database on a network file system, whose locks and shared memory fail it.
 

@@ -66,7 +66,7 @@ class Language:
         if module is not None and importlib.util.find_spec(module) is None:
             raise ConfigError(
                 f"metric: '{self.metric}' needs the package {module.replace('_', '-')}; "
-                "install `autopeft[generation]`"
+                "pip install 'autopeft[generation]'"
             )
 
     @property

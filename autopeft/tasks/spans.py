@@ -27,8 +27,8 @@ def check_spans(label_names: Sequence[str]) -> None:
     """
     if not has_seqeval():
         raise ConfigError(
-            f"metric: '{SPAN_F1}' needs the package seqeval; install `autopeft[tokens]`, or take "
-            "`metric: accuracy`"
+            f"metric: '{SPAN_F1}' needs the package seqeval; pip install 'autopeft[tokens]', or "
+            "take `metric: accuracy`"
         )
     if wrong := [name for name in label_names if not _MARKS.fullmatch(name)]:
         raise ConfigError(

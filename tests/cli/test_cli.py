@@ -545,3 +545,11 @@ def test_what_has_not_begun_is_not_resumed(run, done, tmp_path, folder, told):
     code, out, err = run("resume", folder)
     assert (code, out) == (3, "")
     assert told in err
+
+
+def test_shells_complete_commands_and_options(run, monkeypatch):
+    monkeypatch.setenv("_AUTOPEFT_COMPLETE", "complete_bash")
+    for words, expected in (("autopeft sea", "search"), ("autopeft search --wa", "--warm-start")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        assert run() == (0, f"{expected}\n", "")

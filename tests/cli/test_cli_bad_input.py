@@ -3,14 +3,18 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from study_factory import ROWS, rows_of, tree, write_data, write_jsonl
 from transformers import AlbertConfig, AlbertModel
 
+from autopeft.cli.study_flags import merge
+from autopeft.errors import DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.space.shape import ModelShape
 from autopeft.space.taps import Tap
+from autopeft.study.search import prepare
 
 STUDY = """\
 model: model
@@ -262,6 +266,28 @@ def test_cluster_without_ray(refused, study, monkeypatch):
     assert told == (
         "engine.kind: `ray` needs Ray, which is not installed: pip install 'autopeft[ray]'"
     )
+
+
+def test_server_without_psycopg(refused, study, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    flags = ("--storage", "postgresql://me@127.0.0.1:1/db", "--out", "out")
+    told = refused(3, "search", study, *flags)
+    assert told.startswith("storage needs psycopg (")
+    assert told.endswith("): pip install 'autopeft[postgresql]'")
+    assert not Path("out").exists()
+    with pytest.raises(DataError, match="storage needs psycopg"):
+        prepare(merge(Path(study), {("storage",): flags[1]}, None), Path("out"))
+
+
+def test_workers_without_processes(refused, study, monkeypatch):
+    monkeypatch.delattr("os.fork")
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    told = refused(2, "search", study, "--workers", "auto", "--out", "out")
+    assert told == (
+        "engine.workers: auto: worker processes need Linux or macOS, and this is Windows; use WSL, "
+        "or --workers 0, which trains in the process itself and supervises nothing"
+    )
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(

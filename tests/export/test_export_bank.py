@@ -199,6 +199,8 @@ def test_what_a_bank_refuses(folders, tmp_path):
         bank.outputs(some_rows(4), ["lora"] * 3)
     with pytest.raises(ConfigError, match="needs an adapter"):
         AdapterBank({})
+    with pytest.raises(ConfigError, match="device 'nowhere' cannot be used"):
+        AdapterBank(folders, device="nowhere")
 
 
 def test_adapters_of_different_backbones_are_refused(tmp_path):

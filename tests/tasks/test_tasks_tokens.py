@@ -134,7 +134,7 @@ def test_spans_need_tags_that_mark_them():
 
 def test_spans_need_seqeval(monkeypatch):
     monkeypatch.setattr(spans, "has_seqeval", lambda: False)
-    with pytest.raises(ConfigError, match=r"install `autopeft\[tokens\]`"):
+    with pytest.raises(ConfigError, match=r"pip install 'autopeft\[tokens\]'"):
         TokenClassification(TAGS, "span_f1")
     truth = random_tags(3, 0)
     assert list(TokenClassification(TAGS, "accuracy").metrics(truth, truth)) == ["accuracy"]
