@@ -21,6 +21,8 @@ from autopeft.tasks.splits import Split
 Sets = Bool[np.ndarray, "row label"]
 """Which labels rows have."""
 
+_MAX_NAMED = 5
+
 
 @dataclass(frozen=True)
 class MultiLabel:
@@ -88,9 +90,13 @@ class MultiLabel:
         return [[self.label_names[number] for number in np.flatnonzero(row)] for row in sets]
 
     def told(self, labels: NDArray[Any]) -> str:
-        """The labels of one row in words."""
+        """The labels of one row in words, of many the first ones."""
         (names,) = self.named(labels[None])
-        return " and ".join(f'"{name}"' for name in names) if names else "no label"
+        if not names:
+            return "no label"
+        told = " and ".join(f'"{name}"' for name in names[:_MAX_NAMED])
+        more = len(names) - _MAX_NAMED
+        return f"{told} and {more:,} more" if more > 0 else told
 
     def sets(self, split: Split) -> Int[np.ndarray, "row label"]:
         """The labels of a split, 1 where one is there."""

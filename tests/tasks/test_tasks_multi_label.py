@@ -126,6 +126,12 @@ def test_no_label_may_be_the_best_answer():
     assert constant_of(MultiLabel(NAMES), split_of(truth), NAMES).answer == '"b"'
 
 
+def test_of_many_labels_the_first_are_told():
+    names = tuple(f"t{number}" for number in range(1_205))
+    found = constant_of(MultiLabel(names, "f1_macro"), split_of(np.ones((2, 1_205))), names)
+    assert found.answer == '"t0" and "t1" and "t2" and "t3" and "t4" and 1,200 more'
+
+
 def test_a_function_is_told_lists_of_labels(tmp_path):
     (tmp_path / "own.py").write_text(
         "def jaccard(predictions, references):\n"
