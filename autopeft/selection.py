@@ -114,6 +114,27 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Lead:
+    """The best candidate against one answer to every row, the best for these very rows.
+
+    Attributes:
+        trial: of the candidate.
+        constant: what the answer scores.
+        difference: of the metric, positive where the candidate is better.
+        low: lower end of the 95 % interval of this difference alone.
+        high: upper end.
+        p_value: of "not better", corrected for all candidates (Bonferroni).
+    """
+
+    trial: int
+    constant: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
 class Selection:
     """What the final selection found.
 
@@ -130,6 +151,7 @@ class Selection:
             against one another.
         folds: the rows are parts of the training rows, each left out of a training of its own.
         seen: rows with a text that is also among those of the search.
+        lead: over one answer to every row; None where that cannot be told, or is of before.
     """
 
     metric: str
@@ -141,13 +163,20 @@ class Selection:
     search_compares: bool = True
     folds: bool = False
     seen: int = 0
+    lead: Lead | None = None
 
     def contender(self, trial: int) -> Contender:
         """The one of this number."""
         return next(item for item in self.contenders if item.trial == trial)
 
     def beats(self, constant: Constant) -> bool:
-        """Whether the best candidate is better than one answer to every row, beyond noise."""
+        """Whether the best candidate is better than one answer to every row, beyond noise.
+
+        Args:
+            constant: what that scores on the rows of the search, where `lead` is not known.
+        """
+        if self.lead is not None:
+            return self.lead.p_value < LEVEL
         found = candidates(self.contenders)
         best = best_of(found)
         return constant.is_beaten(best.quality, best.stderr, len(found))
@@ -231,7 +260,7 @@ class Selection:
         lists = {name: list(data[name]) for name in ("comparisons", "notes")}
         lists["contenders"] = [item.to_dict() for item in self.contenders]
         told = {"version": SELECTION_VERSION, **data, **lists, "verdict": self.verdict}
-        usual = {"search_compares": True, "folds": False, "seen": 0}
+        usual = {"search_compares": True, "folds": False, "seen": 0, "lead": None}
         return {k: v for k, v in told.items() if k not in usual or v != usual[k]}
 
     @classmethod
@@ -252,6 +281,7 @@ class Selection:
             search_compares=data.get("search_compares", True),
             folds=data.get("folds", False),
             seen=data.get("seen", 0),
+            lead=Lead(**data["lead"]) if "lead" in data else None,
         )
 
 
@@ -310,6 +340,7 @@ def _problems(data: Any) -> list[str]:
     for key, found in (
         ("recommended", [data["recommended"]]),
         ("comparisons", [i[k] for i in data["comparisons"] for k in ("trial", "baseline")]),
+        ("lead", [data["lead"]["trial"]] if "lead" in data else []),
     ):
         problems += [
             f"{key} names trial {trial}, allowed: {trials}"
@@ -345,6 +376,16 @@ _COMPARISON = checks.fields(
         "p_value": checks.NUMBER_FROM_0,
     }
 )
+_LEAD = checks.fields(
+    {
+        "trial": checks.COUNT,
+        "constant": checks.NUMBER,
+        "difference": checks.NUMBER,
+        "low": checks.NUMBER,
+        "high": checks.NUMBER,
+        "p_value": checks.NUMBER_FROM_0,
+    }
+)
 _check_fields = checks.fields(
     {
         "version": checks.one_of(SELECTION_VERSION),
@@ -360,5 +401,6 @@ _check_fields = checks.fields(
         "search_compares": checks.one_of(False),
         "folds": checks.one_of(True),
         "seen": checks.COUNT,
+        "lead": _LEAD,
     },
 )

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -19,14 +20,14 @@ from autopeft.model.checkpoint import Writes
 from autopeft.model.computing import Precision
 from autopeft.records import FOLD, SELECTION
 from autopeft.space.taps import Tap
-from autopeft.tasks.constant import constant_of
+from autopeft.tasks.constant import constant_of, constant_rows
 from autopeft.tasks.data import Dataset, load, unseen
 from autopeft.tasks.encode import Encoded
 from autopeft.tasks.ideal import remark_on_ideal, remark_on_tokens
 from autopeft.tasks.language import Language
 from autopeft.tasks.remarks import of_which_class
 from autopeft.tasks.spec import Kind
-from autopeft.tasks.splits import Split, fold
+from autopeft.tasks.splits import N_FOLDS, Split, fold
 from autopeft.tasks.task import AnyTask, Regression, encode_for, make_task
 from autopeft.training.memory import release_memory, use_heap
 from autopeft.training.settings import TrainingSettings
@@ -148,6 +149,8 @@ class Ground:
         dataset = self.dataset
         scored = unseen(self.work.data, dataset)
         brought = self.backbone.brought
+        folds = (fold(dataset.train, number, self.work.seed)[1] for number in range(N_FOLDS))
+        held_out = folds if scored == "fold" else filter(None, [scored and dataset.selection])
         return Facts(
             model_shape=self.backbone.shape.to_dict(),
             model=self.backbone.name,
@@ -163,6 +166,7 @@ class Ground:
             n_devices=torch.cuda.device_count() if self.device.type == "cuda" else 1,
             metric_hash=self.metric_hash,
             constant=constant_of(self.task, dataset.validation, dataset.label_names),
+            constant_rows=tuple(filter(None, map(partial(constant_rows, self.task), held_out))),
             other_answers=dataset.other_answers(scored),
             room=self.room,
             answered=self.work.task == "causal",

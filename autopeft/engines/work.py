@@ -7,6 +7,7 @@ from autopeft.constant import Constant
 from autopeft.errors import ConfigError
 from autopeft.model.computing import Precision, Scheme
 from autopeft.objectives import PARAMS, CostName
+from autopeft.row_scores import RowScores
 from autopeft.space.costs import CostModel
 from autopeft.space.shape import ModelShape
 from autopeft.space.spec import Strict
@@ -103,6 +104,8 @@ class Facts(Strict):
         n_devices: of this kind that could train; 1 on a CPU.
         metric_hash: SHA-256 of the file whose function is the metric, if it is one.
         constant: what one answer to every validation row scores, where that can be told.
+        constant_rows: what one answer adds to the metric at each row that the final selection
+            scores: of the selection split, or of each fold.
         other_answers: why scores of the search and of the final selection do not compare, if so.
         room: tokens that the longest row leaves of the model's positions; None if they are endless.
         answered: rows hold the answers, as a decoder's do.
@@ -126,6 +129,7 @@ class Facts(Strict):
     n_devices: int
     metric_hash: str | None = None
     constant: Constant | None = None
+    constant_rows: tuple[RowScores, ...] = ()
     other_answers: str | None = None
     room: int | None = None
     answered: bool = False

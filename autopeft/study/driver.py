@@ -284,6 +284,7 @@ class Driver:
             summarize=self._planner.words,
             other_answers=self.setup.facts.other_answers,
             seen=self.setup.facts.seen,
+            constant=self.setup.facts.constant_rows,
         )
         if selection is None:
             self._remove_selection()

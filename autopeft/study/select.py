@@ -24,7 +24,16 @@ from autopeft.estimate import (
 from autopeft.front import Point, place
 from autopeft.objectives import PARAMS, CostName
 from autopeft.records import SELECTION, Record
-from autopeft.selection import Comparison, Contender, Role, Selection, best_of, candidates
+from autopeft.row_scores import RowScores
+from autopeft.selection import (
+    Comparison,
+    Contender,
+    Lead,
+    Role,
+    Selection,
+    best_of,
+    candidates,
+)
 from autopeft.study.contenders import BASELINES, FEWEST, kind_of
 from autopeft.tasks.spec import metric_range
 
@@ -43,6 +52,7 @@ def selection_of(
     paused: Iterable[Point] = (),
     other_answers: str | None = None,
     seen: int = 0,
+    constant: Sequence[RowScores] = (),
 ) -> Selection | None:
     """What the final selection says.
 
@@ -56,6 +66,7 @@ def selection_of(
         paused: usable trials that the search has measured by another one alone.
         other_answers: why scores of the search do not compare with these, if so.
         seen: rows of the selection split with a text that is also among those of the search.
+        constant: what one answer adds at each of these rows, of each fold if there are several.
 
     Returns:
         None if fewer than two contenders have two seeds each.
@@ -70,9 +81,10 @@ def selection_of(
     )
     complete = [record for record in unseen if record.state == "complete"]
     crossed = all(record.split == SELECTION for record in complete)
-    scores, notes = _scores(unseen, roles, crossed=crossed)
-    if len(scores) < FEWEST:
+    rows_of, notes = _scores(unseen, roles, crossed=crossed)
+    if len(rows_of) < FEWEST:
         return None
+    scores = {trial: np.stack([*rows.values()]) for trial, rows in rows_of.items()}
     if len({item.shape[1] for item in scores.values()}) > 1:
         raise DataError("the records of the selection split are of different numbers of rows")
     full = {trial for trial in scores if roles[trial] == "full"}
@@ -114,6 +126,44 @@ def selection_of(
         search_compares=other_answers is None,
         folds=not crossed,
         seen=seen,
+        lead=_lead(
+            best,
+            scores[best.trial],
+            seeds[best.trial],
+            [constant[(r - 1) % len(constant)].values() for r in rows_of[best.trial] if constant],
+            among=len(possible),
+        ),
+    )
+
+
+def _lead(
+    best: Contender,
+    scores: Scores,
+    seeds: SeedVariance,
+    constant: Sequence[NDArray[np.float64]],
+    *,
+    among: int,
+) -> Lead | None:
+    """The best candidate against one answer to every row.
+
+    Args:
+        best: of the candidates.
+        scores: of it.
+        seeds: what they add to it.
+        constant: scores of the answer, as many as `scores` has seeds; none if nobody can tell.
+        among: candidates that it is the best of.
+    """
+    if not constant or {len(rows) for rows in constant} != {scores.shape[1]}:
+        return None
+    answer = np.stack(constant)
+    exact = SeedVariance(0.0, 0.0, math.inf, seeds.crossed)  # nothing is trained
+    found = difference(scores, answer, seeds, exact)
+    return Lead(
+        best.trial,
+        float(answer.mean()),
+        found.mean,
+        *found.interval(),
+        min(1.0, among * found.p_value),
     )
 
 
@@ -141,8 +191,8 @@ def _is_of_selection(record: Record) -> bool:
 
 def _scores(
     records: Iterable[Record], roles: Mapping[int, Role], *, crossed: bool
-) -> tuple[dict[int, Scores], list[str]]:
-    """Scores [seed, row] of each contender, and what does not count.
+) -> tuple[dict[int, Replicates], list[str]]:
+    """Scores of each contender, and what does not count.
 
     Whose genotype failed with a fresh seed is left out: the seeds that survived would flatter it.
     An accident takes nothing from the others.
@@ -178,7 +228,7 @@ def _scores(
     if not crossed:
         found, told = _in_common(found)
         notes += told
-    return {trial: np.stack([*rows.values()]) for trial, rows in found.items()}, notes
+    return found, notes
 
 
 def _in_common(found: Mapping[int, Replicates]) -> tuple[dict[int, Replicates], list[str]]:

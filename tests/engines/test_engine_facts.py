@@ -4,6 +4,7 @@ import pytest
 
 from autopeft.engines.inline import InlineEngine
 from autopeft.engines.local import LocalEngine
+from autopeft.engines.work import Facts
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +41,14 @@ def test_modules_of_the_current_folder_are_not_those_of_a_worker(
         assert engine.load().differs_from(facts) is None
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize(("selection_rows", "sizes"), [(None, [9] * 5), (12, [12]), (0, [])])
+def test_rows_of_one_answer_are_those_of_the_final_selection(spec_of, selection_rows, sizes):
+    spec = spec_of()
+    data = spec.data.model_copy(update={"selection_rows": selection_rows})
+    facts = InlineEngine(spec.model_copy(update={"data": data}).work).load()
+    assert [len(rows.values()) for rows in facts.constant_rows] == sizes
+    assert all(rows.values().mean() >= 0.5 for rows in facts.constant_rows), "of two classes"
+    again = Facts.model_validate_json(facts.model_dump_json())
+    assert again == facts

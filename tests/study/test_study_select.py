@@ -1,5 +1,6 @@
 """What the records of the final selection come to."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from selected_study import STUDY, genotype, scores_of, searched, selected, who
 
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
 from autopeft.front import front_of, full_points_of, points_of
+from autopeft.row_scores import pack
 from autopeft.selection import read_selection, write_selection
 from autopeft.study.contenders import contenders
 from autopeft.study.select import selection_of
@@ -285,3 +287,64 @@ def test_on_the_same_rows_numbers_of_seeds_may_differ():
     assert {item.trial: item.seeds for item in found.contenders} == {4: 2, 5: 3}
     assert found.rows == 400
     assert not found.notes
+
+
+def led(scores, constant, *, records=None):
+    """The selection of 4, 5 and, full fine-tuning, 6, with what one answer scores."""
+    found = [*STUDY, *(r for trial in scores for r in selected(trial, scores[trial], STUDY))]
+    return selection_of(
+        found if records is None else records,
+        {4: "recommended", 5: "lora", 6: "full"},
+        points=points_of(STUDY, "accuracy", 9999),
+        metric="accuracy",
+        summarize=str,
+        constant=[pack(rows) for rows in constant],
+    )
+
+
+def test_best_candidate_is_held_against_one_answer_on_its_own_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    scores = scores_of(rng, {4: 0.6, 5: 0.5, 6: 2.0})
+    answer = (rng.random(400) < 0.66).astype(float)
+    found = led(scores, [answer])
+    best = max((4, 5), key=lambda trial: scores[trial].mean())
+    pooled = pooled_seeds([scores[4], scores[5]])
+    nothing = replace(pooled, variance=0.0, observed=0.0, df=math.inf)
+    alone = difference(scores[best], np.stack([answer]), pooled, nothing)
+    assert found.lead.trial == best
+    assert found.lead.constant == pytest.approx(answer.mean())
+    assert found.lead.difference == pytest.approx(scores[best].mean() - answer.mean())
+    assert (found.lead.low, found.lead.high) == pytest.approx(alone.interval())
+    assert found.lead.p_value == pytest.approx(2 * alone.p_value), "of two candidates"
+    write_selection(tmp_path / "selection.json", found)
+    assert read_selection(tmp_path / "selection.json") == found
+
+
+def test_rows_that_the_answer_has_right_too_make_the_lead_surer():
+    hard = np.random.default_rng(0).permutation(400) / 400
+    scores = {
+        trial: np.stack([hard < level] * 3).astype(float) for trial, level in ((4, 0.70), (5, 0.65))
+    }
+    alike, other = (hard < 0.66).astype(float), (hard >= 0.34).astype(float)
+    assert alike.mean() == other.mean()
+    assert led(scores, [alike]).lead.p_value < 0.01
+    assert led(scores, [other]).lead.p_value > 0.05
+
+
+def test_each_fold_has_its_own_answer():
+    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 0.6})
+    records = [*STUDY]
+    for trial in scores:
+        for record in selected(trial, scores[trial], STUDY):
+            number = {1: 2, 2: 5, 3: 6}[record.replicate]
+            records.append(replace(record, replicate=number, split="fold"))
+    answers = [np.full(400, level) for level in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    found = led(scores, answers, records=records).lead
+    assert found.constant == pytest.approx(np.mean([0.2, 0.5, 0.1])), "folds begin anew"
+    assert found.difference == pytest.approx(scores[found.trial].mean() - found.constant)
+
+
+@pytest.mark.parametrize("constant", [[], [np.zeros(399)]])
+def test_without_an_answer_to_these_rows_there_is_no_lead(constant):
+    scores = scores_of(np.random.default_rng(0), {4: 1.0, 5: 0.6})
+    assert led(scores, constant).lead is None

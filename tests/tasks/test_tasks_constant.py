@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from autopeft.constant import Constant
-from autopeft.tasks.constant import constant_of
+from autopeft.tasks.constant import constant_of, constant_rows
+from autopeft.tasks.multi_label import MultiLabel
 from autopeft.tasks.own_metric import load_own_metric
 from autopeft.tasks.splits import Split
 from autopeft.tasks.task import Classification, Regression
@@ -107,3 +108,27 @@ def test_old_manifests_tell_none():
     assert Constant.of_manifest({"data": {"rows": {}}}) is None
     told = {"answer": '"yes"', "value": 0.5, "stderr": 0.1}
     assert Constant.of_manifest({"data": {"constant": told}}) == Constant('"yes"', 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (Classification(2, "f1"), [0] * 7 + [1] * 3),
+        (Classification(3, "f1_macro"), [0] * 5 + [1] * 3 + [2]),
+        (Classification(2, "mcc"), [0] * 7 + [1] * 3),
+        (TokenClassification(("O", "B-X"), "accuracy"), [(0, 0, 1), (0,), (1,)]),
+        (MultiLabel(("a", "b"), "f1_micro"), [(0,), (0, 1), (), (0,)]),
+    ],
+)
+def test_rows_of_the_best_answer_add_up_to_it(task, labels):
+    split = split_of(labels)
+    rows = constant_rows(task, split).values()
+    assert len(rows) == len(labels)
+    assert rows.mean() == pytest.approx(constant_of(task, split, ("a", "b", "c")).value, abs=1e-6)
+
+
+def test_numbers_and_functions_have_no_rows_of_a_constant(tmp_path):
+    assert constant_rows(Regression(), split_of([1.0, 2.0])) is None
+    (tmp_path / "own.py").write_text("def fn(a, b):\n    return 1.0\n")
+    own = load_own_metric(f"{tmp_path}/own.py:fn")
+    assert constant_rows(Classification(2, own.name, own, ("no", "yes")), split_of([0, 1])) is None
