@@ -46,7 +46,9 @@ def test_selection_among_fewer_trials_is_gone_as_soon_as_a_study_goes_on(
         run_search(selecting(13), study.folder, watcher=Stop())
     assert study.records() == selected.records(), "nothing was measured yet"
     assert study.selection() is None
-    assert run_search(selecting(13), study.folder).selection() is not None
+    found = run_search(selecting(13), study.folder).selection()
+    assert found is not None
+    assert found.lead.constant >= 0.5, "of two classes, what one answer scores"
 
 
 def test_selection_that_is_only_repeated_stays_meanwhile(study, selected, selecting):
