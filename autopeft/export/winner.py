@@ -173,15 +173,14 @@ class Winner:
 
     def score(self, outputs: Float[Tensor, "row output"]) -> float:
         """The metric `compared` of outputs for the validation rows; see `logits`."""
-        if self.outputs.writes:
+        task, rows = self.ground.task, self.ground.validation
+        if isinstance(task, Language):
             return math.exp(float(outputs.mean()))
-        rows = self.ground.validation
-        if self.outputs.kind == "regression":
-            places = (outputs[:, 0] * self.outputs.std + self.outputs.mean).numpy()
-        else:
-            places = outputs.argmax(-1).numpy()
-        (predictions,) = rows.by_row(places[None], range(len(rows)))
-        return self.ground.task.metrics(predictions, rows.truth)[self.front.metric].value
+        if isinstance(task, Regression):  # whose scale may be in the head by now
+            task = replace(task, label_mean=self.outputs.mean, label_std=self.outputs.std)
+        places = task.predictions(outputs.unsqueeze(0)).numpy()
+        (predictions,) = rows.by_row(places, range(len(rows)))
+        return task.metrics(predictions, rows.truth)[self.front.metric].value
 
     @cached_property
     def logits(self) -> Float[Tensor, "row output"]:

@@ -54,7 +54,7 @@ def measure_classes(
         len(labels),
     )
     return {
-        "accuracy": Metric(accuracy, _wilson_stderr(accuracy, len(labels))),
+        "accuracy": share(accuracy, len(labels)),
         "f1": Metric(f1, f1_stderr),
         "mcc": Metric(mcc, mcc_stderr),
     }
@@ -95,8 +95,10 @@ def _bootstrap(
     return float(first), float(second)
 
 
-def _wilson_stderr(share: float, n_rows: int) -> float:
-    return sqrt(share * (1 - share) / n_rows + 1 / (4 * n_rows**2)) / (1 + 1 / n_rows)
+def share(part: float, n_rows: int) -> Metric:
+    """The part of the rows that are right; half of Wilson's interval is its standard error."""
+    stderr = sqrt(part * (1 - part) / n_rows + 1 / (4 * n_rows**2)) / (1 + 1 / n_rows)
+    return Metric(part, stderr)
 
 
 def f1_and_mcc(

@@ -14,6 +14,7 @@ from autopeft.records import Metric
 from autopeft.tasks.encode import Encoded, encode
 from autopeft.tasks.jackknife import measured, pseudo_values, ratio_rows
 from autopeft.tasks.losses import mean_cross_entropy
+from autopeft.tasks.metrics import share
 from autopeft.tasks.own_metric import OwnMetric
 from autopeft.tasks.spec import METRICS, check_metric
 from autopeft.tasks.splits import Split
@@ -67,12 +68,16 @@ class MultiLabel:
     def metrics(self, predictions: NDArray[Any], truth: NDArray[Any]) -> dict[str, Metric]:
         """Every metric of one trial's rows, the chosen one first.
 
+        Standard errors are the jackknife's; that of the accuracy is Wilson's, which is not 0 where
+        no row is right, or every one.
+
         Args:
             predictions: [row, label], what is there.
             truth: likewise, 1 or 0.
         """
         names = METRICS["multi_label_classification"]
         found = {name: measured(_rows(name, predictions, truth)) for name in names}
+        found["accuracy"] = share(found["accuracy"].value, len(truth))
         if self.own is not None:
             return self.own.measure(self.named(predictions), self.named(truth)) | found
         return {self.metric: found[self.metric]} | found

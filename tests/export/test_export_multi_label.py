@@ -102,6 +102,13 @@ def test_load_tells_the_labels_of_texts(home, tmp_path):
     assert len(kinds) > 1, "they differ in how many they have"
 
 
+def test_score_is_the_metric_of_the_outputs(home):
+    one = winner(home, "native")
+    perfect = torch.from_numpy(one.ground.validation.truth).float() - 0.5
+    assert one.score(perfect) == 1
+    assert one.score(-perfect) == 0
+
+
 def test_rows_whose_labels_are_others_are_counted():
     expected = torch.tensor([[1.0, 2.0], [1.0, 2.0], [-1.0, 2.0]])
     found = torch.tensor([[1.0, 3.0], [-1.0, 2.0], [1.0, -2.0]])

@@ -94,6 +94,7 @@ def test_nothing_there_and_nothing_found_is_zero():
     nothing = np.zeros((3, 4), bool)
     found = MultiLabel(NAMES).metrics(nothing, nothing)
     assert [found[name].value for name in METRICS[KIND]] == [0, 0, 1]
+    assert found["accuracy"].stderr > 0.1, "three rows tell little"
     with pytest.raises(ConfigError, match="'f1' does not suit multi_label_classification; allowed"):
         MultiLabel(NAMES, "f1")
 
