@@ -243,7 +243,7 @@ def test_text_labels_are_no_numbers(refused, study):
         (["--time", "0.000001"], 4, "the time budget of 1e-06 s is less than the"),
         (["--space", "none.yaml"], 2, "space `none.yaml`: neither a file nor a shipped space"),
         (["--metric", "bleu"], 2, "metric `bleu` is not for classification"),
-        (["--task", "ranking"], 2, "task: 'ranking': has to be 'classification', 'regression'"),
+        (["--task", "ranking"], 2, "task: 'ranking': has to be 'classification', 'multi_label_cl"),
         (["--rung-metric", "bleu"], 2, "rung_metric: 'bleu': has to be 'likelihood'"),
         (["--rung-metric", "likelihood"], 2, "`rung_metric` is for causal and seq2seq alone"),
         (["--sampler", "cma"], 2, "sampler: 'cma': has to be 'tpe', 'nsga2', 'gp' or 'random'"),

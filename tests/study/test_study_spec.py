@@ -174,7 +174,7 @@ def test_times_that_are_none(refusal, text):
         ("task: regression\nmetric: f1\n", "study.yaml:", "pearson, spearman"),
         ("positive: good\n", "study.yaml:", "`positive` is the class that `metric: f1`"),
         ("metric: f1\npositive: 0.5\n", "study.yaml:4: positive", "has to be a text"),
-        ("task: summarisation\n", "study.yaml:3: task", "'classification', 'regression'"),
+        ("task: summarisation\n", "study.yaml:3: task", "'classification', 'multi_label_cl"),
         ("methods: [head, loraa]\n", "study.yaml:3: methods.1", "did you mean `lora`?"),
         ("sampler: cmaes\n", "study.yaml:3: sampler", "'tpe', 'nsga2', 'gp' or 'random'"),
         ("training:\n  precision: fp16\n", "study.yaml:4: training.pre", "'auto', 'fp32' or 'bf"),
