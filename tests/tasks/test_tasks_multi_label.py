@@ -1,18 +1,16 @@
 """Rows with any number of labels: columns, metrics as scikit-learn has them, and what to expect."""
 
 import itertools
-import json
 import math
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 from tasks.test_tasks_hub import hub
 from tasks.test_tasks_task import TaskContract
+from tasks.test_tasks_tokens import write
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from autopeft.errors import ConfigError, DataError
@@ -154,14 +152,6 @@ ROWS = [
     {"text": "bad cast", "labels": ["cast"]},
     {"text": "nothing", "labels": []},
 ]
-
-
-def write(path, rows):
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
