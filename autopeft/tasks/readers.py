@@ -34,7 +34,7 @@ def read_table(path: Path, columns: Columns, problems: Problems) -> Table:
     by_line = path.suffix.lower() != ".parquet"
     is_csv = path.suffix.lower() == ".csv"
     if is_csv and columns.holds != "texts" and not columns.flags:
-        also = ", or `label_columns`" if columns.holds == "labels" else ""
+        also = ", or `data.label_columns` of a study file" if columns.holds == "labels" else ""
         problems.add(str(path), f"CSV has no lists of {columns.holds}; take JSONL or Parquet{also}")
         return Table(str(path), ())
     rows = []

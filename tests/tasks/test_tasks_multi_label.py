@@ -211,7 +211,9 @@ def test_what_says_neither_in_json_is_refused(tmp_path, value):
 
 def test_csv_without_them_is_refused(tmp_path):
     (tmp_path / "train.csv").write_text("text,labels\nhey,rude\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"has no lists of labels; take .* or `label_columns`"):
+    with pytest.raises(
+        DataError, match=r"has no lists of labels; take .* or `data.label_columns` of a study"
+    ):
         load(DataSpec(train="train.csv"), KIND, tmp_path, seed=0)
 
 
