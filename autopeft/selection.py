@@ -118,7 +118,6 @@ class Lead:
     """The best candidate against one answer to every row, the best for these very rows.
 
     Attributes:
-        trial: of the candidate.
         constant: what the answer scores.
         difference: of the metric, positive where the candidate is better.
         low: lower end of the 95 % interval of this difference alone.
@@ -126,7 +125,6 @@ class Lead:
         p_value: of "not better", corrected for all candidates (Bonferroni).
     """
 
-    trial: int
     constant: float
     difference: float
     low: float
@@ -340,7 +338,6 @@ def _problems(data: Any) -> list[str]:
     for key, found in (
         ("recommended", [data["recommended"]]),
         ("comparisons", [i[k] for i in data["comparisons"] for k in ("trial", "baseline")]),
-        ("lead", [data["lead"]["trial"]] if "lead" in data else []),
     ):
         problems += [
             f"{key} names trial {trial}, allowed: {trials}"
@@ -366,26 +363,14 @@ _check_contender = checks.fields(
     },
     may_have={"costs": check_objectives},
 )
-_COMPARISON = checks.fields(
-    {
-        "trial": checks.COUNT,
-        "baseline": checks.COUNT,
-        "difference": checks.NUMBER,
-        "low": checks.NUMBER,
-        "high": checks.NUMBER,
-        "p_value": checks.NUMBER_FROM_0,
-    }
-)
-_LEAD = checks.fields(
-    {
-        "trial": checks.COUNT,
-        "constant": checks.NUMBER,
-        "difference": checks.NUMBER,
-        "low": checks.NUMBER,
-        "high": checks.NUMBER,
-        "p_value": checks.NUMBER_FROM_0,
-    }
-)
+_DIFFERENCE = {
+    "difference": checks.NUMBER,
+    "low": checks.NUMBER,
+    "high": checks.NUMBER,
+    "p_value": checks.NUMBER_FROM_0,
+}
+_COMPARISON = checks.fields({"trial": checks.COUNT, "baseline": checks.COUNT, **_DIFFERENCE})
+_LEAD = checks.fields({"constant": checks.NUMBER, **_DIFFERENCE})
 _check_fields = checks.fields(
     {
         "version": checks.one_of(SELECTION_VERSION),

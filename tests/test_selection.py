@@ -55,13 +55,15 @@ def selection(p_value=0.01):
 
 @pytest.mark.parametrize(("p_value", "beats"), [(0.049, True), (0.05, False)])
 def test_lead_on_the_same_rows_tells_more_than_scores_of_others(tmp_path, p_value, beats):
-    found = replace(selection(), lead=Lead(7, 0.82, 0.03, 0.01, 0.05, p_value))
+    found = replace(selection(), lead=Lead(0.82, 0.03, 0.01, 0.05, p_value))
     assert found.beats(Constant("x", 0.0 if not beats else 1.0, 0.0)) == beats
     Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(found.to_dict())
     write_selection(tmp_path / "selection.json", found)
     assert read_selection(tmp_path / "selection.json") == found
-    write_selection(tmp_path / "selection.json", replace(found, lead=replace(found.lead, trial=5)))
-    with pytest.raises(DataError, match="lead names trial 5, allowed"):
+    write_selection(
+        tmp_path / "selection.json", replace(found, lead=replace(found.lead, p_value=-1))
+    )
+    with pytest.raises(DataError, match=r"lead\.p_value"):
         read_selection(tmp_path / "selection.json")
 
 

@@ -127,7 +127,6 @@ def selection_of(
         folds=not crossed,
         seen=seen,
         lead=_lead(
-            best,
             scores[best.trial],
             seeds[best.trial],
             [constant[(r - 1) % len(constant)].values() for r in rows_of[best.trial] if constant],
@@ -137,7 +136,6 @@ def selection_of(
 
 
 def _lead(
-    best: Contender,
     scores: Scores,
     seeds: SeedVariance,
     constant: Sequence[NDArray[np.float64]],
@@ -147,8 +145,7 @@ def _lead(
     """The best candidate against one answer to every row.
 
     Args:
-        best: of the candidates.
-        scores: of it.
+        scores: of the candidate.
         seeds: what they add to it.
         constant: scores of the answer, as many as `scores` has seeds; none if nobody can tell.
         among: candidates that it is the best of.
@@ -159,7 +156,6 @@ def _lead(
     exact = SeedVariance(0.0, 0.0, math.inf, seeds.crossed)  # nothing is trained
     found = difference(scores, answer, seeds, exact)
     return Lead(
-        best.trial,
         float(answer.mean()),
         found.mean,
         *found.interval(),
