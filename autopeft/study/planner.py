@@ -251,7 +251,8 @@ class Planner:
         records, trials = known.records.values(), known.trials
         total = self._spec.budget.trials if self._affordable(known) else len(trials)
         metric, costs = self._spec.low_metric, self._spec.costs  # nobody waits at the top
-        waiting = self._rungs.waiting(records, metric, costs, total, known.asked)
+        loras = {trial.number for trial in trials if trial.genotype.is_lora}
+        waiting = self._rungs.waiting(records, metric, costs, total, known.asked, loras)
         for rung, there in waiting.items():
             payable = self._payable(known, self.costs.of_rung(rung, records))
             some = there[: min(self._cohort, payable)]

@@ -11,6 +11,10 @@ first of several), in `reduction` bins of equal count, and each bin has a share 
 bin's non-dominated trials those that add most to the hypervolume go on (Emmerich, Beume and Naujoks
 2005); a dominated one never does, even if places are left. Brackets are successive halving
 (Jamieson and Talwalkar 2016), except that who does not go on is paused and not stopped.
+
+One is beside them: the best of the trials that others are held against (LoRA) goes on whatever
+dominates it. Otherwise the baseline of the verdict would be whichever of them was small enough, and
+the ones that were to be beaten had been trained for a part of the time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,6 +39,7 @@ class Standing:
         cost: by which it is binned.
         values: of the objectives, smaller is better; None if it failed.
         feasible: it is within every budget; otherwise it never goes on.
+        baseline: others are held against it.
     """
 
     trial: int
@@ -42,6 +47,7 @@ class Standing:
     cost: float
     values: tuple[float, ...] | None
     feasible: bool = True
+    baseline: bool = False
 
 
 def promotions(
@@ -84,7 +90,8 @@ def winners(standings: Iterable[Standing], reduction: int) -> tuple[int, ...]:
         reduction: about one of so many goes on.
 
     Returns:
-        Trial numbers, ascending. Of trials with equal values only the first counts.
+        Trial numbers, ascending. Of trials with equal values only the first counts. The baseline
+        of the highest quality, which is the first of the values, is among them.
     """
     usable = sorted(
         (s for s in standings if s.values is not None and s.feasible), key=lambda s: s.trial
@@ -100,7 +107,9 @@ def winners(standings: Iterable[Standing], reduction: int) -> tuple[int, ...]:
         front = members[moocore.is_nondominated(values[members])]
         added = moocore.hv_contributions(scaled[front], ref=[REFERENCE] * values.shape[1])
         best += front[np.argsort(-added, kind="stable")][:places].tolist()
-    return tuple(sorted(usable[i].trial for i in best))
+    if baselines := [i for i, s in enumerate(usable) if s.baseline]:
+        best.append(min(baselines, key=lambda i: values[i].tolist()))
+    return tuple(sorted({usable[i].trial for i in best}))
 
 
 def rung_steps(steps: int, rungs: int, reduction: int) -> tuple[int, ...]:

@@ -52,6 +52,7 @@ class Rungs:
         costs: Sequence[CostName],
         trials: int,
         asked: Collection[Key],
+        loras: Collection[int],
     ) -> dict[int, tuple[int, ...]]:
         """Trials that may train on and that no job has been asked for.
 
@@ -61,12 +62,13 @@ class Rungs:
             costs: what it optimises beside, the one by which trials are binned first.
             trials: of the study in all.
             asked: what jobs have been asked for.
+            loras: trials that are LoRA, which others are held against.
 
         Returns:
             By rung, the highest first; rungs for which nobody waits are left out.
         """
         standings = [
-            standing_of(record, metric, costs)
+            standing_of(record, metric, costs, baseline=record.trial in loras)
             for record in records
             if record.replicate == 0 and record.is_searched
         ]
@@ -120,17 +122,27 @@ def next_replicate(
     return None
 
 
-def standing_of(record: Record, metric: str, names: Sequence[CostName]) -> Standing:
+def standing_of(
+    record: Record, metric: str, names: Sequence[CostName], *, baseline: bool
+) -> Standing:
     """What a record of the search says to the promotion rule.
 
     Args:
         record: of one trial at one rung.
         metric: the study's quality.
         names: what it optimises beside, the one by which trials are binned first.
+        baseline: others are held against it.
     """
     if record.state == "failed":
         return Standing(record.trial, record.rung, 0, None)
     costs = {name: cost_of(record, name) for name in names}
     quality, *others = values_of(record.metrics[metric].value, costs)
     values = (-quality, *others)
-    return Standing(record.trial, record.rung, costs[names[0]], values, not record.is_full)
+    return Standing(
+        record.trial,
+        record.rung,
+        costs[names[0]],
+        values,
+        feasible=not record.is_full,
+        baseline=baseline,
+    )

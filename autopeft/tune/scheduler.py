@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from autopeft.errors import ConfigError
+from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.study.prepared import Prepared
 from autopeft.study.promote import Standing, promotions
 from autopeft.study.reports import REPORT, report_in
@@ -163,9 +165,9 @@ class Brackets:
             return
         spec, number = self._ready.setup.spec, self._numbers[trial_id]
         for record in report.records:
-            told = standing_of(record, spec.low_metric, spec.costs)
-            standing = Standing(number, told.rung, told.cost, told.values)
-            self._standings[number, told.rung] = standing
+            lora = genotype_from_dict(record.genotype).is_lora
+            told = standing_of(record, spec.low_metric, spec.costs, baseline=lora)
+            self._standings[number, told.rung] = replace(told, trial=number)
 
     def loses(self, trial_id: str) -> None:
         """A trial that has no measurement at a rung never goes on from there."""

@@ -1,6 +1,7 @@
 """The laws of the promotion rule, for any number of objectives and any order of arrival."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,7 @@ def studies(draw):
 
     def standing(trial, rung):
         values = None if pick.random() < 0.1 else (pick.gauss(0, 1), float(params[trial]))
-        return Standing(trial, rung, params[trial], values)
+        return Standing(trial, rung, params[trial], values, baseline=trial % 4 == 3)
 
     params = [pick.randrange(100) for _ in range(trials)]
     found = [standing(trial, 0) for trial in range(trials)]
@@ -82,6 +83,16 @@ def test_one_that_is_dominated_by_one_of_its_size_does_not(rung, reduction):
         peers = [s for s in usable(rung) if s.cost == loser.cost]
         if any(dominates(peer, loser) for peer in peers):
             assert loser.trial not in going
+
+
+@given(full_rungs(), st.integers(2, 4), st.data())
+def test_beside_them_the_best_baseline_goes_on(rung, reduction, data):
+    """Whatever dominates it; it takes nobody's place."""
+    held = data.draw(st.sets(st.sampled_from([s.trial for s in rung])))
+    flagged = [replace(s, baseline=s.trial in held) for s in rung]
+    loras = [s for s in usable(flagged) if s.baseline]
+    best = {min(loras, key=lambda s: (s.values, s.trial)).trial} if loras else set()
+    assert set(winners(flagged, reduction)) == {*winners(rung, reduction), *best}
 
 
 @given(full_rungs(), st.integers(2, 4))

@@ -24,6 +24,7 @@ from autopeft.objectives import PARAMS
 from autopeft.records import Failure
 from autopeft.study import rungs
 from autopeft.study.cache import RecordCache
+from autopeft.study.contenders import kind_of
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
 from autopeft.study.jobs import read_jobs
@@ -68,7 +69,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def laddered(spec_of, base):
-    """A study of two rungs and two contenders."""
+    """A study of two rungs and at most four contenders."""
 
     def make(**more):
         values = {
@@ -83,9 +84,9 @@ def laddered(spec_of, base):
             "rungs": 2,
             "reduction": 3,
             "rung_metric": "likelihood",
-            "selection": {"seeds": 2, "share": 0.6},
+            "selection": {"seeds": 2, "share": 0.9},
             "training": {"epochs": 3, "cohort": 3},
-            "seed": 2,  # so that a baseline is paused
+            "seed": 2,  # so that a method is paused
         }
         return spec_of(**(values | more))
 
@@ -138,7 +139,10 @@ def test_nothing_is_written_below_the_top(written):
 
 
 def test_promotions_go_by_the_likelihood(whole):
-    standings = [standing_of(r, "likelihood", [PARAMS]) for r in searched(whole, 0)]
+    standings = [
+        standing_of(r, "likelihood", [PARAMS], baseline=kind_of(r.genotype) == "lora")
+        for r in searched(whole, 0)
+    ]
     (promoted,) = promotions(standings, trials=TRIALS, rungs=2, reduction=3)
     assert 1 < len(promoted) < TRIALS
     assert tuple(record.trial for record in searched(whole, 1)) == promoted
@@ -163,7 +167,7 @@ def test_front_has_only_what_has_the_metric(whole):
         pick(front, searched(whole, 0) + top, str(paused))
 
 
-def test_baselines_that_were_paused_are_in_the_final_selection(whole):
+def test_methods_that_were_paused_are_in_the_final_selection(whole):
     selection = whole.selection()
     assert selection.metric == OWN
     quality = {record.trial: record.metrics[OWN].value for record in searched(whole, 1)}

@@ -15,8 +15,8 @@ def record(trial, rung, quality, params=10, **changes):
     return make_record(trial=trial, rung=rung, metrics=metrics, trainable_params=params, **values)
 
 
-def waiting(records, asked=(), trials=27):
-    return RUNGS.waiting(records, "accuracy", ("trainable_params",), trials, asked)
+def waiting(records, asked=(), trials=27, loras=()):
+    return RUNGS.waiting(records, "accuracy", ("trainable_params",), trials, asked, loras)
 
 
 def test_small_studies_have_one_rung():
@@ -44,6 +44,13 @@ def test_nobody_waits_before_a_rung_is_full():
     (first,) = waiting(lowest).values()
     assert len(first) == 9
     assert 26 in first, "the best"
+
+
+def test_the_best_lora_waits_though_others_beat_it():
+    lowest = [record(trial, 0, trial / 100, params=100 - trial) for trial in range(27)]
+    assert waiting(lowest) == {1: (8, 17, 26)}, "each bin's last beats all of it"
+    assert waiting(lowest, loras=range(1, 6)) == {1: (5, 8, 17, 26)}
+    assert waiting(lowest, loras={26, 3}) == {1: (8, 17, 26)}
 
 
 def test_those_that_have_been_asked_for_do_not_wait():
