@@ -3,19 +3,13 @@
 Reading one needs neither numpy nor torch. `study/select.py` makes it.
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from autopeft import checks
 from autopeft.constant import Constant
-from autopeft.errors import ConfigError, DataError
-from autopeft.files import read_json, write_atomic
-from autopeft.records import Objective, check_objectives, objectives_to_dict
+from autopeft.records import Objective
 
-SELECTION_VERSION = 1
 LEVEL = 0.05
 """Chance that something is said to beat LoRA where nothing does."""
 
@@ -64,17 +58,6 @@ class Contender:
     seeds: int
     costs: Mapping[str, Objective] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; costs only where there are any."""
-        data = {**asdict(self), "costs": objectives_to_dict(self.costs)}
-        return {key: value for key, value in data.items() if key != "costs" or value}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`, of data that were checked."""
-        costs = {name: Objective(**item) for name, item in data.get("costs", {}).items()}
-        return cls(**{**data, "costs": costs})
-
     @property
     def role_in_words(self) -> str:
         """Its role; of one without ops what it is: head only, or frozen backbone."""
@@ -93,7 +76,7 @@ class Comparison:
     Attributes:
         trial: of the contender, which is no LoRA.
         baseline: trial of the LoRA that the search thought best, of those in the selection that
-            have at least as many parameters.
+            have at least as many parameters; of all, where none has.
         difference: of the metric, positive where the contender is better.
         low: lower end of the 95 % interval of this difference alone.
         high: upper end.
@@ -190,9 +173,11 @@ class Selection:
     def verdict(self) -> str:
         """Whether anything beats tuned LoRA at equal or fewer parameters, in words.
 
-        And what full fine-tuning comes to, if it was there.
+        And whether what is larger than every LoRA does, and what full fine-tuning comes to, if
+        they were there.
         """
-        return " ".join(filter(None, (self._against_lora, self._beside_full)))
+        told = (self._against_lora, self._larger_ones, self._beside_full)
+        return " ".join(filter(None, told))
 
     @property
     def _beside_full(self) -> str:
@@ -207,33 +192,57 @@ class Selection:
         )
 
     @property
+    def within_size(self) -> list[Comparison]:
+        """The comparisons with a LoRA that has at least as many parameters."""
+        return [item for item in self.comparisons if not self._is_larger(item)]
+
+    def _is_larger(self, item: Comparison) -> bool:
+        size, of_lora = map(self.contender, (item.trial, item.baseline))
+        return size.trainable_params > of_lora.trainable_params
+
+    @property
     def _against_lora(self) -> str:
         if all(item.role != "lora" for item in self.contenders):
             return "There is no tuned LoRA to compare with."
-        if not self.comparisons:
+        if not self.within_size:
             heads = [item for item in self.contenders if item.role == "head"]
             named = " and ".join(f'"{item.summary}" ({item.quality:.4f})' for item in heads)
             what = f"Nothing but {named}" if heads else "Nothing else"
             return f"{what} was tried again at as few parameters as tuned LoRA has."
+        named, winners, nearest = self._told(self.within_size)
+        if winners:
+            return f"At equal or fewer parameters {winners}."
+        return (
+            f"Nothing beats {named} here at equal or fewer parameters beyond noise; the nearest is "
+            f"{nearest}."
+        )
+
+    @property
+    def _larger_ones(self) -> str:
+        """What is larger than every LoRA, against the best of these: whether more is better."""
+        larger = [item for item in self.comparisons if self._is_larger(item)]
+        if not larger:
+            return ""
+        named, winners, nearest = self._told(larger)
+        nothing = f"nothing beats {named} beyond noise; the nearest is {nearest}"
+        return f"Of what is larger than every LoRA that was tried again {winners or nothing}."
+
+    def _told(self, comparisons: Sequence[Comparison]) -> tuple[str, str, str]:
+        """The LoRA of comparisons, what beats it, if anything does, and what is nearest to that."""
         size = {item.trial: f"{item.trainable_params:,} parameters" for item in self.contenders}
-        one, *more = {item.baseline for item in self.comparisons}
+        one, *more = {item.baseline for item in comparisons}
         role = "tuned LoRA" if more or self.contender(one).role == "lora" else "LoRA"
         named = role if more else f"{role} (trial {one}, {size[one]})"
 
         def told(item: Comparison) -> str:
+            own = f" ({size[item.trial]})" if self._is_larger(item) else ""
             against = f" against trial {item.baseline} ({size[item.baseline]})" if more else ""
-            return f"trial {item.trial} {_by(item)}{against}"
+            return f"trial {item.trial}{own} {_by(item)}{against}"
 
-        winners = [item for item in self.comparisons if item.beats]
-        if winners:
-            verb = "this beats" if len(winners) == 1 else "these beat"
-            what = ", ".join(map(told, winners))
-            return f"At equal or fewer parameters {verb} {named}: {what}."
-        best = max(self.comparisons, key=lambda item: item.difference)
-        return (
-            f"Nothing beats {named} here at equal or fewer parameters beyond noise; the nearest is "
-            f"{told(best)}."
-        )
+        beating = [item for item in comparisons if item.beats]
+        verb = "this beats" if len(beating) == 1 else "these beat"
+        winners = f"{verb} {named}: {', '.join(map(told, beating))}" if beating else ""
+        return named, winners, told(max(comparisons, key=lambda item: item.difference))
 
     @property
     def drop(self) -> float | None:
@@ -251,36 +260,6 @@ class Selection:
             return ""
         how = "lower" if drop < 0 else "higher"
         return f"In the search the front scored {abs(drop):.4f} {how} in the mean."
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the version first; what is not as usual only where it is so."""
-        data = asdict(self)
-        lists = {name: list(data[name]) for name in ("comparisons", "notes")}
-        lists["contenders"] = [item.to_dict() for item in self.contenders]
-        told = {"version": SELECTION_VERSION, **data, **lists, "verdict": self.verdict}
-        usual = {"search_compares": True, "folds": False, "seen": 0, "lead": None}
-        return {k: v for k, v in told.items() if k not in usual or v != usual[k]}
-
-    @classmethod
-    def from_dict(cls, data: Any, source: str = "selection") -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ConfigError: naming the source, each key that is wrong, its value and what is allowed.
-        """
-        checks.refuse_if_any(_problems(data), source)
-        return cls(
-            metric=data["metric"],
-            rows=data["rows"],
-            contenders=tuple(Contender.from_dict(item) for item in data["contenders"]),
-            comparisons=tuple(Comparison(**item) for item in data["comparisons"]),
-            recommended=data["recommended"],
-            notes=tuple(data["notes"]),
-            search_compares=data.get("search_compares", True),
-            folds=data.get("folds", False),
-            seen=data.get("seen", 0),
-            lead=Lead(**data["lead"]) if "lead" in data else None,
-        )
 
 
 def which_rows(n_rows: int, what: str, seen: int) -> str:
@@ -300,92 +279,8 @@ def best_of(contenders: Iterable[Contender]) -> Contender:
     return max(contenders, key=lambda item: item.quality)
 
 
-def write_selection(path: Path, selection: Selection) -> None:
-    """Write it as a whole or not at all.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    write_atomic(path, json.dumps(selection.to_dict(), indent=2, allow_nan=False) + "\n")
-
-
-def read_selection(path: Path) -> Selection:
-    """Read a `selection.json`.
-
-    Raises:
-        DataError: naming the file and everything that is wrong with it.
-    """
-    try:
-        return Selection.from_dict(read_json(path), str(path))
-    except ConfigError as error:
-        raise DataError(str(error)) from error
-
-
 def _by(item: Comparison) -> str:
     return (
         f"by {item.difference:+.4f} (95 % interval {item.low:+.4f} to {item.high:+.4f}, "
         f"p {item.p_value:.2g})"
     )
-
-
-def _problems(data: Any) -> list[str]:
-    problems = _check_fields(data, "")
-    if problems:
-        return problems
-    trials = [item["trial"] for item in data["contenders"]]
-    if len(set(trials)) < len(trials):
-        problems.append(f"contenders have the trials {trials}, allowed: distinct ones")
-    for key, found in (
-        ("recommended", [data["recommended"]]),
-        ("comparisons", [i[k] for i in data["comparisons"] for k in ("trial", "baseline")]),
-    ):
-        problems += [
-            f"{key} names trial {trial}, allowed: {trials}"
-            for trial in found
-            if trial not in trials
-        ]
-    return problems
-
-
-_check_contender = checks.fields(
-    {
-        "trial": checks.COUNT,
-        "role": checks.one_of(*get_args(Role)),
-        "trainable_params": checks.COUNT,
-        "fraction": checks.NUMBER_FROM_0,
-        "summary": checks.TEXT,
-        "search_quality": checks.optional(checks.NUMBER),
-        "quality": checks.NUMBER,
-        "stderr": checks.NUMBER_FROM_0,
-        "low": checks.NUMBER,
-        "high": checks.NUMBER,
-        "seeds": checks.COUNT,
-    },
-    may_have={"costs": check_objectives},
-)
-_DIFFERENCE = {
-    "difference": checks.NUMBER,
-    "low": checks.NUMBER,
-    "high": checks.NUMBER,
-    "p_value": checks.NUMBER_FROM_0,
-}
-_COMPARISON = checks.fields({"trial": checks.COUNT, "baseline": checks.COUNT, **_DIFFERENCE})
-_LEAD = checks.fields({"constant": checks.NUMBER, **_DIFFERENCE})
-_check_fields = checks.fields(
-    {
-        "version": checks.one_of(SELECTION_VERSION),
-        "metric": checks.TEXT,
-        "rows": checks.COUNT,
-        "contenders": checks.list_of(_check_contender),
-        "comparisons": checks.list_of(_COMPARISON),
-        "recommended": checks.COUNT,
-        "notes": checks.list_of(checks.TEXT),
-        "verdict": checks.TEXT,
-    },
-    may_have={
-        "search_compares": checks.one_of(False),
-        "folds": checks.one_of(True),
-        "seen": checks.COUNT,
-        "lead": _LEAD,
-    },
-)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from autopeft.front import front_of, full_points_of, points_of
-from autopeft.selection import best_of, candidates, read_selection
+from autopeft.selection import best_of, candidates
+from autopeft.selection_file import read_selection, selection_to_dict
 from autopeft.space.words import FROZEN, HEAD
 from autopeft.study.folder import Study
 from autopeft.study.planner import words
@@ -72,7 +73,7 @@ def test_selection_follows_from_the_records(folder):
         seen=told.seen,
     )
     # Labels are not under version control, so what one answer scores is taken as it is told.
-    assert rounded(again.to_dict()) == rounded(replace(told, lead=None).to_dict())
+    assert rounded(selection_to_dict(again)) == rounded(selection_to_dict(replace(told, lead=None)))
     if (lead := told.lead) is not None:
         best = best_of(candidates(told.contenders))
         assert lead.constant + lead.difference == pytest.approx(best.quality)

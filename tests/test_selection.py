@@ -17,9 +17,8 @@ from autopeft.selection import (
     Contender,
     Lead,
     Selection,
-    read_selection,
-    write_selection,
 )
+from autopeft.selection_file import read_selection, selection_to_dict, write_selection
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "schema" / "selection.schema.json"
 
@@ -57,7 +56,9 @@ def selection(p_value=0.01):
 def test_lead_on_the_same_rows_tells_more_than_scores_of_others(tmp_path, p_value, beats):
     found = replace(selection(), lead=Lead(0.82, 0.03, 0.01, 0.05, p_value))
     assert found.beats(Constant("x", 0.0 if not beats else 1.0, 0.0)) == beats
-    Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(found.to_dict())
+    Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(
+        selection_to_dict(found)
+    )
     write_selection(tmp_path / "selection.json", found)
     assert read_selection(tmp_path / "selection.json") == found
     write_selection(
@@ -78,10 +79,46 @@ def test_something_that_beats_lora_is_named():
 
 def test_several_that_beat_lora_are_named():
     found = selection()
-    more = replace(found, comparisons=(*found.comparisons, Comparison(7, 1, 0.1, 0.0, 0.2, 0.02)))
+    small = contender(7, "front", 900, 0.9)
+    more = replace(
+        found,
+        contenders=(*found.contenders[:3], small),
+        comparisons=(*found.comparisons, Comparison(7, 1, 0.1, 0.0, 0.2, 0.02)),
+    )
     assert "these beat tuned LoRA" in more.verdict
     assert "trial 4 by +0.0400" in more.verdict
     assert "trial 7 by +0.1000" in more.verdict
+
+
+@pytest.mark.parametrize(
+    ("p_value", "told"),
+    [
+        (
+            0.02,
+            (
+                "this beats tuned LoRA (trial 1, 1,000 parameters): trial 7 (2,000 parameters) by "
+                "+0.1000 (95 % interval +0.0000 to +0.2000, p 0.02)"
+            ),
+        ),
+        (
+            0.05,
+            (
+                "nothing beats tuned LoRA (trial 1, 1,000 parameters) beyond noise; the nearest is "
+                "trial 7 (2,000 parameters) by +0.1000 (95 % interval +0.0000 to +0.2000, p 0.05)"
+            ),
+        ),
+    ],
+)
+def test_what_is_larger_than_every_lora_is_told_apart(p_value, told):
+    """It is better at more parameters, which is another thing than at as few."""
+    found = selection(p_value=0.2)
+    larger = Comparison(7, 1, 0.1, 0.0, 0.2, p_value)
+    more = replace(found, comparisons=(larger, *found.comparisons))
+    assert more.within_size == [*found.comparisons]
+    of_larger = f"Of what is larger than every LoRA that was tried again {told}."
+    assert more.verdict == f"{found.verdict} {of_larger}"
+    alone = replace(found, comparisons=(larger,))
+    assert alone.verdict == f"{replace(found, comparisons=()).verdict} {of_larger}"
 
 
 def test_nothing_that_beats_lora_is_an_answer():
@@ -183,7 +220,7 @@ def test_file_is_what_was_written_and_fits_the_schema(tmp_path, more):
     ],
 )
 def test_malformed_file_is_refused_by_name(tmp_path, key, value):
-    data = copy.deepcopy(selection().to_dict())
+    data = copy.deepcopy(selection_to_dict(selection()))
     *parents, last = key.split(".")
     place = data
     for parent in parents:

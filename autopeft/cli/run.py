@@ -41,6 +41,7 @@ def show_front(folder: Path, output: Format) -> None:
     from autopeft.advice import advice_of, trained_in_part
     from autopeft.cli.listings import merging
     from autopeft.front_file import front_to_dict
+    from autopeft.selection_file import selection_to_dict
     from autopeft.study.folder import Study
 
     study = Study(folder)
@@ -48,7 +49,7 @@ def show_front(folder: Path, output: Format) -> None:
     in_the_way = merging(found, study.shape())
     selection = study.selection()
     if output is Format.JSON:
-        more: dict[str, Any] = {"selection": selection.to_dict()} if selection else {}
+        more: dict[str, Any] = {"selection": selection_to_dict(selection)} if selection else {}
         more["not_mergeable"] = in_the_way
         typer.echo(json.dumps({**front_to_dict(found), **more}, allow_nan=False))
         return

@@ -126,7 +126,7 @@ def _selected(
     points += _tested(openings)
     if advice.nothing_learnt is not None:
         return _nothing_learnt([advice.nothing_learnt, *points])
-    compared = selection.comparisons
+    compared = selection.within_size
     winners = tuple(c.trial for c in compared if c.beats)
     baselines = {c.baseline for c in compared}
     tuned = {c.trial for c in selection.contenders if c.role == "lora"}

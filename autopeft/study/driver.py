@@ -13,7 +13,7 @@ from autopeft.front_file import write_front
 from autopeft.objectives import values_of
 from autopeft.record_files import write_jsonl, write_record
 from autopeft.records import FOLD, SELECTION, Record
-from autopeft.selection import write_selection
+from autopeft.selection_file import write_selection
 from autopeft.space.encode import encode
 from autopeft.study.cache import RecordCache
 from autopeft.study.contenders import FEWEST

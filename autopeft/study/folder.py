@@ -13,7 +13,8 @@ from autopeft.front import Front
 from autopeft.front_file import read_front
 from autopeft.record_files import read_jsonl, read_records
 from autopeft.records import Record
-from autopeft.selection import Selection, read_selection
+from autopeft.selection import Selection
+from autopeft.selection_file import read_selection
 from autopeft.space.shape import ModelShape
 from autopeft.study.lock import HOLDER, LOCK
 from autopeft.study.told import told_of

@@ -337,7 +337,10 @@ def _comparisons(
 ) -> list[Comparison]:
     """Each contender against the LoRA of at least its size that the search thought best.
 
-    LoRA is compared with nothing, whatever its role; nor are the head alone and full fine-tuning.
+    One that is larger than every LoRA is held against the best of all: were it no better, its
+    parameters would be for nothing. The part of the error rate that is kept for the contender that
+    the search thought best goes to one that is not, since the verdict is about these. LoRA is
+    compared with nothing, whatever its role; nor are the head alone and full fine-tuning.
 
     Args:
         found: the contenders.
@@ -349,19 +352,20 @@ def _comparisons(
     size = {item.trial: item.trainable_params for item in found}
     ordered = [trial for trial in order if trial in size]
     loras = [trial for trial in ordered if kinds[trial] == "lora"]
-    against = {
-        trial: larger[0]
-        for trial in ordered
-        if kinds[trial] not in BASELINES
-        and (larger := [lora for lora in loras if size[lora] >= size[trial]])
+    rivals = [trial for trial in ordered if kinds[trial] not in BASELINES and loras]
+    within = {
+        trial: as_large[0]
+        for trial in rivals
+        if (as_large := [lora for lora in loras if size[lora] >= size[trial]])
     }
+    against = {trial: within[trial] if trial in within else loras[0] for trial in rivals}
     estimates = {
         one: difference(scores[one], scores[other], seeds[one], seeds[other])
         for one, other in against.items()
     }
     p_values = adjusted(
         {trial: estimate.p_value for trial, estimate in estimates.items()},
-        next(iter(against), None),
+        next(iter(within), None),
     )
     comparisons = [
         Comparison(trial, against[trial], estimate.mean, *estimate.interval(), p_values[trial])

@@ -8,7 +8,8 @@ import pytest
 from autopeft.advice import Advice
 from autopeft.cli.console import show_opening
 from autopeft.cli.selected import show_selection
-from autopeft.selection import Comparison, Contender, Selection, write_selection
+from autopeft.selection import Comparison, Contender, Selection
+from autopeft.selection_file import write_selection
 from autopeft.study.unseen import Opening
 
 

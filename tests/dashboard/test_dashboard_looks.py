@@ -5,7 +5,8 @@ from in_browser import until
 from synthetic_study import make_study
 
 from autopeft.handle import Study
-from autopeft.selection import Contender, Selection, write_selection
+from autopeft.selection import Contender, Selection
+from autopeft.selection_file import write_selection
 
 pytestmark = pytest.mark.browser
 

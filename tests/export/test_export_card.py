@@ -10,7 +10,8 @@ from winners import make_winner
 from autopeft.export.card import model_card
 from autopeft.export.proof import Proof
 from autopeft.records import SELECTION, Metric
-from autopeft.selection import Contender, Selection, write_selection
+from autopeft.selection import Contender, Selection
+from autopeft.selection_file import write_selection
 from autopeft.space.forms import Form
 from autopeft.space.taps import Tap
 

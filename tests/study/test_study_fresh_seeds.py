@@ -118,7 +118,7 @@ def test_with_folds_only_the_seeds_that_all_have_count():
     for item in found.contenders:
         assert item.seeds == 2
         assert item.quality == pytest.approx(scores[item.trial][[0, 2]].mean())
-    (against,) = found.comparisons
+    (against,) = found.within_size
     expected = difference(scores[4][[0, 2]], scores[5][[0, 2]], pooled)
     assert (against.low, against.high) == pytest.approx(expected.interval())
     assert found.rows == 800

@@ -13,7 +13,7 @@ from autopeft.dashboard.info import study_info
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.run import export
 from autopeft.front import front_of
-from autopeft.selection import Selection
+from autopeft.selection_file import selection_from_dict
 from autopeft.space.costs import CostModel, Linear
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.shipped import load_space
@@ -92,7 +92,7 @@ def test_it_is_a_contender_and_nothing_else(study):
     n_params = selection.contender(trial).trainable_params
     assert f"Full fine-tuning, {n_params:,} parameters, comes to" in selection.verdict
     written = json.loads(study.selection_file.read_text(encoding="utf-8"))
-    assert Selection.from_dict(written) == selection
+    assert selection_from_dict(written) == selection
     Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(written)
 
 

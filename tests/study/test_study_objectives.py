@@ -19,7 +19,7 @@ from autopeft.errors import ConfigError, NoFeasibleTrialError
 from autopeft.front import front_of
 from autopeft.objectives import PARAMS
 from autopeft.records import Objective
-from autopeft.selection import Selection
+from autopeft.selection_file import selection_from_dict
 from autopeft.space.costs import CostModel, Linear
 from autopeft.space.forms import Form
 from autopeft.space.genotype import Genotype, Op
@@ -262,7 +262,7 @@ def test_finalists_are_measured_once(selected):
         assert list(contender.costs) == PREDICTED[2:]
         assert all(measured[contender.trial][n] == o for n, o in contender.costs.items())
     written = json.loads(study.selection_file.read_text(encoding="utf-8"))
-    assert Selection.from_dict(written) == selection
+    assert selection_from_dict(written) == selection
     schema = json.loads((SCHEMAS / "selection.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(written)
 

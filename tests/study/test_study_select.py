@@ -12,7 +12,7 @@ from selected_study import STUDY, genotype, scores_of, searched, selected, who
 from autopeft.estimate import adjusted, difference, pooled_seeds, quality
 from autopeft.front import front_of, full_points_of, points_of
 from autopeft.row_scores import pack
-from autopeft.selection import read_selection, write_selection
+from autopeft.selection_file import read_selection, selection_to_dict, write_selection
 from autopeft.study.contenders import contenders
 from autopeft.study.select import selection_of
 
@@ -39,8 +39,8 @@ def test_selection_is_what_the_estimates_say():
         assert (item.low, item.high) == pytest.approx(estimate.interval())
         assert item.search_quality == STUDY[item.trial].metrics["accuracy"].value
         assert item.role == roles[item.trial]
-    # 0 is the head, 6 is larger than LoRA
-    p_values = {t: difference(scores[t], scores[5], pooled).p_value for t in (2, 4, 7)}
+    # 0 is the head; 6, which the search thought best, is larger than LoRA
+    p_values = {t: difference(scores[t], scores[5], pooled).p_value for t in (2, 4, 6, 7)}
     together = adjusted(p_values, 4)
     assert {c.trial: c.p_value for c in found.comparisons} == pytest.approx(together)
     assert {c.baseline for c in found.comparisons} == {5}
@@ -88,12 +88,17 @@ def test_every_lora_is_a_baseline_and_none_is_compared_with_another():
             6: "method",
         }
     )
-    assert {item.trial: item.baseline for item in found.comparisons} == {5: 1, 6: 3}
+    assert {item.trial: item.baseline for item in found.comparisons} == {5: 1, 6: 3, 7: 1}
+    assert {item.trial for item in found.within_size} == {5, 6}
     assert found.contender(1).role == "lora"
     assert found.contender(3).role == "front"
     smaller = selection_of_loras({1: "lora", 2: "front", 7: "recommended"})
-    assert not smaller.comparisons
-    assert smaller.verdict.startswith("Nothing else was tried again at as few parameters")
+    assert not smaller.within_size
+    assert smaller.verdict.startswith(
+        "Nothing else was tried again at as few parameters as tuned LoRA has. Of what is larger "
+        "than every LoRA that was tried again nothing beats tuned LoRA (trial 1, 500 parameters) "
+        "beyond noise; the nearest is trial 7 (2,000 parameters) by "
+    )
     beside = selection_of_loras({1: "lora", 0: "head"})
     (head,) = (item for item in beside.contenders if item.role == "head")
     assert beside.verdict.startswith(
@@ -111,7 +116,7 @@ def test_lora_of_the_same_size_is_one_to_compare_with():
         metric="accuracy",
         summarize=str,
     )
-    assert [(item.trial, item.baseline) for item in found.comparisons] == [(1, 0)]
+    assert [(item.trial, item.baseline) for item in found.within_size] == [(1, 0)]
 
 
 def test_where_the_best_lora_drops_out_the_next_has_its_place():
@@ -222,7 +227,7 @@ def test_scores_of_a_search_on_other_rows_are_not_compared(tmp_path):
     more = {"points": points, "metric": "accuracy", "summarize": str}
     alike = selection_of(records, roles, **more)
     assert alike.drop is not None
-    assert "search_compares" not in alike.to_dict()
+    assert "search_compares" not in selection_to_dict(alike)
     other = selection_of(records, roles, **more, other_answers="selection: 1.0 answers a row")
     assert other.drop is None
     assert other.flattery == ""
