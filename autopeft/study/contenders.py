@@ -53,6 +53,27 @@ def contenders(
     return chosen
 
 
+def may_be_best(
+    points: Sequence[Point], final: Collection[int], paused: Sequence[Point] = ()
+) -> set[int]:
+    """The trials that may be the best of their kind at the end of a search.
+
+    One that is the best now may fall at a higher rung, and then what it beat is back.
+
+    Args:
+        points: every usable trial of the search, full fine-tuning included.
+        final: trials whose quality does not change any more.
+        paused: usable trials that a lower rung has measured by another metric.
+    """
+    ends = _best_of_each_kind(point for point in points if point.trial in final)
+    found = set()
+    for point in (*points, *(point for point in paused if point.trial not in final)):
+        kind = kind_of(point.genotype)
+        if kind is not None and (kind not in ends or _merit(point) <= _merit(ends[kind])):
+            found.add(point.trial)
+    return found
+
+
 def affordable(trainings: int, seeds: int) -> tuple[int, int]:
     """How many contenders with how many seeds a number of trainings pays for.
 
@@ -114,11 +135,15 @@ def _missing(
 def _best_of_each_kind(points: Iterable[Point]) -> dict[str, Point]:
     """The best point of each single method; of equals the smaller, then the earlier."""
     best: dict[str, Point] = {}
-    for point in sorted(points, key=lambda p: (-p.pooled, p.trainable_params, p.trial)):
+    for point in sorted(points, key=_merit):
         kind = kind_of(point.genotype)
         if kind is not None:
             best.setdefault(kind, point)
     return best
+
+
+def _merit(point: Point) -> tuple[float, int, int]:
+    return -point.pooled, point.trainable_params, point.trial
 
 
 def kind_of(genotype: dict[str, Any]) -> str | None:

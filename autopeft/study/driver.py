@@ -1,6 +1,6 @@
 """The driver: sends jobs to the engine; keeps jobs, records, ledger, front and final selection."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -265,7 +265,10 @@ class Driver:
         front = self._planner.front(self.known)
         write_jsonl(self.study.folder, self._lines)
         write_front(self.study.folder, front)
-        self._tidy(self._planner.front_to_be(self.known, front))
+        wanted = self._planner.front_to_be(self.known, front)
+        if self._hands_over_what_was_searched:
+            wanted |= self._planner.contenders_to_be(self.known)
+        self._tidy(wanted)
         return front
 
     def finish(self) -> None:
@@ -291,7 +294,10 @@ class Driver:
             self._tell_of_time()
         else:
             write_selection(self.study.selection_file, selection)
-        self._tidy({point.trial for point in self._planner.front(self.known).points})
+        wanted = {point.trial for point in self._planner.front(self.known).points}
+        if self._hands_over_what_was_searched:
+            wanted |= self._planner.contenders(self.known).keys()
+        self._tidy(wanted)
 
     def _tell_of_time(self) -> None:
         """Say so if it is for want of time that there is no final selection."""
@@ -306,9 +312,17 @@ class Driver:
         """Remove what an earlier search has selected among fewer trials, or at lower rungs."""
         self.study.selection_file.unlink(missing_ok=True)
 
-    def _tidy(self, front: Iterable[int]) -> None:
-        """Delete the weights of what is dominated, and states that were gone on from."""
-        kept = set(self._kept(front))
+    @property
+    def _hands_over_what_was_searched(self) -> bool:
+        """Whether contenders are handed over as the search has trained them.
+
+        With folds: the trainings of the final selection had a part of the rows.
+        """
+        return self.setup.facts.unseen == FOLD and self.spec.selection.seeds > 0
+
+    def _tidy(self, wanted: Collection[int]) -> None:
+        """Delete the weights of trials that nobody wants, and states that were gone on from."""
+        kept = set(self._kept(wanted))
         for record in self.known.ordered:
             if record.weights is not None and record.key not in kept:
                 (self.study.folder / weights_name(*record.key)).unlink(missing_ok=True)
@@ -316,18 +330,14 @@ class Driver:
                 below = paused_file(self.study.folder, record.trial, record.rung - 1)
                 below.unlink(missing_ok=True)
 
-    def _kept(self, front: Iterable[int]) -> Iterator[Key]:
+    def _kept(self, wanted: Collection[int]) -> Iterator[Key]:
         """Records whose weights are kept: each trial's at its highest rung, the final selection's.
 
-        What was trained on a part of the rows is not: there whoever the selection may choose is
-        handed over as the search has trained it, so that is kept as long as it may be chosen.
+        What was trained on a part of the rows is not.
         """
         complete = [record for record in self.known.ordered if record.state == "complete"]
         tops = {record.trial: record.key for record in complete if record.is_searched}
-        trials = set(front)
-        if self.setup.facts.unseen == FOLD and self.spec.selection.seeds:
-            trials |= self._planner.contenders(self.known).keys()
-        for trial in trials:
+        for trial in wanted:
             yield tops[trial]
         for record in complete:
             if record.split == SELECTION:

@@ -22,7 +22,7 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.genotype_file import genotype_from_dict
 from autopeft.space.seed import seed_of
 from autopeft.space.words import HEAD, describe
-from autopeft.study.contenders import FEWEST, affordable, contenders, trained_anew
+from autopeft.study.contenders import FEWEST, affordable, contenders, may_be_best, trained_anew
 from autopeft.study.costs import Costs
 from autopeft.study.lessons import Lessons, lowest_rung
 from autopeft.study.propose import Measured, Proposal, propose
@@ -139,6 +139,12 @@ class Planner:
     def contenders(self, known: Known, most: int = EVERYBODY) -> dict[int, Role]:
         """Who would take part in the final selection as it stands, the most important first."""
         return contenders(self.points(known), self.front(known), most, self.paused(known))
+
+    def contenders_to_be(self, known: Known) -> set[int]:
+        """These contenders, and who would be one if others of its kind fell at a higher rung."""
+        final = {record.trial for record in known.ordered if record.rung == self._rungs.top}
+        others = may_be_best(self.points(known), final, self.paused(known))
+        return others | self.contenders(known).keys()
 
     def selected(self, records: Iterable[Record]) -> tuple[int, int]:
         """Contenders at most and seeds of the final selection; (0, 0) if there is none."""

@@ -4,11 +4,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from selected_study import BESIDE, BITFIT, LORA, STUDY, genotype, scores_of, searched, selected, who
+from hypothesis import given
+from hypothesis import strategies as st
+from selected_study import (
+    BESIDE,
+    BITFIT,
+    LORA,
+    OPS,
+    STUDY,
+    genotype,
+    scores_of,
+    searched,
+    selected,
+    who,
+)
 
 from autopeft.front import front_of, points_of
 from autopeft.space.genotype_file import genotype_from_dict
-from autopeft.study.contenders import affordable, contenders, kind_of
+from autopeft.study.contenders import affordable, contenders, kind_of, may_be_best
 
 
 @pytest.mark.parametrize(
@@ -89,6 +102,33 @@ def test_method_measured_by_another_metric_comes_last():
     points, others = (points_of(some, "accuracy", 10_000) for some in (records, paused))
     roles = contenders(points, front, 20, others)
     assert list(roles.items()) == [(1, "head"), (0, "method"), (2, "method")]
+
+
+KINDS = st.sampled_from([*OPS])
+MEASURED = st.tuples(KINDS, st.sampled_from([0.6, 0.7, 0.8]), st.integers(0, 3))
+
+
+@given(st.lists(MEASURED, min_size=1, max_size=12), st.data())
+def test_who_may_be_the_best_is_known_before_others_fall(trials, data):
+    """Those that go on change, for better or worse, and have new weights; the others stay."""
+    numbers = st.sets(st.sampled_from(range(len(trials))))
+    final, going = data.draw(numbers), data.draw(numbers)
+    may_be = may_be_best(points_of(searched(*trials), "accuracy", 9999), final)
+    going -= final
+    new = {i: data.draw(st.sampled_from([0.5, 0.75, 0.9])) for i in going}
+    after = [(kind, new.get(i, score), n) for i, (kind, score, n) in enumerate(trials)]
+    chosen = {trial for trial, role in who(searched(*after)).items() if role != "front"}
+    alone = {i for i in chosen if kind_of(genotype(*OPS[trials[i][0]])) is not None}
+    recommended = front_of(searched(*after), "accuracy", "maximize", 10_000, str).recommended
+    assert alone <= may_be | going | {recommended}
+    assert len(may_be & final) <= len(OPS), "or this keeps everything"
+
+
+def test_who_was_paused_may_be_the_best_where_nobody_is_final():
+    points = points_of(searched(("lora", 0.6, 100), ("bias", 0.6, 10)), "accuracy", 9999)
+    paused = points_of(searched(("lora", 0.9, 90), ("bias", 0.1, 9), n_before=2), "accuracy", 9999)
+    assert may_be_best(points, {0}, paused) == {0, 1, 2, 3}
+    assert may_be_best(points, {0, 1}, paused[:1]) == {0, 1, 2}
 
 
 def test_records_of_the_selection_leave_the_front_alone():
