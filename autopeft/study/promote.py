@@ -12,9 +12,10 @@ bin's non-dominated trials those that add most to the hypervolume go on (Emmeric
 2005); a dominated one never does, even if places are left. Brackets are successive halving
 (Jamieson and Talwalkar 2016), except that who does not go on is paused and not stopped.
 
-One is beside them: the best of the trials that others are held against (LoRA) goes on whatever
-dominates it. Otherwise the baseline of the verdict would be whichever of them was small enough, and
-the ones that were to be beaten had been trained for a part of the time.
+One is beside them: when all have arrived at a rung, the best of those that others are held against
+(LoRA) goes on from it, whatever dominates it. Otherwise the baseline of a verdict is the best of
+those that were small enough for a place, and what was to be beaten was trained for a part of the
+time. It takes nobody's place, at the next rung neither.
 """
 
 from collections.abc import Iterable, Sequence
@@ -77,8 +78,16 @@ def promotions(
             here = [arrived[rung][trial] for trial in members if trial in arrived[rung]]
             is_full = is_full and len(here) == len(members)
             decided = winners(here, reduction) if is_full else ()
-            members = sorted({*decided, *(trial for trial in bracket if trial in above)})
-            chosen[rung] += members
+            there = {trial for trial in bracket if trial in above}
+            chosen[rung] += sorted({*decided, *there})
+            beside = {trial for trial in there if above[trial].baseline}.difference(decided)
+            members = sorted({*decided, *there} - beside)
+    members = list(range(trials))
+    for rung, chosen_here in enumerate(chosen):
+        if any(trial not in arrived[rung] for trial in members):
+            break
+        best = _best_baseline(arrived[rung][trial] for trial in members)
+        members = chosen[rung] = sorted({*chosen_here, *best})
     return tuple(map(tuple, chosen))
 
 
@@ -90,8 +99,7 @@ def winners(standings: Iterable[Standing], reduction: int) -> tuple[int, ...]:
         reduction: about one of so many goes on.
 
     Returns:
-        Trial numbers, ascending. Of trials with equal values only the first counts. The baseline
-        of the highest quality, which is the first of the values, is among them.
+        Trial numbers, ascending. Of trials with equal values only the first counts.
     """
     usable = sorted(
         (s for s in standings if s.values is not None and s.feasible), key=lambda s: s.trial
@@ -107,9 +115,16 @@ def winners(standings: Iterable[Standing], reduction: int) -> tuple[int, ...]:
         front = members[moocore.is_nondominated(values[members])]
         added = moocore.hv_contributions(scaled[front], ref=[REFERENCE] * values.shape[1])
         best += front[np.argsort(-added, kind="stable")][:places].tolist()
-    if baselines := [i for i, s in enumerate(usable) if s.baseline]:
-        best.append(min(baselines, key=lambda i: values[i].tolist()))
-    return tuple(sorted({usable[i].trial for i in best}))
+    return tuple(sorted(usable[i].trial for i in best))
+
+
+def _best_baseline(standings: Iterable[Standing]) -> list[int]:
+    """The baseline of the highest quality, which is the first of the values; none without any.
+
+    Of equals it is the cheapest, then the first.
+    """
+    usable = [(s.values, s.trial) for s in standings if s.baseline and s.feasible and s.values]
+    return [trial for _, trial in sorted(usable)[:1]]
 
 
 def rung_steps(steps: int, rungs: int, reduction: int) -> tuple[int, ...]:

@@ -63,6 +63,10 @@ def usable(standings):
     return [s for s in standings if s.values is not None and s.feasible]
 
 
+def unflagged(standings):
+    return [replace(s, baseline=False) for s in standings]
+
+
 @given(full_rungs(), st.integers(2, 4), st.data())
 def test_one_that_dominates_all_goes_on(rung, reduction, data):
     n_objectives = next((len(s.values) for s in usable(rung)), 2)
@@ -85,14 +89,42 @@ def test_one_that_is_dominated_by_one_of_its_size_does_not(rung, reduction):
             assert loser.trial not in going
 
 
-@given(full_rungs(), st.integers(2, 4), st.data())
-def test_beside_them_the_best_baseline_goes_on(rung, reduction, data):
-    """Whatever dominates it; it takes nobody's place."""
-    held = data.draw(st.sets(st.sampled_from([s.trial for s in rung])))
-    flagged = [replace(s, baseline=s.trial in held) for s in rung]
-    loras = [s for s in usable(flagged) if s.baseline]
-    best = {min(loras, key=lambda s: (s.values, s.trial)).trial} if loras else set()
-    assert set(winners(flagged, reduction)) == {*winners(rung, reduction), *best}
+@given(studies())
+def test_where_all_have_arrived_the_best_baseline_goes_on(study):
+    """Beside those that have a place, whatever dominates it; nobody's place depends on it."""
+    trials, found, _ = study
+    others = promotions(unflagged(found), trials=trials, **SETTINGS)
+    promoted = promotions(found, trials=trials, **SETTINGS)
+    for rung in (0, 1):
+        loras = [s for s in usable(found) if s.rung == rung and s.baseline]
+        best = [min(loras, key=lambda s: (s.values, s.trial)).trial] if loras else []
+        assert set(best) <= set(promoted[rung])
+        beside = set(promoted[rung]) - set(best)
+        assert beside <= set(others[rung]) | {s.trial for s in found if s.rung == rung + 1}
+
+
+def test_a_baseline_that_is_beside_them_takes_no_place():
+    """Trial 3 is dominated at rung 0 and the best of all at rung 1; it goes on by itself."""
+    standings = [Standing(t, 0, t, (-t, t)) for t in range(27)]
+    standings[3] = Standing(3, 0, 20, (-19.5, 20), baseline=True)
+    without, _ = promotions(unflagged(standings), trials=27, **SETTINGS)
+    first, _ = promotions(standings, trials=27, **SETTINGS)
+    assert 3 not in without
+    assert set(first) == {3, *without}
+    at_one = [Standing(t, 1, t, (-t, t)) for t in without]
+    lora = Standing(3, 1, 20, (-99, 20), baseline=True)
+    before = promotions([*standings, *at_one], trials=27, **SETTINGS)[1]
+    assert len(before) == 3
+    assert promotions([*standings, *at_one, lora], trials=27, **SETTINGS)[1] == (3, *before)
+
+
+def test_a_baseline_waits_until_all_have_arrived():
+    standings = [Standing(t, 0, 5, (-t, 5), baseline=t == 0) for t in range(9)]
+    settings = {"rungs": 2, "reduction": 3}
+    assert promotions(standings, trials=9, **settings) == ((0, 8),)
+    assert promotions(standings, trials=10, **settings) == ((8,),)
+    failed = replace(standings[0], values=None)
+    assert promotions([failed, *standings[1:]], trials=9, **settings) == ((8,),)
 
 
 @given(full_rungs(), st.integers(2, 4))
@@ -160,6 +192,7 @@ def test_a_longer_study_takes_no_training_back(study, more):
 @given(studies())
 def test_a_bracket_does_not_know_of_others(study):
     trials, found, _ = study
+    found = unflagged(found)
     first = promotions([s for s in found if s.trial < 27], trials=trials, **SETTINGS)
     every = promotions(found, trials=trials, **SETTINGS)
     for some, all_of_them in zip(first, every, strict=True):

@@ -12,11 +12,11 @@ from study_factory import ledger_states, record_files, results, weights
 
 from autopeft.engines import workbench
 from autopeft.engines.workbench import Workbench
-from autopeft.front import front_of
+from autopeft.front import front_of, points_of
 from autopeft.record_files import read_jsonl
 from autopeft.records import Metric
 from autopeft.study import rungs
-from autopeft.study.contenders import kind_of
+from autopeft.study.contenders import contenders, kind_of
 from autopeft.study.driver import Driver
 from autopeft.study.events import Silent
 from autopeft.study.folder import Study
@@ -140,11 +140,15 @@ def test_selection_is_on_unseen_rows_with_fresh_seeds(whole):
 
 
 def test_front_and_weights_are_those_of_the_search(whole):
+    """And of contenders, whose fresh seeds have had a part of the rows alone, by folds."""
     front = whole.front()
     records = searched(whole)
     assert front == front_of(records, "accuracy", "maximize", 1680, words)
     tops = {record.trial: record for record in records}
-    kept = {tops[point.trial].weights for point in front.points}
+    points = points_of(records, "accuracy", 1680)
+    wanted = {point.trial for point in front.points} | contenders(points, front, 99).keys()
+    assert len(wanted) < len(tops), "or this tests nothing"
+    kept = {tops[trial].weights for trial in wanted}
     assert {f"weights/{name}" for name in weights(whole)} == kept
     assert read_jsonl(whole.folder / "records.jsonl") == whole.records()
 
