@@ -76,7 +76,7 @@ _PROJECTIONS = (
 _KEYS = {Tap.HEAD: Tap.K, Tap.CROSS_HEAD: Tap.CROSS_K}
 """For the heads of each kind of attention, the tap of their keys."""
 
-_POOLS: Mapping[str, Pool] = {"cls": "first", "mean": "mean"}
+_POOLS: Mapping[str, Pool] = {"cls": "first", "bos": "first", "mean": "mean", "late": "late"}
 """By `config.classifier_pooling`."""
 
 

@@ -171,6 +171,8 @@ _LLAMA = Family(
     ),
 )
 
+_EUROBERT = replace(_LLAMA, pool="late", head=("dense", "activation", "classifier"))
+
 _GEMMA3 = replace(_LLAMA, layers=replace(_LLAMA.layers, ffn_input="pre_feedforward_layernorm"))
 
 _GLM = replace(
@@ -283,6 +285,7 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "distilbert": _DISTILBERT,
     "electra": replace(_BERT, projection="embeddings_project"),
     "ernie": _BERT,
+    "eurobert": _EUROBERT,
     "gemma": _LLAMA,
     "gemma3_text": _GEMMA3,
     "glm": _GLM,

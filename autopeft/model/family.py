@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Pool = Literal["first", "last", "mean", "eos"]
+Pool = Literal["first", "last", "mean", "late", "eos"]
 """The tokens that a task head reads; `eos` is the last end of a sentence, or the last token."""
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -158,9 +158,10 @@ def pooled_logits(
     states: Tensor = model.base_model(**given, use_cache=False).last_hidden_state
     mask = batch["attention_mask"]
     of_trials = states.view(-1, *mask.shape, states.shape[-1])
-    if pool == "mean":
-        real = mask.unsqueeze(-1).to(states.dtype)
-        pooled = (of_trials * real).sum(2) / real.sum(1)
+    if pool == "late":
+        pooled = of_trials
+    elif pool == "mean":
+        pooled = _mean(of_trials, mask)
     else:
         place = torch.arange(mask.shape[1], device=mask.device)
         # Decoders of transformers look for it by its number, where a row itself ends with it, too.
@@ -173,7 +174,17 @@ def pooled_logits(
     out = pooled.flatten(0, 1)
     for name in head:
         out = model.get_submodule(name)(out)
+    if pool == "late":  # the head reads every token
+        out = _mean(out.view(-1, *mask.shape, out.shape[-1]), mask).flatten(0, 1)
     return out
+
+
+def _mean(
+    of_tokens: Float[Tensor, "trial row token d"], mask: Int[Tensor, "row token"]
+) -> Float[Tensor, "trial row d"]:
+    """Over the tokens of each row, without padding."""
+    real = mask.unsqueeze(-1).to(of_tokens.dtype)
+    return (of_tokens * real).sum(2) / real.sum(1)
 
 
 class StackedHead:

@@ -83,7 +83,7 @@ APART = {
 """Their attention adds a mask to scores of as many rows."""
 KIN = {
     **APART,
-    "gemma": LLAMA,
+    **dict.fromkeys(("eurobert", "gemma"), LLAMA),
     **dict.fromkeys(("glm", "glm4"), LLAMA),
     "phi3": LLAMA | {"partial_rotary_factor": 0.75},
     "smollm3": LLAMA | {"no_rope_layer_interval": 2},
@@ -139,10 +139,10 @@ def test_ops_are_where_their_taps_are(family):
 DECODERS = ("gemma", "glm", "glm4", "phi3", "smollm3")
 
 
-@pytest.mark.parametrize("family", ["ernie", "data2vec-text", *DECODERS, *APART])
+@pytest.mark.parametrize("family", ["ernie", "data2vec-text", "eurobert", *DECODERS, *APART])
 def test_the_row_holds_what_is_asked_of_one_that_is_read_from_names(family):
     check(tiny(family, AutoModelForSequenceClassification), ())
-    if family != "mpnet":  # which writes nothing
+    if family not in {"mpnet", "eurobert"}:  # which write nothing
         check(tiny(family, AutoModelForCausalLM), (), pools=False)
 
 
@@ -200,11 +200,12 @@ def test_parts_of_phi3_are_those_of_llama(n_keys):
     assert (outcomes[0] - fused(**tiny_batch(fused)).last_hidden_state).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", APART)
-def test_rows_apart_from_the_first_layer_on_train_as_those_of_a_trial_alone(family):
+@pytest.mark.parametrize("family", [*APART, "eurobert"])
+def test_trials_train_as_each_alone(family):
+    """Where rows are apart from the first layer on, and where the head reads every token."""
     model = tiny(family, AutoModelForSequenceClassification, num_labels=N_OUTPUTS)
     backbone = tiny_backbone(family, model=model)
-    assert backbone.shape.apart
+    assert backbone.shape.apart == (family in APART)
     settings = TrainingSettings(epochs=1)
     with Cohort(backbone, [HEAD], [0], TASK, settings) as cohort, torch.no_grad():
         found = cohort.logits(tiny_rows(5), range(5))[0]
@@ -236,10 +237,16 @@ def test_roberta_and_its_kin_begin_their_positions_behind_padding():
     assert Anatomy(tiny("ernie")).longest_row() == N_POSITIONS
 
 
-@pytest.mark.parametrize("family", ["mt5", "umt5", "plbart", "glm", "glm4", "phi3", "smollm3"])
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        *((family, {}) for family in ("mt5", "umt5", "plbart", "glm", "glm4", "phi3", "smollm3")),
+        *(("eurobert", {"classifier_pooling": pool}) for pool in ("bos", "mean", "late")),
+    ],
+)
 @torch.no_grad()
-def test_heads_read_what_the_model_gives_them(family):
-    model = tiny(family, AutoModelForSequenceClassification)
+def test_heads_read_what_the_model_gives_them(family, more):
+    model = tiny(family, AutoModelForSequenceClassification, **more)
     ids = torch.tensor([[5, 6, 2, 9], [7, 2, 8, 0]])
     batch = {"input_ids": ids, "attention_mask": ids.ne(0).long()}
     anatomy = Anatomy(model)
