@@ -83,7 +83,7 @@ def test_selection_follows_from_the_records(folder):
 def test_what_was_tested_has_the_role_that_the_selection_gave_it(folder):
     study = Study(folder)
     selection = study.selection()
-    (opening,) = json.loads(study.test_file.read_text(encoding="utf-8"))["openings"]
+    *_, opening = json.loads(study.test_file.read_text(encoding="utf-8"))["openings"]
     tested = {item["role"]: item["trial"] for item in opening["results"]}
     assert tested.pop("recommended") == selection.recommended
     named = {"lora": "tuned LoRA", "head": load_study_spec(study.spec_file).without_ops}

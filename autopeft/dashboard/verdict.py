@@ -74,7 +74,7 @@ def verdict_of(
         return _selected(selection, advice, rows, openings)
     by_trial = {trial.trial: trial for trial in trials}
     if advice.nothing_learnt is not None:
-        return _nothing_learnt([advice.nothing_learnt, _caveat(rows), *_tested(openings)])
+        return _nothing_learnt([advice.nothing_learnt, _caveat(rows), *_tested(openings, None)])
     if front is None or advice.trial is None or front.best is None:
         return _without_result(trials)
     chosen, best = by_trial[advice.trial], by_trial[front.best.trial]
@@ -94,7 +94,7 @@ def verdict_of(
     if constant and constant.value:
         points.append(f"{constant.told}.")
     points.append(_caveat(rows))
-    points += _tested(openings)
+    points += _tested(openings, chosen.trial)
     return Verdict(
         headline=f"Use trial {chosen.trial}",
         answer=chosen.summary,
@@ -123,7 +123,7 @@ def _selected(
     caveat = _caveat(rows, "Scores of the front and of the trials")
     points = [selection.verdict, how_sure, " ".join(filter(None, (caveat, selection.flattery)))]
     points += [f"{note[:1].upper()}{note[1:]}." for note in selection.notes]
-    points += _tested(openings)
+    points += _tested(openings, chosen.trial)
     if advice.nothing_learnt is not None:
         return _nothing_learnt([advice.nothing_learnt, *points])
     compared = selection.within_size
@@ -250,11 +250,17 @@ def _caveat(rows: int | None, what: str = "All scores") -> str:
     )
 
 
-def _tested(openings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the first look at the test split found, if there was one."""
+def _tested(openings: Sequence[Mapping[str, Any]], recommended: int | None) -> list[str]:
+    """What the first look at the test split found for what is recommended, if there was one.
+
+    A study that went on may recommend another trial than those that were tested: then the last.
+    """
     if not openings:
         return []
-    opening = openings[0]
+    about = [i for i, opening in enumerate(openings) if recommended in _tested_as_best(opening)]
+    never = recommended is not None and not about
+    nth = len(openings) - 1 if never else next(iter(about), 0)
+    opening = openings[nth]
     metric = opening.get("metric")
     told = [
         f"{item['role']} (trial {item['trial']}) {score['value']:.4f} ± {score['stderr']:.4f}"
@@ -263,5 +269,13 @@ def _tested(openings: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     if not told:
         return []
-    rows = which_rows(opening["rows"], "test rows", opening.get("seen", 0))
-    return [f"On {rows}: {', '.join(told)}."]
+    where = f"On {which_rows(opening['rows'], 'test rows', opening.get('seen', 0))}"
+    if nth > 0:
+        where = f"At look {nth + 1} at {opening['rows']:,} test rows"
+    end = f" Trial {recommended} has not been tested." if never else ""
+    return [f"{where}: {', '.join(told)}.{end}"]
+
+
+def _tested_as_best(opening: Mapping[str, Any]) -> set[int]:
+    results = opening.get("results", ())
+    return {item["trial"] for item in results if item["role"] == "recommended"}

@@ -420,22 +420,40 @@ def test_verdict_without_lora_says_so():
     assert "LoRA alone was not tried" in found.points[1]
 
 
-def test_verdict_tells_the_first_look_at_the_test_split():
-    opening = {
-        "rows": 1821,
-        "metric": "accuracy",
-        "results": [
-            {
-                "role": "recommended",
-                "trial": 0,
-                "metrics": {"accuracy": {"value": 0.79, "stderr": 0.01}},
-            }
-        ],
-    }
-    found = verdict([record_of(trial=0)], openings=[opening])
-    assert found.points[-1] == (
-        "On 1,821 test rows that the search has not seen: recommended (trial 0) 0.7900 ± 0.0100."
-    )
+def look(trial, value):
+    score = {"accuracy": {"value": value, "stderr": 0.01}}
+    results = [
+        {"role": role, "trial": number, "metrics": score}
+        for role, number in (("recommended", trial), ("tuned LoRA", 0))
+    ]
+    return {"rows": 1821, "metric": "accuracy", "results": results}
+
+
+def seen(trial, value):
+    """What such a look comes to."""
+    score = f"{value:.4f} ± 0.0100"
+    return f"recommended (trial {trial}) {score}, tuned LoRA (trial 0) {score}"
+
+
+UNSEEN, SECOND = "On 1,821 test rows that the search has not seen", "At look 2 at 1,821 test rows"
+
+
+@pytest.mark.parametrize(
+    ("looks", "told"),
+    [
+        ([look(0, 0.79), look(0, 0.81)], f"{UNSEEN}: {seen(0, 0.79)}."),
+        ([look(3, 0.79), look(0, 0.81), look(0, 0.82)], f"{SECOND}: {seen(0, 0.81)}."),
+        ([look(3, 0.79)], f"{UNSEEN}: {seen(3, 0.79)}. Trial 0 has not been tested."),
+        (
+            [look(3, 0.79), look(2, 0.78)],
+            f"{SECOND}: {seen(2, 0.78)}. Trial 0 has not been tested.",
+        ),
+    ],
+    ids=["the first", "the first at it", "of another", "the last of others"],
+)
+def test_verdict_tells_the_look_at_the_test_split_that_it_is_about(looks, told):
+    """A study that went on may recommend another trial than the one that was tested."""
+    assert verdict([record_of(trial=0)], openings=looks).points[-1] == told
 
 
 def test_attainment_of_repeated_studies(info):
