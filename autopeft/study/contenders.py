@@ -67,7 +67,7 @@ def may_be_best(
     """
     ends = _best_of_each_kind(point for point in points if point.trial in final)
     found = set()
-    for point in (*points, *(point for point in paused if point.trial not in final)):
+    for point in (*points, *paused):
         kind = kind_of(point.genotype)
         if kind is not None and (kind not in ends or _merit(point) <= _merit(ends[kind])):
             found.add(point.trial)

@@ -118,13 +118,41 @@ def test_a_baseline_that_is_beside_them_takes_no_place():
     assert promotions([*standings, *at_one, lora], trials=27, **SETTINGS)[1] == (3, *before)
 
 
+def test_a_baseline_with_a_place_counts_among_the_others():
+    standings = [Standing(t, 0, t, (-t, t), baseline=t == 22) for t in range(27)]
+    first, _ = promotions(standings, trials=27, **SETTINGS)
+    assert 22 in first
+    everybody = [*standings, *(replace(standings[t], rung=1) for t in first)]
+    _, top = promotions(everybody, trials=27, **SETTINGS)
+    _, others = promotions(unflagged(everybody), trials=27, **SETTINGS)
+    assert set(top) == {*others, 22}
+
+
+def test_a_baseline_waits_for_the_one_that_is_beside_them():
+    """Trial 3 goes on by itself; until it is there, nobody knows which of two is the best."""
+    standings = [Standing(t, 0, t, (-t, t)) for t in range(27)]
+    standings[3] = Standing(3, 0, 20, (-19.5, 20), baseline=True)
+    places, _ = promotions(unflagged(standings), trials=27, **SETTINGS)
+    at_one = [Standing(t, 1, t, (-t, t)) for t in places]
+    _, top = promotions([*standings, *at_one], trials=27, **SETTINGS)
+    rival = next(t for t in places if t not in top and t < 19)
+    standings[rival] = replace(standings[rival], baseline=True)
+    at_one = [replace(s, baseline=s.trial == rival) for s in at_one]
+    assert promotions([*standings, *at_one], trials=27, **SETTINGS)[1] == top
+    for quality, best in ((99, 3), (-99, rival)):
+        lora = Standing(3, 1, 20, (-quality, 20), baseline=True)
+        _, found = promotions([*standings, *at_one, lora], trials=27, **SETTINGS)
+        assert set(found) == {*top, best}
+
+
 def test_a_baseline_waits_until_all_have_arrived():
     standings = [Standing(t, 0, 5, (-t, 5), baseline=t == 0) for t in range(9)]
     settings = {"rungs": 2, "reduction": 3}
     assert promotions(standings, trials=9, **settings) == ((0, 8),)
     assert promotions(standings, trials=10, **settings) == ((8,),)
-    failed = replace(standings[0], values=None)
-    assert promotions([failed, *standings[1:]], trials=9, **settings) == ((8,),)
+    for unfit in ({"values": None}, {"feasible": False}):
+        rest = [replace(standings[0], **unfit), *standings[1:]]
+        assert promotions(rest, trials=9, **settings) == ((8,),)
 
 
 @given(full_rungs(), st.integers(2, 4))

@@ -5,6 +5,7 @@ import math
 import sqlite3
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -172,6 +173,32 @@ def test_what_a_trial_beat_that_fell_later_has_weights(laddered, tmp_path, monke
     assert any(tops[point.trial].rung == 0 for point in front.points), "or this tests nothing"
     kept = {tops[point.trial].weights for point in front.points}
     assert {f"weights/{name}" for name in weights(study)} == kept
+
+
+def test_what_the_best_lora_beat_has_weights_when_that_falls(laddered, tmp_path, monkeypatch):
+    """Folds hand over what the search has trained, and whoever is the best may be chosen."""
+    take, loras = Driver.take, []
+
+    def flattered(driver, record):
+        kind, changes = kind_of(record.genotype), {}
+        if not record.replicate:
+            if kind == "lora" and not record.rung:
+                loras.append(record.trial)
+            first = loras[:1] == [record.trial]
+            quality = {"head": 0.9, "lora": 0.5 - record.trial / 100}.get(kind or "", 0.1)
+            quality = (0.0 if record.rung else 1.0) if first else quality
+            changes = {"metrics": {"accuracy": Metric(quality, 0.01)}}
+        take(driver, replace(record, **changes))
+
+    monkeypatch.setattr(Driver, "take", flattered)
+    study = run_search(laddered(), tmp_path / "study")
+    tops = {record.trial: record for record in searched(study)}
+    assert tops[loras[0]].rung > 0
+    (chosen,) = (c.trial for c in study.selection().contenders if c.role == "lora")
+    assert chosen == loras[1]
+    assert chosen not in {point.trial for point in study.front().points}
+    assert tops[chosen].rung == 0, "it was beaten when it was measured"
+    assert Path(tops[chosen].weights).name in weights(study)
 
 
 class Stop(Silent):
