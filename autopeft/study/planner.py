@@ -141,10 +141,9 @@ class Planner:
         return contenders(self.points(known), self.front(known), most, self.paused(known))
 
     def contenders_to_be(self, known: Known) -> set[int]:
-        """These contenders, and who would be one if others of its kind fell at a higher rung."""
+        """Who is the best of its kind, and who would be if others fell at a higher rung."""
         final = {record.trial for record in known.ordered if record.rung == self._rungs.top}
-        others = may_be_best(self.points(known), final, self.paused(known))
-        return others | self.contenders(known).keys()
+        return may_be_best(self.points(known), final, self.paused(known))
 
     def selected(self, records: Iterable[Record]) -> tuple[int, int]:
         """Contenders at most and seeds of the final selection; (0, 0) if there is none."""

@@ -337,6 +337,11 @@ def test_final_selection_has_the_last_word(p_value, tone):
     assert (found.winners, found.loras) == ((1,) if tone == "gain" else (), (0,))
     alone = verdict([record_of(trial=0)], selection=replace(selection, comparisons=()))
     assert (alone.tone, alone.winners, alone.loras) == ("none", (), (0,))
+    larger = replace(selection.contenders[0], trainable_params=30)
+    above = replace(selection, contenders=(selection.contenders[1], larger))
+    told = verdict([record_of(trial=0)], selection=above)
+    assert (told.tone, told.winners, told.loras) == ("none", (), (0,)), "it has more parameters"
+    assert told.points[0] == above.verdict
     assert (found.quality, found.stderr, found.answer) == (0.82, 0.01, "words")
     assert found.points[0] == selection.verdict
     assert "900 rows that the search has not seen" in found.points[1]

@@ -10,6 +10,8 @@ from study_factory import ledger_states
 from autopeft.engines.outcome import record_of
 from autopeft.errors import ConfigError, DataError
 from autopeft.records import Metric
+from autopeft.study.contenders import kind_of
+from autopeft.study.promote import winners
 from autopeft.study import reports
 from autopeft.study.propose import propose
 from autopeft.study.reports import REPORT, Report
@@ -66,6 +68,24 @@ def test_decisions_follow_from_last_results_in_any_order(ready):
         again.joins(f"t{i}", configs[i])
         again.hears(f"t{i}", reported[i][1] if i == one else reported[i][0])
     assert list(again.going_on(is_all=False)) == list(first.going_on(is_all=False)) == chosen[1:]
+
+
+def test_the_best_lora_goes_on_as_in_a_study(ready):
+    from autopeft.tune import Brackets
+
+    reported, brackets = results_of(ready, 9), Brackets(ready, 9)
+    loras = {}
+    for i, (low, _) in enumerate(reported):
+        brackets.joins(f"t{i}", {})
+        brackets.hears(f"t{i}", low)
+        (record,) = Report.from_json(low[REPORT], "test").records
+        if kind_of(record.genotype) == "lora":
+            loras[f"t{i}"] = record.metrics["accuracy"].value
+    assert loras
+    best = max(loras, key=lambda name: loras[name])
+    places = winners(brackets._standings.values(), ready.rungs.reduction)
+    assert best not in {f"t{i}" for i in places}, "or this tests nothing"
+    assert set(brackets.going_on(is_all=False)) == {best, *(f"t{i}" for i in places)}
 
 
 def test_failed_trial_never_goes_on_and_one_that_is_tried_again_has_not_failed(ready):

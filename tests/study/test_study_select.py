@@ -106,6 +106,12 @@ def test_every_lora_is_a_baseline_and_none_is_compared_with_another():
     )
 
 
+def test_without_a_lora_nothing_is_compared():
+    found = selection_of_loras({5: "front", 6: "front", 7: "recommended"})
+    assert not found.comparisons
+    assert found.verdict == "There is no tuned LoRA to compare with."
+
+
 def test_lora_of_the_same_size_is_one_to_compare_with():
     search = searched(("lora", 0.80, 900), ("bias", 0.70, 900), ("bias", 0.71, 901))
     scores = scores_of(np.random.default_rng(0), dict.fromkeys(range(3), 1.0))
