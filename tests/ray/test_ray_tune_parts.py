@@ -10,9 +10,9 @@ from study_factory import ledger_states
 from autopeft.engines.outcome import record_of
 from autopeft.errors import ConfigError, DataError
 from autopeft.records import Metric
+from autopeft.study import reports
 from autopeft.study.contenders import kind_of
 from autopeft.study.promote import winners
-from autopeft.study import reports
 from autopeft.study.propose import propose
 from autopeft.study.reports import REPORT, Report
 from autopeft.study.search import prepare
