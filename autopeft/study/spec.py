@@ -28,7 +28,16 @@ from autopeft.tasks.spec import (
 )
 from autopeft.training.spec import TrainingSpec
 
-DEFAULT_METHODS = ("head", "lora", "scaled_parallel", "pfeiffer", "mam", "bitfit", "ia3")
+DEFAULT_METHODS = (
+    "head",
+    "lora",
+    "scaled_parallel",
+    "pfeiffer",
+    "mam",
+    "bitfit",
+    "ia3",
+    "lora_all",
+)
 """Tried first at the largest of their sizes that fits the budget, later at smaller ones, too."""
 
 ADDRESS = r"^(auto|local|(ray://)?[\w.-]+:\d{1,5}|(ray://)?\[[\da-fA-F:]+\]:\d{1,5})$"
