@@ -25,12 +25,13 @@ from autopeft.engines.outcome import record_of
 from autopeft.engines.work import Facts
 from autopeft.records import Failure, Metric
 from autopeft.space.genotype import Genotype
+from autopeft.space.methods import DEFAULT_METHODS
 from autopeft.space.seed import seed_of
 from autopeft.space.shape import ModelShape
 from autopeft.space.shipped import load_space
 from autopeft.study.rungs import Rungs
 from autopeft.study.setup import Setup, set_up
-from autopeft.study.spec import DEFAULT_METHODS, StudySpec
+from autopeft.study.spec import StudySpec
 
 NOISE = 0.012
 """Standard deviation of a score."""

@@ -45,14 +45,14 @@ from autopeft.files import write_atomic
 from autopeft.front import place, volume
 from autopeft.objectives import PARAMS
 from autopeft.records import Record
-from autopeft.space.methods import method
+from autopeft.space.methods import DEFAULT_METHODS, method
 from autopeft.space.shipped import load_space
 from autopeft.study.lessons import Lessons, highest_rung, lowest_rung
 from autopeft.study.planner import Known, Planner
 from autopeft.study.promote import rung_steps
 from autopeft.study.rungs import Rungs, rungs_of
 from autopeft.study.setup import Setup, set_up
-from autopeft.study.spec import DEFAULT_METHODS, SamplerName, StudySpec
+from autopeft.study.spec import SamplerName, StudySpec
 
 HERE = Path(__file__).parent
 TABLE, FACTS, SPACE, LARGE = "trec.jsonl", "trec.json", "space.yaml", "large.yaml"

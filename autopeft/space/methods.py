@@ -17,6 +17,21 @@ from autopeft.space.slot import Slot
 from autopeft.space.spec import SlotSpec, Strict
 from autopeft.space.taps import Tap
 
+DEFAULT_METHODS = (
+    "head",
+    "lora",
+    "scaled_parallel",
+    "pfeiffer",
+    "mam",
+    "bitfit",
+    "ia3",
+    "lora_all",
+)
+"""What a study tries first if it names no others: what people would pick by hand.
+
+Each at the largest of its sizes that fits the budget, later at smaller ones, too.
+"""
+
 TABLE = Path(__file__).with_name("methods.yaml")
 
 

@@ -12,7 +12,7 @@ from autopeft.errors import ConfigError
 from autopeft.model.computing import Scheme
 from autopeft.objectives import COSTS, DEFAULT, CostName, ObjectiveName, ordered
 from autopeft.space import yaml
-from autopeft.space.methods import method
+from autopeft.space.methods import DEFAULT_METHODS, method
 from autopeft.space.spec import Strict
 from autopeft.space.words import FROZEN, HEAD
 from autopeft.study.storage import check_url
@@ -27,18 +27,6 @@ from autopeft.tasks.spec import (
     own_metric_of,
 )
 from autopeft.training.spec import TrainingSpec
-
-DEFAULT_METHODS = (
-    "head",
-    "lora",
-    "scaled_parallel",
-    "pfeiffer",
-    "mam",
-    "bitfit",
-    "ia3",
-    "lora_all",
-)
-"""Tried first at the largest of their sizes that fits the budget, later at smaller ones, too."""
 
 ADDRESS = r"^(auto|local|(ray://)?[\w.-]+:\d{1,5}|(ray://)?\[[\da-fA-F:]+\]:\d{1,5})$"
 

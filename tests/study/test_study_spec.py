@@ -7,8 +7,8 @@ import pytest
 
 from autopeft.cli.study_flags import merge
 from autopeft.errors import ConfigError
+from autopeft.space.methods import DEFAULT_METHODS
 from autopeft.study.spec import (
-    DEFAULT_METHODS,
     BudgetSpec,
     StudySpec,
     limit,

@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 
 from autopeft.space.costs import CostModel, Linear, MemoryLimit
+from autopeft.space.methods import DEFAULT_METHODS
 from autopeft.space.shape import BERT_BASE
 from autopeft.study.limits import Budget
 from autopeft.study.planner import LORA_EVERY
-from autopeft.study.spec import DEFAULT_METHODS
 from autopeft.study.starting import Starts, starts_of
 
 BUDGET = Budget(1_000_000, None)
