@@ -12,6 +12,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MBartConfig,
+    MixtralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     T5Config,
@@ -70,6 +71,13 @@ CONFIGS = {
 }
 """By family; the first three read and then write, the others go on with what they read."""
 
+MIXTURES = {
+    "mixtral": lambda: MixtralConfig(
+        **_DECODER, **_GROUPED, **SPECIAL, num_local_experts=4, num_experts_per_tok=2
+    ),
+}
+"""Whose trials are equal to rounding in any company, and no closer."""
+
 SEQ2SEQ = ("bart", "mbart", "t5")
 
 
@@ -106,7 +114,7 @@ def writing_backbone(family, seed=0):
     auto = AutoModelForSeq2SeqLM if family in SEQ2SEQ else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = auto.from_config(CONFIGS[family](), attn_implementation="eager")
+        model = auto.from_config((CONFIGS | MIXTURES)[family](), attn_implementation="eager")
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
         # Or no state could make a word likely.

@@ -72,7 +72,7 @@ def _peft(op: Op, shape: ModelShape) -> str | None:
         kind = "LoRA" if op.form in LORA_LIKE else "LoKr"
         return f"peft's {kind} stands at one weight matrix, from its input to its output"
     if op.form is Form.SCALE:
-        if op.write in LINEAR_INPUT or op.write in IA3_INPUTS or _is_norm(op, shape):
+        if op.write in shape.matrices or op.write in IA3_INPUTS or _is_norm(op, shape):
             return None
         return "peft's IA3 scales the output of a weight matrix, or an input that it alone reads"
     if op.form is Form.BIAS:

@@ -201,7 +201,10 @@ class Anatomy:
         role = _INPUTS.get(tap)
         if role and self._name(layer, role):
             return role, "out"
-        return ("ffn", "in") if tap is Tap.FFN_IN and self._name(layer, "ffn") else _POINTS[tap]
+        if tap is Tap.FFN_IN and self._name(layer, "ffn"):
+            return "ffn", "in"
+        is_whole = tap is Tap.FFN_OUT and not self._name(layer, "down")
+        return ("ffn", "out") if is_whole else _POINTS[tap]
 
     def last_running(self) -> nn.Module:
         """The last layer, or what stands for it while `only` is in effect."""
@@ -303,10 +306,9 @@ class Anatomy:
         return widths
 
     def _activation(self) -> Activation | None:
-        up, down = (self.module(0, role) for role in ("up", "down"))
-        if self.family.layers.gate or any(
-            getattr(module, "bias", None) is None for module in (up, down)
-        ):
+        layers = self.family.layers
+        ends = [self.module(0, role) for role in ("up", "down") if getattr(layers, role)]
+        if not ends or layers.gate or any(getattr(end, "bias", None) is None for end in ends):
             return None
         return _ACTIVATIONS.get(getattr(self.base.config, self.family.activation, ""))
 

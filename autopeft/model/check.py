@@ -82,9 +82,10 @@ def _idle(anatomy: Anatomy, first: int) -> Genotype:
     """Biases at every tap and low-rank ops at every weight matrix, which do nothing as yet."""
     depth = len(anatomy.layers)
     sizes = tuple(int(layer >= first) for layer in range(depth))
-    taps = anatomy.shape().widths
-    ops = [Op(Form.BIAS, tap, tap, sizes) for tap in taps if misplaced(Form.BIAS, tap, tap) is None]
-    ops += [Op(Form.LOWRANK, read, tap, sizes) for tap, read in LINEAR_INPUT.items() if tap in taps]
+    shape = anatomy.shape()
+    taps = [tap for tap in shape.widths if misplaced(Form.BIAS, tap, tap) is None]
+    ops = [Op(Form.BIAS, tap, tap, sizes) for tap in taps]
+    ops += [Op(Form.LOWRANK, read, tap, sizes) for tap, read in shape.matrices.items()]
     return Genotype(depth, tuple(ops) if any(sizes) else (), learning_rate=1.0)
 
 
@@ -110,15 +111,15 @@ def _logits(
 
 def _misread(anatomy: Anatomy, run: Callable[[], object]) -> list[Tap]:
     """Taps behind weight matrices that read something else than is seen at the tap before them."""
-    taps = anatomy.shape().widths
+    matrices = anatomy.shape().matrices
     wrong: list[Tap] = []
     with ExitStack() as stack:
         for layer in range(len(anatomy.layers)):
             seen: dict[Tap, Tensor] = {}
-            for tap in {*LINEAR_INPUT.values()} & {*taps}:
+            for tap in {*matrices.values()}:
                 module, side, _ = anatomy.point(layer, tap)
                 stack.callback(_watch(module, side, partial(seen.__setitem__, tap)).remove)
-            for tap in LINEAR_INPUT.keys() & {*taps}:
+            for tap in matrices:
                 module, _, _ = anatomy.point(layer, tap)
                 stack.callback(_watch(module, "in", partial(_compare, wrong, seen, tap)).remove)
         run()

@@ -171,6 +171,9 @@ _LLAMA = Family(
     ),
 )
 
+_MIXTURE = replace(_LLAMA, layers=replace(_LLAMA.layers, up=None, down=None, gate=None, ffn="mlp"))
+"""A mixture of experts, whose FFN is known as a whole."""
+
 _EUROBERT = replace(_LLAMA, pool="late", head=("dense", "activation", "classifier"))
 
 _GEMMA3 = replace(_LLAMA, layers=replace(_LLAMA.layers, ffn_input="pre_feedforward_layernorm"))
@@ -258,8 +261,9 @@ _T5_DECODER = replace(
 
 def _gated(layers: Layers) -> Layers:
     """T5 v1.1."""
-    norm = layers.up.replace("DenseReluDense.wi", "layer_norm")
-    return replace(layers, gate=f"{layers.up}_0", up=f"{layers.up}_1", ffn_input=norm)
+    up = str(layers.up)
+    norm = up.replace("DenseReluDense.wi", "layer_norm")
+    return replace(layers, gate=f"{up}_0", up=f"{up}_1", ffn_input=norm)
 
 
 _T5 = Family(
@@ -292,22 +296,29 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "glm4": _GLM,
     "gpt2": _GPT2,
     "gpt_neo": _GPT_NEO,
+    "gpt_oss": replace(_MIXTURE, heads=False, apart=True),
     "gptj": _GPTJ,
+    "granitemoe": replace(_MIXTURE, layers=replace(_MIXTURE.layers, ffn="block_sparse_moe")),
     "llama": _LLAMA,
     "m2m_100": _MBART,
     "marian": _BART,
     "mbart": _MBART,
     "megatron-bert": _MEGATRON,
     "mistral": _LLAMA,
+    "mixtral": _MIXTURE,
     "modernbert": _MODERNBERT,
     "mpnet": _MPNET,
     "mt5": _T5S,
     "mvp": replace(_BART, heads=False),
+    "olmoe": _MIXTURE,
     "pegasus": _MBART,
     "phi3": _PHI3,
+    "phimoe": _MIXTURE,
     "plbart": _BART,
     "qwen2": _LLAMA,
+    "qwen2_moe": _MIXTURE,
     "qwen3": _LLAMA,
+    "qwen3_moe": _MIXTURE,
     "roberta": _BERT,
     "roformer": replace(_ROFORMER, projection="embeddings_project"),
     "smollm3": _LLAMA,

@@ -18,8 +18,8 @@ class Layers:
         at: the list of layers, relative to the base model.
         attention: the module that is handed to the attention function.
         q: query projection; likewise k, v; o: output projection.
-        up: first FFN projection.
-        down: last FFN projection.
+        up: first FFN projection; None where the FFN is known as a whole, a mixture of experts.
+        down: last FFN projection; likewise.
         attn_norm: LayerNorm after attention and its residual; None where norms come first.
         ffn_norm: LayerNorm after the FFN and its residual; likewise.
         gate: gate projection of a gated FFN, the one that is activated.
@@ -27,7 +27,8 @@ class Layers:
             `attention`.
         ffn_input: the module whose output the FFN reads, if that is not simply the input of `up`;
             a gated FFN needs it or `ffn`, since `gate` reads the same and comes first.
-        ffn: the module whose input a gated FFN reads, if no module's output is named.
+        ffn: the FFN as a whole, whose input it reads if no module's output is named, and whose
+            output is what it puts out if there is no `down`.
         cross_attention: of a decoder, the module for attention to the encoder; its projections are
             `cross_q`, `cross_k`, `cross_v` and `cross_o`.
         cross_norm: LayerNorm after it and its residual; None where norms come first.
@@ -39,8 +40,8 @@ class Layers:
     k: str
     v: str
     o: str
-    up: str
-    down: str
+    up: str | None = None
+    down: str | None = None
     attn_norm: str | None = None
     ffn_norm: str | None = None
     gate: str | None = None

@@ -1,5 +1,6 @@
 """A model of which only the configuration is there: its shape, and what a step would keep."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from autopeft.model.checkpoint import (
     quiet,
     source_of,
 )
+from autopeft.model.experts import has_experts
 from autopeft.model.families import FAMILIES
 from autopeft.model.foreign import own_config
 from autopeft.model.unknown import told
@@ -100,9 +102,12 @@ def kept_bytes(model: PreTrainedModel, n_rows: int, n_read: int, n_written: int)
         n_written: tokens that a decoder beside an encoder reads.
     """
     width = model.get_input_embeddings().weight.shape[1]
+    if has_experts(model):  # on meta tensors their products are known in bf16 alone
+        model = copy.deepcopy(model).to(torch.bfloat16)
 
     def embedded(n_tokens: int) -> Tensor:
-        return torch.empty(n_rows, n_tokens, width, device="meta", requires_grad=True)
+        size = (n_rows, n_tokens, width)
+        return torch.empty(size, dtype=model.dtype, device="meta", requires_grad=True)
 
     # A mask of four dimensions is taken as it is; another one would be looked at.
     mask = torch.zeros(n_rows, 1, 1, n_read, device="meta")
@@ -115,7 +120,8 @@ def kept_bytes(model: PreTrainedModel, n_rows: int, n_read: int, n_written: int)
 
     def look(tensor: Tensor) -> Tensor:
         if (place := _place(tensor)) not in weights:
-            kept[place] = tensor.untyped_storage().nbytes()
+            halved = tensor.dtype == torch.bfloat16
+            kept[place] = tensor.untyped_storage().nbytes() * (1 + halved)
             alive.append(tensor)  # or its place could be taken by another tensor
         return tensor
 

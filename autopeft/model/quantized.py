@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import ConfigError, DataError
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.computing import Scheme
+from autopeft.model.experts import experts
 from autopeft.model.quantized_linear import QuantizedLinear, is_packed, library, quantized
 
 FLIPPED = 1e-3
@@ -49,9 +50,11 @@ def quantize(model: PreTrainedModel, scheme: Scheme, fresh: Collection[str] = ()
             "weight matrices of a kind that can be kept in few bits"
         )
     mib = 2**20
+    whole = sum(weights.nbytes for weights in experts(model)) / mib
     return (
         f"the weight matrices of the layers are kept in {scheme}: {after / mib:,.1f} MiB, "
         f"{before / mib:,.1f} MiB in fp32"
+        + (f"; those of experts are not, {whole:,.1f} MiB in fp32" if whole else "")
     )
 
 

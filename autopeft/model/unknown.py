@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import DataError
+from autopeft.model.experts import has_experts
 from autopeft.model.families import FAMILIES, has_decoder
 from autopeft.model.family import Family, Layers
 
@@ -27,6 +28,8 @@ _NAMES = {
     "gate": ("gate_proj",),
 }
 """The ends of names that projections of a layer go by, the surest first."""
+
+_OF_ATTENTION = ("q", "k", "v", "o")
 
 
 _Roles = dict[str, tuple[str, tuple[int, int]]]
@@ -63,9 +66,12 @@ def read_family(model: PreTrainedModel, base: nn.Module) -> Family:
             f"models of type `{kind}` are not known, and this one has no part without its head"
         )
     at, layers = _layers(kind, base, int(getattr(model.config, "num_hidden_layers", 0)))
-    roles = _read_layers(kind, at, layers)
+    mixture = _mixture(layers)
+    roles = _read_layers(kind, at, layers, _OF_ATTENTION if mixture else tuple(_NAMES))
     names = {role: name for role, (name, _) in roles.items()}
     d_model = roles["q"][1][0]
+    if mixture:
+        _check_alone(kind, layers, [_parent([names[role] for role in _OF_ATTENTION]), mixture])
     score = isinstance(getattr(model, "score", None), nn.Linear)
     return Family(
         embeddings=_embedding(kind, base, d_model),
@@ -77,7 +83,7 @@ def read_family(model: PreTrainedModel, base: nn.Module) -> Family:
         layers=Layers(
             at=at,
             attention=_parent([names[role] for role in ("q", "k", "v")]),
-            ffn=_gated_ffn(kind, names) if "gate" in names else None,
+            ffn=_gated_ffn(kind, names) if "gate" in names else mixture,
             **names,
         ),
     )
@@ -86,7 +92,8 @@ def read_family(model: PreTrainedModel, base: nn.Module) -> Family:
 def told(kind: str, family: Family) -> str:
     """A note of what was read."""
     layers = family.layers
-    names = ", ".join(f"{role} {getattr(layers, role)}" for role in _NAMES if getattr(layers, role))
+    roles = _NAMES if layers.down else (*_OF_ATTENTION, "ffn")
+    names = ", ".join(f"{role} {getattr(layers, role)}" for role in roles if getattr(layers, role))
     heads = "" if family.heads else "; prefixes cannot act in its attention"
     return (
         f"models of type `{kind}` are not known; read from the names of its modules: layers "
@@ -116,10 +123,38 @@ def _layers(kind: str, base: nn.Module, depth: int) -> tuple[str, nn.ModuleList]
     return outer[0], lists[outer[0]]
 
 
-def _read_layers(kind: str, at: str, layers: nn.ModuleList) -> _Roles:
-    """The projections that every layer has."""
-    found = _roles(layers[0])
-    missing = [role for role in _NAMES if role not in found and role != "gate"]
+def _mixture(layers: nn.ModuleList) -> str | None:
+    """The FFN as a whole, if it is a mixture of experts in some layer."""
+    found = {
+        name
+        for layer in layers
+        for name, part in layer.named_children()
+        if has_experts(part) and "q" not in _roles(part)
+    }
+    everywhere = [name for name in found if all(hasattr(layer, name) for layer in layers)]
+    return everywhere[0] if len(found) == len(everywhere) == 1 else None
+
+
+def _check_alone(kind: str, layers: nn.ModuleList, known: list[str]) -> None:
+    """See that layers have weights in these modules alone, of which one is an FFN as a whole.
+
+    Raises:
+        DataError: what is beside them may read or change what they do.
+    """
+    inside = tuple(f"{name}." for name in known)
+    for i, layer in enumerate(layers):
+        for name, parameter in layer.named_parameters():
+            if parameter.ndim > 1 and not name.startswith(inside):
+                raise DataError(
+                    f"models of type `{kind}` are not known, and layer {i} of this one has "
+                    f"{name} beside {' and '.join(known)}"
+                )
+
+
+def _read_layers(kind: str, at: str, layers: nn.ModuleList, wanted: tuple[str, ...]) -> _Roles:
+    """The projections that every layer has, of those that are wanted."""
+    found = _roles(layers[0], wanted)
+    missing = [role for role in wanted if role not in found and role != "gate"]
     if missing:
         told = ", ".join(f"{role} {name}" for role, (name, _) in found.items()) or "none of them"
         raise DataError(
@@ -128,14 +163,15 @@ def _read_layers(kind: str, at: str, layers: nn.ModuleList) -> _Roles:
             f"among {', '.join(_weights(layers[0])) or 'no weight matrix at all'}"
         )
     for i, layer in enumerate(layers):
-        other = _roles(layer)
-        if unlike := [role for role in _NAMES if found.get(role) != other.get(role)]:
+        other = _roles(layer, wanted)
+        if unlike := [role for role in wanted if found.get(role) != other.get(role)]:
             raise DataError(
                 f"models of type `{kind}` are not known, and the layers `{at}` of this one are not "
                 f"alike: layer 0 has {_shapes(found, unlike)}, and layer {i} "
                 f"{_shapes(other, unlike)}; only models whose layers are alike can be used"
             )
-    (d_model, inner), value, d_ffn = found["q"][1], found["v"][1][1], found["up"][1][1]
+    (d_model, inner), value = found["q"][1], found["v"][1][1]
+    d_ffn = found["up"][1][1] if "up" in found else 0
     fitting = {
         "q": (d_model, inner),
         "k": (d_model, value),
@@ -158,9 +194,9 @@ def _shapes(roles: _Roles, some: Collection[str]) -> str:
     return ", ".join(f"{role} {name} {sides}" for role, name, sides in told) or "nothing like it"
 
 
-def _roles(layer: nn.Module) -> _Roles:
+def _roles(layer: nn.Module, wanted: Collection[str] = _OF_ATTENTION) -> _Roles:
     weights = _weights(layer)
-    names = {role: name for role in _NAMES if (name := _named(role, weights))}
+    names = {role: name for role in wanted if (name := _named(role, weights))}
     return {role: (name, _sides(weights[name])) for role, name in names.items()}
 
 

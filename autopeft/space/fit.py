@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autopeft.space.shape import ModelShape
 from autopeft.space.spec import SlotSpec, resolve_read
-from autopeft.space.taps import Tap
+from autopeft.space.taps import FFN_WEIGHTS, LINEAR_INPUT, Tap
 
 DERIVED = ("weight", "same")
 """Reads that follow from the tap that is written."""
@@ -42,6 +42,14 @@ def concerns(slot: SlotSpec, shape: ModelShape) -> bool:
     if slot.crosses and not shape.n_encoder_layers:
         return False
     return not slot.gates or Tap.FFN_GATE in shape.widths
+
+
+def of_experts(slot: SlotSpec, shape: ModelShape) -> bool:
+    """Whether it is at the FFN's weights alone, and these are experts', which are no taps."""
+    is_there = all(
+        write in FFN_WEIGHTS and LINEAR_INPUT[write] is read for _, read, write in slot.places()
+    )
+    return is_there and Tap.FFN_UP not in shape.widths
 
 
 def _activated(slot: SlotSpec, shape: ModelShape) -> tuple[SlotSpec | None, str | None]:

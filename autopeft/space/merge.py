@@ -55,6 +55,8 @@ def obstacle(op: Op, shape: ModelShape) -> str | None:
         return NEVER[op.form]
     if op.write in shape.shared_inputs:
         return f"the weight matrices that read `{op.write}` read something else, too"
+    if not _is_of_matrices(op.write, shape):
+        return f"no weight matrix alone reads or puts out `{op.write}`"
     if op.form is Form.BOTTLENECK:
         return _no_neurons(op, shape)
     if op.form in ELEMENTWISE:
@@ -64,6 +66,16 @@ def obstacle(op: Op, shape: ModelShape) -> str | None:
     if op.form in LINEAR:
         return _no_matrix(op)
     return f"nobody has said how a {op.form} becomes part of a weight"
+
+
+def _is_of_matrices(tap: Tap, shape: ModelShape) -> bool:
+    """Whether it is the output of one weight matrix, the input of some, or neither anywhere.
+
+    The FFN of a mixture of experts is known as a whole.
+    """
+    if tap in CONSUMERS:
+        return tap in shape.matrices.values()
+    return tap in shape.matrices or tap not in LINEAR_INPUT
 
 
 def _no_matrix(op: Op) -> str | None:

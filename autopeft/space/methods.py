@@ -8,7 +8,7 @@ from pydantic import Field, RootModel
 
 from autopeft.errors import ConfigError
 from autopeft.space import yaml
-from autopeft.space.fit import concerns, fit_sizes, misfits
+from autopeft.space.fit import concerns, fit_sizes, misfits, of_experts
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
 from autopeft.space.search_space import within
@@ -31,6 +31,8 @@ DEFAULT_METHODS = (
 
 Each at the largest of its sizes that fits the budget, later at smaller ones, too.
 """
+
+_EXPERTS = "the FFN is a mixture of experts, whose weights are no taps"
 
 TABLE = Path(__file__).with_name("methods.yaml")
 
@@ -57,10 +59,11 @@ class Method(Strict):
     learning_rate: float = Field(gt=0)
 
     def _slots(self, shape: ModelShape) -> list[SlotSpec]:
-        """Without those that are for models of another kind."""
-        slots = (slot for slot in self.slots if concerns(slot, shape))
+        """Without those that are for models of another kind, or at weights that are no taps."""
+        known = (slot for slot in self.slots if concerns(slot, shape))
+        slots = [slot for slot in known if not of_experts(slot, shape)]
         if not self.own_biases:
-            return list(slots)
+            return slots
         return [slot for slot in (_with_biases(slot, shape) for slot in slots) if slot.write]
 
     def n_sizes(self, shape: ModelShape) -> int:
@@ -75,7 +78,7 @@ class Method(Strict):
     def misfit(self, shape: ModelShape) -> str | None:
         """Why the method cannot stand in the model, None if it can."""
         if self.slots and not self._slots(shape):
-            return "the model has no biases"
+            return "the model has no biases" if self.own_biases else _EXPERTS
         if lacking := self.lacking(shape):
             return f"the model has no tap {', '.join(lacking)}"
         gated = [slot for slot in self._slots(shape) if "gated" in slot.scale]
@@ -92,6 +95,8 @@ class Method(Strict):
     def shortened(self, shape: ModelShape) -> str | None:
         """What it has to do without in a model that it can stand in; None if nothing is lacking."""
         found = [fit_sizes(slot, _listed(slot), shape)[1] for slot in self._slots(shape)]
+        if any(of_experts(slot, shape) for slot in self.slots):
+            found.append(f"goes without the FFN: {_EXPERTS}")
         if self.own_biases and (without := self._unbiased(shape)):
             found.append(f"goes without biases at {', '.join(without)}, which the model lacks")
         return "; ".join(filter(None, found)) or None

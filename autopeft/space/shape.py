@@ -51,6 +51,15 @@ class ModelShape:
         """Whether trials have rows of their own from the first layer on."""
         return self.masks_count_rows or self.n_encoder_layers > 0
 
+    @property
+    def matrices(self) -> Mapping[Tap, Tap]:
+        """For the output of each weight matrix of a layer, the tap that is its input."""
+        return {
+            out: read
+            for out, read in LINEAR_INPUT.items()
+            if out in self.widths and read in self.widths
+        }
+
     def layers_with(self, taps: Iterable[Tap]) -> range:
         """The layers that have all of these taps, of those that the model has."""
         wanted = set(taps)

@@ -75,6 +75,9 @@ LINEAR_INPUT = {
 }
 """For the output of each weight matrix, the tap that is its input."""
 
+FFN_WEIGHTS = frozenset({Tap.FFN_GATE, Tap.FFN_UP, Tap.FFN_OUT})
+"""The outputs of the weight matrices of an FFN."""
+
 THROUGH_NORM = {
     Tap.ATTN_NORM: Tap.ATTN_OUT,
     Tap.CROSS_NORM: Tap.CROSS_OUT,

@@ -85,7 +85,8 @@ def _layer_seconds(
     anatomy, dtype = Anatomy(backbone.model, backbone.fresh), DTYPES[precision]
     n_rows, n_tokens = shape
     taps = (Tap.Q, Tap.K, Tap.V, Tap.ATTN_OUT, Tap.FFN_UP, Tap.FFN_OUT)
-    weights = [anatomy.point(0, tap).weight.detach().to(dtype) for tap in taps]
+    there = anatomy.shape().matrices
+    weights = [anatomy.point(0, tap).weight.detach().to(dtype) for tap in taps if tap in there]
     states = [weight.new_ones(n_rows * n_tokens, weight.shape[1]) for weight in weights]
     heads = int(backbone.model.config.num_attention_heads)
     d_head = len(weights[0]) // heads

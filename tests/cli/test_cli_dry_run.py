@@ -5,7 +5,7 @@ import json
 import pytest
 import tiny
 from study_factory import write_data
-from tiny_language import CONFIGS, kind_of, language, writing_backbone
+from tiny_language import CONFIGS, MIXTURES, kind_of, language, writing_backbone
 
 from autopeft.engines.ground import Ground
 from autopeft.engines.outlined import guess, outlined
@@ -48,7 +48,7 @@ LESS = {"accumulation": 2, "checkpointing": True}
 
 
 @pytest.mark.parametrize(
-    ("family", "how"), [*((f, {}) for f in CONFIGS), ("bart", LESS), ("llama", LESS)]
+    ("family", "how"), [*((f, {}) for f in CONFIGS | MIXTURES), ("bart", LESS), ("llama", LESS)]
 )
 def test_memory_that_is_guessed_is_about_what_a_step_keeps(family, how, tmp_path):
     backbone = writing_backbone(family)

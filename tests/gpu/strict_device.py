@@ -138,7 +138,10 @@ def _run(op, args, kwargs):
     own = dict(kwargs)
     if own.get("device") is not None:
         own["device"] = torch.device("cpu")
-    out = op(*tree_map(_raw, args), **tree_map(_raw, own))
+    if op is ATEN.histc.default:  # of whole numbers, which the CPU counts as real ones alone
+        out = op(args[0].raw.float(), *args[1:]).to(args[0].dtype)
+    else:
+        out = op(*tree_map(_raw, args), **tree_map(_raw, own))
     if op is ATEN.copy_.default:
         return args[0]
     if target is not None and target.type != NAME:

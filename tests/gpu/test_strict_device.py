@@ -33,7 +33,7 @@ from tiny import (
     tiny_model,
     tiny_rows,
 )
-from tiny_language import CONFIGS, SEQ2SEQ, encoded, language, writing_backbone
+from tiny_language import CONFIGS, MIXTURES, SEQ2SEQ, encoded, language, writing_backbone
 from tiny_tokens import TASK as TAGGING
 from tiny_tokens import tagged, tagging_backbone, tokenizer
 
@@ -182,9 +182,10 @@ def test_what_is_put_back_after_a_rehearsal_is_on_the_device(device):
     check(tiny_backbone("bert"), [genotype(rehearsed, frozen), LORA], device)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", CONFIGS | MIXTURES)
 def test_texts(family, device):
-    company = [LORA, HOULSBY] if family in SEQ2SEQ else [LORA, HOULSBY, MAM]
+    first = genotype(lora(Tap.Q, 4), lora(Tap.V, 2)) if family in MIXTURES else LORA
+    company = [first, HOULSBY] if family in SEQ2SEQ else [first, HOULSBY, MAM]
     rows = encoded(family, 10)
     how = {"task": language(family), "rows": rows}
     check(writing_backbone(family), company, device, **how)

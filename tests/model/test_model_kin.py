@@ -75,10 +75,24 @@ T5 = {
 LLAMA = {**BERT, "num_key_value_heads": N_HEADS // 2, "head_dim": D_MODEL // N_HEADS}
 WIDE = 12
 """A head of a query that is not as wide as the layers."""
+EXPERTS = LLAMA | {
+    **dict.fromkeys(("num_experts", "num_local_experts"), 4),
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": D_FFN,
+    "shared_expert_intermediate_size": D_FFN,
+}
+SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
+MIXTURES = {
+    **dict.fromkeys(("granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe"), EXPERTS),
+    "gpt_oss": EXPERTS | {"layer_types": SLIDING, "sliding_window": 3},
+    "qwen3_moe": EXPERTS | {"mlp_only_layers": [1]},
+}
+"""Of experts, in some layers or in all."""
 APART = {
     **dict.fromkeys(("megatron-bert", "mpnet", "roformer"), BERT),
     "gpt_neo": BERT | {"attention_types": [[["global", "local"], 1], [["global"], 1]]},
     "gptj": BERT | {"rotary_dim": 4, "n_inner": D_FFN},
+    "gpt_oss": MIXTURES["gpt_oss"],
 }
 """Their attention adds a mask to scores of as many rows."""
 KIN = {
@@ -87,6 +101,7 @@ KIN = {
     **dict.fromkeys(("glm", "glm4"), LLAMA),
     "phi3": LLAMA | {"partial_rotary_factor": 0.75},
     "smollm3": LLAMA | {"no_rope_layer_interval": 2},
+    **MIXTURES,
     **dict.fromkeys(("ernie", "data2vec-text"), BERT),
     **dict.fromkeys(("blenderbot", "blenderbot-small", "m2m_100", "marian", "mvp"), BART),
     **dict.fromkeys(("pegasus", "plbart"), BART),
@@ -115,8 +130,7 @@ def test_ops_are_where_their_taps_are(family):
     every = genotype(
         *(
             lora(tap, tuple(int(i in shape.layers_with([tap])) for i in range(N_LAYERS)), scale=2.0)
-            for tap in LINEAR_INPUT
-            if tap in shape.widths
+            for tap in shape.matrices
         )
     )
     prefix = genotype(same(Form.PREFIX, Tap.HEAD, 2)) if Tap.HEAD in shape.widths else HEAD
@@ -139,9 +153,13 @@ def test_ops_are_where_their_taps_are(family):
 DECODERS = ("gemma", "glm", "glm4", "phi3", "smollm3")
 
 
-@pytest.mark.parametrize("family", ["ernie", "data2vec-text", "eurobert", *DECODERS, *APART])
+READ = {"ernie", "data2vec-text", "eurobert", *DECODERS, *APART, *MIXTURES}
+
+
+@pytest.mark.parametrize("family", sorted(READ))
 def test_the_row_holds_what_is_asked_of_one_that_is_read_from_names(family):
-    check(tiny(family, AutoModelForSequenceClassification), ())
+    if family not in {"granitemoe", "olmoe"}:  # which have no head for rows
+        check(tiny(family, AutoModelForSequenceClassification), ())
     if family not in {"mpnet", "eurobert"}:  # which write nothing
         check(tiny(family, AutoModelForCausalLM), (), pools=False)
 
@@ -200,9 +218,11 @@ def test_parts_of_phi3_are_those_of_llama(n_keys):
     assert (outcomes[0] - fused(**tiny_batch(fused)).last_hidden_state).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", [*APART, "eurobert"])
+@pytest.mark.parametrize("family", [*APART, "eurobert", "mixtral", "qwen2_moe", "qwen3_moe"])
 def test_trials_train_as_each_alone(family):
-    """Where rows are apart from the first layer on, and where the head reads every token."""
+    """Where rows are apart from the first layer on, where the head reads every token, and where
+    experts get the tokens of all trials.
+    """
     model = tiny(family, AutoModelForSequenceClassification, num_labels=N_OUTPUTS)
     backbone = tiny_backbone(family, model=model)
     assert backbone.shape.apart == (family in APART)
@@ -210,13 +230,14 @@ def test_trials_train_as_each_alone(family):
     with Cohort(backbone, [HEAD], [0], TASK, settings) as cohort, torch.no_grad():
         found = cohort.logits(tiny_rows(5), range(5))[0]
         torch.testing.assert_close(found, model(**tiny_batch(model)).logits, rtol=0, atol=1e-5)
+    on_attention = genotype(lora(Tap.Q, 2), lora(Tap.ATTN_OUT, 4))
     company = [
-        LORA,
+        on_attention if family in MIXTURES else LORA,
         HEAD,
         HOULSBY,
         genotype(lora(Tap.V, 3, scale="gated")),
         genotype(lora(Tap.Q, (0, 0, 3))),
-        genotype(*LORA.ops, learning_rate=1e30),
+        genotype(*on_attention.ops, learning_rate=1e30),
     ]
     together = train(backbone, company, epochs=3)
     assert not together[-1].finite

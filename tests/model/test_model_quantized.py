@@ -1,5 +1,6 @@
 """Backbones in few bits: what the bits stand for, and that trials notice nothing else of it."""
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -23,6 +24,7 @@ from tiny import (
     tiny_rows,
     train,
 )
+from tiny_language import writing_backbone
 from torch import nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
@@ -31,6 +33,7 @@ import autopeft
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.merged import merge
 from autopeft.model.backbone import cast, load_backbone
+from autopeft.model.experts import experts
 from autopeft.model.quantized import check_gradients, dequantize, quantize
 from autopeft.model.quantized_linear import BLOCK, QuantizedLinear, quantized
 from autopeft.ops.point import Point
@@ -115,6 +118,17 @@ def test_the_matrices_of_layers_are_quantized_and_nothing_else(backbone):
     found = [name for name, _ in quantized(backbone.model)]
     assert len(found) == 6 * backbone.shape.n_layers
     assert all(name.startswith("bert.encoder.layer.") for name in found)
+
+
+def test_experts_are_kept_as_they_are_which_is_told():
+    model = writing_backbone("mixtral").model
+    before = [weights.clone() for weights in experts(model)]
+    packed = copy.deepcopy(model)
+    note = quantize(packed, "nf4")
+    assert all(map(torch.equal, before, experts(packed)))
+    n_bytes = sum(weights.nbytes for weights in before)
+    assert note.endswith(f"; those of experts are not, {n_bytes / 2**20:,.1f} MiB in fp32")
+    assert "experts" not in quantize(copy.deepcopy(tiny_model("llama")), "nf4")
 
 
 def test_the_shape_is_that_of_the_plain_model(backbone):

@@ -48,6 +48,8 @@ from transformers import (
     GPTNeoXForSequenceClassification,
     HeliumConfig,
     HeliumForSequenceClassification,
+    HunYuanMoEV1Config,
+    HunYuanMoEV1ForSequenceClassification,
     LEDConfig,
     LEDModel,
     Llama4ForCausalLM,
@@ -62,8 +64,6 @@ from transformers import (
     PerceiverForSequenceClassification,
     PhiConfig,
     PhiForSequenceClassification,
-    Qwen3MoeConfig,
-    Qwen3MoeForSequenceClassification,
     RobertaPreLayerNormConfig,
     RobertaPreLayerNormForSequenceClassification,
     XLMRobertaConfig,
@@ -114,8 +114,14 @@ def gemma2():
     return Gemma2ForSequenceClassification(config)
 
 
+def mixture():
+    sizes = GROUPED | {"head_dim": D_MODEL // N_HEADS, "num_experts": 4, "moe_topk": [2] * N_LAYERS}
+    config = HunYuanMoEV1Config(**SHARED, **SPECIAL, **sizes)
+    return HunYuanMoEV1ForSequenceClassification(config)
+
+
 GATED = {"helium": helium, "gemma2": gemma2}
-READABLE = {"opt": opt, "phi": phi} | GATED
+READABLE = {"opt": opt, "phi": phi, "hunyuan_v1_moe": mixture} | GATED
 
 
 def moved(build):
@@ -139,8 +145,9 @@ def test_what_is_read_trains_in_company_as_alone(model):
     gated = model.config.model_type in GATED
     assert not {Tap.ATTN_NORM, Tap.FFN_NORM} & set(backbone.shape.widths)
     assert (Tap.FFN_GATE in backbone.shape.widths) is gated
+    dense = genotype(lora(Tap.FFN_GATE, 2)) if gated else LORA
     company = [
-        genotype(lora(Tap.FFN_GATE, 2)) if gated else LORA,
+        dense if Tap.FFN_UP in backbone.shape.widths else genotype(lora(Tap.ATTN_OUT, 2)),
         HEAD,
         MAM,
         genotype(op(Form.LOWRANK, Tap.ATTN_IN, Tap.Q, (0, 0, 3))),
@@ -200,7 +207,7 @@ def test_it_is_told_when_a_model_is_loaded(model, tmp_path):
     (note,) = backbone.notes
     assert f"models of type `{model.config.model_type}` are not known; read from" in note
     assert "q self_attn.q_proj, k self_attn.k_proj, v self_attn.v_proj" in note
-    assert "up " in note
+    assert (", up " in note) is not (", ffn mlp;" in note)
     assert "LayerNorms were not looked for" in note
 
 
@@ -236,10 +243,12 @@ def misfitting():
 
 
 def unlike(dense=(0,)):
-    """Experts in some layers, an FFN in others."""
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-    config = Qwen3MoeConfig(**SHARED, **SPECIAL, **GROUPED, **experts, mlp_only_layers=list(dense))
-    return Qwen3MoeForSequenceClassification(config)
+    """No FFN in some layers."""
+    model = helium()
+    for i, layer in enumerate(model.model.layers):
+        if i not in dense:
+            layer.mlp = nn.Identity()
+    return model
 
 
 def unlike_within():

@@ -79,6 +79,22 @@ def test_answers_with_kept_keys_are_those_without(family, beams):
     assert len({text for some in kept for text in some}) > 1
 
 
+def test_experts_get_the_tokens_of_all_trials_and_mix_none():
+    """What they put out for a token depends on how many others there are, to rounding."""
+    trials = [genotype(lora(Tap.Q, 8), lora(Tap.V, 2), learning_rate=0.05), ADAPTER, FROZEN]
+    rows, task = encoded("mixtral", n_words=9), language("mixtral")
+    with cohort("mixtral", trials, task=task) as together:
+        losses = together.train(rows, order_seed=0)
+        kept = together.answers(rows, ROWS)
+        assert kept == together.answers(rows, ROWS, cached=False)
+    for i, alone in enumerate(trials):
+        with cohort("mixtral", [alone], [i]) as trial:
+            own = trial.train(rows, order_seed=0)[:, 0]
+            torch.testing.assert_close(own, losses[:, i], rtol=0, atol=1e-5)
+            assert trial.answers(rows, ROWS)[0] == kept[i]
+    assert kept[0] != kept[2]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_prompt_writes_without_kept_keys(family):
     prompt = genotype(same(Form.PROMPT, Tap.EMBED, (4, 0, 0)), learning_rate=0.5)

@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, HEAD, LORA, TASK, as_params, same_bits, state, tiny_backbone, tiny_rows
+from model.test_model_kin import tiny
+from tiny import (
+    FAMILIES,
+    HEAD,
+    LORA,
+    N_OUTPUTS,
+    TASK,
+    as_params,
+    same_bits,
+    state,
+    tiny_backbone,
+    tiny_rows,
+)
+from transformers import AutoModelForSequenceClassification
 
 from autopeft.training import alone
 from autopeft.training import probe as module
@@ -61,6 +74,13 @@ def test_a_trial_is_expected_to_take_its_steps_and_its_evaluation(monkeypatch):
     monkeypatch.setattr(alone, "fastest", lambda step, *_: (step() and None) or 0.6)
     # 2 epochs of 3 steps, then 2.5 batches of evaluation at a third of a step, for two trials
     assert expected_seconds(tiny_backbone("bert")) == pytest.approx((6 * 0.6 + 2.5 * 0.2) / 2)
+
+
+def test_experts_are_not_measured():
+    """Their weights are at no tap, and attention's tell which precision is fast, too."""
+    model = tiny("mixtral", AutoModelForSequenceClassification, num_labels=N_OUTPUTS)
+    found = run(tiny_backbone("mixtral", model=model))
+    assert set(found.layer_seconds) >= {"fp32-eager", "bf16-eager"}
 
 
 @pytest.mark.parametrize("family", as_params(FAMILIES))
