@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_model_kin import EXPERTS, KIN, MIXTURES, SPECIAL, tiny
+from test_model_kin import EXPERTS, KIN, LLAMA, MIXTURES, SPECIAL, tiny
 from tiny import D_FFN, N_LAYERS, genotype, lora, op, same, tiny_batch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -124,16 +124,19 @@ def test_methods_stand_where_there_are_taps():
     assert method("lora_all").shortened(dense) is method("lora_ffn").misfit(dense) is None
 
 
+def kept(kind, config, n_rows, dtype=torch.float32):
+    config = AutoConfig.for_model(kind, **config, **SPECIAL)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    model.eval().requires_grad_(requires_grad=False)
+    found = kept_bytes(model, n_rows, 8, 0)
+    assert model.dtype is dtype
+    return found
+
+
 def test_what_a_step_keeps_is_known_without_weights():
-    """In fp32, though their products are known in bf16 alone; and grows with what is kept."""
-    config = AutoConfig.for_model("mixtral", **MIXTURES["mixtral"], **SPECIAL)
-
-    def kept(n_rows, device):
-        with torch.device(device):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        model.eval().requires_grad_(requires_grad=False)
-        found = kept_bytes(model, n_rows, 8, 0)
-        assert model.dtype == torch.float32
-        return found
-
-    assert kept(8, "meta") == pytest.approx(2 * kept(4, "meta"), rel=0.1)
+    """In fp32, though on meta tensors products of experts are known in bf16 alone."""
+    few, more = (kept("mixtral", MIXTURES["mixtral"], n_rows) for n_rows in (4, 8))
+    assert more == pytest.approx(2 * few, rel=0.1)
+    exact, doubled = (kept("llama", LLAMA, 8, dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert 1 < doubled / exact < 1.25, "what is there in fp32, too, counts once more"
