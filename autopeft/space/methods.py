@@ -11,6 +11,7 @@ from autopeft.space import yaml
 from autopeft.space.fit import concerns, fit_sizes, misfits, of_experts
 from autopeft.space.genotype import Genotype, Op
 from autopeft.space.layout import Layout, LayoutKind
+from autopeft.space.rates import rate_at
 from autopeft.space.search_space import within
 from autopeft.space.shape import ModelShape
 from autopeft.space.slot import Slot
@@ -32,6 +33,9 @@ DEFAULT_METHODS = (
 Each at the largest of its sizes that fits the budget, later at smaller ones, too.
 """
 
+WIDTH = 384
+"""d_model of MiniLM, on which the learning rates of the table were tried."""
+
 _EXPERTS = "the FFN is a mixture of experts, whose weights are no taps"
 
 TABLE = Path(__file__).with_name("methods.yaml")
@@ -47,7 +51,7 @@ class Method(Strict):
         slots: where it acts; several sizes are the published one and smaller ones.
         from_depth: part of the depth, from the bottom, that has no ops.
         own_biases: its ops are those biases that the model has, wherever there are any.
-        learning_rate: a starting point.
+        learning_rate: a starting point, for models that are `WIDTH` wide; see `rate_at`.
     """
 
     title: str
@@ -123,7 +127,8 @@ class Method(Strict):
             size = sizes[min(level, len(sizes) - 1)]
             present = [0] * without + [size] * (shape.n_layers - without)
             ops += slot.ops(slot.variant({}), present)
-        return Genotype(shape.n_layers, tuple(ops), self.learning_rate)
+        rate = rate_at(self.learning_rate, WIDTH, shape.widths[Tap.ATTN_IN])
+        return Genotype(shape.n_layers, tuple(ops), rate)
 
     def smallest(self, shape: ModelShape) -> Genotype:
         """The method at the least of its sizes."""

@@ -17,6 +17,7 @@ from autopeft.space.shape import ModelShape
 from autopeft.space.slot import Slot, Variant
 from autopeft.space.spec import Range, SpaceSpec
 from autopeft.space.spend import Place, spend
+from autopeft.space.taps import Tap
 
 _DIGITS = 3
 """Significant digits of a drawn hyperparameter, so that a genotype can be read and typed."""
@@ -141,7 +142,7 @@ class SearchSpace:
     def training(self) -> dict[str, float | Range]:
         """The training hyperparameters by name, fixed or drawn."""
         return {
-            "learning_rate": self.spec.training.learning_rate,
+            "learning_rate": self.spec.training.rate(self.shape.widths[Tap.ATTN_IN]),
             "weight_decay": self.spec.training.weight_decay,
         }
 

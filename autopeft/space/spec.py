@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from autopeft.space.forms import FORMS, Activation, Compose, Form, misplaced, weight_input
 from autopeft.space.layout import LayoutKind
+from autopeft.space.rates import rate_at
 from autopeft.space.taps import CROSS, LINEAR_INPUT, Tap
 from autopeft.space.yaml import Problem, refuse_if_any
 
@@ -163,10 +164,31 @@ def resolve_read(read: str, write: Tap) -> Tap:
 
 
 class TrainingSpec(Strict):
-    """Training hyperparameters: a fixed number or a range."""
+    """Training hyperparameters: a fixed number or a range.
+
+    Attributes:
+        learning_rate: peak learning rate of AdamW.
+        at_width: d_model of the models that it is for; in wider ones it is lower (`rate_at`).
+            Without it, it is for all models.
+        weight_decay: of AdamW.
+    """
 
     learning_rate: Annotated[float, Field(strict=True, gt=0)] | Range
+    at_width: Annotated[int, Field(strict=True, gt=0)] | None = None
     weight_decay: Annotated[float, Field(strict=True, ge=0)] | Range = 0.0
+
+    def rate(self, d_model: int) -> float | Range:
+        """The learning rate in a model, fixed or drawn."""
+        rate, width = self.learning_rate, self.at_width
+        if width is None:
+            return rate
+        if not isinstance(rate, Range):
+            return rate_at(rate, width, d_model)
+        ends = {
+            "low": rate_at(rate.low, width, d_model),
+            "high": rate_at(rate.high, width, d_model),
+        }
+        return rate.model_copy(update=ends)
 
 
 class SpaceSpec(Strict):

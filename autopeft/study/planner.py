@@ -26,6 +26,7 @@ from autopeft.study.contenders import FEWEST, affordable, contenders, may_be_bes
 from autopeft.study.costs import Costs
 from autopeft.study.lessons import Lessons, lowest_rung
 from autopeft.study.propose import Measured, Proposal, propose
+from autopeft.study.rates import at_another_rate
 from autopeft.study.rungs import Key, Rungs, next_replicate
 from autopeft.study.setup import Setup
 
@@ -227,6 +228,8 @@ class Planner:
         if start is not None and start.genotype.hash not in taken:
             return Proposal(start.genotype, start.origin)
         lora = self._setup.lora if slot % LORA_EVERY == LORA_EVERY - 1 else None
+        if lora and (other := at_another_rate(history, taken, lora)):
+            return Proposal(other, "lora rate")
         proposal = propose(
             lora or self._setup.space,
             self._spec.sampler,

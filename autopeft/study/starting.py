@@ -14,15 +14,17 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from autopeft.space.genotype import Genotype
-from autopeft.space.methods import Method, method
+from autopeft.space.methods import WIDTH, Method, method
+from autopeft.space.rates import rate_at
 from autopeft.space.shape import ModelShape
+from autopeft.space.taps import Tap
 from autopeft.study.limits import Budget
 
 Sized = TypeVar("Sized", bound=Hashable)
 
 FULL = "full fine-tuning"
 FULL_RATES = (2e-5, 6e-5, 2e-4)
-"""Learning rates that full fine-tuning is tuned over."""
+"""Learning rates that full fine-tuning is tuned over, for models that are `WIDTH` wide."""
 
 SMALLER_EVERY = 6
 """One slot in so many is for a smaller size of a known method."""
@@ -110,7 +112,8 @@ def starts_of(
 
 def full_starts(shape: ModelShape) -> tuple[Start, ...]:
     """Full fine-tuning at each of its learning rates."""
-    return tuple(Start(Genotype(shape.n_layers, (), rate, full=True), FULL) for rate in FULL_RATES)
+    rates = (rate_at(rate, WIDTH, shape.widths[Tap.ATTN_IN]) for rate in FULL_RATES)
+    return tuple(Start(Genotype(shape.n_layers, (), rate, full=True), FULL) for rate in rates)
 
 
 def _fitting(known: Method, shape: ModelShape, budget: Budget) -> list[Genotype]:

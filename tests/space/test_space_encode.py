@@ -187,7 +187,7 @@ def test_numbers_outside_the_ranges_are_clipped():
     params = encode(space, replace(genotype, learning_rate=1.0))
     assert_inside(space, params)
     assert params["total"] == space.max_params
-    assert params["learning_rate"] == space.spec.training.learning_rate.high
+    assert params["learning_rate"] == space.training()["learning_rate"].high
 
 
 def test_equal_layers_are_the_middle_of_a_free_layout():
