@@ -31,7 +31,8 @@ def at_another_rate(
     known = [(quality, genotype) for quality, genotype in loras if quality is not None]
     if not known:
         return None
-    _, best = max(known, key=lambda one: one[0])
+    # Where nothing has learnt yet all are as good, and rates have to rise.
+    _, best = max(known, key=lambda one: (one[0], one[1].learning_rate))
     drawn = space.training()["learning_rate"]
     low, high = (drawn.low, drawn.high) if isinstance(drawn, Range) else (drawn, drawn)
     for rate in (best.learning_rate * STEP, best.learning_rate / STEP):

@@ -6,8 +6,9 @@ import pytest
 from space.space_factory import BERT_BASE, MINILM, bind_shipped
 
 from autopeft.objectives import PARAMS
-from autopeft.space.methods import method
+from autopeft.space.methods import WIDTH, method
 from autopeft.space.rates import rate_at
+from autopeft.space.shipped import load_space, shipped_spaces
 from autopeft.space.spec import Range, TrainingSpec
 from autopeft.study.propose import Measured
 from autopeft.study.rates import at_another_rate
@@ -41,6 +42,12 @@ def test_it_goes_up_from_the_best_then_down():
     assert next_of(first, worse) == lora(RATE / 2)
     assert next_of(first, worse, measured(LORA, 0.5, RATE / 2)) is None
     assert next_of(first, worse, measured(OTHER, 0.71)) == replace(OTHER, learning_rate=2 * RATE)
+
+
+def test_where_nothing_has_learnt_it_goes_up():
+    first = measured(LORA, 0.7)
+    assert next_of(first, measured(LORA, 0.7, 2 * RATE)) == lora(4 * RATE)
+    assert next_of(measured(LORA, 0.7, 2 * RATE), first) == lora(4 * RATE)
 
 
 def test_what_has_no_quality_is_no_best_and_was_tried():
@@ -81,6 +88,11 @@ def test_methods_and_shipped_spaces_have_the_rates_of_their_model():
     assert (drawn.low, drawn.high, drawn.log) == (1.7e-4, 1.2e-2, True)
     rates = [start.genotype.learning_rate for start in full_starts(BERT_BASE)]
     assert rates == [rate_at(rate, 384, 768) for rate in FULL_RATES] == [1.2e-5, 3.5e-5, 1.2e-4]
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_every_shipped_space_says_for_which_width_its_rates_are(name):
+    assert load_space(name).training.at_width == WIDTH
 
 
 def test_a_space_without_a_width_has_the_same_rates_for_all_models():
