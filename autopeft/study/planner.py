@@ -25,8 +25,8 @@ from autopeft.space.words import HEAD, describe
 from autopeft.study.contenders import FEWEST, affordable, contenders, may_be_best, trained_anew
 from autopeft.study.costs import Costs
 from autopeft.study.lessons import Lessons, lowest_rung
+from autopeft.study.lora_rate import at_another_rate
 from autopeft.study.propose import Measured, Proposal, propose
-from autopeft.study.rates import at_another_rate
 from autopeft.study.rungs import Key, Rungs, next_replicate
 from autopeft.study.setup import Setup
 

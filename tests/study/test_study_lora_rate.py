@@ -10,8 +10,8 @@ from autopeft.space.methods import WIDTH, method
 from autopeft.space.rates import rate_at
 from autopeft.space.shipped import load_space, shipped_spaces
 from autopeft.space.spec import Range, TrainingSpec
+from autopeft.study.lora_rate import at_another_rate
 from autopeft.study.propose import Measured
-from autopeft.study.rates import at_another_rate
 from autopeft.study.starting import FULL_RATES, full_starts
 
 SPACE = bind_shipped("lora", MINILM, 0.01)
