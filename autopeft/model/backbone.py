@@ -221,20 +221,24 @@ def cast(backbone: Backbone, precision: Precision) -> Backbone:
 
 
 def to_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast all weights, but not the frequencies of rotary positions.
+    """Cast all weights, but not the frequencies of rotary positions and what experts are chosen by.
 
-    Rounded to bf16, they turn token 512 by up to .2; `from_pretrained(dtype=...)` leaves them in
-    fp32, too.
+    Rounded to bf16, frequencies turn token 512 by up to .2, and tokens go to other experts;
+    `from_pretrained(dtype=...)` leaves them in fp32, too.
     """
+    kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
     exact = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if name.endswith("inv_freq")
+        (module, name, tensor, tensor.data)
+        for path, module in model.named_modules()
+        for named in (module.named_parameters, module.named_buffers)
+        for name, tensor in named(recurse=False)
+        if tensor.dtype is torch.float32
+        and (name.endswith("inv_freq") or any(f".{k}." in f".{path}.{name}." for k in kept))
     ]
     model.to(dtype)
-    for module, name, buffer in exact:
-        module.register_buffer(name, buffer, persistent=False)
+    for module, name, tensor, numbers in exact:
+        tensor.data = numbers
+        setattr(module, name, tensor)
 
 
 def _fresh(name: str, model: PreTrainedModel, loading: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Mixtures of experts: an FFN that is known as a whole."""
 
+import copy
+
 import pytest
 import torch
 from test_model_kin import EXPERTS, KIN, LLAMA, MIXTURES, SPECIAL, tiny
@@ -10,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from autopeft.errors import ConfigError, DataError
 from autopeft.export.refusal import refuse
 from autopeft.model.anatomy import Anatomy
+from autopeft.model.backbone import to_dtype
 from autopeft.model.check import check
 from autopeft.model.experts import has_experts
 from autopeft.model.inject import Injection
@@ -90,6 +93,22 @@ def test_two_such_modules_are_not_taken_for_one(monkeypatch):
         layer.other = nn.Bilinear(2, 2, 2)
     with pytest.raises(DataError, match=r"nothing like|not alike"):
         Anatomy(model)
+
+
+def test_what_experts_are_chosen_by_is_not_rounded(monkeypatch):
+    """As `from_pretrained` in bf16 leaves it; the buffer of it is still a part of a checkpoint."""
+    exact = unknown("glm4_moe", monkeypatch, first_k_dense_replace=0)
+    half = copy.deepcopy(exact)
+    to_dtype(half, torch.bfloat16)
+    before, after = exact.state_dict(), half.state_dict()
+    assert before.keys() == after.keys()
+    chosen_by = {n for n in before if n.endswith(("mlp.gate.weight", "e_score_correction_bias"))}
+    assert len(chosen_by) == 2 * N_LAYERS
+    assert {name for name in after if after[name].dtype is torch.float32} == chosen_by
+    assert all(torch.equal(before[name], after[name]) for name in chosen_by)
+    assert half(**tiny_batch(half)).logits.isfinite().all()
+    to_dtype(half.bfloat16(), torch.float32)
+    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
