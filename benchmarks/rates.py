@@ -19,7 +19,6 @@ from autopeft.space.genotype import Genotype
 from autopeft.space.methods import method
 from autopeft.space.seed import seed_of
 
-HERE = Path(__file__).parent
 COHORT = 4
 SEEN = 10
 """Rows that a search would see, which are not told here."""
@@ -84,8 +83,9 @@ def main() -> None:
         found = [
             kept.scored[seed * len(wanted) + i, 0, 0].test_quality for seed in range(args.seeds)
         ]
-        mean, spread = statistics.mean(found), statistics.stdev(found)
-        print(f"{name:16} {genotype.learning_rate:8.2g} {mean:.4f} +- {spread:.4f}")
+        mean = statistics.mean(found)
+        spread = f" +- {statistics.stdev(found):.4f}" if len(found) > 1 else ""
+        print(f"{name:16} {genotype.learning_rate:8.2g} {mean:.4f}{spread}")
         rate = genotype.learning_rate
         table.append({"name": name, "learning_rate": rate, METRIC: found, "mean": mean})
     options = {name: getattr(args, name) for name in ("rows", "test_rows", "seeds", "max_params")}
