@@ -85,6 +85,10 @@ class Drivers:
         """Records that are on the disk."""
         return len(list((self.study.folder / "records").glob("[0-9]*.json")))
 
+    def n_jobs(self):
+        """Jobs that are on the disk, done or not."""
+        return len(list((self.study.folder / "jobs").glob("[0-9]*.json")))
+
     def wait_for(self, condition, driver):
         """Wait until something holds, or the driver has ended."""
         end = time.monotonic() + PATIENCE_SECONDS

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import time
 
 import pytest
 from chaos_outcome import outcome
@@ -60,22 +61,40 @@ def test_study_on_a_full_disk_pauses_and_goes_on_when_there_is_room(drivers, mou
     whole, one = drivers(trials, name="whole"), drivers(trials, name="full")
     whole.search(STUB_SECONDS="0")
     mount(one.study.folder)
-    ballast, told = one.study.folder / ".ballast.tmp", []
-    for room_pages in ROOMS_PAGES:
-        driver = one.start("search", "study.yaml", "--out", "out")
-        n_records = one.n_records()
-        one.wait_for(lambda n=n_records: one.n_records() > n, driver)
+    ballast = one.study.folder / ".ballast.tmp"
+
+    def paused(room_pages, is_time, **environment):
+        """Records before a disk fills up at some time, and what is told."""
+        driver = one.start("search", "study.yaml", "--out", "out", **environment)
+        n_jobs, n_records = one.n_jobs(), one.n_records()
+        one.wait_for(lambda: is_time(n_jobs, n_records), driver)
         fill(ballast, room_pages)
         out, _ = driver.communicate(timeout=240)
         assert driver.returncode == 3, (room_pages, out)
         assert "The study is paused, and what was measured is safe; make room, then:" in out
         assert "Traceback" not in out
-        assert integrity(one.study.database, tmp_path / f"db{room_pages}") == [("ok",)]
-        assert len(one.study.records()) > n_records
+        assert integrity(one.study.database, tmp_path / f"db{len(told)}") == [("ok",)]
         ballast.unlink()
         told.append(out)
-    assert any("study.db cannot be written: database or disk is full" in out for out in told), told
-    assert any("cannot write" in out for out in told), told
+        return n_records, out
+
+    def trains(n_jobs, _):
+        """A new job is, and the driver has nothing to write: records, then SQLite, come next."""
+        if one.n_jobs() == n_jobs:
+            return False
+        with contextlib.suppress(FileNotFoundError):  # of a file that has another name now
+            written = max(map(os.path.getmtime, one.study.folder.rglob("*")))
+            return time.time() > written + 1
+        return False
+
+    told = []
+    _, out = paused(0, trains, STUB_SECONDS="5")
+    assert "cannot write out/records/" in out
+    _, out = paused(1, trains, STUB_SECONDS="5")
+    assert "out/study.db cannot be written: database or disk is full" in out
+    for room_pages in ROOMS_PAGES:
+        n_records, _ = paused(room_pages, lambda _, n_records: one.n_records() > n_records)
+        assert len(one.study.records()) > n_records
     code, out = one.run("resume", "out")
     assert code == 0, out
     assert outcome(one.study) == outcome(whole.study)
