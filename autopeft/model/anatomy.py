@@ -97,6 +97,7 @@ class Anatomy:
         base: the model without its task head.
         layers: its layers, those of an encoder before those of a decoder.
         n_encoder_layers: of an encoder-decoder, 0 for other models.
+        attending: the layers that have attention, which are all but some of a hybrid's.
         pool: the tokens that the task head reads.
         first_token: it reads the first one alone, and norms come last; see `Family`.
 
@@ -117,37 +118,46 @@ class Anatomy:
         self.n_encoder_layers = len(self.layers) if decoder else 0
         if decoder:
             self.layers += tuple(self._list(decoder))
-        if self.family.without and _has(self.base, self.family.without):
-            raise DataError(
-                f"this {kind} model has a `{self.family.without}` between its layers, "
-                "which rows of several trials do not pass"
-            )
+        self.attending = tuple(
+            i for i, block in enumerate(self.layers) if not _mixes(self.family, block)
+        )
+        if not self.attending:
+            raise DataError(f"this {kind} model has no layer with attention")
+        module, why = self.family.without or ("", "")
+        if module and _has(self.base, module):
+            raise DataError(f"this {kind} model has a `{module}` {why}")
 
     def _row(self, kind: str) -> Family:
         """The row of a family whose modules this model has."""
         rows = FAMILIES[kind]
         rows = rows if isinstance(rows, tuple) else (rows,)
         for row in rows:
-            absent = [name for layers in _stacks(row) for name in self._absent(kind, layers)]
+            absent = [name for layers in _stacks(row) for name in self._absent(kind, row, layers)]
             if not absent:
                 return row
         raise DataError(f"this {kind} model has no module {', '.join(absent)} in its layers")
 
-    def _absent(self, kind: str, layers: Layers) -> list[str]:
+    def _absent(self, kind: str, row: Family, layers: Layers) -> list[str]:
         """The modules that layers lack."""
         found = self.base.get_submodule(layers.at) if _has(self.base, layers.at) else None
         if not isinstance(found, nn.ModuleList):
             raise DataError(f"`{layers.at}` of this {kind} model is not a list of layers")
-        names = [_split(name)[0] for role in _ROLES if (name := getattr(layers, role))]
-        return [name for name in names if not all(_has(block, name) for block in found)]
+        absent: dict[str, None] = {}
+        for block in found:
+            own = row.mixers if row.mixers and _mixes(row, block) else layers
+            names = [_split(name)[0] for role in _ROLES if (name := getattr(own, role))]
+            absent |= dict.fromkeys(name for name in names if not _has(block, name))
+        return list(absent)
 
     def _list(self, layers: Layers) -> list[nn.Module]:
         return list(self.base.get_submodule(layers.at).children())
 
     def _name(self, layer: int, role: str) -> str | None:
-        decoder = self.family.decoder
-        in_decoder = decoder is not None and layer >= self.n_encoder_layers
-        name: str | None = getattr(decoder if in_decoder else self.family.layers, role)
+        family = self.family
+        layers = family.decoder if layer >= self.n_encoder_layers else None
+        if layer not in self.attending:
+            layers = family.mixers
+        name: str | None = getattr(layers or family.layers, role)
         return name
 
     def fork(self, genotype: Genotype) -> int:
@@ -259,18 +269,23 @@ class Anatomy:
 
     @property
     def _d_model(self) -> int:
-        return Point(self.module(0, "q"), "in").width
+        return Point(self.module(self.attending[0], "q"), "in").width
 
     def shape(self) -> ModelShape:
         """Depth, widths and size of the model."""
-        last = len(self.layers) - 1
+        last = self.attending[-1]
         widths = self._widths(last)
-        for layer in range(last):
-            for tap, width in self._widths(layer).items():
+        everywhere = set(widths)
+        for layer in range(len(self.layers)):
+            own = self._widths(layer)
+            if layer not in self.attending:
+                everywhere = {tap for tap in everywhere if own.get(tap) == widths[tap]}
+                continue
+            for tap, width in own.items():
                 if width != widths[tap]:
                     raise DataError(
-                        f"`{tap}` is {width} wide in layer {layer} and {widths[tap]} in the last; "
-                        "only models whose layers are alike can be used"
+                        f"`{tap}` is {width} wide in layer {layer} and {widths[tap]} in layer "
+                        f"{last}; only models whose layers are alike can be used"
                     )
         return ModelShape(
             len(self.layers),
@@ -281,6 +296,7 @@ class Anatomy:
             self.n_encoder_layers,
             frozenset({Tap.ATTN_IN}) if self.family.disentangled else frozenset(),
             self.family.apart,
+            only_in={tap: self.attending for tap in widths if tap not in everywhere},
         )
 
     def _size(self) -> int:
@@ -320,6 +336,11 @@ class Anatomy:
 
 def _stacks(family: Family) -> tuple[Layers, ...]:
     return (family.layers, family.decoder) if family.decoder else (family.layers,)
+
+
+def _mixes(family: Family, block: nn.Module) -> bool:
+    """Whether a layer of a hybrid has something instead of attention."""
+    return family.mixers is not None and not _has(block, family.layers.attention)
 
 
 def _split(name: str) -> tuple[str, int, int]:

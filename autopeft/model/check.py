@@ -81,12 +81,15 @@ def _rows(vocabulary: int) -> dict[str, Tensor]:
 def _idle(anatomy: Anatomy, first: int) -> Genotype:
     """Biases at every tap and low-rank ops at every weight matrix, which do nothing as yet."""
     depth = len(anatomy.layers)
-    sizes = tuple(int(layer >= first) for layer in range(depth))
     shape = anatomy.shape()
+
+    def sizes(*taps: Tap) -> tuple[int, ...]:
+        return tuple(int(i >= first and i in shape.layers_with(taps)) for i in range(depth))
+
     taps = [tap for tap in shape.widths if misplaced(Form.BIAS, tap, tap) is None]
-    ops = [Op(Form.BIAS, tap, tap, sizes) for tap in taps]
-    ops += [Op(Form.LOWRANK, read, tap, sizes) for tap, read in shape.matrices.items()]
-    return Genotype(depth, tuple(ops) if any(sizes) else (), learning_rate=1.0)
+    ops = [Op(Form.BIAS, tap, tap, sizes(tap)) for tap in taps]
+    ops += [Op(Form.LOWRANK, read, tap, sizes(read, tap)) for tap, read in shape.matrices.items()]
+    return Genotype(depth, tuple(op for op in ops if any(op.sizes)), learning_rate=1.0)
 
 
 def _logits(
@@ -111,11 +114,13 @@ def _logits(
 
 def _misread(anatomy: Anatomy, run: Callable[[], object]) -> list[Tap]:
     """Taps behind weight matrices that read something else than is seen at the tap before them."""
-    matrices = anatomy.shape().matrices
+    shape = anatomy.shape()
     wrong: list[Tap] = []
     with ExitStack() as stack:
         for layer in range(len(anatomy.layers)):
             seen: dict[Tap, Tensor] = {}
+            every = shape.matrices.items()
+            matrices = {out: read for out, read in every if layer in shape.layers_with((out, read))}
             for tap in {*matrices.values()}:
                 module, side, _ = anatomy.point(layer, tap)
                 stack.callback(_watch(module, side, partial(seen.__setitem__, tap)).remove)

@@ -52,7 +52,7 @@ _DEBERTA = Family(
     first_token=True,
     heads=False,
     disentangled=True,
-    without="encoder.conv",
+    without=("encoder.conv", "between its layers, which rows of several trials do not pass"),
     layers=replace(
         _BERT.layers,
         q="attention.self.query_proj",
@@ -173,6 +173,48 @@ _LLAMA = Family(
 
 _MIXTURE = replace(_LLAMA, layers=replace(_LLAMA.layers, up=None, down=None, gate=None, ffn="mlp"))
 """A mixture of experts, whose FFN is known as a whole."""
+
+
+def _hybrid(layers: Layers, instead: str, **others: str) -> Family:
+    """Of these layers, and of others that have a module instead of attention."""
+    there = {"attention": instead, "o": f"{instead}.out_proj"} | others
+    mixers = replace(layers, q=None, k=None, v=None, **there)
+    # A prompt would be followed by padding, which what is there instead of attention counts.
+    return replace(_LLAMA, prompts=False, apart=True, layers=layers, mixers=mixers)
+
+
+_LFM2 = _hybrid(
+    replace(
+        _LLAMA.layers,
+        o="self_attn.out_proj",
+        gate="feed_forward.w1",
+        up="feed_forward.w3",
+        down="feed_forward.w2",
+        attn_input="operator_norm",
+        ffn_input="ffn_norm",
+    ),
+    "conv",
+)
+
+_GRANITE_HYBRID = replace(
+    _hybrid(
+        replace(
+            _LLAMA.layers,
+            gate="shared_mlp.input_linear 0/2",
+            up="shared_mlp.input_linear 1/2",
+            down="shared_mlp.output_linear",
+        ),
+        "mamba",
+    ),
+    without=("layers.0.block_sparse_moe", "beside its FFN, so that no module is all of the FFN"),
+)
+
+_OLMO_HYBRID = _hybrid(
+    replace(_LLAMA.layers, attn_input=None, ffn_input=None, ffn="mlp"),
+    "linear_attn",
+    o="linear_attn.o_proj",
+    attn_input="input_layernorm",
+)
 
 _EUROBERT = replace(_LLAMA, pool="late", head=("dense", "activation", "classifier"))
 
@@ -299,6 +341,8 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "gpt_oss": replace(_MIXTURE, heads=False, apart=True),
     "gptj": _GPTJ,
     "granitemoe": replace(_MIXTURE, layers=replace(_MIXTURE.layers, ffn="block_sparse_moe")),
+    "granitemoehybrid": _GRANITE_HYBRID,
+    "lfm2": _LFM2,
     "llama": _LLAMA,
     "m2m_100": _MBART,
     "marian": _BART,
@@ -311,6 +355,7 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "mt5": _T5S,
     "mvp": replace(_BART, heads=False),
     "olmoe": _MIXTURE,
+    "olmo_hybrid": _OLMO_HYBRID,
     "pegasus": _MBART,
     "phi3": _PHI3,
     "phimoe": _MIXTURE,
@@ -318,6 +363,9 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "qwen2": _LLAMA,
     "qwen2_moe": _MIXTURE,
     "qwen3": _LLAMA,
+    "qwen3_5_moe_text": _hybrid(_MIXTURE.layers, "linear_attn"),
+    "qwen3_5_text": _hybrid(_LLAMA.layers, "linear_attn"),
+    "qwen3_next": _hybrid(_MIXTURE.layers, "linear_attn"),
     "qwen3_moe": _MIXTURE,
     "roberta": _BERT,
     "roformer": replace(_ROFORMER, projection="embeddings_project"),

@@ -16,8 +16,9 @@ class Layers:
 
     Attributes:
         at: the list of layers, relative to the base model.
-        attention: the module that is handed to the attention function.
-        q: query projection; likewise k, v; o: output projection.
+        attention: the module that is handed to the attention function, or what there is instead.
+        q: query projection; likewise k, v; None where there is something instead of attention.
+        o: output projection.
         up: first FFN projection; None where the FFN is known as a whole, a mixture of experts.
         down: last FFN projection; likewise.
         attn_norm: LayerNorm after attention and its residual; None where norms come first.
@@ -36,9 +37,9 @@ class Layers:
 
     at: str
     attention: str
-    q: str
-    k: str
-    v: str
+    q: str | None
+    k: str | None
+    v: str | None
     o: str
     up: str | None = None
     down: str | None = None
@@ -65,6 +66,8 @@ class Family:
         embeddings: what makes the first layer's input out of tokens, relative to the base model.
         decoder: of an encoder-decoder, the names in the layers that come after `layers`. Its trials
             have rows of their own from the first layer on.
+        mixers: of a hybrid, the names in those of its layers that have no `layers.attention` but
+            linear attention, a convolution or a state space.
         positions: the position embeddings, likewise; None if no table limits the length of a row.
         projection: what takes embeddings to the width of the layers, if a model has it; likewise.
         first_token: the task head reads the first token and no other one, and norms come last, so
@@ -78,7 +81,7 @@ class Family:
         prompts: the base model takes embeddings for tokens, so that a row can begin with others.
         disentangled: query and key projections also project positions, as in DeBERTa.
         without: a module that some models of the family have, relative to the base model, and that
-            makes them unfit.
+            makes them unfit; and where it is and why, for people.
         activation: what the configuration calls the activation of the FFN.
         ffn_width: what it calls the width of the FFN, by all names that it has.
     """
@@ -86,6 +89,7 @@ class Family:
     layers: Layers
     embeddings: str
     decoder: Layers | None = None
+    mixers: Layers | None = None
     positions: str | None = None
     projection: str | None = None
     first_token: bool = False
@@ -95,6 +99,6 @@ class Family:
     apart: bool = False
     prompts: bool = False
     disentangled: bool = False
-    without: str | None = None
+    without: tuple[str, str] | None = None
     activation: str = "hidden_act"
     ffn_width: tuple[str, ...] = ("intermediate_size",)

@@ -222,7 +222,7 @@ class Injection:
         """
         lowest = min(self.forks.forks)
         layer = self.layers.get(lowest)
-        if lowest == self.forks.n_layers or anatomy.family.disentangled:
+        if lowest not in anatomy.attending or anatomy.family.disentangled:
             return
         n_blocks = len(self.forks.layout(lowest))
         if n_blocks == 1 or (layer and Tap.ATTN_IN in layer.writes):

@@ -39,7 +39,7 @@ def _coordinates(space: SearchSpace, genotype: Genotype) -> Params | None:
     params: dict[str, Choice] = {}
     sizes: dict[str, Sequence[int]] = {}
     costs: dict[str, list[int]] = {}
-    layers: dict[str, range] = {}
+    layers: dict[str, Sequence[int]] = {}
     for slot in space.slots:
         variant, sizes[slot.name] = _match(slot, rest)
         layers[slot.name] = slot.layers(variant)
@@ -80,16 +80,16 @@ def _match(slot: Slot, ops: _Ops) -> tuple[Variant, Sequence[int]]:
     return max(candidates, key=lambda c: sum(slot.cost(c[0], size) for size in c[1]))
 
 
-def _everywhere(values: Sequence[int], layers: range) -> list[float]:
+def _everywhere(slot: Slot, values: Sequence[int], layers: Sequence[int]) -> list[float]:
     """Values of some layers for all of them; where an op cannot stand, those of the nearest."""
-    return [float(values[min(max(i, layers.start), layers.stop - 1)]) for i in range(len(values))]
+    return [float(values[i]) for i in slot.layout.nearest(layers, len(values))]
 
 
 def _shares(
     space: SearchSpace,
     genotype: Genotype,
     costs: Mapping[str, list[int]],
-    layers: Mapping[str, range],
+    layers: Mapping[str, Sequence[int]],
 ) -> Params | None:
     shared = shared_params(op.stored.form for op in genotype.ops)
     total, most = sum(map(sum, costs.values())) + shared, max(map(sum, costs.values()))
@@ -104,7 +104,9 @@ def _shares(
             params[name] = OFF + (1 - OFF) * spent / most if spent else absent
         if not spent:
             continue
-        coordinates = slot.layout.coordinates(_everywhere(costs[slot.name], layers[slot.name]))
+        coordinates = slot.layout.coordinates(
+            _everywhere(slot, costs[slot.name], layers[slot.name])
+        )
         if coordinates is None:
             return None
         params = {**coordinates, **params}
@@ -112,7 +114,7 @@ def _shares(
 
 
 def _sizes(
-    space: SearchSpace, sizes: Mapping[str, Sequence[int]], layers: Mapping[str, range]
+    space: SearchSpace, sizes: Mapping[str, Sequence[int]], layers: Mapping[str, Sequence[int]]
 ) -> Params | None:
     params: dict[str, Choice] = {}
     for name, slot, sized in space.size_axes():
@@ -123,7 +125,9 @@ def _sizes(
         params[name] = allowed.index(present.pop())
     for slot in space.slots:
         if slot.layout.coupled and any(sizes[slot.name]):
-            coordinates = slot.layout.coordinates(_everywhere(sizes[slot.name], layers[slot.name]))
+            coordinates = slot.layout.coordinates(
+                _everywhere(slot, sizes[slot.name], layers[slot.name])
+            )
             if coordinates is None or any(
                 params.get(name, value) != value for name, value in coordinates.items()
             ):

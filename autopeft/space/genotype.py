@@ -21,7 +21,7 @@ from autopeft.space.forms import (
     shared_params,
     shared_trained_params,
 )
-from autopeft.space.shape import ModelShape
+from autopeft.space.shape import ModelShape, spans
 from autopeft.space.taps import LINEAR_INPUT, Tap
 
 GENOTYPE_VERSION = 1
@@ -290,11 +290,13 @@ class Genotype:
             )
         for op in self.ops:
             layers = shape.layers_with((op.read, op.write))
-            outside = [str(i) for i, size in enumerate(op.sizes) if size and i not in layers]
+            outside = [i for i, size in enumerate(op.sizes) if size and i not in layers]
             if outside:
+                taps = dict.fromkeys((op.read, op.write))
+                lacking = [tap for tap in taps if outside[0] not in shape.layers_with([tap])]
                 raise ConfigError(
-                    f"op {op.form} {op.read}->{op.write} is in layer {', '.join(outside)}, which "
-                    f"has no tap {op.write}; layers {layers.start} to {layers.stop - 1} have it"
+                    f"op {op.form} {op.read}->{op.write} is in {spans(outside)}, where there is no "
+                    f"tap {', '.join(lacking)}; {spans(layers)} can have it"
                 )
             if op.scale == "gated" and (reason := shape.ungated([op.write])):
                 raise ConfigError(f"op {op.form} {op.read}->{op.write}: {reason}")

@@ -133,6 +133,16 @@ class Layout:
             case _:
                 return [[i] for i in layers]
 
+    def nearest(self, layers: Sequence[int], n_layers: int) -> list[int]:
+        """For every layer of a model, which of some layers is closest: in its own group first."""
+        ends = list(accumulate(spindle(n_layers))) if self.kind is LayoutKind.GROUPS else []
+
+        def distance(own: int, i: int) -> tuple[int, int]:
+            apart = abs(bisect_right(ends, own) - bisect_right(ends, i))
+            return apart, own if apart else abs(own - i)  # a group without any follows one layer
+
+        return [min(layers, key=lambda own: distance(own, i)) for i in range(n_layers)]
+
     def patterns(self, n_layers: int) -> int:
         """Number of non-empty sets of layers that a coupled layout can select."""
         match self.kind:

@@ -1,7 +1,7 @@
 """What a search space needs to know of a model: its depth, the width at each tap, its size."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ class ModelShape:
         room: tokens that a study's longest row leaves of the positions; None if they are endless,
             or if nobody knows.
         answered: rows of the study hold the answers that are learnt, as a decoder's do.
+        only_in: of a hybrid, for taps that not every layer has, the layers that have them.
     """
 
     n_layers: int
@@ -42,9 +43,11 @@ class ModelShape:
     masks_count_rows: bool = False
     room: int | None = None
     answered: bool = False
+    only_in: Mapping[Tap, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+        object.__setattr__(self, "only_in", MappingProxyType(dict(self.only_in)))
 
     @property
     def apart(self) -> bool:
@@ -60,11 +63,13 @@ class ModelShape:
             if out in self.widths and read in self.widths
         }
 
-    def layers_with(self, taps: Iterable[Tap]) -> range:
+    def layers_with(self, taps: Iterable[Tap]) -> Sequence[int]:
         """The layers that have all of these taps, of those that the model has."""
         wanted = set(taps)
         first = self.n_encoder_layers if CROSS & wanted else 0
-        return range(first, 1 if Tap.EMBED in wanted else self.n_layers)
+        layers = range(first, 1 if Tap.EMBED in wanted else self.n_layers)
+        some = [self.only_in[tap] for tap in wanted if tap in self.only_in]
+        return [i for i in layers if all(i in own for own in some)] if some else layers
 
     def ungated(self, writes: Iterable[Tap]) -> str | None:
         """Why ops that write at these taps can have no gate; None if they can."""
@@ -101,7 +106,11 @@ class ModelShape:
             **({"masks_count_rows": True} if self.masks_count_rows else {}),
             **({} if self.room is None else {"room": self.room}),
             **({"answered": True} if self.answered else {}),
+            **({"only_in": self._only_in()} if self.only_in else {}),
         }
+
+    def _only_in(self) -> dict[str, list[int]]:
+        return {str(tap): list(self.only_in[tap]) for tap in Tap if tap in self.only_in}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -122,7 +131,23 @@ class ModelShape:
             masks_count_rows=bool(data.get("masks_count_rows")),
             room=None if room is None else int(room),
             answered=bool(data.get("answered")),
+            only_in={
+                Tap(tap): tuple(map(int, layers)) for tap, layers in data.get("only_in", {}).items()
+            },
         )
+
+
+def spans(layers: Iterable[int]) -> str:
+    """`layers 0-2,5`, of layers in ascending order, counted from 0 at the bottom."""
+    runs: list[list[int]] = []
+    for i in layers:
+        if runs and i == runs[-1][-1] + 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    one = len(runs) == len(runs[-1]) == 1
+    told = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"layer{'' if one else 's'} {told}"
 
 
 def encoder_shape(n_layers: int, d_model: int, d_ff: int, backbone_params: int) -> ModelShape:

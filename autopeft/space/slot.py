@@ -91,7 +91,7 @@ class Slot:
             found.setdefault(self._variant(*values), []).append(params)
         return found
 
-    def layers(self, variant: Variant) -> range:
+    def layers(self, variant: Variant) -> Sequence[int]:
         """The layers where the variant can stand."""
         return self.shape.layers_with(t for op in variant.ops([0]) for t in (op.read, op.write))
 

@@ -5,6 +5,7 @@ from itertools import groupby
 
 from autopeft.space.forms import PREFIXES, PROMPTS, SPARSE_DELTAS, Form, is_sequential
 from autopeft.space.genotype import Genotype, Op
+from autopeft.space.shape import spans
 from autopeft.space.taps import CROSS, LINEAR_INPUT, ORDER, THROUGH_NORM, Tap
 
 _SHORT = {
@@ -131,11 +132,4 @@ def _layers(sizes: Sequence[int]) -> str:
     present = [i for i, size in enumerate(sizes) if size]
     if len(present) == len(sizes):
         return ""
-    runs: list[list[int]] = []
-    for i in present:
-        if runs and i == runs[-1][-1] + 1:
-            runs[-1].append(i)
-        else:
-            runs.append([i])
-    spans = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return f"in layer{'s' if len(present) > 1 else ''} {spans}"
+    return f"in {spans(present)}"

@@ -36,6 +36,7 @@ _MODEL = _some(
         "shared_inputs": _TEXTS,
         "n_encoder_layers": checks.COUNT,
         "room": checks.optional(checks.COUNT),
+        "only_in": checks.named(checks.list_of(checks.COUNT)),
     }
 )
 _DATA = _some(

@@ -245,8 +245,8 @@ def test_an_op_of_cross_attention_in_the_encoder_is_refused(family):
     one = genotype(lora(Tap.CROSS_Q, (2, 0, 1)))
     with pytest.raises(
         ConfigError,
-        match=r"cross_in->cross_q is in layer 0, which has no tap cross_q; "
-        "layers 1 to 2 have it",
+        match=r"cross_in->cross_q is in layer 0, where there is no tap cross_in, cross_q; "
+        "layers 1-2 can have it",
     ):
         Injection(tiny_model(family), [one], [0], "eager")
 

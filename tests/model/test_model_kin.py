@@ -1,5 +1,7 @@
 """Families whose layers have the names of another one: the row does for them, too."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,36 @@ MIXTURES = {
     "qwen3_moe": EXPERTS | {"mlp_only_layers": [1]},
 }
 """Of experts, in some layers or in all."""
+LINEAR = ["linear_attention", "full_attention", "linear_attention"]
+HYBRID = LLAMA | {
+    "layer_types": LINEAR,
+    "linear_num_key_heads": N_HEADS,
+    "linear_num_value_heads": D_MODEL,
+    "linear_key_head_dim": D_MODEL // N_HEADS,
+    "linear_value_head_dim": 1,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [1, 1, 0],
+    },
+}
+MAMBA = {
+    "layer_types": LINEAR,
+    "mamba_n_heads": D_MODEL,
+    "mamba_d_head": 2,
+    "mamba_d_state": 8,
+    "num_local_experts": 0,
+    "shared_intermediate_size": D_FFN,
+}
+HYBRIDS = {
+    "granitemoehybrid": LLAMA | MAMBA,
+    "lfm2": LLAMA | {"layer_types": ["conv", "full_attention", "conv"], "block_ff_dim": D_FFN},
+    "olmo_hybrid": HYBRID,
+    "qwen3_5_text": HYBRID,
+    **dict.fromkeys(("qwen3_5_moe_text", "qwen3_next"), EXPERTS | HYBRID),
+}
+"""Something else instead of attention in some layers; numbers of heads are those of real ones."""
 APART = {
     **dict.fromkeys(("megatron-bert", "mpnet", "roformer"), BERT),
     "gpt_neo": BERT | {"attention_types": [[["global", "local"], 1], [["global"], 1]]},
@@ -97,6 +129,7 @@ APART = {
 """Their attention adds a mask to scores of as many rows."""
 KIN = {
     **APART,
+    **HYBRIDS,
     **dict.fromkeys(("eurobert", "gemma"), LLAMA),
     **dict.fromkeys(("glm", "glm4"), LLAMA),
     "phi3": LLAMA | {"partial_rotary_factor": 0.75},
@@ -107,6 +140,16 @@ KIN = {
     **dict.fromkeys(("pegasus", "plbart"), BART),
     **dict.fromkeys(("mt5", "umt5"), T5),
 }
+
+
+def standing(one, shape):
+    """A genotype without ops in layers of a hybrid that lack their taps."""
+    places = {op.kind: shape.layers_with((op.read, op.write)) for op in one.ops}
+    sizes = {
+        op.kind: tuple(size if i in places[op.kind] else 0 for i, size in enumerate(op.sizes))
+        for op in one.ops
+    }
+    return replace(one, ops=tuple(replace(op, sizes=sizes[op.kind]) for op in one.ops))
 
 
 def tiny(family, auto=AutoModel, **more):
@@ -129,11 +172,13 @@ def test_ops_are_where_their_taps_are(family):
     shape = Anatomy(model).shape()
     every = genotype(
         *(
-            lora(tap, tuple(int(i in shape.layers_with([tap])) for i in range(N_LAYERS)), scale=2.0)
-            for tap in shape.matrices
+            lora(tap, tuple(int(i in shape.layers_with(at)) for i in range(N_LAYERS)), scale=2.0)
+            for tap, *at in ((tap, tap, read) for tap, read in shape.matrices.items())
         )
     )
-    prefix = genotype(same(Form.PREFIX, Tap.HEAD, 2)) if Tap.HEAD in shape.widths else HEAD
+    prefix = HEAD
+    if Tap.HEAD in shape.widths:
+        prefix = standing(genotype(same(Form.PREFIX, Tap.HEAD, 2)), shape)
     plain = model(**batch).last_hidden_state
     injection = Injection(model, [HEAD, every, prefix], [0, 1, 2], "eager")
     factors = {name: t.normal_(std=0.3).clone() for name, t in injection.tensors(1).items()}
@@ -153,12 +198,14 @@ def test_ops_are_where_their_taps_are(family):
 DECODERS = ("gemma", "glm", "glm4", "phi3", "smollm3")
 
 
-READ = {"ernie", "data2vec-text", "eurobert", *DECODERS, *APART, *MIXTURES}
+HEADLESS = {"granitemoe", "olmoe", *HYBRIDS} - {"qwen3_5_text", "qwen3_next"}
+"""No head for rows."""
+READ = {"ernie", "data2vec-text", "eurobert", *DECODERS, *APART, *HYBRIDS, *MIXTURES}
 
 
 @pytest.mark.parametrize("family", sorted(READ))
 def test_the_row_holds_what_is_asked_of_one_that_is_read_from_names(family):
-    if family not in {"granitemoe", "olmoe"}:  # which have no head for rows
+    if family not in HEADLESS:
         check(tiny(family, AutoModelForSequenceClassification), ())
     if family not in {"mpnet", "eurobert"}:  # which write nothing
         check(tiny(family, AutoModelForCausalLM), (), pools=False)
@@ -218,14 +265,17 @@ def test_parts_of_phi3_are_those_of_llama(n_keys):
     assert (outcomes[0] - fused(**tiny_batch(fused)).last_hidden_state).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", [*APART, "eurobert", "mixtral", "qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family",
+    [*APART, "eurobert", "mixtral", "qwen2_moe", "qwen3_moe", "qwen3_5_text"],
+)
 def test_trials_train_as_each_alone(family):
     """Where rows are apart from the first layer on, where the head reads every token, and where
     experts get the tokens of all trials.
     """
     model = tiny(family, AutoModelForSequenceClassification, num_labels=N_OUTPUTS)
     backbone = tiny_backbone(family, model=model)
-    assert backbone.shape.apart == (family in APART)
+    assert backbone.shape.apart == (family in {*APART, *HYBRIDS})
     settings = TrainingSettings(epochs=1)
     with Cohort(backbone, [HEAD], [0], TASK, settings) as cohort, torch.no_grad():
         found = cohort.logits(tiny_rows(5), range(5))[0]
@@ -236,9 +286,10 @@ def test_trials_train_as_each_alone(family):
         HEAD,
         HOULSBY,
         genotype(lora(Tap.V, 3, scale="gated")),
-        genotype(lora(Tap.Q, (0, 0, 3))),
+        genotype(lora(Tap.ATTN_OUT if family in HYBRIDS else Tap.Q, (0, 0, 3))),
         genotype(*on_attention.ops, learning_rate=1e30),
     ]
+    company = [standing(one, backbone.shape) for one in company]
     together = train(backbone, company, epochs=3)
     assert not together[-1].finite
     for trial, one in enumerate(company[:-1]):
