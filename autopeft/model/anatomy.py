@@ -14,11 +14,11 @@ from autopeft.model.families import FAMILIES
 from autopeft.model.family import Family, Layers, Pool
 from autopeft.model.forks import Passing, Placeholder
 from autopeft.model.quantized_linear import quantized
-from autopeft.model.unknown import read_family
+from autopeft.model.unknown import read_family, told
 from autopeft.ops.point import Part, Point, Side
 from autopeft.space.forms import Activation
 from autopeft.space.genotype import Genotype
-from autopeft.space.shape import ModelShape
+from autopeft.space.shape import ModelShape, spans
 from autopeft.space.taps import LINEAR_INPUT, THROUGH_NORM, Tap
 
 _ROLES = (
@@ -181,7 +181,9 @@ class Anatomy:
         block = self.layers[layer]
         if role == "layer":
             return block
-        return block.get_submodule(_split(self._name(layer, role) or "")[0])
+        if not (name := self._name(layer, role)):
+            raise ValueError(f"layer {layer} has no {role}")
+        return block.get_submodule(_split(name)[0])
 
     def point(self, layer: int, tap: Tap) -> Point:
         """Where a tap is; heads are nowhere."""
@@ -298,6 +300,20 @@ class Anatomy:
             self.family.apart,
             only_in={tap: self.attending for tap in widths if tap not in everywhere},
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What has to be told of how the model is known."""
+        kind = self._model.config.model_type
+        notes = () if kind in FAMILIES else (told(kind, self.family),)
+        if self.family.mixers is None:
+            return notes
+        others = [i for i in range(len(self.layers)) if i not in self.attending]
+        note = (
+            f"{spans(others)} of this {kind} model have `{self.family.mixers.attention}` instead "
+            f"of attention: {', '.join(self.shape().only_in)} are in {spans(self.attending)} alone"
+        )
+        return (*notes, note)
 
     def _size(self) -> int:
         """Parameters without the head's; weights in few bits count as what they stand for."""

@@ -34,7 +34,6 @@ from autopeft.model.families import FAMILIES
 from autopeft.model.foreign import needs_code, own_config, refusal
 from autopeft.model.quantized import check_gradients, quantize
 from autopeft.model.quantized_linear import library, quantized
-from autopeft.model.unknown import told
 from autopeft.model.words import check_words
 from autopeft.space.shape import ModelShape
 
@@ -129,10 +128,9 @@ def load_backbone(
     tokenizer.model_max_length = min(tokenizer.model_max_length, anatomy.longest_row())
     model.config.use_cache = False  # decoders would keep keys and values of every batch
     model.eval().requires_grad_(requires_grad=False)
-    notes: tuple[str, ...] = ()
-    if (kind := model.config.model_type) not in FAMILIES:
+    if model.config.model_type not in FAMILIES:
         check(model, fresh, pools=writes is None)
-        notes = (told(kind, anatomy.family),)
+    notes = anatomy.notes
     if brought and brought.note:
         notes = (*notes, brought.note)
     if writes not in HEADED:

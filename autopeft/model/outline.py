@@ -23,9 +23,7 @@ from autopeft.model.checkpoint import (
     source_of,
 )
 from autopeft.model.experts import has_experts
-from autopeft.model.families import FAMILIES
 from autopeft.model.foreign import own_config
-from autopeft.model.unknown import told
 from autopeft.space.shape import ModelShape
 
 
@@ -85,9 +83,10 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
     head = tuple(key for key, _ in model.named_parameters() if not key.startswith(prefix))
     anatomy = Anatomy(model, head)
     kind = config.model_type
-    notes = () if kind in FAMILIES else (told(kind, anatomy.family),)
     model.eval().requires_grad_(requires_grad=False)
-    return Outline(model, anatomy.shape(), kind, anatomy.longest_row(), anatomy.n_positions, notes)
+    return Outline(
+        model, anatomy.shape(), kind, anatomy.longest_row(), anatomy.n_positions, anatomy.notes
+    )
 
 
 def kept_bytes(model: PreTrainedModel, n_rows: int, n_read: int, n_written: int) -> int:

@@ -43,12 +43,14 @@ def _coordinates(space: SearchSpace, genotype: Genotype) -> Params | None:
     for slot in space.slots:
         variant, sizes[slot.name] = _match(slot, rest)
         layers[slot.name] = slot.layers(variant)
-        costs[slot.name] = [slot.cost(variant, size) for size in sizes[slot.name]]
+        costs[slot.name] = [
+            slot.cost(variant, size, [i]) for i, size in enumerate(sizes[slot.name])
+        ]
         if any(sizes[slot.name]):
             ways = slot.variants[variant]
             params |= ways[int(_chance(genotype, slot.name) * len(ways))]
             for op in variant.ops([0]):
-                del rest[op.kind]
+                rest.pop(op.kind, None)
     if rest or not genotype.ops:
         return None
     placed = (
@@ -70,14 +72,21 @@ def _coordinates(space: SearchSpace, genotype: Genotype) -> Params | None:
 
 def _match(slot: Slot, ops: _Ops) -> tuple[Variant, Sequence[int]]:
     """The variant of the slot that explains most of the ops, with its sizes."""
-    empty: Sequence[int] = (0,) * slot.shape.n_layers
-    candidates = []
-    for variant in slot.variants:
-        found = [ops.get(op.kind) for op in variant.ops(empty)]
-        sizes = {op.sizes for op in found if op is not None}
-        whole = None not in found and len(sizes) == 1
-        candidates.append((variant, sizes.pop() if whole else empty))
-    return max(candidates, key=lambda c: sum(slot.cost(c[0], size) for size in c[1]))
+    candidates = [(variant, _sizes_of(slot, variant, ops)) for variant in slot.variants]
+    return max(
+        candidates, key=lambda c: sum(slot.cost(c[0], size, [i]) for i, size in enumerate(c[1]))
+    )
+
+
+def _sizes_of(slot: Slot, variant: Variant, ops: _Ops) -> Sequence[int]:
+    """What the ops of a variant have for sizes, all of them the same where they can stand."""
+    empty = [0] * slot.shape.n_layers
+    sizes: dict[int, int] = {}
+    for op, layers in slot.standing(variant):
+        own = ops[op.kind].sizes if op.kind in ops else empty
+        if any(sizes.setdefault(i, own[i]) != own[i] for i in layers):
+            return empty
+    return [sizes.get(i, 0) for i in range(slot.shape.n_layers)]
 
 
 def _everywhere(slot: Slot, values: Sequence[int], layers: Sequence[int]) -> list[float]:

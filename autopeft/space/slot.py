@@ -1,7 +1,8 @@
 """A slot bound to a model: its choices resolved, its ops built, its costs known."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -91,24 +92,53 @@ class Slot:
             found.setdefault(self._variant(*values), []).append(params)
         return found
 
-    def layers(self, variant: Variant) -> Sequence[int]:
-        """The layers where the variant can stand."""
-        return self.shape.layers_with(t for op in variant.ops([0]) for t in (op.read, op.write))
+    def standing(self, variant: Variant) -> Sequence[tuple[Op, Sequence[int]]]:
+        """The ops of the variant, without sizes, and the layers where each can stand.
+
+        They are the same layers for all of them, but in a hybrid.
+        """
+        if variant not in self._standing:
+            ops = variant.ops([0])
+            found = [(op, self.shape.layers_with((op.read, op.write))) for op in ops]
+            self._standing[variant] = found
+        return self._standing[variant]
+
+    @cached_property
+    def _standing(self) -> dict[Variant, Sequence[tuple[Op, Sequence[int]]]]:
+        return {}
+
+    def layers(self, variant: Variant) -> list[int]:
+        """The layers where some of the variant can stand."""
+        return sorted({i for _, layers in self.standing(variant) for i in layers})
 
     def ops(self, variant: Variant, sizes: Sequence[int]) -> tuple[Op, ...]:
-        """The ops of a variant, with sizes for all layers; absent where it cannot stand."""
-        layers = self.layers(variant)
-        return variant.ops([size if i in layers else 0 for i, size in enumerate(sizes)])
+        """The ops of a variant, with sizes for all layers; each absent where it cannot stand."""
+        return tuple(
+            replace(op, sizes=tuple(size if i in layers else 0 for i, size in enumerate(sizes)))
+            for op, layers in self.standing(variant)
+        )
 
-    def cost(self, variant: Variant, size: int) -> int:
-        """Parameters in one layer: those stored, or more where more of `max_trained` is used up.
+    def cost(self, variant: Variant, size: int, layers: Iterable[int]) -> int:
+        """Parameters in some layers: those stored, or more where more of `max_trained` is used up.
 
         So what costs at most `max_params` in all is within both limits.
         """
-        ops = variant.ops([size]) if size else ()
-        stored = sum(op.params_in_layer(size, self.shape) for op in ops)
-        trained = sum(op.trained_in_layer(size, self.shape) for op in ops)
-        return max(stored, math.ceil(trained * self.exchange))
+        if not size:
+            return 0
+        standing = self.standing(variant)
+        there = Counter(tuple(op for op, some in standing if i in some) for i in layers)
+        return sum(n * self._cost(ops, size) for ops, n in there.items())
+
+    def _cost(self, ops: tuple[Op, ...], size: int) -> int:
+        if (ops, size) not in self._costs:
+            stored = sum(op.params_in_layer(size, self.shape) for op in ops)
+            trained = sum(op.trained_in_layer(size, self.shape) for op in ops)
+            self._costs[ops, size] = max(stored, math.ceil(trained * self.exchange))
+        return self._costs[ops, size]
+
+    @cached_property
+    def _costs(self) -> dict[tuple[tuple[Op, ...], int], int]:
+        return {}
 
     def entry(self, variant: Variant) -> int:
         """Parameters that all ops of the variant share, in the same currency."""
@@ -117,10 +147,10 @@ class Slot:
         trained = shared_trained_params(variant.form, max(self.sizes), d_model)
         return max(stored, math.ceil(trained * self.exchange))
 
-    def price(self, variant: Variant, n_layers: int) -> int:
-        """Parameters at the cheapest size in so many layers."""
-        least = min(self.cost(variant, size) for size in self.sizes)
-        return n_layers * least + self.entry(variant)
+    def price(self, variant: Variant, layers: Sequence[int]) -> int:
+        """Parameters at the cheapest size in some layers."""
+        least = min(self.cost(variant, size, layers) for size in self.sizes)
+        return least + self.entry(variant)
 
     @cached_property
     def prices(self) -> Mapping[Variant, int]:
@@ -128,7 +158,7 @@ class Slot:
         found = {}
         for variant in self.variants:
             parts = self.layout.parts(self.layers(variant), self.shape.n_layers)
-            found[variant] = self.price(variant, min(map(len, parts)))
+            found[variant] = min(self.price(variant, part) for part in parts)
         return found
 
     @property

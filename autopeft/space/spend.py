@@ -1,9 +1,9 @@
 """From a total, shares and layers that were drawn to the sizes of a space by construction."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 from autopeft.space.allocate import Cell, allocate
 from autopeft.space.layout import LayoutKind
@@ -41,11 +41,10 @@ class Place:
         slot, variant = self.slot, self.variant
         whole = sum(self.weights[i] for i in self.layers)
         tied = slot.layout.coupled and self.layers
-        prices = {size: slot.cost(variant, size) for size in slot.sizes}
         cells = []
         for group in [self.layers] if tied else [[i] for i in self.layers]:
             weight = sum(self.weights[i] for i in group) / whole
-            cost = partial(_cost, prices, len(group))
+            cost = {size: slot.cost(variant, size, group) for size in slot.sizes}.__getitem__
             cells.append((Cell(weight, slot.sizes, cost, slot.entry(variant), variant.form), group))
         return cells
 
@@ -58,7 +57,7 @@ class Place:
     def least_in_part(self) -> float:
         """The same, if it may stand in fewer layers than were drawn."""
         parts = self.slot.layout.parts(self.layers, len(self.weights))
-        return min((self.slot.price(self.variant, len(part)) for part in parts), default=math.inf)
+        return min((self.slot.price(self.variant, part) for part in parts), default=math.inf)
 
     def in_part(self, total: float) -> "Place":
         """In as many of the layers that were drawn as a total pays for."""
@@ -70,7 +69,7 @@ class Place:
             parts.sort(key=lambda part: seed_of(part[0], *drawn))
         kept: list[int] = []
         for part in parts:
-            if self.slot.price(self.variant, len(kept) + len(part)) <= total:
+            if self.slot.price(self.variant, [*kept, *part]) <= total:
                 kept += part
         weights = (weight if i in kept else 0.0 for i, weight in enumerate(self.weights))
         return replace(self, weights=tuple(weights))
@@ -116,7 +115,3 @@ def _shares(places: Sequence[Place], *, alone: bool) -> list[tuple[Place, float]
     if present or not places:
         return present
     return [(max(places, key=lambda place: place.share), 1.0)]
-
-
-def _cost(prices: Mapping[int, int], n_layers: int, size: int) -> int:
-    return n_layers * prices[size]

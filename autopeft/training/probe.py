@@ -86,7 +86,10 @@ def _layer_seconds(
     n_rows, n_tokens = shape
     taps = (Tap.Q, Tap.K, Tap.V, Tap.ATTN_OUT, Tap.FFN_UP, Tap.FFN_OUT)
     there = anatomy.shape().matrices
-    weights = [anatomy.point(0, tap).weight.detach().to(dtype) for tap in taps if tap in there]
+    layer_with_all = anatomy.attending[0]
+    weights = [
+        anatomy.point(layer_with_all, tap).weight.detach().to(dtype) for tap in taps if tap in there
+    ]
     states = [weight.new_ones(n_rows * n_tokens, weight.shape[1]) for weight in weights]
     heads = int(backbone.model.config.num_attention_heads)
     d_head = len(weights[0]) // heads

@@ -86,7 +86,7 @@ def most_of(space, params):
     """What a draw may have at most: its total, or the cheapest of its ops in at most all layers."""
     tied = {LayoutKind.SAME, LayoutKind.GROUPS}
     least = [
-        slot.price(variant, len(slot.layers(variant)) if slot.layout.kind in tied else 1)
+        slot.price(variant, slot.layers(variant)[: None if slot.layout.kind in tied else 1])
         for slot in space.slots
         for variant in [slot.variant(params)]
     ]
