@@ -121,6 +121,7 @@ class Anatomy:
         self.attending = tuple(
             i for i, block in enumerate(self.layers) if not _mixes(self.family, block)
         )
+        self._mixing = [i for i in range(len(self.layers)) if i not in self.attending]
         if not self.attending:
             raise DataError(f"this {kind} model has no layer with attention")
         module, why = self.family.without or ("", "")
@@ -155,7 +156,7 @@ class Anatomy:
     def _name(self, layer: int, role: str) -> str | None:
         family = self.family
         layers = family.decoder if layer >= self.n_encoder_layers else None
-        if layer not in self.attending:
+        if layer in self._mixing:
             layers = family.mixers
         name: str | None = getattr(layers or family.layers, role)
         return name
@@ -280,7 +281,7 @@ class Anatomy:
         everywhere = set(widths)
         for layer in range(len(self.layers)):
             own = self._widths(layer)
-            if layer not in self.attending:
+            if layer in self._mixing:
                 everywhere = {tap for tap in everywhere if own.get(tap) == widths[tap]}
                 continue
             for tap, width in own.items():
@@ -294,7 +295,7 @@ class Anatomy:
             widths,
             self._size(),
             self._activation(),
-            self._biased(widths),
+            self._biased(widths, everywhere),
             self.n_encoder_layers,
             frozenset({Tap.ATTN_IN}) if self.family.disentangled else frozenset(),
             self.family.apart,
@@ -308,10 +309,10 @@ class Anatomy:
         notes = () if kind in FAMILIES else (told(kind, self.family),)
         if self.family.mixers is None:
             return notes
-        others = [i for i in range(len(self.layers)) if i not in self.attending]
+        there, only = self.family.mixers.attention, ", ".join(self.shape().only_in)
         note = (
-            f"{spans(others)} of this {kind} model have `{self.family.mixers.attention}` instead "
-            f"of attention: {', '.join(self.shape().only_in)} are in {spans(self.attending)} alone"
+            f"{spans(self._mixing)} of this {kind} model have `{there}` instead of attention: "
+            f"{only} are in {spans(self.attending)} alone"
         )
         return (*notes, note)
 
@@ -344,10 +345,13 @@ class Anatomy:
             return None
         return _ACTIVATIONS.get(getattr(self.base.config, self.family.activation, ""))
 
-    def _biased(self, taps: Collection[Tap]) -> frozenset[Tap]:
-        last = len(self.layers) - 1
+    def _biased(self, taps: Collection[Tap], everywhere: Collection[Tap]) -> frozenset[Tap]:
+        def has_bias(tap: Tap) -> bool:
+            layers = {self.attending[-1], *(self._mixing if tap in everywhere else ())}
+            return all(self.point(layer, tap).bias is not None for layer in layers)
+
         outputs = {*LINEAR_INPUT, *THROUGH_NORM} & set(taps)
-        return frozenset(t for t in outputs if self.point(last, t).bias is not None)
+        return frozenset(filter(has_bias, outputs))
 
 
 def _stacks(family: Family) -> tuple[Layers, ...]:

@@ -82,7 +82,7 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
     prefix = backbone_prefix(model)
     head = tuple(key for key, _ in model.named_parameters() if not key.startswith(prefix))
     anatomy = Anatomy(model, head)
-    kind = config.model_type
+    kind = model.config.model_type  # of one that reads images, too, that of its part for texts
     model.eval().requires_grad_(requires_grad=False)
     return Outline(
         model, anatomy.shape(), kind, anatomy.longest_row(), anatomy.n_positions, anatomy.notes

@@ -133,6 +133,10 @@ class Layout:
             case _:
                 return [[i] for i in layers]
 
+    def alone(self, parts: Sequence[list[int]]) -> Sequence[list[int]]:
+        """Of parts in ascending order those that can be all there is."""
+        return parts[-1:] if self.kind is LayoutKind.TOP else parts
+
     def nearest(self, layers: Sequence[int], n_layers: int) -> list[int]:
         """For every layer of a model, which of some layers is closest: in its own group first."""
         ends = list(accumulate(spindle(n_layers))) if self.kind is LayoutKind.GROUPS else []

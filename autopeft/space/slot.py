@@ -158,7 +158,7 @@ class Slot:
         found = {}
         for variant in self.variants:
             parts = self.layout.parts(self.layers(variant), self.shape.n_layers)
-            found[variant] = min(self.price(variant, part) for part in parts)
+            found[variant] = min(self.price(variant, part) for part in self.layout.alone(parts))
         return found
 
     @property

@@ -57,7 +57,8 @@ class Place:
     def least_in_part(self) -> float:
         """The same, if it may stand in fewer layers than were drawn."""
         parts = self.slot.layout.parts(self.layers, len(self.weights))
-        return min((self.slot.price(self.variant, part) for part in parts), default=math.inf)
+        alone = self.slot.layout.alone(parts)
+        return min((self.slot.price(self.variant, part) for part in alone), default=math.inf)
 
     def in_part(self, total: float) -> "Place":
         """In as many of the layers that were drawn as a total pays for."""
@@ -71,6 +72,8 @@ class Place:
         for part in parts:
             if self.slot.price(self.variant, [*kept, *part]) <= total:
                 kept += part
+            elif self.slot.layout.kind is LayoutKind.TOP:
+                break
         weights = (weight if i in kept else 0.0 for i, weight in enumerate(self.weights))
         return replace(self, weights=tuple(weights))
 
@@ -98,6 +101,8 @@ def spend(places: Sequence[Place], total: float, most: float) -> dict[str, list[
     cells, layers = [], []
     for place, share in _shares(payable, alone=len(places) == 1):
         for cell, where in place.cells:
+            if cell.least > total:
+                continue  # in a hybrid some layers are dearer, and the rest has to remain
             cells.append(replace(cell, weight=cell.weight * share))
             layers.append((place.slot.name, where))
     sizes = {place.slot.name: [0] * len(place.weights) for place in places}

@@ -108,7 +108,7 @@ def test_layers_that_are_not_alike_are_refused():
     model = tiny_model("bart")
     for layer in model.model.decoder.layers:
         layer.fc1, layer.fc2 = nn.Linear(D_MODEL, 7), nn.Linear(7, D_MODEL)
-    with pytest.raises(DataError, match="`ffn_up` is 48 wide in layer 0 and 7 in layer 1"):
+    with pytest.raises(DataError, match="`ffn_up` is 48 wide in layer 0 and 7 in layer 2"):
         Anatomy(model).shape()
 
 
@@ -116,7 +116,7 @@ def test_a_layer_in_the_middle_that_is_unlike_the_others_is_refused():
     model = tiny_model("llama")
     ffn = model.model.layers[1].mlp
     ffn.up_proj = nn.Linear(D_MODEL, 7)
-    with pytest.raises(DataError, match="`ffn_up` is 7 wide in layer 1 and 48 in layer"):
+    with pytest.raises(DataError, match="`ffn_up` is 7 wide in layer 1 and 48 in layer 2"):
         Anatomy(model).shape()
     del ffn.up_proj
     with pytest.raises(DataError, match=r"has no module mlp.up_proj in its layers"):

@@ -109,6 +109,7 @@ MAMBA = {
     "mamba_n_heads": D_MODEL,
     "mamba_d_head": 2,
     "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
     "num_local_experts": 0,
     "shared_intermediate_size": D_FFN,
 }

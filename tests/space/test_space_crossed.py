@@ -210,9 +210,7 @@ def test_gated_ops_do_not_go_along_to_another_model():
 
 def test_an_op_in_the_encoder_is_refused_with_the_layers_that_there_are():
     op = Op(Form.BIAS, Tap.CROSS_V, Tap.CROSS_V, (0, 1, 1, 0, 0))
-    with pytest.raises(
-        ConfigError, match=r"in layer 1, where there is no tap cross_v; layers 2-4"
-    ):
+    with pytest.raises(ConfigError, match=r"in layer 1, where there is no tap cross_v; layers 2-4"):
         Genotype(N_LAYERS, (op,), 1e-3).check_fits(BART)
 
 
