@@ -44,6 +44,11 @@ def test_taps_of_attention_are_in_the_layers_that_have_it(family):
         anatomy.point(2, Tap.Q)
 
 
+def test_a_tap_has_a_bias_if_it_has_one_in_every_layer():
+    shape = Anatomy(tiny("qwen3_5_text", attention_bias=True)).shape()
+    assert shape.biased == {Tap.Q, Tap.K, Tap.V}
+
+
 @pytest.mark.parametrize("family", HYBRIDS)
 @torch.no_grad()
 def test_what_is_there_instead_is_read_and_written_as_attention_is(family):

@@ -116,6 +116,24 @@ def test_a_cost_is_that_of_the_ops_that_stand_in_a_layer():
     assert slot.prices == {every: up, ffn: up, v: of_attention}
 
 
+def test_the_top_layers_are_there_first():
+    """Or nothing: what is cheaper below a layer that is too dear does not stand alone."""
+    space = bind_text(one_joint("top"), SMALL)
+    (slot,) = space.slots
+    up, of_attention = 4 + 8, 4 + 4
+    every, ffn, v = slot.variants
+    dear = up + 2 * of_attention
+    assert slot.prices == {every: dear, ffn: up, v: of_attention}
+    params = {"a.top": 8, "a.write": "q+v+ffn_up"}
+    for n, total in ((1, dear), (4, dear + 3 * up), (4, 2 * dear + 3 * up - 1)):
+        (one,) = [
+            op.sizes
+            for op in space.decode(params | {"total": float(total)}).ops
+            if op.write is Tap.FFN_UP
+        ]
+        assert one == (0,) * (8 - n) + (1,) * n
+
+
 def test_which_layer_speaks_for_those_without_a_tap():
     assert Layout("a", LayoutKind.FREE).nearest([3, 7], 8) == [3, 3, 3, 3, 3, 3, 7, 7]
     assert spindle(8) == [1, 3, 3, 1]

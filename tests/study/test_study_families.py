@@ -16,6 +16,8 @@ from transformers import (
     ModernBertModel,
     Phi3Config,
     Phi3Model,
+    Qwen3_5TextConfig,
+    Qwen3_5TextModel,
     T5Config,
     T5Model,
 )
@@ -46,6 +48,23 @@ def modernbert():
 def phi3():
     heads = {"num_key_value_heads": 1, "partial_rotary_factor": 0.75}
     return Phi3Model(Phi3Config(**SIZES, **SPECIAL, **heads, intermediate_size=32))
+
+
+def qwen3_5():
+    kinds = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 8}
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 16}
+    widths = {"linear_key_head_dim": 8, "linear_value_head_dim": 1, "num_key_value_heads": 1}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 0]}
+    config = Qwen3_5TextConfig(
+        **SIZES,
+        **SPECIAL,
+        **kinds,
+        **heads,
+        **widths,
+        intermediate_size=32,
+        rope_parameters=rope | {"partial_rotary_factor": 0.5},
+    )
+    return Qwen3_5TextModel(config)
 
 
 def deberta():
@@ -86,7 +105,7 @@ def bart():
 def folders(tmp_path_factory):
     """Base models without a classifier, whose tokenizer ends a row with [SEP], their eos."""
     made = {}
-    for build in (gpt2, modernbert, phi3, deberta, t5, bart):
+    for build in (gpt2, modernbert, phi3, qwen3_5, deberta, t5, bart):
         folder = save_checkpoint(tmp_path_factory.mktemp(build.__name__))
         file = folder / "tokenizer_config.json"
         told = json.loads(file.read_text(encoding="utf-8"))
@@ -99,7 +118,9 @@ def folders(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("family", ["gpt2", "modernbert", "phi3", "deberta", "t5", "bart"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", "modernbert", "phi3", "qwen3_5", "deberta", "t5", "bart"]
+)
 def test_it_is_searched(family, folders, spec_of, tmp_path):
     spec = spec_of(model=str(folders[family]), trials=3, methods=["lora", "pfeiffer"])
     study = run_search(spec, tmp_path / "study")
