@@ -86,16 +86,14 @@ def _layer_seconds(
     n_rows, n_tokens = shape
     taps = (Tap.Q, Tap.K, Tap.V, Tap.ATTN_OUT, Tap.FFN_UP, Tap.FFN_OUT)
     there = anatomy.shape().matrices
-    layer_with_all = anatomy.attending[0]
-    weights = [
-        anatomy.point(layer_with_all, tap).weight.detach().to(dtype) for tap in taps if tap in there
-    ]
+    first = anatomy.attending[0]
+    weights = [anatomy.point(first, tap).weight.detach().to(dtype) for tap in taps if tap in there]
     states = [weight.new_ones(n_rows * n_tokens, weight.shape[1]) for weight in weights]
     heads = int(backbone.model.config.num_attention_heads)
-    d_head = len(weights[0]) // heads
+    d_head = anatomy.point(first, Tap.ATTN_OUT).weight.shape[1] // heads  # q may have gates, too
     q, k, v = (
-        torch.ones(n_rows, len(weight) // d_head, n_tokens, d_head).to(weight).requires_grad_()
-        for weight in weights[:3]
+        torch.ones(n_rows, n_heads, n_tokens, d_head).to(weights[0]).requires_grad_()
+        for n_heads in (heads, len(weights[1]) // d_head, len(weights[2]) // d_head)
     )
     mask = q.new_zeros(n_rows, 1, n_tokens, n_tokens)
 

@@ -70,6 +70,16 @@ def test_what_is_asked_for_is_not_measured(measured):
     assert (found.precision, found.kernel, found.layer_seconds) == ("bf16", "sdpa", {})
 
 
+@pytest.mark.parametrize("n_keys", [1, 2])
+def test_a_hybrid_is_measured_where_it_has_attention(n_keys):
+    """Its first layer has none, and what puts out its queries puts out gates of them, too."""
+    auto, more = AutoModelForSequenceClassification, {"num_key_value_heads": n_keys}
+    model = tiny("qwen3_5_text", auto, num_labels=N_OUTPUTS, **more)
+    found = run(tiny_backbone("qwen3_5_text", model=model))
+    assert all(seconds > 0 for seconds in found.layer_seconds.values())
+    assert len(found.layer_seconds) == 3
+
+
 def test_a_trial_is_expected_to_take_its_steps_and_its_evaluation(monkeypatch):
     monkeypatch.setattr(alone, "fastest", lambda step, *_: (step() and None) or 0.6)
     # 2 epochs of 3 steps, then 2.5 batches of evaluation at a third of a step, for two trials
