@@ -161,7 +161,9 @@ def test_a_row_that_leaves_no_room_is_refused():
 
 def test_a_prompt_stands_below_the_lowest_layer_alone():
     misplaced = genotype(same(Form.PROMPT, Tap.EMBED, (1, 2, 0)))
-    with pytest.raises(ConfigError, match="in layer 1, which has no tap embed"):
+    with pytest.raises(
+        ConfigError, match="is in layer 1, where there is no tap embed; layer 0 can have it"
+    ):
         Injection(tiny_model("bert"), [misplaced], [0], "eager")
     with pytest.raises(ConfigError, match="a prompt stands at `embed`, and nothing else does"):
         same(Form.BIAS, Tap.EMBED, (1, 0, 0))
