@@ -43,9 +43,7 @@ def _coordinates(space: SearchSpace, genotype: Genotype) -> Params | None:
     for slot in space.slots:
         variant, sizes[slot.name] = _match(slot, rest)
         layers[slot.name] = slot.layers(variant)
-        costs[slot.name] = [
-            slot.cost(variant, size, [i]) for i, size in enumerate(sizes[slot.name])
-        ]
+        costs[slot.name] = _costs(slot, variant, sizes[slot.name])
         if any(sizes[slot.name]):
             ways = slot.variants[variant]
             params |= ways[int(_chance(genotype, slot.name) * len(ways))]
@@ -73,9 +71,12 @@ def _coordinates(space: SearchSpace, genotype: Genotype) -> Params | None:
 def _match(slot: Slot, ops: _Ops) -> tuple[Variant, Sequence[int]]:
     """The variant of the slot that explains most of the ops, with its sizes."""
     candidates = [(variant, _sizes_of(slot, variant, ops)) for variant in slot.variants]
-    return max(
-        candidates, key=lambda c: sum(slot.cost(c[0], size, [i]) for i, size in enumerate(c[1]))
-    )
+    return max(candidates, key=lambda candidate: sum(_costs(slot, *candidate)))
+
+
+def _costs(slot: Slot, variant: Variant, sizes: Sequence[int]) -> list[int]:
+    """Parameters in each layer."""
+    return [slot.costs(variant, size)[i] for i, size in enumerate(sizes)]
 
 
 def _sizes_of(slot: Slot, variant: Variant, ops: _Ops) -> Sequence[int]:

@@ -1,8 +1,7 @@
 """A slot bound to a model: its choices resolved, its ops built, its costs known."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -118,27 +117,31 @@ class Slot:
             for op, layers in self.standing(variant)
         )
 
-    def cost(self, variant: Variant, size: int, layers: Iterable[int]) -> int:
-        """Parameters in some layers: those stored, or more where more of `max_trained` is used up.
+    def costs(self, variant: Variant, size: int) -> Sequence[int]:
+        """Parameters of a size in each layer, in the currency of `max_params`.
 
-        So what costs at most `max_params` in all is within both limits.
+        They are those stored, or more where more of `max_trained` is used up, so what costs at
+        most `max_params` in all is within both limits.
         """
-        if not size:
-            return 0
-        standing = self.standing(variant)
-        there = Counter(tuple(op for op, some in standing if i in some) for i in layers)
-        return sum(n * self._cost(ops, size) for ops, n in there.items())
-
-    def _cost(self, ops: tuple[Op, ...], size: int) -> int:
-        if (ops, size) not in self._costs:
-            stored = sum(op.params_in_layer(size, self.shape) for op in ops)
-            trained = sum(op.trained_in_layer(size, self.shape) for op in ops)
-            self._costs[ops, size] = max(stored, math.ceil(trained * self.exchange))
-        return self._costs[ops, size]
+        known = self._costs.setdefault(variant, {})
+        if size not in known:
+            standing = self.standing(variant)
+            there = [
+                tuple(op for op, layers in standing if size and i in layers)
+                for i in range(self.shape.n_layers)
+            ]
+            cost = {ops: self._cost(ops, size) for ops in set(there)}
+            known[size] = [cost[ops] for ops in there]
+        return known[size]
 
     @cached_property
-    def _costs(self) -> dict[tuple[tuple[Op, ...], int], int]:
+    def _costs(self) -> dict[Variant, dict[int, Sequence[int]]]:
         return {}
+
+    def _cost(self, ops: Sequence[Op], size: int) -> int:
+        stored = sum(op.params_in_layer(size, self.shape) for op in ops)
+        trained = sum(op.trained_in_layer(size, self.shape) for op in ops)
+        return max(stored, math.ceil(trained * self.exchange))
 
     def entry(self, variant: Variant) -> int:
         """Parameters that all ops of the variant share, in the same currency."""
@@ -149,8 +152,8 @@ class Slot:
 
     def price(self, variant: Variant, layers: Sequence[int]) -> int:
         """Parameters at the cheapest size in some layers."""
-        least = min(self.cost(variant, size, layers) for size in self.sizes)
-        return least + self.entry(variant)
+        costs = (self.costs(variant, size) for size in self.sizes)
+        return min(sum(each[i] for i in layers) for each in costs) + self.entry(variant)
 
     @cached_property
     def prices(self) -> Mapping[Variant, int]:

@@ -41,10 +41,11 @@ class Place:
         slot, variant = self.slot, self.variant
         whole = sum(self.weights[i] for i in self.layers)
         tied = slot.layout.coupled and self.layers
+        costs = {size: slot.costs(variant, size) for size in slot.sizes}
         cells = []
         for group in [self.layers] if tied else [[i] for i in self.layers]:
             weight = sum(self.weights[i] for i in group) / whole
-            cost = {size: slot.cost(variant, size, group) for size in slot.sizes}.__getitem__
+            cost = {size: sum(each[i] for i in group) for size, each in costs.items()}.__getitem__
             cells.append((Cell(weight, slot.sizes, cost, slot.entry(variant), variant.form), group))
         return cells
 

@@ -109,10 +109,10 @@ def test_a_cost_is_that_of_the_ops_that_stand_in_a_layer():
     up, of_attention = 4 + 8, 4 + 4
     assert slot.layers(every) == slot.layers(ffn) == [*range(8)]
     assert slot.layers(v) == [3, 7]
-    assert slot.cost(every, 2, [0]) == 2 * up
-    assert slot.cost(every, 1, [3]) == up + 2 * of_attention
-    assert slot.cost(every, 1, range(8)) == 8 * up + 2 * 2 * of_attention
-    assert slot.cost(every, 0, range(8)) == 0
+    assert slot.costs(every, 2)[0] == 2 * up
+    assert slot.costs(every, 1)[3] == up + 2 * of_attention
+    assert sum(slot.costs(every, 1)) == 8 * up + 2 * 2 * of_attention
+    assert slot.costs(every, 0) == [0] * 8
     assert slot.prices == {every: up, ffn: up, v: of_attention}
 
 
