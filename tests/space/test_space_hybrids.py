@@ -45,7 +45,9 @@ training: {{learning_rate: 1e-3}}
 """
 
 
-@pytest.mark.parametrize("fraction", [0.0002, 0.001, 0.02])
+@pytest.mark.parametrize(
+    "fraction", [0.001, *(pytest.param(f, marks=pytest.mark.slow) for f in (0.0002, 0.02))]
+)
 @pytest.mark.parametrize("name", BY_CONSTRUCTION)
 def test_draws_are_within_the_budget_and_come_back(name, fraction):
     """As often as those of a model whose layers are alike."""

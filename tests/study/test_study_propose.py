@@ -143,7 +143,7 @@ def test_tpe_keeps_away_from_what_diverged():
     assert told < by_chance / 2 < untold
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow)])
 def test_what_diverged_is_not_good_for_being_small(sampler):
     """By their values alone such trials would be on the front of quality and parameters."""
     case = {"quality": lambda _: 0.5, "cost": lambda g: 1 if g.learning_rate > EDGE else 500}
