@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
     GPT2Config,
+    Lfm2Config,
     LlamaConfig,
     MBartConfig,
     MixtralConfig,
@@ -78,6 +79,12 @@ MIXTURES = {
 }
 """Whose trials are equal to rounding in any company, and no closer."""
 
+_CONVOLVED = {"layer_types": ["conv", "full_attention", "conv"], "block_ff_dim": D_FFN}
+HYBRIDS = {
+    "lfm2": lambda: Lfm2Config(**_DECODER, **_GROUPED, **_CONVOLVED, **SPECIAL),
+}
+"""With attention in the second layer alone."""
+
 SEQ2SEQ = ("bart", "mbart", "t5")
 
 
@@ -114,7 +121,8 @@ def writing_backbone(family, seed=0):
     auto = AutoModelForSeq2SeqLM if family in SEQ2SEQ else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = auto.from_config((CONFIGS | MIXTURES)[family](), attn_implementation="eager")
+        config = (CONFIGS | MIXTURES | HYBRIDS)[family]()
+        model = auto.from_config(config, attn_implementation="eager")
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
         # Or no state could make a word likely.

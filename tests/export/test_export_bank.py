@@ -4,8 +4,9 @@ import random
 
 import pytest
 import torch
+from model.test_model_kin import standing
 from safetensors.torch import load_file, save_file
-from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, lora, op, same
+from tiny import HOULSBY, LORA, MAM, PFEIFFER, VECTORS, genotype, lora, op, same
 from transformers import pipeline
 from winners import edit_json, forget_pad, make_winner, save_family, write
 
@@ -36,11 +37,14 @@ END = 3
 ENCODERS = {"pfeiffer": PFEIFFER.ops}
 
 
+FAMILIES = ["bert", "llama", "gpt2", "deberta-v2", "t5", "bart", "qwen3_5_text"]
+
+
 def is_there(one: Op, shape):
     return {one.read, one.write} <= set(shape.widths)
 
 
-@pytest.fixture(scope="module", params=["bert", "llama", "gpt2", "deberta-v2", "t5", "bart"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def folders(request, tmp_path_factory):
     """Adapters of every kind on one model; one has a single output."""
     home = tmp_path_factory.mktemp(request.param)
@@ -48,7 +52,7 @@ def folders(request, tmp_path_factory):
     more = ENCODERS if request.param == "bert" else {}
     shape = make_winner(home, request.param).backbone.shape
     for name, ops in (GENOTYPES | more).items():
-        kept = [one for one in ops if is_there(one, shape)]
+        kept = standing(genotype(*(one for one in ops if is_there(one, shape))), shape).ops
         task = "regression" if name == "top" else "classification"
         winner = make_winner(home, request.param, *kept, task=task, seed=len(out))
         out[name] = write(home / f"adapter-{name}", winner)

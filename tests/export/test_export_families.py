@@ -31,8 +31,10 @@ from autopeft.study.spec import load_study_spec
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 FAMILIES = ("bert", "roberta", "gpt2", "llama", "t5", "bart")
 
-FURTHER = ("smollm3", "glm4", "phi3", "mixtral", "qwen2_moe", *HALVES, *APART)
-LIKE_OTHERS = {*TWINS, *FURTHER} - {"phi3", "mpnet", "mixtral"}
+WITH_HEADS = ("qwen3_5_text", "qwen3_next")
+"""Of the hybrids, those that classify."""
+FURTHER = ("smollm3", "glm4", "phi3", "mixtral", "qwen2_moe", *HALVES, *APART, *WITH_HEADS)
+LIKE_OTHERS = {*TWINS, *FURTHER} - {"phi3", "mpnet", "mixtral", "qwen3_5_text"}
 
 LORA = [(Form.LOWRANK, LINEAR_INPUT[tap], tap) for tap in (Tap.Q, Tap.V, Tap.FFN_OUT, Tap.FFN_GATE)]
 CROSS = [

@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 from export.winners import LORA, MIXED, edit_json, winner_of
-from tiny import lora
-from tiny_language import CONFIGS, kind_of, texts, writing_backbone
+from model.test_model_kin import standing
+from tiny import genotype, lora
+from tiny_language import CONFIGS, HYBRIDS, kind_of, texts, writing_backbone
 
 import autopeft
 from autopeft.cli.loading import load_and_tell
@@ -61,7 +62,8 @@ def winner(home, family, target):
     }
     folder = home / f"{family}-{target}"
     folder.mkdir()
-    return winner_of(StudySpec.model_validate(spec), folder, *OPS[target])
+    ops = standing(genotype(*OPS[target]), writing_backbone(family).shape).ops
+    return winner_of(StudySpec.model_validate(spec), folder, *ops)
 
 
 @functools.cache
@@ -74,7 +76,7 @@ def exported(home, family, target):
 
 FAMILIES = [
     pytest.param(family, marks=[pytest.mark.slow] * (family in ("mbart", "llama")))
-    for family in CONFIGS
+    for family in CONFIGS | HYBRIDS
     if family != "qwen2"
 ]
 """transformers would load the tokenizer of the folder as one of Qwen's."""

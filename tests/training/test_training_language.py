@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 import torch
+from model.test_model_kin import standing
 from tiny import LORA, MAM, N_WORDS, as_params, genotype, lora, op, same
-from tiny_language import CONFIGS, EOS, encoded, language, writing_backbone
+from tiny_language import CONFIGS, EOS, HYBRIDS, encoded, language, writing_backbone
 from torch.nn.functional import cross_entropy
 
 from autopeft.errors import DataError
@@ -29,12 +30,14 @@ TRIALS = [LORA, MAM, FROZEN, ADAPTER, ON_TOP]
 
 TWINS = ("mbart", "qwen2")
 """Families built like BART or Llama."""
-families = pytest.mark.parametrize("family", as_params(CONFIGS, twins=TWINS))
+families = pytest.mark.parametrize("family", as_params(CONFIGS | HYBRIDS, twins=TWINS))
 
 
-def cohort(family, genotypes, seeds=None, task=None):
+def cohort(family, genotypes, seeds=None, task=None, settings=SETTINGS):
     seeds = range(len(genotypes)) if seeds is None else seeds
-    return Cohort(writing_backbone(family), genotypes, seeds, task or language(family), SETTINGS)
+    backbone = writing_backbone(family)
+    there = [standing(one, backbone.shape) for one in genotypes]
+    return Cohort(backbone, there, seeds, task or language(family), settings)
 
 
 @families
@@ -266,9 +269,7 @@ def test_what_was_read_is_written_again(family, backwards):
     rows = encoded(family, 96, n_words=7, backwards=backwards)
     settings = replace(SETTINGS, epochs=40, batch_size=16)
     trials = [replace(trial, learning_rate=2e-2) for trial, _ in LEARNING.values()]
-    with Cohort(
-        writing_backbone(family), trials, [0] * len(trials), language(family), settings
-    ) as together:
+    with cohort(family, trials, [0] * len(trials), settings=settings) as together:
         losses = together.train(rows, order_seed=0)
     left = losses[-10:].mean(0) / losses[0]
     bounds = {name: bound for name, (_, bound) in LEARNING.items()}
