@@ -12,6 +12,7 @@ import jaxtyping
 import pytest
 import strict_device
 import torch
+from model.test_model_kin import standing
 from study_factory import results
 from tiny import (
     CROSSED,
@@ -33,7 +34,7 @@ from tiny import (
     tiny_model,
     tiny_rows,
 )
-from tiny_language import CONFIGS, MIXTURES, SEQ2SEQ, encoded, language, writing_backbone
+from tiny_language import CONFIGS, HYBRIDS, MIXTURES, SEQ2SEQ, encoded, language, writing_backbone
 from tiny_tokens import TASK as TAGGING
 from tiny_tokens import tagged, tagging_backbone, tokenizer
 
@@ -56,7 +57,10 @@ pytestmark = pytest.mark.emulated
 PROMPTS = ("prompt_tuning", "p_tuning")
 """Their trials have longer rows, and no company."""
 
-OWN_WAITS = {"deberta-v2": "modeling_deberta_v2.py"}
+OWN_WAITS = {
+    "deberta-v2": "modeling_deberta_v2.py",
+    "lfm2": "create_recurrent_attention_mask",  # is any row padded?
+}
 """Models whose own code waits in every forward pass."""
 
 
@@ -182,13 +186,14 @@ def test_what_is_put_back_after_a_rehearsal_is_on_the_device(device):
     check(tiny_backbone("bert"), [genotype(rehearsed, frozen), LORA], device)
 
 
-@pytest.mark.parametrize("family", CONFIGS | MIXTURES)
+@pytest.mark.parametrize("family", CONFIGS | MIXTURES | HYBRIDS)
 def test_texts(family, device):
     first = genotype(lora(Tap.Q, 4), lora(Tap.V, 2)) if family in MIXTURES else LORA
     company = [first, HOULSBY] if family in SEQ2SEQ else [first, HOULSBY, MAM]
-    rows = encoded(family, 10)
+    backbone, rows = writing_backbone(family), encoded(family, 10)
+    company = [standing(one, backbone.shape) for one in company]
     how = {"task": language(family), "rows": rows}
-    check(writing_backbone(family), company, device, **how)
+    check(backbone, company, device, own_waits=OWN_WAITS.get(family, "nowhere"), **how)
 
 
 def test_tags(device):
