@@ -74,16 +74,6 @@ class Outputs:
         """The class of transformers that loads such a model."""
         return str(CLASSES[self.loaded_as].__name__)
 
-    @property
-    def arguments(self) -> str:
-        """What that class is told beside the checkpoint, as code.
-
-        The checkpoint may have a head of another size.
-        """
-        if self.writes:
-            return ""
-        return f", num_labels={self.n_outputs}, ignore_mismatched_sizes=True"
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         if self.generation is not None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from autopeft.export.loading import loading_code
 from autopeft.export.winner import Winner
 from autopeft.files import write_atomic
 from autopeft.ops.build import loop_obstacle
@@ -16,13 +17,13 @@ from pathlib import Path
 
 import autopeft
 import torch
-from transformers import AutoTokenizer, {auto}
+from transformers import AutoTokenizer, {classes}
 
 BACKBONE, REVISION, SEED = {backbone!r}, {revision!r}, {seed}
 HERE = Path(__file__).parent
 
 tokenizer = AutoTokenizer.from_pretrained(BACKBONE, revision=REVISION, padding_side={side!r})
-model = {auto}.from_pretrained(BACKBONE, revision=REVISION{arguments})
+{before}model = {auto}.from_pretrained(BACKBONE, revision=REVISION{arguments})
 {padding}genotype = autopeft.load_genotype(HERE / "genotype.yaml")
 # The backbone is frozen, ops and head are trainable.
 ops = autopeft.attach(model, genotype, seed=SEED)
@@ -62,8 +63,7 @@ def write_again(winner: Winner, folder: Path) -> list[str]:
         backbone=winner.description.backbone,
         revision=winner.description.revision or "main",
         seed=winner.record.seed,
-        auto=winner.outputs.auto,
-        arguments=winner.outputs.arguments,
+        **loading_code(winner.outputs, winner.backbone.part, "BACKBONE", "REVISION"),
         side=tokenizer.padding_side,
         padding=pads + (_PADDING if winner.backbone.finds_padding else ""),
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopeft.export.adapter import Outputs
+from autopeft.export.loading import loading_code
 from autopeft.export.proof import Proof
 from autopeft.export.winner import Winner
 from autopeft.records import SELECTION
@@ -41,7 +42,7 @@ tokenizer = AutoTokenizer.from_pretrained({folder!r})""",
 from peft import PeftModel
 from transformers import AutoTokenizer, {classes}
 
-base = {auto}.from_pretrained({backbone!r}, revision={revision!r}{arguments})
+{before}base = {auto}.from_pretrained({backbone!r}, revision={revision!r}{arguments})
 {writes}model = PeftModel.from_pretrained(base, {folder!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({folder!r}){padding}""",
 }
@@ -53,7 +54,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, {classes}
 nf4 = BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules={in_full!r}
 )
-base = {auto}.from_pretrained(
+{before}base = {auto}.from_pretrained(
     {backbone!r}, revision={revision!r}{arguments}, quantization_config=nf4
 )
 {writes}model = PeftModel.from_pretrained(base, {folder!r}).eval()
@@ -129,13 +130,15 @@ def _use(winner: Winner, target: str, name: str) -> str:
     if target not in USE:
         return ""
     outputs, in_nf4 = winner.outputs, target == "peft" and winner.in_full is not None
+    backbone, revision = winner.description.backbone, winner.description.revision or "main"
+    loading = loading_code(outputs, winner.backbone.part, repr(backbone), repr(revision))
+    if outputs.writes:
+        loading["classes"] += ", GenerationConfig"
     code = (USE_NF4 if in_nf4 else USE[target]).format(
         folder=name,
-        backbone=winner.description.backbone,
-        revision=winner.description.revision or "main",
-        auto=outputs.auto,
-        classes=f"{outputs.auto}, GenerationConfig" if outputs.writes else outputs.auto,
-        arguments=outputs.arguments,
+        backbone=backbone,
+        revision=revision,
+        **loading,
         in_full=winner.in_full,
         writes=_settings(winner.writes),
         padding=_PADDING if winner.backbone.finds_padding else "",

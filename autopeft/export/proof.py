@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autopeft.errors import DataError
 from autopeft.export.adapter import Outputs
+from autopeft.export.loading import arguments
 from autopeft.export.winner import BATCH_SIZE, Winner
 from autopeft.tasks.encode import IGNORED
 
@@ -111,6 +112,7 @@ def _same_texts(found: Sequence[str], expected: Sequence[str]) -> int:
 
 def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
     """What `reload.py` is asked."""
+    part = winner.backbone.part
     return {
         "target": target,
         "folder": str(folder),
@@ -120,7 +122,8 @@ def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
         "pad_token_id": winner.tokenizer.pad_token_id,
         "finds_padding": winner.backbone.finds_padding,
         "class": winner.outputs.auto,
-        "arguments": _arguments(winner.outputs),
+        "arguments": arguments(winner.outputs, part),
+        "part": None if part is None else dict(part.settings),
         "texts": [_read(winner, texts) for texts in winner.ground.dataset.validation.texts],
         "tagged": _tagged(winner),
         "max_length": winner.description.max_length,
@@ -139,13 +142,6 @@ def _tagged(winner: Winner) -> list[list[int]] | None:
     if (tags := winner.ground.validation.tags) is None:
         return None
     return [[i for i, tag in enumerate(row) if tag != IGNORED] for row in tags.targets]
-
-
-def _arguments(outputs: Outputs) -> dict[str, Any]:
-    """What the class is told beside the checkpoint."""
-    if outputs.writes:
-        return {}
-    return {"num_labels": outputs.n_outputs, "ignore_mismatched_sizes": True}
 
 
 def _answers(winner: Winner, target: str) -> dict[str, Any] | None:

@@ -20,11 +20,12 @@ def answer(question: dict[str, Any]) -> Any:
     """The outputs [row, output], and what it writes, if it does.
 
     Args:
-        question: `target`, `folder`, `backbone`, `revision`, `class`, `arguments`, `pad_token_id`,
-            `finds_padding` (the head has to know what pads), `in_full` (weight matrices that are
-            not in NF4, or None if none is), `texts` (a list of rows, each a list of one or two),
-            `max_length`, `batch_size`, where answers are texts, `answers`, and where words have
-            tags, `tagged`.
+        question: `target`, `folder`, `backbone`, `revision`, `class`, `arguments`, `part` (what
+            the configuration of a model's part for texts is told, or None if it is all of the
+            model), `pad_token_id`, `finds_padding` (the head has to know what pads), `in_full`
+            (weight matrices that are not in NF4, or None if none is), `texts` (a list of rows, each
+            a list of one or two), `max_length`, `batch_size`, where answers are texts, `answers`,
+            and where words have tags, `tagged`.
 
     Raises:
         RuntimeError: something was loaded with a warning about keys.
@@ -113,19 +114,21 @@ def _with_peft(question: dict[str, Any], tokenizer: Any) -> Any:
     from peft import PeftModel, get_peft_model_state_dict  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415
 
-    few_bits = {}
+    backbone, revision = question["backbone"], question["revision"] or "main"
+    arguments = dict(question["arguments"])
+    if question["part"] is not None:
+        config = transformers.AutoConfig.from_pretrained(backbone, revision=revision).text_config
+        for name, value in question["part"].items():
+            setattr(config, name, value)
+        arguments["config"] = config
     if question["in_full"] is not None:
-        few_bits["quantization_config"] = transformers.BitsAndBytesConfig(
+        arguments["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             llm_int8_skip_modules=question["in_full"],
         )
-    base = getattr(transformers, question["class"]).from_pretrained(
-        question["backbone"],
-        revision=question["revision"] or "main",
-        **question["arguments"],
-        **few_bits,
-    )
+    auto = getattr(transformers, question["class"])
+    base = auto.from_pretrained(backbone, revision=revision, **arguments)
     if question["answers"] is not None:
         base.generation_config = transformers.GenerationConfig(**question["answers"]["writes"])
     for module in base.modules():

@@ -32,6 +32,7 @@ from autopeft.model.checkpoint import (
 from autopeft.model.computing import Precision, Scheme
 from autopeft.model.families import FAMILIES
 from autopeft.model.foreign import needs_code, own_config, refusal
+from autopeft.model.part import NAMES, Part, forget_names, part_of
 from autopeft.model.quantized import check_gradients, quantize
 from autopeft.model.quantized_linear import library, quantized
 from autopeft.model.words import check_words
@@ -66,6 +67,7 @@ class Backbone:
         notes: what the user has to be told.
         brought: the head of the checkpoint, as trials begin with it; None if it brought none, or
             nobody said what its outputs are for.
+        part: what it is of the model that the checkpoint is of; None if it is all of it.
     """
 
     model: PreTrainedModel
@@ -80,6 +82,7 @@ class Backbone:
     scheme: Scheme | None = None
     notes: tuple[str, ...] = ()
     brought: Brought | None = None
+    part: Part | None = None
 
     @property
     def finds_padding(self) -> bool:
@@ -114,14 +117,14 @@ def load_backbone(
     if scheme is not None:
         library(scheme)  # or refuse before anything large is read
     with quiet():
-        model, loading, tokenizer = _loaded(name, n_outputs, writes)
+        model, loading, tokenizer, part = _loaded(name, n_outputs, writes)
     configuration = _hash_of(model)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # What transformers makes of missing files: every word would be the unknown one.
         raise DataError(f"model `{name}` has no tokenizer: its vocabulary is empty")
     if writes == "tags":
         check_tags(name, model)
-    fresh = _fresh(name, model, loading)
+    fresh = _fresh(name, model, loading, part)
     brought = None if meaning is None else adopt(model, fresh, meaning)
     fresh = tuple(sorted((*fresh, *(brought.fresh if brought else ()))))
     anatomy = Anatomy(model, fresh)
@@ -130,7 +133,7 @@ def load_backbone(
     model.eval().requires_grad_(requires_grad=False)
     if model.config.model_type not in FAMILIES:
         check(model, fresh, pools=writes is None)
-    notes = anatomy.notes
+    notes = (*((part.note,) if part else ()), *anatomy.notes)
     if brought and brought.note:
         notes = (*notes, brought.note)
     if writes not in HEADED:
@@ -154,21 +157,28 @@ def load_backbone(
         scheme=scheme,
         notes=notes,
         brought=brought,
+        part=part,
     )
 
 
 def _loaded(
     name: str, n_outputs: int, writes: Writes | None
-) -> tuple[PreTrainedModel, Mapping[str, Any], Any]:
-    """The model in fp32, what transformers tells of its loading, and the tokenizer."""
+) -> tuple[PreTrainedModel, Mapping[str, Any], Any, Part | None]:
+    """The model in fp32, what transformers tells of its loading, the tokenizer and the part."""
     source, arguments = source_of(name)
     try:
-        check_full(name, own_config(name, source, arguments))
+        config = own_config(name, source, arguments)
+        check_full(name, config)
+        part = part_of(config, n_outputs, writes)
         # torch.manual_seed would change the caller's stream; fresh heads are re-seeded per trial.
         with torch.random.fork_rng(devices=[]):
             # A head for other labels is a fresh head.
-            head = {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
-            own = head if writes in HEADED else {}
+            own: dict[str, Any] = {}
+            if writes in HEADED:
+                own = {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
+            if part is not None:
+                own |= {"config": part.configuration(config), "key_mapping": NAMES}
+                own.pop("num_labels", None)  # its configuration says so
             model, loading = CLASSES[writes].from_pretrained(
                 source,
                 output_loading_info=True,
@@ -177,12 +187,14 @@ def _loaded(
                 **own,
                 **arguments,
             )
+        if part is not None:
+            forget_names(model)
         tokenizer = load_tokenizer(source, writes, **arguments)
     except UNREADABLE as error:
         if needs_code(error):
             raise DataError(refusal(name, source, arguments)) from error
         raise DataError(f"model `{name}` cannot be loaded: {cause(error)}") from error
-    return model, loading, tokenizer
+    return model, loading, tokenizer, part
 
 
 def _hash_of(model: PreTrainedModel) -> str:
@@ -239,7 +251,9 @@ def to_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
         setattr(module, name, tensor)
 
 
-def _fresh(name: str, model: PreTrainedModel, loading: Mapping[str, Any]) -> tuple[str, ...]:
+def _fresh(
+    name: str, model: PreTrainedModel, loading: Mapping[str, Any], part: Part | None
+) -> tuple[str, ...]:
     """Parameters that the checkpoint did not bring, refused where they are not of the head."""
     absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     prefix = backbone_prefix(model)
@@ -250,7 +264,7 @@ def _fresh(name: str, model: PreTrainedModel, loading: Mapping[str, Any]) -> tup
         raise DataError(
             f"model `{name}`: {len(lost)} parameters of the backbone are not in the checkpoint, or "
             f"not in the shape that config.json asks for: {', '.join(lost[:3])}"
-            f"{', ...' if lost[3:] else ''}"
+            f"{', ...' if lost[3:] else ''}{part.names if part else ''}"
         )
     return tuple(sorted(absent))
 

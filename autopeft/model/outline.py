@@ -24,6 +24,7 @@ from autopeft.model.checkpoint import (
 )
 from autopeft.model.experts import has_experts
 from autopeft.model.foreign import own_config
+from autopeft.model.part import part_of
 from autopeft.space.shape import ModelShape
 
 
@@ -70,6 +71,9 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
         own = {"num_labels": n_outputs} if writes in HEADED else {}
         with quiet(), torch.device("meta"):
             config = own_config(name, source, arguments, **own)
+            part = part_of(config, n_outputs, writes)
+            if part is not None:
+                config = part.configuration(config)
             model: PreTrainedModel = CLASSES[writes].from_config(
                 config, dtype=torch.float32, trust_remote_code=False, attn_implementation="eager"
             )
@@ -82,10 +86,15 @@ def outline(name: str, n_outputs: int, writes: Writes | None = None) -> Outline:
     prefix = backbone_prefix(model)
     head = tuple(key for key, _ in model.named_parameters() if not key.startswith(prefix))
     anatomy = Anatomy(model, head)
-    kind = model.config.model_type  # of one that reads images, too, that of its part for texts
+    notes = (*((part.note,) if part else ()), *anatomy.notes)
     model.eval().requires_grad_(requires_grad=False)
     return Outline(
-        model, anatomy.shape(), kind, anatomy.longest_row(), anatomy.n_positions, anatomy.notes
+        model,
+        anatomy.shape(),
+        model.config.model_type,
+        anatomy.longest_row(),
+        anatomy.n_positions,
+        notes,
     )
 
 

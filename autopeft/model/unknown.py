@@ -57,8 +57,8 @@ def read_family(model: PreTrainedModel, base: nn.Module) -> Family:
         known = "is known" if part.model_type in FAMILIES else "may be read from its modules' names"
         raise DataError(
             f"models of type `{kind}` read more than texts, and cannot be used as a whole; their "
-            f"part for texts is a `{part.model_type}`, which {known}: save it as a checkpoint "
-            "of its own (docs/adding-a-family.md)"
+            f"part for texts is a `{part.model_type}`, which {known}: load it alone "
+            "(docs/adding-a-family.md), as a study does where transformers can"
         )
     writes = model.get_output_embeddings() is not None
     if writes and base is model:

@@ -33,8 +33,10 @@ FAMILIES = ("bert", "roberta", "gpt2", "llama", "t5", "bart")
 
 WITH_HEADS = ("qwen3_5_text", "qwen3_next")
 """Of the hybrids, those that classify."""
-FURTHER = ("smollm3", "glm4", "phi3", "mixtral", "qwen2_moe", *HALVES, *APART, *WITH_HEADS)
-LIKE_OTHERS = {*TWINS, *FURTHER} - {"phi3", "mpnet", "mixtral", "qwen3_5_text"}
+PARTS = ("gemma3", "mistral3")
+"""Of models that read images, too."""
+FURTHER = ("smollm3", "glm4", "phi3", "mixtral", "qwen2_moe", *HALVES, *APART, *WITH_HEADS, *PARTS)
+LIKE_OTHERS = {*TWINS, *FURTHER} - {"phi3", "mpnet", "mixtral", "qwen3_5_text", "gemma3"}
 
 LORA = [(Form.LOWRANK, LINEAR_INPUT[tap], tap) for tap in (Tap.Q, Tap.V, Tap.FFN_OUT, Tap.FFN_GATE)]
 CROSS = [
@@ -229,7 +231,7 @@ def test_adapters_puts_lora_of_a_decoder_into_attention_to_the_encoder_too(plain
         assert said in reason if said else reason is None
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3"])
 def test_what_is_trained_again_has_the_same_ops(home, plain, tmp_path, family):
     shape = plain(family).backbone.shape
     winner = make_winner(home, family, *ops_in(shape, WANTED["yaml"]))

@@ -9,6 +9,7 @@ from record_factory import make_record
 from study_factory import ROWS, rows_of, save_tokenizer, write_data, write_jsonl
 from tiny import genotype, lora, op, same, tiny_model
 from transformers import AutoTokenizer
+from wholes import WHOLES, whole
 
 from autopeft.export.adapter import head_tensors
 from autopeft.export.native import write_native
@@ -38,7 +39,10 @@ MIXED = (
 
 def save_family(folder, family):
     """The checkpoint of a tiny model without its head, and a tokenizer of nineteen words."""
-    model = tiny_kin(family) if family in KIN else tiny_model(family).base_model
+    if family in WHOLES:
+        model = whole(family)
+    else:
+        model = tiny_kin(family) if family in KIN else tiny_model(family).base_model
     save_tokenizer(folder)
     if model.config.is_encoder_decoder:  # their heads read the end of a sentence
         model.config.eos_token_id = AutoTokenizer.from_pretrained(folder).sep_token_id

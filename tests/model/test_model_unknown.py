@@ -1,7 +1,5 @@
 """Models that no row of the table describes: read, checked and told, or refused with a reason."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -306,7 +304,7 @@ REFUSED = {
     crossed: "encoder-decoders of type `led` are not known, and .* is not read .*; known are bart, "
     ".*, t5, umt5$",
     seeing: r"`gemma3` read more than texts, .* their part for texts is a `gemma3_text`, which is "
-    "known: save it",
+    "known: load it alone",
     seeing_unknown: "`fuyu` read more than texts, .* a `persimmon`, which may be read from its mod",
     without_depth: "`perceiver` are not known, and their configuration has no `num_hidden_layers`",
     whole: "`llama4_text` .* has no part without its head",
@@ -324,21 +322,6 @@ REFUSED = {
 def test_what_cannot_be_read_is_refused_with_what_was_found(build):
     with pytest.raises(DataError, match=REFUSED[build]):
         Anatomy(build())
-
-
-def test_the_part_for_texts_of_what_sees_is_used_as_a_checkpoint_of_its_own(tmp_path, monkeypatch):
-    """By the code of docs/adding-a-family.md."""
-    monkeypatch.chdir(tmp_path)
-    whole = moved(seeing)
-    whole.save_pretrained("whole")
-    save_tokenizer("whole")
-    guide = Path(__file__).parents[2] / "docs" / "adding-a-family.md"
-    code = guide.read_text(encoding="utf-8").partition("## A part of a model")[2].split("```")[1]
-    exec(code.removeprefix("python\n").replace("google/gemma-3-4b-it", "whole"), {})
-    backbone = load_backbone("gemma-3-4b-text", 2, writes="causal")
-    batch = tiny_batch(backbone.model)
-    with torch.no_grad():
-        torch.testing.assert_close(backbone.model(**batch).logits, whole(**batch).logits)
 
 
 def test_a_model_that_looks_at_how_many_rows_there_are_is_refused(model):
