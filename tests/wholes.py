@@ -34,6 +34,11 @@ WHOLES = {
         "vision_config": _IMAGE | {"model_type": "clip_vision_model"},
         "tie_word_embeddings": False,
     },
+    "llava of experts": {
+        "text_config": _TEXT | {"model_type": "mixtral", "num_local_experts": 4},
+        "vision_config": _IMAGE | {"model_type": "clip_vision_model"},
+        "tie_word_embeddings": False,
+    },
     "smolvlm": {"text_config": _TEXT | {"model_type": "llama"}, "vision_config": _IMAGE},
     "qwen3_5": {
         "text_config": _TEXT
@@ -46,15 +51,17 @@ WHOLES = {
         | {"out_hidden_size": D_MODEL},
     },
 }
-"""By model type."""
-PARTS = dict(zip(WHOLES, ("gemma3_text", "mistral", "llama", "llama", "qwen3_5_text"), strict=True))
+"""Their names begin with the model type."""
+_PARTS = ("gemma3_text", "mistral", "llama", "mixtral", "llama", "qwen3_5_text")
+PARTS = dict(zip(WHOLES, _PARTS, strict=True))
 
 
 def whole(kind):
     """A model of images and texts, none of whose parameters is as it would be initialised."""
+    config = AutoConfig.for_model(kind.split()[0], **WHOLES[kind])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **WHOLES[kind]))
+        model = AutoModelForImageTextToText.from_config(config)
         for parameter in model.parameters():
             parameter.data += 0.15 * torch.randn_like(parameter)
     return model.eval()

@@ -10,14 +10,16 @@ from transformers import AutoTokenizer
 from winners import LORA, make_winner
 
 import autopeft
+from autopeft.export import reload
 from autopeft.export.card import model_card
+from autopeft.export.proof import question_of
 from autopeft.export.run import TARGETS
 from autopeft.space.taps import Tap
 
 
 @pytest.fixture
 def winner(tmp_path):
-    return make_winner(tmp_path, "mistral3", *LORA)
+    return make_winner(tmp_path, "mistral3", *LORA, task="three")
 
 
 # peft asks a model for a property that transformers has renamed.
@@ -26,6 +28,8 @@ def winner(tmp_path):
 def test_code_of_the_card_loads_the_part(winner, tmp_path):
     (tmp_path / "out").mkdir()
     TARGETS["peft"](winner, tmp_path / "out")
+    loaded, _ = reload.answer(question_of("peft", tmp_path / "out", winner))
+    torch.testing.assert_close(loaded, winner.logits, rtol=1e-5, atol=1e-4)
     card = model_card(winner, "peft", str(tmp_path / "out"), "autopeft export", None, [])
     found = {}
     exec(card.split("```python\n")[1].split("```")[0], found)
