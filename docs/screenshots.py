@@ -18,7 +18,7 @@ from autopeft.study.folder import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "images"
-HEAT = "#trial=29"
+HEAT = "#trial=24"
 """A trial of several ops, for the picture of the heat map."""
 PICTURES = {  # name: width, height, colour scheme, part of the page or None for its top
     "dashboard-light": (1280, 900, "light", None),
