@@ -348,6 +348,8 @@ FAMILIES: Mapping[str, Family | tuple[Family, ...]] = {
     "marian": _BART,
     "mbart": _MBART,
     "megatron-bert": _MEGATRON,
+    "ministral": _LLAMA,
+    "ministral3": _LLAMA,
     "mistral": _LLAMA,
     "mixtral": _MIXTURE,
     "modernbert": _MODERNBERT,

@@ -84,6 +84,9 @@ EXPERTS = LLAMA | {
     "shared_expert_intermediate_size": D_FFN,
 }
 SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0}
+YARN |= {"original_max_position_embeddings": 4, "llama_4_scaling_beta": 0.5}
+"""The query of every fourth position weighs more."""
 MIXTURES = {
     **dict.fromkeys(("granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe"), EXPERTS),
     "gpt_oss": EXPERTS | {"layer_types": SLIDING, "sliding_window": 3},
@@ -134,6 +137,8 @@ KIN = {
     **dict.fromkeys(("eurobert", "gemma"), LLAMA),
     **dict.fromkeys(("glm", "glm4"), LLAMA),
     "phi3": LLAMA | {"partial_rotary_factor": 0.75},
+    "ministral": LLAMA | {"layer_types": SLIDING, "sliding_window": 3},
+    "ministral3": LLAMA | {"rope_parameters": YARN},
     "smollm3": LLAMA | {"no_rope_layer_interval": 2},
     **MIXTURES,
     **dict.fromkeys(("ernie", "data2vec-text"), BERT),
@@ -196,7 +201,7 @@ def test_ops_are_where_their_taps_are(family):
     torch.testing.assert_close(changed, model(**batch).last_hidden_state, rtol=1e-4, atol=1e-4)
 
 
-DECODERS = ("gemma", "glm", "glm4", "phi3", "smollm3")
+DECODERS = ("gemma", "glm", "glm4", "ministral3", "phi3", "smollm3")
 
 
 HEADLESS = {"granitemoe", "olmoe", *HYBRIDS} - {"qwen3_5_text", "qwen3_next"}
