@@ -89,7 +89,7 @@ def changed(made):
             "model.n_layers is 2000, allowed: a whole n",
         ),
         ("manifest.json", ("model", "widths", "ffn_out"), GONE, "at ffn_out, which its study's"),
-        ("manifest.json", ("model", "only_in"), {"q": "x"}, "model.only_in.q is 'x', allowed: a li"),
+        ("manifest.json", ("model", "only_in"), {"q": "x"}, "model.only_in.q is 'x', allowed: a"),
         ("manifest.json", ("settings",), 1e308, "settings is 1e+308, allowed: an object"),
         ("manifest.json", ("data",), "", "data is '', allowed: an object"),
         ("manifest.json", ("data", "rows", "validation"), None, "data.rows.validation is None"),
