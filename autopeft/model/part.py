@@ -36,7 +36,7 @@ class Part:
         """What the user has to be told."""
         return (
             f"this `{self.whole}` model reads more than texts; its part for texts, a "
-            f"`{self.kind}`, is used and is what exports are of"
+            f"`{self.kind}`, is what is searched and exported"
         )
 
     @property

@@ -43,7 +43,7 @@ def test_what_is_loaded_computes_what_the_whole_does(folders, kind, writes):
         assert found.fresh == ("score.weight",)
     told, is_part = found.notes[0].split(" model reads more than texts; its part for texts, a ")
     assert told == f"this `{model.config.model_type}`"
-    assert is_part.startswith(f"`{PARTS[kind]}`, is used")
+    assert is_part == f"`{PARTS[kind]}`, is what is searched and exported"
     before = outline(str(folders[kind]), 3, writes)
     assert (before.kind, before.shape) == (PARTS[kind], found.shape)
     assert before.notes == found.notes
