@@ -1,9 +1,7 @@
-"""How transformers loads the backbone of an export, as code and as arguments."""
-
-from typing import Any
+"""How transformers loads the backbone of an export, as code."""
 
 from autopeft.export.adapter import Outputs
-from autopeft.model.part import NAMES, Part
+from autopeft.model.part import NAMES, Part, told_beside
 
 _PART = """\
 # Of a model that reads more than texts, the part for texts.
@@ -13,19 +11,6 @@ names = {{
 {names}
 }}
 """
-
-
-def arguments(outputs: Outputs, part: Part | None) -> dict[str, Any]:
-    """What the class is told beside the checkpoint, and beside `config` where it is of a part.
-
-    The checkpoint may have a head of another size.
-    """
-    told: dict[str, Any] = {} if part is None else {"key_mapping": NAMES}
-    if outputs.writes:
-        return told
-    if part is None:  # whose configuration says so itself
-        told["num_labels"] = outputs.n_outputs
-    return told | {"ignore_mismatched_sizes": True}
 
 
 def loading_code(
@@ -45,7 +30,7 @@ def loading_code(
     """
     told = "".join(
         f", {name}={'names' if value is NAMES else repr(value)}"
-        for name, value in arguments(outputs, part).items()
+        for name, value in told_beside(outputs.n_outputs, outputs.loaded_as, part).items()
     )
     if part is None:
         return {"auto": outputs.auto, "classes": outputs.auto, "before": "", "arguments": told}

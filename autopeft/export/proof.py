@@ -15,8 +15,8 @@ from torch import Tensor
 
 from autopeft.errors import DataError
 from autopeft.export.adapter import Outputs
-from autopeft.export.loading import arguments
 from autopeft.export.winner import BATCH_SIZE, Winner
+from autopeft.model.part import told_beside
 from autopeft.tasks.encode import IGNORED
 
 TOLERANCE: Mapping[str, float] = {"native": 1e-5, "peft": 1e-5, "merged": 1e-4}
@@ -112,7 +112,7 @@ def _same_texts(found: Sequence[str], expected: Sequence[str]) -> int:
 
 def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
     """What `reload.py` is asked."""
-    part = winner.backbone.part
+    outputs, part = winner.outputs, winner.backbone.part
     return {
         "target": target,
         "folder": str(folder),
@@ -121,8 +121,8 @@ def question_of(target: str, folder: Path, winner: Winner) -> dict[str, Any]:
         "in_full": winner.in_full,
         "pad_token_id": winner.tokenizer.pad_token_id,
         "finds_padding": winner.backbone.finds_padding,
-        "class": winner.outputs.auto,
-        "arguments": arguments(winner.outputs, part),
+        "class": outputs.auto,
+        "arguments": told_beside(outputs.n_outputs, outputs.loaded_as, part),
         "part": None if part is None else dict(part.settings),
         "texts": [_read(winner, texts) for texts in winner.ground.dataset.validation.texts],
         "tagged": _tagged(winner),

@@ -32,7 +32,7 @@ from autopeft.model.checkpoint import (
 from autopeft.model.computing import Precision, Scheme
 from autopeft.model.families import FAMILIES
 from autopeft.model.foreign import needs_code, own_config, refusal
-from autopeft.model.part import NAMES, Part, forget_names, part_of
+from autopeft.model.part import Part, forget_names, part_of, told_beside
 from autopeft.model.quantized import check_gradients, quantize
 from autopeft.model.quantized_linear import library, quantized
 from autopeft.model.words import check_words
@@ -172,13 +172,8 @@ def _loaded(
         part = part_of(config, n_outputs, writes)
         # torch.manual_seed would change the caller's stream; fresh heads are re-seeded per trial.
         with torch.random.fork_rng(devices=[]):
-            # A head for other labels is a fresh head.
-            own: dict[str, Any] = {}
-            if writes in HEADED:
-                own = {"num_labels": n_outputs, "ignore_mismatched_sizes": True}
-            if part is not None:
-                own |= {"config": part.configuration(config), "key_mapping": NAMES}
-                own.pop("num_labels", None)  # its configuration says so
+            own = {} if part is None else {"config": part.configuration(config)}
+            own |= told_beside(n_outputs, writes, part)
             model, loading = CLASSES[writes].from_pretrained(
                 source,
                 output_loading_info=True,

@@ -72,6 +72,24 @@ def part_of(config: PreTrainedConfig, n_outputs: int, writes: Writes | None) -> 
     return Part(config.model_type, part.model_type, settings)
 
 
+def told_beside(n_outputs: int, writes: Writes | None, part: Part | None) -> dict[str, Any]:
+    """What the class is told beside the checkpoint, and beside `config` where it loads a part.
+
+    A head for other labels than the checkpoint's is a fresh head.
+
+    Args:
+        n_outputs: outputs of the head; of no meaning if the model writes.
+        writes: how it writes; None for a head that reads a row.
+        part: what is loaded in place of the checkpoint's model.
+    """
+    told: dict[str, Any] = {} if part is None else {"key_mapping": NAMES}
+    if writes not in HEADED:
+        return told
+    if part is None:  # whose configuration says so itself
+        told["num_labels"] = n_outputs
+    return told | {"ignore_mismatched_sizes": True}
+
+
 def forget_names(model: PreTrainedModel) -> None:
     """Let a part not remember what the larger model calls its weights, or it would save them so."""
     conversions = getattr(model, "_weight_conversions", None) or []
