@@ -38,6 +38,7 @@ from transformers.activations import ACT2FN
 from autopeft.model.anatomy import Anatomy
 from autopeft.model.answers import decoder_inputs
 from autopeft.model.check import check
+from autopeft.model.families import FAMILIES
 from autopeft.model.head import pooled_logits
 from autopeft.model.inject import Injection
 from autopeft.space.forms import Form, misplaced
@@ -167,6 +168,11 @@ def tiny(family, auto=AutoModel, **more):
         for parameter in model.parameters():
             parameter.data += 0.15 * torch.randn_like(parameter)
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def test_they_are_in_the_table():
+    """Or they would be read from names, which prefixes and norms may lack."""
+    assert {*KIN} <= {*FAMILIES}
 
 
 @pytest.mark.parametrize("family", KIN)

@@ -118,6 +118,13 @@ def test_a_cost_is_that_of_the_ops_that_stand_in_a_layer():
     assert slot.prices == {every: up, ffn: up, v: of_attention}
 
 
+@pytest.mark.parametrize("name", BY_CONSTRUCTION)
+def test_what_is_absent_costs_nothing(name):
+    for slot in bind_shipped(name, MINILM, 0.01).slots:
+        for variant in slot.variants:
+            assert not any(slot.costs(variant, 0)), (slot.name, variant)
+
+
 def test_the_top_layers_are_there_first():
     """Or nothing: what is cheaper below a layer that is too dear does not stand alone."""
     space = bind_text(one_joint("top"), SMALL)
