@@ -127,7 +127,7 @@ class Slot:
         if size not in known:
             standing = self.standing(variant)
             there = [
-                tuple(op for op, layers in standing if size and i in layers)
+                tuple(op for op, layers in standing if i in layers)
                 for i in range(self.shape.n_layers)
             ]
             cost = {ops: self._cost(ops, size) for ops in set(there)}

@@ -171,7 +171,7 @@ def tiny(family, auto=AutoModel, **more):
 
 
 def test_they_are_in_the_table():
-    """Or they would be read from names, which prefixes and norms may lack."""
+    """Or they would be read from names, without their LayerNorms."""
     assert {*KIN} <= {*FAMILIES}
 
 
